@@ -1,0 +1,86 @@
+"""The config keys that crnas_d2 adds to Detectron2's, and the configs that it ships."""
+
+from __future__ import annotations
+
+import os
+
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+from .architecture import Architecture
+
+
+def add_crnas_config(cfg: CN) -> None:
+    """Add the keys of CR-NAS to a Detectron2 config, in place.
+
+    Norm, widths, groups, place of the stride and out features of a backbone are Detectron2's own
+    ``MODEL.RESNETS.*``, for MobileNetV2 too as far as they apply.
+    """
+    cr = cfg.MODEL.CR = CN()
+    # Family of the backbone: "resnet" (ResNet, ResNeXt) or "mobilenetv2"
+    cr.FAMILY = "resnet"
+    # Residual block of the ResNet family: "basic" (two 3x3) or "bottleneck" (1x1, 3x3, 1x1)
+    cr.BLOCK = "bottleneck"
+    # tau: blocks of each stage; 4 entries for "resnet", 10 for "mobilenetv2"
+    cr.STAGE_CODE = [3, 4, 6, 3]
+    # o: one entry for each block, its 3x3 has dilation entry + 1; empty = all zeros
+    cr.OPERATION_CODE = []
+    # Factor on all channels of MobileNetV2
+    cr.WIDTH_MULTIPLIER = 1.0
+    # Recompute each stage's activations in the backward pass instead of keeping them
+    cr.ACTIVATION_CHECKPOINT = False
+
+    # Own data sets in COCO format: a list of [name, json file, image root]
+    cfg.DATASETS.COCO_JSON = []
+
+
+def get_architecture(cfg: CN, family: str | None = None) -> Architecture:
+    """The architecture that ``cfg.MODEL.CR`` describes.
+
+    Args:
+        family: the one that the caller builds; None takes any.
+
+    Raises:
+        ValueError: the keys are not there, their values make no architecture, or one of another
+            family.
+    """
+    cr = cfg.MODEL.get("CR")
+    if cr is None:
+        raise ValueError(
+            "the config has no MODEL.CR: call crnas_d2.add_crnas_config(cfg) on the result of "
+            "detectron2.config.get_cfg() before merging a config file"
+        )
+    if family not in (None, cr.FAMILY):
+        raise ValueError(
+            f"MODEL.CR.FAMILY is {cr.FAMILY!r}; expected {family!r} for the backbone builder "
+            f"{cfg.MODEL.BACKBONE.NAME!r}"
+        )
+    try:
+        return Architecture.of_family(cr.FAMILY, cr.STAGE_CODE, cr.OPERATION_CODE)
+    except ValueError as error:
+        raise ValueError(f"MODEL.CR: {error}") from None
+
+
+def configs_dir() -> str:
+    """Folder of the YAML files: inside the installed package, or at the top of a checkout."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    installed = os.path.join(package, "configs")
+    return installed if os.path.isdir(installed) else os.path.join(package, "..", "configs")
+
+
+def get_config(name: str) -> CN:
+    """A ready config from one of the files under ``configs/``.
+
+    Args:
+        name: such as ``"COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"``.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    path = os.path.normpath(os.path.join(configs_dir(), name))
+    if not os.path.isfile(path):
+        raise ValueError(f"no config {name!r}: there is no file {path}")
+    cfg = get_cfg()
+    add_crnas_config(cfg)
+    cfg.merge_from_file(path, allow_unsafe=False)
+    return cfg

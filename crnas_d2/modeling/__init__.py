@@ -1,0 +1,12 @@
+from .cr_mobilenetv2 import CRMobileNetV2, build_cr_mobilenetv2_backbone
+from .cr_resnet import CRResNet, build_cr_resnet_backbone
+from .fpn import build_cr_mobilenetv2_fpn_backbone, build_cr_resnet_fpn_backbone
+
+__all__ = [
+    "CRMobileNetV2",
+    "CRResNet",
+    "build_cr_mobilenetv2_backbone",
+    "build_cr_mobilenetv2_fpn_backbone",
+    "build_cr_resnet_backbone",
+    "build_cr_resnet_fpn_backbone",
+]

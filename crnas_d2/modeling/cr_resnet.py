@@ -1,0 +1,196 @@
+"""ResNet and ResNeXt built from a stage code and an operation code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fvcore.nn import weight_init
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
+
+from ..architecture import Architecture
+from ..config import get_architecture
+from .activation_checkpoint import CheckpointedStage
+from .norm import Norm, fit_norm
+
+BLOCKS = ("basic", "bottleneck")
+
+
+class DilatedBasicBlock(BasicBlock):
+    """Detectron2's basic block, its second 3x3 convolution dilated (section 3.2.2)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        norm: Norm = "BN",
+        dilation: int = 1,
+    ):
+        super().__init__(in_channels, out_channels, stride=stride, norm=norm)
+        self.conv2 = Conv2d(
+            out_channels,
+            out_channels,
+            kernel_size=3,
+            padding=dilation,
+            dilation=dilation,
+            bias=False,
+            norm=get_norm(norm, out_channels),
+        )
+        weight_init.c2_msra_fill(self.conv2)
+
+
+def make_stages(
+    architecture: Architecture,
+    *,
+    block: str,
+    stem_out_channels: int,
+    res2_out_channels: int,
+    num_groups: int,
+    width_per_group: int,
+    stride_in_1x1: bool,
+    norm: Norm,
+) -> list[list[CNNBlockBase]]:
+    """The blocks of res2 to res5; arguments as in :class:`CRResNet`."""
+    stages = []
+    in_channels = stem_out_channels
+    for i, dilations in enumerate(architecture.dilations):
+        out_channels = res2_out_channels * 2**i
+        options = {
+            "stride_per_block": [1 if i == 0 else 2] + [1] * (len(dilations) - 1),
+            "dilation_per_block": dilations,
+            "norm": norm,
+        }
+        if block == "bottleneck":
+            options["bottleneck_channels"] = num_groups * width_per_group * 2**i
+            options["num_groups"] = num_groups
+            options["stride_in_1x1"] = stride_in_1x1
+        stages.append(
+            ResNet.make_stage(
+                BottleneckBlock if block == "bottleneck" else DilatedBasicBlock,
+                len(dilations),
+                in_channels=in_channels,
+                out_channels=out_channels,
+                **options,
+            )
+        )
+        in_channels = out_channels
+    return stages
+
+
+class CRResNet(ResNet):
+    """A ResNet or ResNeXt of any stage code and operation code, as a Detectron2 backbone.
+
+    Maps images of shape (N, in_channels, H, W), H and W multiples of 32, to features of shape
+    (N, channels, H / stride, W / stride), strides 4, 8, 16, 32 for "res2" to "res5".
+    With the codes of a baseline it is Detectron2's own network, parameter names included.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        stage_code: Sequence[int],
+        operation_code: Sequence[int] = (),
+        *,
+        block: str = "bottleneck",
+        in_channels: int = 3,
+        stem_out_channels: int = 64,
+        res2_out_channels: int = 256,
+        num_groups: int = 1,
+        width_per_group: int = 64,
+        stride_in_1x1: bool = False,
+        norm: Norm = "BN",
+        num_classes: int | None = None,
+        out_features: Sequence[str] | None = None,
+        freeze_at: int = 0,
+        activation_checkpoint: bool = False,
+    ):
+        """
+        Args:
+            stage_code: tau, blocks of each of the 4 stages.
+            operation_code: o, the dilation less 1 of each block's 3x3 convolution (of the second
+                one in a basic block); empty means all zeros.
+            block: "basic" or "bottleneck".
+            in_channels: channels of the image.
+            stem_out_channels: channels after the stem.
+            res2_out_channels: channels of res2; each later stage has twice as many.
+            num_groups: groups of the 3x3 convolution of a bottleneck in every stage.
+            width_per_group: channels of each group in res2; each later stage has twice as many.
+            stride_in_1x1: put a bottleneck's stride into its first 1x1 instead of its 3x3.
+            norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
+            num_classes: if given, a classifier that has the output "linear".
+            out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
+            freeze_at: stages to freeze, see :meth:`ResNet.freeze`.
+            activation_checkpoint: see :class:`CheckpointedStage`.
+
+        Raises:
+            ValueError: the codes make no architecture of this family, or the block is unknown or
+                cannot have groups.
+        """
+        architecture = Architecture.of_family("resnet", stage_code, operation_code)
+        if block not in BLOCKS:
+            raise ValueError(f"unknown block {block!r}: expected one of {list(BLOCKS)}")
+        if block == "basic" and num_groups != 1:
+            raise ValueError(f"num_groups {num_groups}: a basic block has no groups, expected 1")
+        norm = fit_norm(norm)
+        super().__init__(
+            BasicStem(in_channels, stem_out_channels, norm=norm),
+            make_stages(
+                architecture,
+                block=block,
+                stem_out_channels=stem_out_channels,
+                res2_out_channels=res2_out_channels,
+                num_groups=num_groups,
+                width_per_group=width_per_group,
+                stride_in_1x1=stride_in_1x1,
+                norm=norm,
+            ),
+            num_classes=num_classes,
+            out_features=None if out_features is None else list(out_features),
+            freeze_at=freeze_at,
+        )
+        self.architecture = architecture
+        if activation_checkpoint:
+            self.stages = [CheckpointedStage(*stage) for stage in self.stages]
+            for name, stage in zip(self.stage_names, self.stages):
+                setattr(self, name, stage)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        architecture = get_architecture(cfg, family="resnet")
+        resnets = cfg.MODEL.RESNETS
+        if resnets.RES5_DILATION != 1:
+            raise ValueError(
+                f"MODEL.RESNETS.RES5_DILATION is {resnets.RES5_DILATION}; expected 1, "
+                "as dilations are told by MODEL.CR.OPERATION_CODE"
+            )
+        if any(resnets.DEFORM_ON_PER_STAGE):
+            raise ValueError(
+                f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {resnets.DEFORM_ON_PER_STAGE}; "
+                "a CR backbone has no deformable convolutions"
+            )
+        return {
+            "stage_code": architecture.stage_code,
+            "operation_code": architecture.operation_code,
+            "block": cfg.MODEL.CR.BLOCK,
+            "in_channels": input_shape.channels,
+            "stem_out_channels": resnets.STEM_OUT_CHANNELS,
+            "res2_out_channels": resnets.RES2_OUT_CHANNELS,
+            "num_groups": resnets.NUM_GROUPS,
+            "width_per_group": resnets.WIDTH_PER_GROUP,
+            "stride_in_1x1": resnets.STRIDE_IN_1X1,
+            "norm": resnets.NORM,
+            "out_features": resnets.OUT_FEATURES,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+            "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
+        }
+
+
+@BACKBONE_REGISTRY.register()
+def build_cr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CRResNet:
+    """A :class:`CRResNet` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``."""
+    return CRResNet(cfg, input_shape)
