@@ -1,0 +1,3 @@
+from .checkpointer import CRCheckpointer
+
+__all__ = ["CRCheckpointer"]
