@@ -1,0 +1,37 @@
+from setuptools import find_packages, setup
+
+# Detectron2 is missing from install_requires on purpose: it has no release under its own name, and
+# users bring their own build.
+setup(
+    name="crnas_d2",
+    version="0.1.0",
+    description="Computation reallocation for object detection (CR-NAS) as a Detectron2 extension",
+    author="The crnas_d2 authors",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["crnas_d2*"]) + ["crnas_d2.configs"],
+    package_dir={"crnas_d2.configs": "configs"},
+    package_data={"crnas_d2.configs": ["**/*.yaml"]},
+    install_requires=[
+        "torch>=2.1",
+        "torchvision>=0.16",
+        "numpy>=1.23",
+        "fvcore>=0.1.5",
+        "iopath>=0.1.7",
+        "pycocotools>=2.0.6",
+        "pillow>=9.0",
+        "safetensors>=0.4",
+    ],
+    extras_require={
+        "digits": ["scikit-learn>=1.2"],
+        "test": [
+            "pytest>=7.0",
+            "packaging>=21.0",
+            "setuptools>=70.1,<81",
+            "timm>=0.9",
+            "onnx>=1.15",
+            "onnxscript>=0.1",
+            "onnxruntime>=1.16",
+        ],
+    },
+)

@@ -1,0 +1,166 @@
+"""What leaves the checkout (sdist, wheel, their requirements) and the commands that it offers."""
+
+import email
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_SOURCE = shutil.ignore_patterns(
+    ".git", ".venv*", "build", "dist", "output", "datasets", "*.egg-info", "__pycache__", ".*_cache"
+)
+
+
+def relative_files(directory, pattern):
+    files = {str(path.relative_to(directory)): path for path in directory.rglob(pattern)}
+    return {name: path.read_bytes() for name, path in files.items()}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of the checkout without what was built in it."""
+    directory = tmp_path_factory.mktemp("source") / "checkout"
+    return Path(shutil.copytree(ROOT, directory, ignore=NOT_SOURCE))
+
+
+@pytest.fixture(scope="module")
+def sdist(source, tmp_path_factory):
+    """The unpacked sdist."""
+    directory = tmp_path_factory.mktemp("sdist")
+    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(directory)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True)
+    (archive,) = directory.glob("crnas_d2-*.tar.gz")
+    shutil.unpack_archive(archive, directory)
+    (unpacked,) = (path for path in directory.glob("crnas_d2-*") if path.is_dir())
+    return unpacked
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory):
+    """The wheel that pip builds from the sdist, without a network."""
+    directory = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-cache-dir", "--wheel-dir", str(directory)]
+    offline = ["--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, *offline, str(sdist)], check=True)
+    (path,) = directory.iterdir()
+    return path
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_bytes(file.read(name))
+
+
+@pytest.mark.parametrize(
+    "directory, pattern",
+    [("crnas_d2", "*.py"), ("configs", "*.yaml"), ("tests", "*.py"), ("tools", "*.py")],
+)
+def test_sdist_is_complete(source, sdist, directory, pattern):
+    expected = relative_files(source / directory, pattern)
+    assert expected
+    assert relative_files(sdist / directory, pattern).items() >= expected.items()
+
+
+def test_sdist_can_install_and_test_itself(source, sdist):
+    files = [
+        *source.glob("*.txt"),
+        *source.glob("*.toml"),
+        *source.glob("*.py"),
+        source / "LICENSE",
+    ]
+    for path in [*files, source / "Makefile", source / ".ci" / "run"]:
+        assert (sdist / path.relative_to(source)).read_bytes() == path.read_bytes()
+
+
+def test_wheel_holds_the_package_and_the_configs_and_nothing_else(source, wheel):
+    modules = relative_files(source / "crnas_d2", "*.py")
+    configs = relative_files(source / "configs", "*.yaml")
+    expected = {f"crnas_d2/{name}": content for name, content in modules.items()}
+    expected.update({f"crnas_d2/configs/{name}": content for name, content in configs.items()})
+    with zipfile.ZipFile(wheel) as file:
+        content = {name: file.read(name) for name in file.namelist() if ".dist-info/" not in name}
+    assert content.keys() == expected.keys()
+    assert content == expected
+
+
+def test_installed_wheel_serves_its_own_configs(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path)
+    script = (
+        "import crnas_d2\n"
+        "cfg = crnas_d2.get_config('COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml')\n"
+        "print(crnas_d2.__file__, crnas_d2.__version__, list(cfg.MODEL.CR.STAGE_CODE), sep=chr(10))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    version = re.fullmatch(r"crnas_d2-(.+?)-py3-none-any\.whl", wheel.name).group(1)
+    package = str(tmp_path / "crnas_d2" / "__init__.py")
+    assert output.splitlines() == [package, version, "[1, 3, 5, 7]"]
+
+
+def test_metadata(metadata):
+    assert metadata["Name"] == "crnas_d2"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["License"] == "Apache-2.0"
+    assert sorted(metadata.get_all("Provides-Extra")) == ["digits", "test"]
+
+
+def pinned():
+    """The exact version of every line of requirements.txt."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"==[^*]+", str(r.specifier)) for r in requirements)
+    return {r.name: str(r.specifier)[2:] for r in requirements}
+
+
+def test_pins_satisfy_what_the_package_asks_for(metadata):
+    asked = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    versions = pinned()
+    assert {r.name for r in asked} <= versions.keys()
+    for requirement in asked:
+        assert requirement.specifier.contains(versions[requirement.name]), requirement
+
+
+def test_detectron2_is_pinned_by_its_hash():
+    lines = (ROOT / "requirements-detectron2.txt").read_text().splitlines()
+    (line,) = (line for line in lines if not line.startswith("#"))
+    assert re.fullmatch(r"sal-detectron2==[\d.]+ --hash=sha256:[0-9a-f]{64}", line)
+
+
+def test_ci_runs_the_test_command_of_the_readme(tmp_path):
+    make = tmp_path / "make"
+    make.write_text('#!/bin/sh\necho "$PWD" "$@"\nexit 3\n')
+    make.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    ci = subprocess.run(
+        ["bash", str(ROOT / ".ci" / "run")],
+        cwd=tmp_path,
+        env=dict(os.environ, PATH=path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert ci.stdout == f"{ROOT} test\n"
+    assert ci.returncode == 3
+
+
+@pytest.mark.parametrize("target", ["test", "demo"])
+def test_make_installs_first(target):
+    dry_run = ["make", "--dry-run", "--no-print-directory", target, "PYTHON=/usr/bin/my-python"]
+    lines = subprocess.check_output(dry_run, cwd=ROOT, text=True).splitlines()
+    assert lines[0] == "/usr/bin/my-python tools/install.py"
+    assert all(line.startswith((".venv/bin/python ", "\t")) for line in lines[1:])
