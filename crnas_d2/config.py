@@ -32,6 +32,16 @@ def add_crnas_config(cfg: CN) -> None:
 
     # Own data sets in COCO format: a list of [name, json file, image root]
     cfg.DATASETS.COCO_JSON = []
+    # Own data sets in VOC layout: a list of [name, folder, split, year of the metric, class names]
+    cfg.DATASETS.VOC_DIRS = []
+
+    archval = cfg.DATASETS.ARCHVAL = CN()
+    # Images of X_train that make X_archval; X_archtrain is the rest of them
+    archval.SIZE = 5000
+    # Seed of that draw
+    archval.SEED = 0
+    # Folder of the two json files; empty = crnas_d2_splits below Detectron2's folder of data sets
+    archval.DIR = ""
 
 
 def get_architecture(cfg: CN, family: str | None = None) -> Architecture:

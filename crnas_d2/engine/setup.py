@@ -1,0 +1,95 @@
+"""From a command line to a config that is ready to run."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+
+import torch
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
+
+from ..checkpoint.checkpointer import check_same_model
+from ..config import add_crnas_config, get_architecture
+from ..data.catalog import setup_datasets
+
+logger = logging.getLogger(__name__)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read the config, check all that can be checked before work begins, register its data sets.
+
+    Args:
+        args: from :func:`detectron2.engine.default_argument_parser`.
+
+    Returns:
+        The frozen config, already saved as ``OUTPUT_DIR/config.yaml``.
+
+    Raises:
+        ValueError: a value in the config cannot work here; the message names it.
+        FileNotFoundError: the config or the weights are not there.
+    """
+    cfg = get_cfg()
+    add_crnas_config(cfg)
+    if not PathManager.isfile(args.config_file):
+        raise FileNotFoundError(f"--config-file {args.config_file!r}: no such file")
+    cfg.merge_from_file(args.config_file, allow_unsafe=False)
+    cfg.merge_from_list(args.opts)
+    setup_logger(distributed_rank=comm.get_rank(), name="crnas_d2")
+
+    _choose_device(cfg)
+    checkpoint = _last_checkpoint(cfg) if args.resume else None
+    if checkpoint is None:
+        _check_weights(cfg, training=not args.eval_only)
+    get_architecture(cfg)
+    setup_datasets(cfg)
+    if checkpoint is not None:
+        _check_checkpoint(cfg, checkpoint, below="MODEL.")
+    elif args.eval_only:
+        _check_checkpoint(cfg, cfg.MODEL.WEIGHTS, below="MODEL.CR.")
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="crnas_d2", configure_stdout=False)
+    return cfg
+
+
+def _choose_device(cfg: CfgNode) -> None:
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.info(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r} but there is no GPU: using the CPU")
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+        raise ValueError("SOLVER.AMP.ENABLED is True; Detectron2 trains with AMP on GPUs only")
+
+
+def _last_checkpoint(cfg: CfgNode) -> str | None:
+    tag = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    if not PathManager.isfile(tag):
+        return None
+    with PathManager.open(tag) as file:
+        return os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+
+
+def _check_weights(cfg: CfgNode, training: bool) -> None:
+    weights, frozen = cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.FREEZE_AT
+    if not weights:
+        if not training:
+            raise ValueError("MODEL.WEIGHTS is empty: there is nothing to evaluate")
+        if frozen > 0:
+            raise ValueError(
+                f"MODEL.WEIGHTS is empty and MODEL.BACKBONE.FREEZE_AT is {frozen}: layers would be "
+                "frozen at random values. Give ImageNet weights, or FREEZE_AT 0"
+            )
+    elif "://" not in weights and not PathManager.isfile(weights):
+        raise FileNotFoundError(f"MODEL.WEIGHTS {weights!r}: no such file")
+
+
+def _check_checkpoint(cfg: CfgNode, path: str, below: str) -> None:
+    if path.endswith(".pth"):
+        local = PathManager.get_local_path(path)
+        checkpoint = torch.load(local, map_location="cpu", weights_only=True, mmap=True)
+        check_same_model(cfg, checkpoint.get("model_config", {}), path, below)

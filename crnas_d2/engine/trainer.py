@@ -1,0 +1,119 @@
+"""The trainer of all detectors of this project."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+
+import torch
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+)
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.utils import comm
+
+from ..checkpoint import CRCheckpointer
+
+logger = logging.getLogger(__name__)
+
+
+class CRTrainer(DefaultTrainer):
+    """Detectron2's default trainer, which also
+
+    * trains on the CPU in several processes,
+    * loads and saves through :class:`CRCheckpointer`,
+    * trains "SyncBN" as "BN" where there is nothing to synchronize or no GPU to do it on,
+    * chooses the evaluator by the data set.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        model = create_ddp_model(
+            model,
+            broadcast_buffers=False,
+            device_ids=None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()],
+        )
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(
+            model, data_loader, optimizer
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = CRCheckpointer(model, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As in Detectron2; also prints from where the training goes on."""
+        super().resume_or_load(resume=resume)
+        if self.start_iter > 0:
+            source = f"checkpoint {self.checkpointer.get_checkpoint_file()}"
+        else:
+            source = f"weights {self.cfg.MODEL.WEIGHTS or '(random)'}"
+        logger.info(f"Starting at iteration {self.start_iter} of {self.max_iter} from {source}")
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        return super().build_model(without_needless_sync_bn(cfg))
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
+        """The evaluator that belongs to a data set by its metadata.
+
+        Args:
+            cfg: the config.
+            dataset_name: a registered data set.
+            output_folder: where predictions go, by default ``OUTPUT_DIR/inference``.
+
+        Raises:
+            ValueError: there is no evaluator for this kind of data set.
+        """
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        if kind == "coco":
+            return COCOEvaluator(
+                dataset_name, output_dir=output_folder or f"{cfg.OUTPUT_DIR}/inference"
+            )
+        if kind == "pascal_voc":
+            return PascalVOCDetectionEvaluator(dataset_name)
+        raise ValueError(
+            f"data set {dataset_name!r} has evaluator_type {kind!r} in its metadata; "
+            "expected 'coco' or 'pascal_voc'"
+        )
+
+
+def without_needless_sync_bn(cfg: CfgNode) -> CfgNode:
+    """Put "BN" for "SyncBN" where one process trains alone, or several without GPUs.
+
+    Returns:
+        The config itself where nothing changes, else a changed copy.
+    """
+    if cfg.MODEL.DEVICE == "cpu":
+        reason = "torch synchronizes BN on GPUs only"
+    elif comm.get_world_size() == 1:
+        reason = "there is one process"
+    else:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    changed = []
+    for name, node in cfg.MODEL.items():
+        if isinstance(node, CfgNode) and node.get("NORM") == "SyncBN":
+            node.NORM = "BN"
+            changed.append(f"MODEL.{name}.NORM")
+    if changed:
+        logger.info(f"BN instead of SyncBN in {', '.join(changed)}: {reason}")
+    return cfg

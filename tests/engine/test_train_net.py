@@ -1,0 +1,142 @@
+"""train_net.py as its users call it, on a data set and a detector of toy size."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_net
+from detectron2.engine import default_argument_parser
+
+ROOT = Path(train_net.__file__).parent
+
+
+def train(config, *arguments):
+    return train_net.main(
+        default_argument_parser().parse_args(["--config-file", str(config), *map(str, arguments)])
+    )
+
+
+def run_script(launcher, config, *arguments):
+    command = [*launcher, ROOT / "train_net.py", "--config-file", config, *arguments]
+    return subprocess.run(
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=config.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as torchrun sets it, for equal sums
+    )
+
+
+def last_metrics(output):
+    return json.loads((output / "metrics.json").read_text().splitlines()[-1])
+
+
+def read_all_but_log(output):
+    return {p: p.read_bytes() for p in output.iterdir() if p.is_file() and p.name != "log.txt"}
+
+
+def test_trains_evaluates_and_resumes(tiny_config, tmp_path, capsys):
+    output = tmp_path / "output"
+    train(tiny_config, "SOLVER.MAX_ITER", 2)
+    assert "Starting at iteration 0 of 2 from weights (random)" in capsys.readouterr().out
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    assert any(output.glob("events.out.tfevents.*"))
+
+    train(tiny_config, "--resume", "SOLVER.MAX_ITER", 3)
+    assert f"Starting at iteration 2 of 3 from checkpoint {output}" in capsys.readouterr().out
+    assert {"bbox/AP", "bbox/AP50"} <= last_metrics(output).keys()
+    assert "total_loss" in (output / "metrics.json").read_text()
+    saved = torch.load(output / "model_final.pth", weights_only=True)
+    assert saved["iteration"] == 2
+    assert saved["model"]["roi_heads.box_predictor.cls_score.weight"].shape[0] == 2 + 1
+
+
+def test_eval_only_gives_the_result_of_the_training(tiny_config, tmp_path):
+    train(tiny_config)
+    trained = last_metrics(tmp_path / "output")
+    weights = tmp_path / "output" / "model_final.pth"
+    results = train(tiny_config, "--eval-only", "MODEL.WEIGHTS", weights)
+    assert trained["bbox/AP"] == pytest.approx(results["bbox"]["AP"], nan_ok=True)
+    assert results["bbox"]["AP"] >= 0
+
+    with pytest.raises(ValueError, match=r"MODEL.CR.OPERATION_CODE: \[\] in the checkpoint"):
+        train(
+            tiny_config,
+            "--eval-only",
+            "MODEL.WEIGHTS",
+            weights,
+            "MODEL.CR.OPERATION_CODE",
+            "[0, 0, 1, 0, 2]",
+        )
+
+
+def test_resume_with_another_architecture_is_refused_and_loses_nothing(tiny_config, tmp_path):
+    output = tmp_path / "output"
+    train(tiny_config, "SOLVER.MAX_ITER", 1)
+    before = read_all_but_log(output)
+    with pytest.raises(ValueError, match="OPERATION_CODE") as error:
+        train(tiny_config, "--resume", "MODEL.CR.OPERATION_CODE", "[0, 0, 1, 0, 2]")
+    assert "[] in the checkpoint" in str(error.value)
+    assert "[0, 0, 1, 0, 2] in the config" in str(error.value)
+    with pytest.raises(ValueError, match="RES2_OUT_CHANNELS: 8 in the checkpoint, 16 in"):
+        train(tiny_config, "--resume", "MODEL.RESNETS.RES2_OUT_CHANNELS", 16)
+    assert read_all_but_log(output) == before
+
+
+def test_expected_results_are_checked(tiny_config):
+    expected = ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 99.0, 0.1]]"]
+    with pytest.raises(SystemExit):
+        train(tiny_config, "SOLVER.MAX_ITER", 1, *expected)
+
+
+def test_two_processes_by_detectron2_and_by_torchrun(tiny_config, tmp_path):
+    options = ["SOLVER.MAX_ITER", "2"]
+    launchers = {
+        "launch": ([sys.executable], ["--num-gpus", "2", "--dist-url", "auto"]),
+        "torchrun": (
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+            [],
+        ),
+    }
+    weights = {}
+    for name, (launcher, arguments) in launchers.items():
+        output = tmp_path / name
+        done = run_script(launcher, tiny_config, *arguments, *options, "OUTPUT_DIR", output)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        assert "World size: 2" in done.stdout
+        assert "BN instead of SyncBN in MODEL.FPN.NORM, MODEL.RESNETS.NORM" in done.stdout
+        weights[name] = torch.load(output / "model_final.pth", weights_only=True)["model"]
+    for key, tensor in weights["launch"].items():
+        assert torch.equal(tensor, weights["torchrun"][key]), key
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["MODEL.CR.STAGE_CODE", "[1, 1, 2]"], "3 entries; expected 4"),
+        (["MODEL.CR.OPERATION_CODE", "[1, 1]"], "2 entries; expected 5"),
+        (["MODEL.CR.FAMILY", "vgg"], "unknown family 'vgg'"),
+        (["MODEL.BACKBONE.FREEZE_AT", "2"], "FREEZE_AT is 2"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], "MODEL.WEIGHTS 'nowhere.pth': no such file"),
+        (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED"),
+        (["--eval-only"], "nothing to evaluate"),
+    ],
+)
+def test_bad_input_stops_before_anything_is_written(tiny_config, tmp_path, arguments, message):
+    with pytest.raises((ValueError, FileNotFoundError), match="(?s)" + message.replace("[", r"\[")):
+        train(tiny_config, *arguments)
+    assert not (tmp_path / "output").exists()
+
+
+def test_config_file_is_needed():
+    done = subprocess.run(
+        [sys.executable, ROOT / "train_net.py"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "--config-file is missing" in done.stderr

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Train or evaluate a detector with a CR backbone, as Detectron2's own tools/train_net.py does.
+
+train_net.py --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml --num-gpus 8
+train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+torchrun --nproc-per-node 8 train_net.py --config-file ...
+"""
+
+import argparse
+
+from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.engine import CRTrainer, launch, setup
+from detectron2.engine import default_argument_parser
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+
+def main(args: argparse.Namespace) -> dict | None:
+    cfg = setup(args)
+
+    if args.eval_only:
+        model = CRTrainer.build_model(cfg)
+        checkpointer = CRCheckpointer(model, cfg.OUTPUT_DIR, cfg)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = CRTrainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+
+    trainer = CRTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    parser = default_argument_parser()
+    args = parser.parse_args()
+    if not args.config_file:
+        parser.error("--config-file is missing")
+    launch(main, args)
