@@ -1,0 +1,135 @@
+"""The tables of MODEL_ZOO.md: what is measured here beside what the paper prints."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from tabulate import tabulate
+
+from detectron2.config import CfgNode
+
+from ..architecture import Architecture
+from ..config import configs_dir, get_architecture, get_config
+from .flops import INPUT_SIZE, MASK_ROIS, PROPOSALS, analyze_detector
+from .paper_convention import paper_convention_gflops
+from .paper_results import PAPER_RESULTS
+
+# Folder of the configs: title of their table
+SECTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "COCO-Detection": "Faster R-CNN on COCO",
+        "COCO-InstanceSegmentation": "Mask R-CNN on COCO",
+    }
+)
+
+INTRODUCTION = f"""\
+# Model zoo
+
+The networks of the paper as configs. **No trained weights are published here, and no AP below was
+measured by this project**: columns headed "paper" repeat what the paper prints. Measured are the
+multiply-adds and the parameters alone, by `python tools/analyze_model.py --all`, which writes this
+file.
+
+- *Stage code*: blocks of each stage. *Operation code*: one digit for each block, its 3x3
+  convolution has dilation digit + 1; stages are set apart by spaces.
+- *GMACs*: 1e9 multiply-adds for one image of {INPUT_SIZE[0]}x{INPUT_SIZE[1]} with {PROPOSALS} proposals
+  (and {MASK_ROIS} RoIs in a mask head), of the backbone and of the whole detector without RoIAlign.
+  Norms, biases and element-wise operations count nothing.
+- *Parameters*: of the whole detector, in millions.
+- *Paper: GFLOPs*: Tables 1, 3 and 7. The paper does not say what it counts.
+- *Paper's convention*: our count in a convention that gives each printed number to the last digit,
+  if one assumes that Tables 1 and 7 exchange the baseline and the CR row of ResNet50 and of
+  ResNet101. It was fitted to these numbers after the fact and is a reading, not the authors'
+  counter; `crnas_d2/analysis/paper_convention.py` describes it.
+- *Paper: AP*: on COCO minival, in percent, Tables 1, 3, 4 and 7.
+"""
+
+HEADERS = (
+    "name",
+    "stage code",
+    "operation code",
+    "backbone GMACs",
+    "detector GMACs",
+    "parameters (M)",
+    "paper: GFLOPs",
+    "paper's convention",
+    "paper: AP",
+    "configs",
+)
+
+
+def format_model_zoo() -> str:
+    """MODEL_ZOO.md: a table for each folder of shipped configs, in Markdown.
+
+    Configs that differ in their schedule alone share a row.
+    """
+    sections = [INTRODUCTION]
+    for folder, title in SECTIONS.items():
+        path = os.path.join(configs_dir(), folder)
+        if not os.path.isdir(path):
+            continue
+        names = (f"{folder}/{file}" for file in os.listdir(path) if file.endswith(".yaml"))
+        rows = [_row(networks) for networks in _networks(names)]
+        table = tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True)
+        sections.append(f"## {title}\n\n{table}\n")
+    return "\n".join(sections)
+
+
+def _networks(names: Iterable[str]) -> list[dict[str, CfgNode]]:
+    """Configs by name, those of one network together, in the order of the paper's tables."""
+    networks: dict[tuple[str, str], dict[str, CfgNode]] = {}
+    for name in sorted(names, key=_order):
+        cfg = get_config(name)
+        networks.setdefault((_split(name)[0], cfg.MODEL.dump()), {})[name] = cfg
+    return list(networks.values())
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Network and schedule, such as ("faster_rcnn_CR_R_50_FPN", "1x")."""
+    network, _, schedule = os.path.basename(name).removesuffix(".yaml").rpartition("_")
+    return network, schedule
+
+
+def _order(name: str) -> tuple:
+    network, schedule = _split(name)
+    kind = next((kind for kind in ("_SCR_", "_CR_") if kind in network), "_")
+    baseline = network.replace(kind, "_", 1)
+    numbers_apart = re.split(r"(\d+)", baseline)
+    numbers_apart[1::2] = map(int, numbers_apart[1::2])
+    return numbers_apart, ("_", "_SCR_", "_CR_").index(kind), schedule
+
+
+def _row(configs: dict[str, CfgNode]) -> list[str]:
+    name, cfg = next(iter(configs.items()))
+    architecture = get_architecture(cfg)
+    cost = analyze_detector(cfg)
+    printed = {n: PAPER_RESULTS[n] for n in configs if n in PAPER_RESULTS}
+    gflops = sorted({result.gflops for result in printed.values() if result.gflops is not None})
+    return [
+        _split(name)[0],
+        ", ".join(map(str, architecture.stage_code)),
+        _operation_digits(architecture),
+        f"{cost.backbone_macs / 1e9:.2f}",
+        f"{cost.macs / 1e9:.2f}",
+        f"{cost.parameters / 1e6:.2f}",
+        ", ".join(f"{number:.1f}" for number in gflops),
+        f"{paper_convention_gflops(cfg):.1f}" if gflops else "",
+        ", ".join(
+            f"{_ap(result.box_ap, result.mask_ap)} ({_split(n)[1]})"
+            for n, result in printed.items()
+        ),
+        ", ".join(f"[{_split(n)[1]}](configs/{n})" for n in configs),
+    ]
+
+
+def _operation_digits(architecture: Architecture) -> str:
+    if not any(architecture.operation_code):
+        return "all 0"
+    return " ".join("".join(map(str, stage)) for stage in architecture.operations)
+
+
+def _ap(box: float, mask: float | None) -> str:
+    return f"{box:.1f}" if mask is None else f"box {box:.1f}, mask {mask:.1f}"

@@ -1,0 +1,400 @@
+"""Multiply-adds and parameters against hand-written formulas, fvcore, torch, torchvision and golden values."""
+
+import os
+
+import pytest
+import torch
+import torchvision
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import crnas_d2
+import detectron2
+from crnas_d2.analysis import analyze_detector
+from detectron2.config import get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+
+RESNET_STAGES = ("stem", "res2", "res3", "res4", "res5")
+MOBILENETV2_STAGES = ("stem", "c16", "c24", "c32", "c64", "c96", "c160", "c320", "c1280")
+
+# 1e9 multiply-adds at 800x1088: the stages, then backbone and FPN lateral
+GOLDEN = {
+    "R_18": (RESNET_STAGES, (2.047, 8.022, 7.130, 7.130, 7.130), 31.460, 1.671),
+    "R_50": (RESNET_STAGES, (2.047, 11.587, 17.826, 25.402, 14.038), 70.899, 6.685),
+    "R_101": (RESNET_STAGES, (2.047, 11.587, 17.826, 89.797, 14.038), 135.295, 6.685),
+    "X_50_32x4d": (RESNET_STAGES, (2.047, 11.002, 18.828, 26.460, 15.013), 73.350, 6.685),
+    "X_101_32x4d": (RESNET_STAGES, (2.047, 11.002, 18.828, 91.329, 15.013), 138.220, 6.685),
+    "MNV2": (
+        MOBILENETV2_STAGES,
+        (0.188, 0.174, 0.953, 0.650, 0.668, 1.008, 0.808, 0.399, 0.348),
+        5.195,
+        0.808,
+    ),
+}
+
+
+def config(network):
+    return crnas_d2.get_config(f"COCO-Detection/faster_rcnn_{network}_FPN_1x.yaml")
+
+
+def mask_rcnn(network):
+    cfg = config(network)
+    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
+    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 4
+    cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 14
+    return cfg
+
+
+def detectron2_config(name):
+    cfg = get_cfg()
+    crnas_d2.add_crnas_config(cfg)
+    folder = os.path.join(os.path.dirname(detectron2.__file__), "model_zoo", "configs")
+    cfg.merge_from_file(os.path.join(folder, name))
+    return cfg
+
+
+def macs(cost):
+    return {module.name: module.macs for module in cost.modules}
+
+
+def giga(number):
+    return pytest.approx(number * 1e9, abs=0.5e6)
+
+
+@pytest.mark.parametrize("network", GOLDEN)
+def test_golden_values(network):
+    stages, stage_macs, backbone, lateral = GOLDEN[network]
+    cost = analyze_detector(config(network))
+    assert tuple(m.name for m in cost.modules if m.part == "backbone") == stages
+    assert macs(cost) == {
+        **{stage: giga(number) for stage, number in zip(stages, stage_macs, strict=True)},
+        "FPN lateral": giga(lateral),
+        "FPN output": giga(42.615),
+        "FPN top block": 0,
+        "RPN head": giga(43.023),
+        "box head": giga(13.894),
+        "box predictor": giga(0.411),
+    }
+    assert cost.backbone_macs == giga(backbone)
+    assert cost.macs == sum(macs(cost).values())
+
+
+def test_golden_values_of_heads_for_each_roi():
+    per_roi = {
+        m.name: (m.macs / m.rois, m.rois) for m in analyze_detector(mask_rcnn("R_18")).modules[-3:]
+    }
+    assert per_roi == {
+        "box head": (pytest.approx(13.894e6, abs=500), 1000),
+        "box predictor": (pytest.approx(0.411e6, abs=500), 1000),
+        "mask head": (pytest.approx(529.859e6, abs=500), 100),
+    }
+
+
+def conv(height, width, inputs, outputs, kernel, groups=1):
+    """Multiply-adds of a convolution with an output of height x width."""
+    return height * width * outputs * (inputs // groups) * kernel * kernel
+
+
+@pytest.mark.parametrize(
+    "network, groups, width, blocks",
+    [("R_50", 1, 64, (3, 4, 6, 3)), ("X_50_32x4d", 32, 128, (3, 4, 6, 3))],
+)
+def test_bottlenecks_by_formula(network, groups, width, blocks):
+    h, w = 200, 272
+    expected = {"stem": conv(400, 544, 3, 64, 7)}
+    inputs, outputs = 64, 256
+    for stage, depth in zip(RESNET_STAGES[1:], blocks):
+        input_h, input_w = (h, w) if stage == "res2" else (2 * h, 2 * w)
+        first = (
+            conv(input_h, input_w, inputs, width, 1)
+            + conv(h, w, width, width, 3, groups)
+            + conv(h, w, width, outputs, 1)
+            + conv(h, w, inputs, outputs, 1)
+        )
+        later = (
+            conv(h, w, outputs, width, 1)
+            + conv(h, w, width, width, 3, groups)
+            + conv(h, w, width, outputs, 1)
+        )
+        expected[stage] = first + (depth - 1) * later
+        inputs, outputs, width, h, w = outputs, 2 * outputs, 2 * width, h // 2, w // 2
+
+    levels = {2: (200, 272), 3: (100, 136), 4: (50, 68), 5: (25, 34)}
+    expected["FPN lateral"] = sum(conv(*hw, 64 * 2**p, 256, 1) for p, hw in levels.items())
+    expected["FPN output"] = sum(conv(*hw, 256, 256, 3) for hw in levels.values())
+    expected["FPN top block"] = 0
+    expected["RPN head"] = sum(
+        conv(*hw, 256, 256, 3) + conv(*hw, 256, 3 * (1 + 4), 1)
+        for hw in (*levels.values(), (13, 17))
+    )
+    expected["box head"] = 1000 * (7 * 7 * 256 * 1024 + 1024 * 1024)
+    expected["box predictor"] = 1000 * 1024 * (81 + 80 * 4)
+    assert macs(analyze_detector(config(network))) == expected
+
+
+def test_mobilenetv2_as_fvcore_counts_it():
+    cfg = config("CR_MNV2")
+    cfg.MODEL.DEVICE = "cpu"
+    backbone = build_model(cfg).eval().backbone
+    counted = FlopCountAnalysis(backbone, torch.zeros(1, 3, 96, 160))
+    counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    # fvcore counts norms and resizing beside the convolutions.
+    by_module = {name: ops["conv"] for name, ops in counted.by_module_and_operator().items()}
+
+    measured = macs(analyze_detector(cfg, (96, 160)))
+    for stage in MOBILENETV2_STAGES:
+        assert measured[stage] == by_module[f"bottom_up.{stage}"]
+    for layers in ("lateral", "output"):
+        expected = sum(by_module[f"fpn_{layers}{level}"] for level in range(2, 6))
+        assert measured[f"FPN {layers}"] == expected
+
+
+class MaskLayers(nn.Module):
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, x):
+        return self.head.layers(x)
+
+
+def test_heads_as_fvcore_counts_them():
+    cfg = mask_rcnn("R_18")
+    cfg.MODEL.DEVICE = "cpu"
+    heads = build_model(cfg).eval().roi_heads
+    box = nn.Sequential(heads.box_head, heads.box_predictor)
+    measured = macs(analyze_detector(cfg, (64, 64), proposals=3, mask_rois=2))
+    boxes = FlopCountAnalysis(box, torch.zeros(3, 256, 7, 7)).total()
+    masks = FlopCountAnalysis(MaskLayers(heads.mask_head), torch.zeros(2, 256, 14, 14)).total()
+    assert measured["box head"] + measured["box predictor"] == boxes
+    assert measured["mask head"] == masks
+
+
+@pytest.mark.parametrize(
+    "baseline, reallocated",
+    [
+        ("R_18", ("SCR_R_18", "CR_R_18")),
+        ("R_50", ("SCR_R_50", "CR_R_50")),
+        ("R_101", ("SCR_R_101", "CR_R_101")),
+        ("X_50_32x4d", ("SCR_X_50_32x4d",)),
+        ("X_101_32x4d", ("SCR_X_101_32x4d",)),
+    ],
+)
+def test_reallocation_of_resnets_is_neutral(baseline, reallocated):
+    expected = analyze_detector(config(baseline))
+    for network in reallocated:
+        cost = analyze_detector(config(network))
+        assert macs(cost) != macs(expected)
+        assert cost.backbone_macs == expected.backbone_macs
+        assert cost.macs == expected.macs
+
+
+def test_reallocation_of_mobilenetv2_adds_little():
+    baseline, scr, cr = (
+        analyze_detector(config(network)) for network in ("MNV2", "SCR_MNV2", "CR_MNV2")
+    )
+    assert cr.backbone_macs - baseline.backbone_macs == giga(0.293)
+    assert cr.macs == scr.macs  # dilation costs nothing
+
+
+@pytest.mark.parametrize(
+    "network, reference",
+    [
+        ("R_18", torchvision.models.resnet18),
+        ("R_101", torchvision.models.resnet101),
+        ("X_50_32x4d", torchvision.models.resnext50_32x4d),
+        ("MNV2", torchvision.models.mobilenet_v2),
+    ],
+)
+def test_backbone_parameters_are_torchvisions(network, reference):
+    with torch.device("meta"):
+        peer = reference()
+    classifier = peer.fc if hasattr(peer, "fc") else peer.classifier
+    expected = sum(p.numel() for p in peer.parameters())
+    expected -= sum(p.numel() for p in classifier.parameters())
+    cost = analyze_detector(config(network), (64, 64))
+    assert sum(m.parameters for m in cost.modules if m.part == "backbone") == expected
+
+
+def test_no_parameter_is_left_out():
+    cfg = mask_rcnn("CR_R_50")
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    with torch.device("meta"):
+        cfg.MODEL.DEVICE = "meta"
+        model = build_model(cfg)
+    expected = sum(parameter.numel() for parameter in model.parameters())
+    assert analyze_detector(cfg).parameters == expected
+    cfg.MODEL.BACKBONE.FREEZE_AT = 3
+    assert analyze_detector(cfg).parameters == expected
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
+def test_norm_adds_no_macs(norm):
+    cfg = config("CR_R_18")
+    expected = analyze_detector(cfg)
+    cfg.MODEL.RESNETS.NORM = norm
+    cfg.MODEL.FPN.NORM = norm
+    assert analyze_detector(cfg) == expected
+
+
+def test_image_is_padded_as_by_the_model():
+    cfg = config("CR_R_18")
+    assert analyze_detector(cfg, (769, 1057)) == analyze_detector(cfg, (800, 1088))
+    assert analyze_detector(cfg, (768, 1088)).macs < analyze_detector(cfg, (800, 1088)).macs
+
+
+def test_detectron2s_own_resnet():
+    ours = config("R_50")
+    own = detectron2_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+    own.MODEL.RESNETS.STRIDE_IN_1X1 = False
+    assert macs(analyze_detector(own)) == macs(analyze_detector(ours))
+    own.MODEL.RESNETS.STRIDE_IN_1X1 = True
+    less = analyze_detector(ours).backbone_macs - analyze_detector(own).backbone_macs
+    assert less == pytest.approx(4.01e9, abs=5e6)
+
+
+def test_cascade_counts_each_box_head():
+    cfg = detectron2_config("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml")
+    cost = analyze_detector(cfg, proposals=512)
+    counted = {m.name: (m.macs, m.rois) for m in cost.modules if m.part == "RoI heads"}
+    head = 512 * (7 * 7 * 256 * 1024 + 1024 * 1024)
+    predictor = 512 * 1024 * (81 + 4)
+    assert {name: value for name, value in counted.items() if "box" in name} == {
+        f"{name} {stage}": (number, 512)
+        for stage in (1, 2, 3)
+        for name, number in (("box head", head), ("box predictor", predictor))
+    }
+    assert counted["mask head"][1] == 100
+
+
+@BACKBONE_REGISTRY.register()
+class BackboneWithTestNeck(Backbone):
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.bottom_up = crnas_d2.CRResNet((1, 1, 1, 1), block="basic", out_features=["res3"])
+        self.reduce = nn.Conv2d(128, 16, 1)
+        self.cells = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        x = self.reduce(self.bottom_up(x)["res3"])
+        for cell in self.cells:
+            x = cell(x)
+        return {"p3": x}
+
+    def output_shape(self):
+        return {"p3": detectron2.layers.ShapeSpec(channels=16, stride=8)}
+
+
+def config_with_test_neck():
+    cfg = config("R_18")
+    cfg.MODEL.BACKBONE.NAME = "BackboneWithTestNeck"
+    cfg.MODEL.RPN.IN_FEATURES = cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p3"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[64]]
+    return cfg
+
+
+def test_unknown_neck_is_one_module():
+    cost = analyze_detector(config_with_test_neck(), (64, 96))
+    (neck,) = (m for m in cost.modules if m.part == "neck")
+    assert neck.macs == conv(8, 12, 128, 16, 1) + 2 * conv(8, 12, 16, 16, 3)
+    assert neck.parameters == 128 * 16 + 16 + 2 * (16 * 16 * 9 + 16)
+
+
+def test_backbone_without_neck():
+    cfg = config("R_18")
+    cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res4"]
+    cfg.MODEL.RPN.IN_FEATURES = cfg.MODEL.ROI_HEADS.IN_FEATURES = ["res4"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32, 64]]
+    cost = analyze_detector(cfg)
+    assert [m.name for m in cost.modules if m.part == "backbone"] == [
+        "stem",
+        "res2",
+        "res3",
+        "res4",
+    ]
+    assert not any(m.part == "neck" for m in cost.modules)
+
+
+def test_all_operators_are_counted():
+    """The layers' sum is that of all convolutions and products of matrices which torch executes."""
+    cfg = config("CR_R_18")
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        features = model.backbone(torch.empty(1, 3, 800, 1088, device="meta"))
+        model.proposal_generator.rpn_head(list(features.values()))
+    cost = analyze_detector(cfg)
+    expected = sum(m.macs for m in cost.modules if m.part != "RoI heads")
+    assert counter.get_total_flops() == 2 * expected
+
+
+@BACKBONE_REGISTRY.register()
+class BackboneWithTestMixer(BackboneWithTestNeck):
+    def __init__(self, cfg, input_shape):
+        super().__init__(cfg, input_shape)
+        self.cells = nn.ModuleList([nn.Bilinear(16, 16, 16)])
+
+
+def config_with_uncountable_layer():
+    cfg = config_with_test_neck()
+    cfg.MODEL.BACKBONE.NAME = "BackboneWithTestMixer"
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "make_config, message",
+    [
+        (
+            lambda: detectron2_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml"),
+            "META_ARCHITECTURE is 'RetinaNet'",
+        ),
+        (
+            lambda: detectron2_config("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"),
+            "ROI_HEADS.NAME is 'Res5ROIHeads'",
+        ),
+        (
+            lambda: detectron2_config("COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml"),
+            "PROPOSAL_GENERATOR.NAME is 'PrecomputedProposals'",
+        ),
+        (
+            lambda: detectron2_config("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml"),
+            r"roi_heads\.keypoint_head\.conv_fcn1 is not counted",
+        ),
+        (
+            lambda: detectron2_config("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"),
+            r"sem_seg_head\.\S+ is not counted",
+        ),
+        (config_with_uncountable_layer, r"backbone\.cells\.0 is a Bilinear: expected weights in"),
+    ],
+)
+def test_detectors_that_cannot_be_counted(make_config, message):
+    with pytest.raises(ValueError, match=message):
+        analyze_detector(make_config())
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"input_size": (0, 1088)},
+        {"input_size": (800.0, 1088)},
+        {"input_size": (3, 800, 1088)},
+        {"proposals": 0},
+        {"mask_rois": -1},
+    ],
+)
+def test_bad_sizes(sizes):
+    with pytest.raises(ValueError, match="expected height and width"):
+        analyze_detector(config("R_18"), **sizes)
+
+
+def test_config_is_left_as_it_was():
+    cfg = config("R_18")
+    cfg.freeze()
+    before = cfg.dump()
+    analyze_detector(cfg, (64, 64))
+    assert cfg.dump() == before
+    assert cfg.is_frozen()

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Multiply-adds and parameters of a detector, module by module, with the number of RoIs fixed.
+
+analyze_model.py --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
+analyze_model.py --config-file ... --input-size 600 1000 --proposals 300 MODEL.MASK_ON True
+analyze_model.py --all    # writes the tables of MODEL_ZOO.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from crnas_d2 import add_crnas_config
+from crnas_d2.analysis import (
+    PAPER_RESULTS,
+    DetectorCost,
+    analyze_detector,
+    format_model_zoo,
+    paper_convention_gflops,
+)
+from crnas_d2.analysis.flops import INPUT_SIZE, MASK_ROIS, PROPOSALS
+from crnas_d2.config import configs_dir
+from crnas_d2.data.files import write_atomically
+from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.file_io import PathManager
+
+MODEL_ZOO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "MODEL_ZOO.md")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config-file", metavar="FILE", help="config of the detector")
+    which.add_argument("--all", action="store_true", help="write MODEL_ZOO.md of all configs")
+    parser.add_argument(
+        "--output", metavar="FILE", default=os.path.normpath(MODEL_ZOO), help="what --all writes"
+    )
+    parser.add_argument(
+        "--input-size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        default=INPUT_SIZE,
+        help="of the image, before padding (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--proposals", type=int, default=PROPOSALS, help="RoIs of the box head (default: 1000)"
+    )
+    parser.add_argument(
+        "--mask-rois", type=int, default=MASK_ROIS, help="RoIs of the mask head (default: 100)"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    args = parser.parse_args(argv)
+
+    sizes = (tuple(args.input_size), args.proposals, args.mask_rois)
+    as_in_paper = sizes == (INPUT_SIZE, PROPOSALS, MASK_ROIS) and not args.opts
+    if args.all:
+        if not as_in_paper:
+            parser.error("--all takes no sizes and no config keys")
+        write_atomically(args.output, format_model_zoo().encode())
+        print(f"wrote {args.output}")
+        return
+
+    cfg = read_config(args.config_file, args.opts)
+    print(format_cost(analyze_detector(cfg, *sizes)))
+    height, width = args.input_size
+    print(
+        f"\nImage {height}x{width}, {args.proposals} proposals, {args.mask_rois} mask RoIs, "
+        f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES} classes; RoIAlign not counted."
+    )
+    if as_in_paper:
+        print(compare_with_paper(args.config_file, cfg))
+
+
+def read_config(path: str, opts: Sequence[str]) -> CfgNode:
+    if not PathManager.isfile(path):
+        raise FileNotFoundError(f"--config-file {path!r}: no such file")
+    cfg = get_cfg()
+    add_crnas_config(cfg)
+    cfg.merge_from_file(path, allow_unsafe=False)
+    cfg.merge_from_list(opts)
+    return cfg
+
+
+def format_cost(cost: DetectorCost) -> str:
+    rows = [
+        [
+            module.part,
+            module.name,
+            f"{module.macs / 1e9:.3f}",
+            f"{module.macs / cost.macs:.1%}",
+            "" if module.rois is None else f"{module.macs / module.rois / 1e6:.3f}",
+            f"{module.parameters / 1e6:.3f}",
+        ]
+        for module in cost.modules
+    ]
+    backbone = cost.backbone_macs
+    rows.append(["backbone", "", f"{backbone / 1e9:.3f}", f"{backbone / cost.macs:.1%}", "", ""])
+    rows.append(
+        ["detector", "", f"{cost.macs / 1e9:.3f}", "100.0%", "", f"{cost.parameters / 1e6:.3f}"]
+    )
+    headers = ["part", "module", "GMACs", "share", "MMACs per RoI", "parameters (M)"]
+    align = ["left", "left", *["right"] * 4]
+    return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def compare_with_paper(config_file: str, cfg: CfgNode) -> str:
+    name = os.path.relpath(os.path.realpath(config_file), os.path.realpath(configs_dir()))
+    result = PAPER_RESULTS.get(name)
+    if result is None:
+        return "The paper has no numbers for this config."
+    if result.gflops is None:
+        return f"Paper (Table {result.table}): box AP {result.box_ap}, FLOPs not printed."
+    return (
+        f"Paper (Table {result.table}): {result.gflops:.1f} GFLOPs. Counted in what we read as the "
+        f"paper's convention: {paper_convention_gflops(cfg):.1f} (see MODEL_ZOO.md)."
+    )
+
+
+if __name__ == "__main__":
+    main()
