@@ -1,12 +1,13 @@
 """Builds `.venv`, the environment in which `make demo` and `make test` run.
 
-On a bare Python everything comes from PyPI, pinned by requirements.txt and requirements-detectron2.txt.
-Where the Python that runs this script can import a Detectron2 already, `.venv` looks into that Python's
-site-packages instead and receives only what is missing there; nothing outside `.venv` is changed.
+On a bare Python everything comes from PyPI, pinned by requirements.txt and
+requirements-detectron2.txt. Where the Python that runs this script can import a Detectron2 already,
+`.venv` looks into that Python's site-packages instead and receives only what is missing there;
+nothing outside `.venv` is changed.
 
-A complete `.venv` is left alone. One that was cut short, at whatever point, is emptied and built again.
-This file uses the standard library only and keeps to Python 3.6's syntax, so that an old Python is told
-what is wrong.
+A complete `.venv` is left alone. One that was cut short, at whatever point, is emptied and built
+again. This file uses the standard library only and keeps to Python 3.6's syntax, so that an old
+Python is told what is wrong.
 """
 
 import contextlib
@@ -36,8 +37,9 @@ class InstallError(Exception):
 class Environment:
     """The `.venv` of a checkout and the state file inside it.
 
-    The state file is the first thing written into `.venv` and tells it from an environment that somebody
-    else made. It holds the interpreter that builds, and what was built once every step is done.
+    The state file is the first thing written into `.venv` and tells it from an environment that
+    somebody else made. It holds the interpreter that builds, and what was built once every step is
+    done.
     """
 
     def __init__(self, root: Path):
@@ -152,7 +154,7 @@ def make_plan(root: Path) -> dict:
 
 
 def build(environment: Environment, plan: dict, run):
-    """Builds the environment that `plan` describes; `run` is `subprocess.run`, ready to be called."""
+    """Builds the environment that `plan` describes; `run(command)` raises if a command fails."""
     foundation = plan["foundation"]
     before = environment.built()
     environment.claim()
@@ -193,7 +195,8 @@ def build(environment: Environment, plan: dict, run):
 def locked(path: Path):
     """Holds the lock file `path`, waiting for whoever holds it; yields its file descriptor.
 
-    A child that inherits the descriptor keeps the lock, so the pip of a killed installer is waited for.
+    A child that inherits the descriptor keeps the lock, so the pip of a killed installer is waited
+    for.
     """
     with open(path, "w") as file:
         try:

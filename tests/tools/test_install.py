@@ -39,7 +39,7 @@ installer = load_installer()
 
 
 class Commands:
-    """Stands in for `subprocess.run`: notes the step, leaves a file as pip would, stops where told."""
+    """Stands in for `subprocess.run`: notes the step, leaves a file there, stops where told."""
 
     def __init__(self, root, stop_at=None, how=None):
         self.venv = root / ".venv"
