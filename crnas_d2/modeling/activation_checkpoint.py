@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -24,14 +23,22 @@ class CheckpointedStage(nn.Sequential):
             super().forward,
             x,
             use_reentrant=False,
-            context_fn=lambda: (contextlib.nullcontext(), self._copied_buffers()),
+            context_fn=lambda: (contextlib.nullcontext(), _CopiedBuffers(self)),
         )
 
-    @contextlib.contextmanager
-    def _copied_buffers(self) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for module in self.modules():
-                for name, buffer in module.named_buffers(recurse=False):
-                    setattr(module, name, buffer.clone())
-                    stack.callback(setattr, module, name, buffer)
-            yield
+
+class _CopiedBuffers:
+    """Context in which a module works on copies of its buffers; one for any number of backward passes."""
+
+    def __init__(self, module: nn.Module):
+        self._module = module
+
+    def __enter__(self) -> None:
+        self._originals = contextlib.ExitStack()
+        for module in self._module.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.clone())
+                self._originals.callback(setattr, module, name, buffer)
+
+    def __exit__(self, *_) -> None:
+        self._originals.close()

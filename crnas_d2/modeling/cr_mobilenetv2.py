@@ -151,8 +151,9 @@ class CRMobileNetV2(Backbone):
             width_multiplier: factor on all channels (never below 1280 in the last layer),
                 rounded to multiples of 8.
             norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
-            num_classes: if given, a classifier that has the output "linear".
+            num_classes: if given, a classifier on top of res5 that has the output "linear".
             out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
+                Stages that none of them needs are not built, unless there is a classifier.
             freeze_at: stages to freeze, counted as :meth:`detectron2.modeling.ResNet.freeze` does:
                 1 is the stem, 2 is all up to "res2", and so on.
             activation_checkpoint: see :class:`CheckpointedStage`.
@@ -177,7 +178,7 @@ class CRMobileNetV2(Backbone):
         stages = get_family("mobilenetv2").stages
         channels, stride = in_channels, 1
         for name, dilations in zip(stages, self.architecture.dilations):
-            if name == "pool" or self._complete():
+            if name == "pool" or (num_classes is None and self._complete()):
                 break
             blocks = _make_blocks(name, dilations, channels, width_multiplier, norm)
             self.add_module(name, make_stage(*blocks))
@@ -206,7 +207,7 @@ class CRMobileNetV2(Backbone):
             x = getattr(self, name)(x)
             if FEATURES.get(name) in self._out_features:
                 outputs[FEATURES[name]] = x
-        if self.linear is not None:
+        if "linear" in self._out_features:
             x = F.dropout(x.mean((2, 3)), 0.2, self.training)
             outputs["linear"] = self.linear(x)
         return outputs

@@ -11,7 +11,7 @@ from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 
-from ..architecture import Architecture
+from ..architecture import Architecture, get_family
 from ..config import get_architecture
 from .activation_checkpoint import CheckpointedStage
 from .norm import Norm, fit_norm
@@ -99,7 +99,7 @@ class CRResNet(ResNet):
         block: str = "bottleneck",
         in_channels: int = 3,
         stem_out_channels: int = 64,
-        res2_out_channels: int = 256,
+        res2_out_channels: int | None = None,
         num_groups: int = 1,
         width_per_group: int = 64,
         stride_in_1x1: bool = False,
@@ -117,25 +117,35 @@ class CRResNet(ResNet):
             block: "basic" or "bottleneck".
             in_channels: channels of the image.
             stem_out_channels: channels after the stem.
-            res2_out_channels: channels of res2; each later stage has twice as many.
+            res2_out_channels: channels of res2, each later stage has twice as many; by default 64
+                for basic blocks and 256 for bottlenecks.
             num_groups: groups of the 3x3 convolution of a bottleneck in every stage.
             width_per_group: channels of each group in res2; each later stage has twice as many.
             stride_in_1x1: put a bottleneck's stride into its first 1x1 instead of its 3x3.
             norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
-            num_classes: if given, a classifier that has the output "linear".
+            num_classes: if given, a classifier on top of res5 that has the output "linear".
             out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
+                Stages that none of them needs are not built, unless there is a classifier.
             freeze_at: stages to freeze, see :meth:`ResNet.freeze`.
             activation_checkpoint: see :class:`CheckpointedStage`.
 
         Raises:
-            ValueError: the codes make no architecture of this family, or the block is unknown or
-                cannot have groups.
+            ValueError: the codes make no architecture of this family, the block is unknown or
+                cannot have groups, or a feature is unknown.
         """
         architecture = Architecture.of_family("resnet", stage_code, operation_code)
         if block not in BLOCKS:
             raise ValueError(f"unknown block {block!r}: expected one of {list(BLOCKS)}")
         if block == "basic" and num_groups != 1:
             raise ValueError(f"num_groups {num_groups}: a basic block has no groups, expected 1")
+        available = ["stem", *get_family("resnet").stages]
+        available += [] if num_classes is None else ["linear"]
+        out_features = list(out_features or available[-1:])
+        unknown = set(out_features) - set(available)
+        if unknown:
+            raise ValueError(f"out_features {sorted(unknown)}: expected any of {available}")
+        if res2_out_channels is None:
+            res2_out_channels = 64 if block == "basic" else 256
         norm = fit_norm(norm)
         super().__init__(
             BasicStem(in_channels, stem_out_channels, norm=norm),
@@ -150,9 +160,10 @@ class CRResNet(ResNet):
                 norm=norm,
             ),
             num_classes=num_classes,
-            out_features=None if out_features is None else list(out_features),
+            out_features=out_features if num_classes is None else None,
             freeze_at=freeze_at,
         )
+        self._out_features = out_features
         self.architecture = architecture
         if activation_checkpoint:
             self.stages = [CheckpointedStage(*stage) for stage in self.stages]
