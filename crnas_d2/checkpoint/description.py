@@ -1,0 +1,102 @@
+"""What is known of converted weights: their network, and how its images must be prepared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from detectron2.modeling import Backbone
+
+from ..modeling import CRMobileNetV2, CRResNet
+from .checkpointer import BACKBONE_FORMAT
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What a project trains its networks on, and where its bottlenecks have the stride.
+
+    Attributes:
+        input_format: order of the channels, as in ``INPUT.FORMAT``.
+        pixel_mean: in 0..255, in that order.
+        pixel_std: likewise.
+        stride_in_1x1: see :class:`CRResNet`.
+    """
+
+    input_format: str
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    stride_in_1x1: bool
+
+
+_TORCH = Convention("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), False)
+CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
+    {
+        "torchvision": _TORCH,
+        "timm": _TORCH,
+        # as Detectron2's configs use MSRA/R-50.pkl and FAIR/X-101-32x8d.pkl
+        "msra": Convention("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), True),
+        "fair": Convention("BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395), False),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Description:
+    """Which network a state dict turned out to be.
+
+    Attributes:
+        source: whose weights they are, a key of ``CONVENTIONS``.
+        family: as in ``MODEL.CR.FAMILY``.
+        arguments: those of the backbone's constructor that the weights settle.
+        dropped: keys of the input that have no part in the features.
+    """
+
+    source: str
+    family: str
+    arguments: Mapping[str, Any]
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        arguments = (f"{name} {value}" for name, value in self.arguments.items())
+        return f"{self.family} of {self.source}: {', '.join(arguments)}"
+
+    def build(self, **options: Any) -> Backbone:
+        """The backbone with fresh weights; ``options`` are further arguments, or other ones."""
+        backbone = {"resnet": CRResNet, "mobilenetv2": CRMobileNetV2}[self.family]
+        return backbone(**{**self.arguments, **options})
+
+    def metadata(self) -> dict[str, str]:
+        """The header of the converted file: text as it is, all else as JSON."""
+        convention = CONVENTIONS[self.source]
+        entries = {
+            "format": BACKBONE_FORMAT,
+            "source": self.source,
+            "family": self.family,
+            **self.arguments,
+            "input_format": convention.input_format,
+            "pixel_mean": convention.pixel_mean,
+            "pixel_std": convention.pixel_std,
+        }
+        return {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in entries.items()
+        }
+
+    def config(self) -> dict[str, Any]:
+        """The values of a Detectron2 config that the weights need."""
+        convention = CONVENTIONS[self.source]
+        cr, resnets = {"FAMILY": self.family}, {}
+        for name, value in self.arguments.items():
+            section = cr if name in ("block", "stage_code", "width_multiplier") else resnets
+            section[name.upper()] = value
+        model = {
+            "PIXEL_MEAN": list(convention.pixel_mean),
+            "PIXEL_STD": list(convention.pixel_std),
+            "CR": cr,
+        }
+        if resnets:
+            model["RESNETS"] = resnets
+        return {"MODEL": model, "INPUT": {"FORMAT": convention.input_format}}

@@ -1,0 +1,140 @@
+"""Files of weights: read without running them, written whole or not at all."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import mobilenet_v2, resnet18
+
+from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.checkpoint.convert import convert, convert_file, read_weights, save_backbone
+from crnas_d2.config import add_crnas_config
+from detectron2.config import get_cfg
+from iopath.common.file_io import PathHandler, PathManager
+
+
+def with_prefix(state_dict):
+    return {f"module.{key}": tensor for key, tensor in state_dict.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state_dict: state_dict,
+        lambda state_dict: {"state_dict": with_prefix(state_dict), "epoch": 3},
+        lambda state_dict: {"model": state_dict, "optimizer": {}},
+        with_prefix,
+    ],
+)
+def test_torch_files_are_read_in_any_wrapper(tmp_path, wrap):
+    state_dict = resnet18().state_dict()
+    torch.save(wrap(state_dict), tmp_path / "weights.pth")
+    read = read_weights(str(tmp_path / "weights.pth"))
+    assert read.keys() == state_dict.keys()
+    assert all(torch.equal(read[key], state_dict[key]) for key in read)
+
+
+class ToBeRun:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("ending", ["pkl", "pth"])
+def test_no_code_of_a_file_is_run(tmp_path, ending):
+    trace, path = tmp_path / "trace", tmp_path / f"weights.{ending}"
+    content = {"model": {"conv1_w": ToBeRun(trace)}}
+    path.write_bytes(pickle.dumps(content)) if ending == "pkl" else torch.save(content, path)
+    with pytest.raises(ValueError, match=r"weights.p.. cannot be read as weights: (.|\n)*io.open"):
+        read_weights(str(path))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("ending", ["pkl", "pth", "safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps({"a": np.ones(9)})[:-20]])
+def test_damaged_files_are_named(tmp_path, ending, content):
+    path = tmp_path / f"weights.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"weights.{ending} cannot be read as weights"):
+        read_weights(str(path))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {0: np.ones(2)}])
+def test_files_without_named_tensors_are_refused(tmp_path, content):
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match="weights.pkl holds no dict of named tensors"):
+        read_weights(str(path))
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no file .*absent.pth"):
+        read_weights(str(tmp_path / "absent.pth"))
+
+
+class Elsewhere(PathHandler):
+    """Files ``elsewhere://name`` of a folder."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def _get_supported_prefixes(self):
+        return ["elsewhere://"]
+
+    def _get_local_path(self, path, force=False, **kwargs):
+        return str(self.folder / path.removeprefix("elsewhere://"))
+
+
+def test_remote_files_come_through_the_path_manager(tmp_path, monkeypatch):
+    manager = PathManager()
+    manager.register_handler(Elsewhere(tmp_path))
+    monkeypatch.setattr("crnas_d2.checkpoint.convert.PathManager", manager)
+    torch.save(resnet18().state_dict(), tmp_path / "weights.pth")
+    _, description = convert_file("elsewhere://weights.pth", str(tmp_path / "out.safetensors"))
+    assert description.arguments["stage_code"] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("make", [resnet18, mobilenet_v2])
+def test_a_saved_backbone_fills_a_model_to_the_last_tensor(tmp_path, make):
+    weights, description = convert(make().state_dict())
+    path = str(tmp_path / "weights.safetensors")
+    save_backbone(path, weights, description)
+    model = description.build(norm="FrozenBN")
+    cfg = get_cfg()
+    add_crnas_config(cfg)
+    CRCheckpointer(model, str(tmp_path), cfg).load(path)
+    loaded = model.state_dict()
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"before")
+    weights, description = convert(resnet18().state_dict())
+    monkeypatch.setattr("os.replace", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_backbone(str(path), weights, description)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_input_is_read(tmp_path):
+    there = tmp_path / "there.safetensors"
+    there.write_bytes(b"before")
+    absent = str(tmp_path / "absent.pth")
+    for output, error, message in [
+        (tmp_path / "weights.pth", ValueError, "expected a local file .*.safetensors"),
+        ("s3://bucket/weights.safetensors", ValueError, "expected a local file"),
+        (tmp_path / "no" / "weights.safetensors", FileNotFoundError, "there is no such folder"),
+        (there, FileExistsError, "there.safetensors exists"),
+    ]:
+        with pytest.raises(error, match=message):
+            convert_file(absent, str(output))
+    assert there.read_bytes() == b"before"

@@ -1,0 +1,91 @@
+"""The command line of tools/convert_weights.py."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torchvision.models import mobilenet_v2, resnet18
+
+from crnas_d2 import add_crnas_config
+from crnas_d2.checkpoint import CRCheckpointer
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_backbone
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "convert_weights.py"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the script in ``tmp_path``; returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *args])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "make, builder", [(resnet18, "resnet"), (lambda: mobilenet_v2(width_mult=0.5), "mobilenetv2")]
+)
+def test_the_printed_config_builds_the_network_of_the_file(run, make, builder):
+    peer = make().eval()
+    save_file(peer.state_dict(), "in.safetensors")
+    printed = run("in.safetensors", "out.safetensors").split("\n\n")[-1]
+    assert yaml.safe_load(printed)["MODEL"]["WEIGHTS"] == "out.safetensors"
+
+    cfg = get_cfg()
+    add_crnas_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = f"build_cr_{builder}_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
+    cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(printed)))
+    assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.PIXEL_STD[0] == 58.395
+    backbone = build_backbone(cfg).eval()
+    CRCheckpointer(backbone, ".", cfg).load(cfg.MODEL.WEIGHTS)
+
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        feature = backbone(images)["res5"].mean((2, 3))
+        scores = peer.fc(feature) if builder == "resnet" else peer.classifier(feature)
+        torch.testing.assert_close(scores, peer(images), rtol=1e-5, atol=1e-5)
+
+
+def test_the_summary_tells_what_was_read(run):
+    torch.save(resnet18().state_dict(), "in.pth")
+    printed = run("in.pth", "out.safetensors", "--source", "timm")
+    assert "resnet of timm: block basic, stage_code [2, 2, 2, 2], stem_out_channels 64" in printed
+    elements = sum(t.numel() for t in load_file("out.safetensors").values())
+    assert f"tensors: 100 with {elements:,} elements, written to out.safetensors" in printed
+    assert "dropped: fc.weight, fc.bias" in printed
+    with safe_open("out.safetensors", "pt") as file:
+        assert file.metadata()["source"] == "timm"
+
+
+def test_an_output_is_replaced_only_with_overwrite(run):
+    torch.save(resnet18().state_dict(), "in.pth")
+    out = Path("out.safetensors")
+    out.write_bytes(b"before")
+    with pytest.raises(SystemExit, match="out.safetensors exists; .* --overwrite"):
+        run("in.pth", "out.safetensors")
+    assert out.read_bytes() == b"before"
+    run("in.pth", "out.safetensors", "--overwrite")
+    assert len(load_file("out.safetensors")) == 100
+    assert sorted(path.name for path in Path().iterdir()) == ["in.pth", "out.safetensors"]
+
+
+def test_errors_are_one_message_and_leave_no_file(run):
+    state_dict = resnet18().state_dict()
+    del state_dict["layer1.1.bn2.bias"]
+    torch.save(state_dict, "in.pth")
+    with pytest.raises(SystemExit, match=r"in.pth: (.|\n)*1 missing: res2.1.conv2.norm.bias"):
+        run("in.pth", "out.safetensors")
+    with pytest.raises(SystemExit, match="there is no file absent.pth"):
+        run("absent.pth", "out.safetensors")
+    assert [path.name for path in Path().iterdir()] == ["in.pth"]

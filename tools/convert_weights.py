@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Convert ImageNet weights into those of a backbone, as safetensors that MODEL.WEIGHTS takes.
+
+convert_weights.py https://download.pytorch.org/models/resnet50-11ad3fa6.pth R-50.safetensors
+convert_weights.py detectron2://ImageNetPretrained/MSRA/R-101.pkl R-101-msra.safetensors
+convert_weights.py model.safetensors mobilenetv2.safetensors
+
+Reads ResNets, ResNeXts and MobileNetV2 of torchvision and timm (.pth, .safetensors), and the
+pickles of Detectron2's model zoo, of which nothing is run. Network and origin are told by the names
+and shapes of the tensors; all of the backbone's must be there, and no others but a classifier's.
+"""
+
+import argparse
+import sys
+
+import yaml
+
+from crnas_d2.checkpoint.convert import convert_file
+from crnas_d2.checkpoint.description import CONVENTIONS
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", help="file or URL; see above")
+    parser.add_argument("output", help="local file *.safetensors")
+    parser.add_argument(
+        "--source",
+        choices=CONVENTIONS,
+        help="whose weights they are, where the names leave that open: a ResNet's are taken for "
+        "torchvision's, Caffe2's for FAIR's (a ResNeXt) or MSRA's (any other)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        weights, description = convert_file(
+            args.input, args.output, source=args.source, overwrite=args.overwrite
+        )
+    except (OSError, ValueError) as error:
+        sys.exit(f"convert_weights.py: {error}")
+
+    size = sum(tensor.numel() for tensor in weights.values())
+    print(f"network: {description}")
+    print(f"tensors: {len(weights)} with {size:,} elements, written to {args.output}")
+    print(f"dropped: {', '.join(description.dropped) or 'nothing'}")
+    print(f"config (no file tells mean and std; these are {description.source}'s usual ones):\n")
+    config = description.config()
+    config["MODEL"] = {"WEIGHTS": args.output, **config["MODEL"]}
+    print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None), end="")
+
+
+if __name__ == "__main__":
+    main()
