@@ -1,0 +1,153 @@
+"""The data sets of a config: registered, checked against each other, and counted."""
+
+import itertools
+import logging
+import os
+from reprlib import repr as short
+from typing import Any, List, Sequence, Set
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .coco_json import SCORED_KEYS, register_coco_json
+from .files import real_path
+from .splits import register_splits, split_names, split_source
+from .voc import register_voc_dir
+
+__all__ = ["setup_datasets"]
+
+
+def setup_datasets(cfg: CfgNode) -> None:
+    """Make the data sets that ``cfg`` names ready for use. Call it before ``cfg`` is frozen.
+
+    1. Registers the own data sets of ``DATASETS.COCO_JSON`` and ``DATASETS.VOC_DIRS``, each
+       validated first. Those in ``DATASETS.TEST`` must also have what their evaluator needs, those
+       in ``DATASETS.TRAIN`` masks where ``MODEL.MASK_ON``.
+    2. Draws archtrain and archval by ``DATASETS.ARCHVAL`` where TRAIN or TEST names one:
+       "cells_archtrain" is a part of "cells_train", or else of "cells".
+    3. Checks that all data sets of TRAIN and TEST have the same categories in the same order, and
+       that no image of a test set is in an archval.
+    4. Sets ``NUM_CLASSES`` of the detection heads to the number of categories.
+
+    A second call with the same config changes nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: the message names the key, data set or file, and what was
+            expected of it.
+    """
+    train, test = tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)
+    names = list(dict.fromkeys(train + test))
+    _register_own(cfg, train, test)
+    for name in names:
+        _register_part(name, cfg)
+        if name not in DatasetCatalog:
+            raise ValueError(
+                f"DATASETS.TRAIN or DATASETS.TEST names {name!r}, and no data set of this name is "
+                "registered. Own data sets go into DATASETS.COCO_JSON or DATASETS.VOC_DIRS."
+            )
+    categories = _common_categories(names)
+    _check_archval_apart(train, test)
+    if categories:
+        for head in ("ROI_HEADS", "RETINANET"):
+            if cfg.MODEL[head].NUM_CLASSES != len(categories):
+                cfg.MODEL[head].NUM_CLASSES = len(categories)
+        logging.getLogger(__name__).info(
+            f"NUM_CLASSES = {len(categories)}, from the categories of {names[0]}"
+        )
+
+
+def _register_own(cfg: CfgNode, train: Sequence[str], test: Sequence[str]) -> None:
+    for index, entry in enumerate(cfg.DATASETS.COCO_JSON):
+        if not _has_types(entry, str, str, str):
+            raise ValueError(
+                f"DATASETS.COCO_JSON[{index}] is {short(entry)}; "
+                "expected three texts [name, json file, image root]"
+            )
+        name, json_file, image_root = entry
+        uses = {name, *split_names(name)}
+        required = SCORED_KEYS if uses & set(test) else ()
+        if cfg.MODEL.MASK_ON and uses & {*train, *test}:
+            required += ("segmentation",)
+        register_coco_json(name, json_file, image_root, required)
+    for index, entry in enumerate(cfg.DATASETS.VOC_DIRS):
+        if not (
+            _has_types(entry, str, str, str, int, list)
+            and _has_types(entry[4], *[str] * len(entry[4]))
+        ):
+            raise ValueError(
+                f"DATASETS.VOC_DIRS[{index}] is {short(entry)}; "
+                "expected [name, folder, split, year, [class name, ...]]"
+            )
+        register_voc_dir(*entry, scored=entry[0] in test)
+
+
+def _has_types(entry: Any, *types: type) -> bool:
+    """Whether the entry is a list of values of these types, none of them empty."""
+    return (
+        isinstance(entry, (list, tuple))
+        and [type(value) for value in entry] == list(types)
+        and all(entry)
+    )
+
+
+def _register_part(name: str, cfg: CfgNode) -> None:
+    """Draw archtrain and archval where ``name`` is one of them and not an own data set."""
+    source = split_source(name)
+    if source is None:
+        return
+    if name not in DatasetCatalog or MetadataCatalog.get(name).get("split_settings"):
+        archval = cfg.DATASETS.ARCHVAL
+        register_splits(source, archval.SIZE, archval.SEED, archval.DIR)
+        os.fspath(MetadataCatalog.get(name).json_file)  # writes the files, or raises
+
+
+def _common_categories(names: Sequence[str]) -> List[str]:
+    """Category names of the data sets; empty where they have none (image classification)."""
+    first = _categories(names[0]) if names else []
+    for name in names[1:]:
+        categories = _categories(name)
+        if categories != first:
+            pairs = itertools.zip_longest(first, categories)
+            index, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if len({*pair}) > 1)
+            raise ValueError(
+                "the data sets of DATASETS.TRAIN and DATASETS.TEST must have the same categories "
+                f"in the same order: {_place(names[0])} has {len(first)} and {_place(name)} has "
+                f"{len(categories)}; at index {index} stand {a!r} and {b!r}"
+            )
+    return first
+
+
+def _categories(name: str) -> List[str]:
+    meta = MetadataCatalog.get(name)
+    if not meta.get("thing_classes") and meta.get("json_file"):
+        # Detectron2 learns the categories of such a data set when it is loaded.
+        DatasetCatalog.get(name)
+    return list(meta.get("thing_classes", []))
+
+
+def _place(name: str) -> str:
+    meta = MetadataCatalog.get(name)
+    path = meta.get("json_file") or meta.get("dirname")
+    return f"{name} ({os.fspath(path)})" if path else name
+
+
+def _check_archval_apart(train: Sequence[str], test: Sequence[str]) -> None:
+    for source in {split_source(name) for name in (*train, *test)} - {None}:
+        archval = split_names(source)[1]
+        others = [name for name in test if name != archval]
+        archval_images = _images(archval) if others and archval in DatasetCatalog else set()
+        for name in others:
+            shared = archval_images & _images(name)
+            if shared:
+                raise ValueError(
+                    f"{len(shared)} images of the test set {_place(name)} are in {_place(archval)}, "
+                    f"by which architectures are chosen; such as {min(shared)}"
+                )
+        if archval in test and not {archval, source}.isdisjoint(train):
+            logging.getLogger(__name__).warning(
+                f"{archval} is in DATASETS.TEST, and its images are in the training set too"
+            )
+
+
+def _images(name: str) -> Set[str]:
+    return {real_path(image["file_name"]) for image in DatasetCatalog.get(name)}

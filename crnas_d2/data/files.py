@@ -1,0 +1,86 @@
+"""Files of data sets: read with errors that name them, written so that they are whole or absent."""
+
+import hashlib
+import json
+import os
+import uuid
+from typing import Any, Sequence
+
+from detectron2.utils.file_io import PathManager
+
+__all__ = [
+    "datasets_root",
+    "file_sha256",
+    "is_remote",
+    "raise_faults",
+    "read_json",
+    "real_path",
+    "write_atomically",
+]
+
+
+def datasets_root() -> str:
+    """Detectron2's folder of data sets: ``$DETECTRON2_DATASETS``, or ``datasets``."""
+    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URI such as ``s3://...``, which only ``PathManager`` can open."""
+    return "://" in path
+
+
+def real_path(path: str) -> str:
+    """What two names of one file have in common: the absolute path, symbolic links resolved."""
+    return path if is_remote(path) else os.path.realpath(path)
+
+
+def file_sha256(path: str) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with PathManager.open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def read_json(path: str) -> Any:
+    """
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is no JSON in UTF-8. The message names the file and the place.
+    """
+    with PathManager.open(path, "rb") as f:
+        content = f.read()
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} ({len(content)} bytes) is not JSON: {error}") from None
+
+
+def write_atomically(path: str, content: bytes) -> None:
+    """Write a local file so that others, at any moment, see all of it or what was there before."""
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def raise_faults(path: str, faults: Sequence[str], shown: int = 5) -> None:
+    """
+    Args:
+        path: the file or folder that has the faults.
+        faults: one sentence each.
+        shown: how many of them the message lists.
+
+    Raises:
+        ValueError: there is a fault. The message has the first ones and the number of all.
+    """
+    if not faults:
+        return
+    head = f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}"
+    if len(faults) > shown:
+        head += f", the first {shown}"
+    raise ValueError("\n  ".join([f"{head}:", *faults[:shown]]))

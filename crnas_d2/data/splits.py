@@ -1,0 +1,187 @@
+"""archtrain and archval: the two parts of a training set that the search uses (section 4.1).
+
+The supernet is trained on archtrain and its architectures are compared on archval, so that the
+test set stays unseen. Any data set in COCO format that is registered in Detectron2 can be split.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+from typing import Any, Dict, List, Optional, Set, Tuple
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from iopath.common.file_io import LazyPath, file_lock
+
+from .files import datasets_root, file_sha256, is_remote, read_json, write_atomically
+
+__all__ = ["PARTS", "draw", "register_splits", "split_names", "split_source", "write_splits"]
+
+PARTS = ("archtrain", "archval")
+
+
+def split_names(source: str) -> Tuple[str, str]:
+    """Names of the parts: "coco_2017_train" has "coco_2017_archtrain" and "coco_2017_archval"; a
+    name without the ending "_train" is kept whole."""
+    stem = source.removesuffix("_train")
+    return tuple(f"{stem}_{part}" for part in PARTS)
+
+
+def split_source(name: str) -> Optional[str]:
+    """The registered data set of which ``name`` is a part by :func:`split_names`, if there is one."""
+    stem, _, part = name.rpartition("_")
+    if part not in PARTS:
+        return None
+    return next((s for s in (f"{stem}_train", stem) if s in DatasetCatalog), None)
+
+
+def register_splits(
+    source: str, size: int = 5000, seed: int = 0, folder: str = ""
+) -> Tuple[str, str]:
+    """Register archtrain and archval of a data set. Nothing is read or written before first use.
+
+    The parts take over the metadata of the source, such as its categories. Parts that are
+    registered already are replaced if the settings differ.
+
+    Args:
+        source: a registered data set in COCO format, such as "coco_2017_train".
+        size, seed, folder: see :func:`write_splits`.
+
+    Returns:
+        names of archtrain and archval.
+
+    Raises:
+        ValueError: ``source`` is not registered or not in COCO format, ``size`` is below 1, or a
+            name is taken by something else.
+    """
+    if size < 1:
+        raise ValueError(f"archval of {source!r} needs at least 1 image, not {size}")
+    if source not in DatasetCatalog:
+        raise ValueError(f"cannot split {source!r}: no data set of this name is registered")
+    meta = MetadataCatalog.get(source)
+    if meta.get("evaluator_type") != "coco" or not meta.get("json_file"):
+        raise ValueError(
+            f"cannot split {source!r}: it is not a data set in COCO format, but {meta}"
+        )
+    names = split_names(source)
+    settings = (source, size, seed, folder)
+    for name in names:
+        if name in DatasetCatalog:
+            known = MetadataCatalog.get(name).get("split_settings")
+            if known is None or known[0] != source:
+                raise ValueError(f"cannot split {source!r}: the name {name!r} is taken already")
+    inherited = {
+        key: value
+        for key, value in meta.as_dict().items()
+        if key not in ("name", "json_file", "image_root", "evaluator_type")
+    }
+
+    @functools.lru_cache(maxsize=1)
+    def files() -> Dict[str, str]:
+        return dict(zip(names, write_splits(*settings)))
+
+    for name in names:
+        if name in DatasetCatalog:
+            if MetadataCatalog.get(name).split_settings == settings:
+                continue
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        register_coco_instances(
+            name,
+            {**inherited, "split_settings": settings},
+            LazyPath(lambda name=name: files()[name]),
+            meta.image_root,
+        )
+    return names
+
+
+def write_splits(source: str, size: int, seed: int, folder: str = "") -> Tuple[str, str]:
+    """Write archtrain and archval of a data set as COCO json files, unless they are there.
+
+    Their names carry size, seed and a hash of the source file, so another draw or a changed source
+    makes other files. Every image, with all its annotations, is in one of the two; all else is
+    kept as it is in the source. Equal settings give equal bytes. Safe to call from many processes:
+    one writes, the others wait.
+
+    Args:
+        source: a registered data set in COCO format.
+        size: images of archval; archtrain has the others.
+        seed: of :func:`draw`.
+        folder: where the files go; "" is ``crnas_d2_splits`` in Detectron2's folder of data sets.
+
+    Returns:
+        paths of the files of archtrain and archval.
+
+    Raises:
+        FileNotFoundError: the source has no json file.
+        ValueError: the source has no more than ``size`` images, or is not valid.
+    """
+    json_file = _source_file(source)
+    folder = folder or os.path.join(datasets_root(), "crnas_d2_splits")
+    settings = f"size{size}_seed{seed}_{file_sha256(json_file)[:16]}"
+    stems = [re.sub(r"[^-.\w]", "_", name) for name in split_names(source)]
+    paths = tuple(os.path.join(folder, f"{stem}_{settings}.json") for stem in stems)
+    if all(map(os.path.isfile, paths)):
+        return paths
+    with file_lock(paths[0]):
+        if not all(map(os.path.isfile, paths)):
+            for path, part in zip(paths, _partition(json_file, size, seed)):
+                write_atomically(path, json.dumps(part, separators=(",", ":")).encode())
+                logging.getLogger(__name__).info(
+                    f"Wrote {len(part['images'])} images of {source} to {path}"
+                )
+    return paths
+
+
+def draw(image_ids: List[int], size: int, seed: int) -> Set[int]:
+    """Draw images without replacement: those with the smallest SHA-256 of the text "seed:id".
+
+    Uniform, and independent of the order of the ids, of any library's random numbers, and of
+    Python's version. A smaller draw is part of a larger one, and images that are added to a data
+    set later replace few of those drawn.
+    """
+    ranked = sorted(image_ids, key=lambda id: hashlib.sha256(f"{seed}:{id}".encode()).digest())
+    return set(ranked[:size])
+
+
+def _source_file(source: str) -> str:
+    path = os.fspath(MetadataCatalog.get(source).json_file)
+    if not is_remote(path) and not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"cannot split {source!r}: there is no file {path}. Detectron2's own data sets are "
+            "looked for below the folder in the environment variable DETECTRON2_DATASETS."
+        )
+    return path
+
+
+def _partition(json_file: str, size: int, seed: int) -> List[Dict[str, Any]]:
+    """Contents of archtrain and archval."""
+    coco = read_json(json_file)
+    try:
+        images, annotations = coco["images"], coco["annotations"]
+        ids = [image["id"] for image in images]
+        files = {image["file_name"] for image in images}
+        strays = {annotation["image_id"] for annotation in annotations}.difference(ids)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{json_file} is not in COCO format: {error!r}") from error
+    if len(set(ids)) < len(ids) or len(files) < len(ids):
+        raise ValueError(f"{json_file} has several images with the same id or file_name")
+    if strays:
+        raise ValueError(f"{json_file} has annotations of an image {min(strays)} that is not in it")
+    if size >= len(ids):
+        raise ValueError(
+            f"cannot draw an archval of {size} images from {json_file}, which has {len(ids)}: "
+            "set DATASETS.ARCHVAL.SIZE below that"
+        )
+    archval = draw(ids, size, seed)
+    return [
+        {
+            **coco,
+            "images": [image for image in images if (image["id"] in archval) is chosen],
+            "annotations": [a for a in annotations if (a["image_id"] in archval) is chosen],
+        }
+        for chosen in (False, True)
+    ]
