@@ -403,9 +403,10 @@ def test_only_what_is_scored_needs_the_keys_of_scoring(cfg, write_coco, key):
     edit = drop("annotations", 200, key)
     own_data(cfg, cells_train=write_coco("train", edit=edit), cells_val=write_coco("val"))
     setup_datasets(cfg)
-    cfg.DATASETS.TEST = ("cells_train",)
-    with pytest.raises(ValueError, match=f"train.json.*\n.*200 .*no '{key}'"):
-        setup_datasets(cfg)
+    for scored in ("cells_train", "cells_archval"):
+        cfg.DATASETS.TEST = (scored,)
+        with pytest.raises(ValueError, match=f"train.json.*\n.*200 .*no '{key}'"):
+            setup_datasets(cfg)
 
 
 def test_masks_are_needed_where_they_are_trained(cfg, write_coco):

@@ -193,6 +193,7 @@ FAULTS = {
     "blank line": (write_set("one\n\ntwo\n"), "val.txt, line 2: '' is no name"),
     "blank line at the end": (write_set("one\ntwo\n\n"), "val.txt, line 3: '' is no name"),
     "two columns": (write_set("one 1\ntwo"), "val.txt, line 1: 'one 1' is no name"),
+    "comment": (write_set("one\n#two"), "val.txt, line 2: '#two' is no name"),
     "name out of the folder": (write_set("one\n../two"), "val.txt, line 2: '../two' is no name"),
     "an image twice": (write_set("one\ntwo\none"), "val.txt, line 3: 'one' is there twice"),
     "one image": (write_set("one\n"), "val.txt: expected the names of at least 2 images"),
@@ -216,6 +217,15 @@ FAULTS_OF_SCORING = {
     "difficult is text": (
         edit_xml("<difficult>0", "<difficult>no"),
         "two.xml, object 1: .*'difficult': 'no'",
+    ),
+    "class of difficult objects alone": (
+        lambda root: (
+            edit_xml("<difficult>0", "<difficult>1", "one")(root),
+            write_set("one\ntwo")(root),
+            edit_xml("ball", "cup")(root),
+            edit_xml("ball", "cup", "one")(root),
+        ),
+        "val.txt: no object of class 'ball' that is not difficult",
     ),
     "class without object": (
         lambda root: (edit_xml(">cup<", ">ball<", "one")(root), write_set("one\nfour")(root)),
