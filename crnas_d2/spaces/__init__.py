@@ -1,0 +1,14 @@
+"""What may be searched: how many blocks each stage has, which dilation each block uses."""
+
+from .operation import OperationSpace, get_operation_space
+from .path_space import ChoiceUnit, PathSpace
+from .stage import StageSpace, get_stage_space
+
+__all__ = [
+    "ChoiceUnit",
+    "OperationSpace",
+    "PathSpace",
+    "StageSpace",
+    "get_operation_space",
+    "get_stage_space",
+]

@@ -1,0 +1,160 @@
+"""The stage reallocation space: how many blocks each stage of a backbone may have (section 3.2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Real
+from types import MappingProxyType
+
+from ..architecture import get_family
+from .path_space import PathSpace, as_choices
+
+
+@dataclass(frozen=True)
+class StageSpace(PathSpace):
+    """The stage codes that can be built from one choice set for each stage.
+
+    A path is a stage code. Numbers that are no integers are taken as the decimals that they are
+    written as, so all comparisons are exact.
+
+    Args:
+        family: as in ``MODEL.CR.FAMILY``.
+        choices: T_i, the numbers of blocks that stage i may have, in increasing order; for each
+            stage of the family, in order. A single-layer stage has ``[1]``.
+        weights: for each stage, what one block adds to the cost of a stage code. Positive; 0, for
+            blocks that are not counted, only where there is no choice.
+
+    Raises:
+        ValueError: the family is unknown, the number of choice sets or weights is not its number
+            of stages, or one of them is not allowed there.
+    """
+
+    family: str
+    choices: tuple[tuple[int, ...], ...]
+    weights: tuple[Fraction, ...]
+
+    def __post_init__(self) -> None:
+        family = get_family(self.family)
+        for what, values in (("choice sets", self.choices), ("weights", self.weights)):
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise ValueError(f"{what} {values!r}: expected one for each stage of {self.family}")
+            if len(values) != len(family.stages):
+                raise ValueError(
+                    f"{len(values)} {what}: {values}; expected {len(family.stages)}, one for each "
+                    f"stage of {self.family}: {', '.join(family.stages)}"
+                )
+        choices, weights = [], []
+        for stage, blocks, weight in zip(family.stages, self.choices, self.weights):
+            blocks = as_choices(f"choices of stage {stage}", blocks, lowest=1)
+            if stage in family.single and blocks != (1,):
+                raise ValueError(
+                    f"choices of stage {stage}: {list(blocks)}; expected [1], as it is a single "
+                    f"layer of {self.family}"
+                )
+            weight = _as_exact(f"weight of stage {stage}", weight)
+            if weight < 0 or (weight == 0 and len(blocks) > 1):
+                raise ValueError(
+                    f"weight of stage {stage}: {weight}, with the choices {list(blocks)}; expected "
+                    "a positive number, or 0 for blocks that are not counted where there is one "
+                    "choice"
+                )
+            choices.append(blocks)
+            weights.append(weight)
+        object.__setattr__(self, "choices", tuple(choices))
+        object.__setattr__(self, "weights", tuple(weights))
+
+    def cost(self, stage_code: Sequence[int]) -> Fraction:
+        """Sum of blocks times weight over the stages."""
+        return sum(
+            (blocks * weight for blocks, weight in zip(stage_code, self.weights, strict=True)),
+            Fraction(0),
+        )
+
+    def eligible(
+        self,
+        budget: float,
+        tolerance: float = 0,
+        cost: Callable[[tuple[int, ...]], float] | None = None,
+    ) -> list[tuple[int, ...]]:
+        """The stage codes that fit a budget, the constraint of equation (1).
+
+        Args:
+            budget: what a stage code may cost, in the unit of ``cost``.
+            tolerance: by how much the cost may be above or below the budget, in the same unit: to
+                stay within 1 % of the budget, pass ``0.01 * budget``.
+            cost: of a stage code. None is :meth:`cost`: N, the number of blocks, for the ResNet
+                series, and the weighted cost of appendix A.2 for MobileNetV2. ``sum`` counts
+                blocks in any family; a function that looks up the multiply-adds makes these the
+                budget.
+
+        Returns:
+            In lexicographic order. Empty where no stage code fits.
+
+        Raises:
+            ValueError: one of the numbers is not finite, or the tolerance is negative.
+        """
+        budget = _as_exact("budget", budget)
+        tolerance = _as_exact("tolerance", tolerance)
+        if tolerance < 0:
+            raise ValueError(f"tolerance: {tolerance}; expected 0 or more")
+        cost = cost or self.cost
+        return [
+            code
+            for code in self
+            if abs(_as_exact(f"cost of stage code {list(code)}", cost(code)) - budget) <= tolerance
+        ]
+
+
+def get_stage_space(
+    family: str,
+    choices: Sequence[Sequence[int]] = (),
+    weights: Sequence[float] = (),
+) -> StageSpace:
+    """The stage space of the paper, or one with other choice sets or weights.
+
+    Args:
+        family: "resnet", for ResNet and ResNeXt, or "mobilenetv2".
+        choices: as in :class:`StageSpace`. Empty: those of section 3.2.1 or appendix A.2.
+        weights: as in :class:`StageSpace`. Empty: those of the paper; 1 for each stage of the
+            ResNet series, whose blocks all cost the same.
+
+    Raises:
+        ValueError: as in :class:`StageSpace`.
+    """
+    paper = PAPER_SPACES[get_family(family).name]
+    return StageSpace(family, choices or paper.choices, weights or paper.weights)
+
+
+def _as_exact(what: str, number: float) -> Fraction:
+    if isinstance(number, Real) and not isinstance(number, bool):
+        try:
+            return Fraction(str(number))
+        except ValueError:  # inf, nan
+            pass
+    raise ValueError(f"{what}: {number!r}; expected a finite number")
+
+
+PAPER_SPACES: Mapping[str, StageSpace] = MappingProxyType(
+    {
+        # Section 3.2.1, T_1 to T_4.
+        "resnet": StageSpace(
+            "resnet",
+            (
+                range(1, 11),
+                range(1, 11),
+                (2, 3, 5, 6, 9, 11, 14, 17, 20, 23),
+                (2, 3, 4, 6, 7, 9, 11, 13, 15, 17),
+            ),
+            (1, 1, 1, 1),
+        ),
+        # Appendix A.2, [1, 1, M_1 to M_5, 1, 1, 1]. Its weights are those of m_1 to m_5 alone: with
+        # nothing counted for the fixed layers, MobileNetV2 itself costs 16.
+        "mobilenetv2": StageSpace(
+            "mobilenetv2",
+            ((1,), (1,), *[range(1, 6)] * 2, range(3, 8), *[range(2, 7)] * 2, (1,), (1,), (1,)),
+            (0, 0, 1.5, 1, 1, 0.75, 1.25, 0, 0, 0),
+        ),
+    }
+)
