@@ -1,0 +1,205 @@
+"""The picture of tools/visualize_results.py, and what it refuses."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+from tiny_coco import write_tiny_coco
+
+CONFIG = """
+DATASETS:
+  COCO_JSON: [["{name}", "{root}/annotations.json", "{root}/images"]]
+  TRAIN: []
+  TEST: ["{name}"]
+"""
+NAME = "shown_rectangles"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    path = Path(__file__).parents[2] / "tools" / "visualize_results.py"
+    spec = importlib.util.spec_from_file_location("visualize_results", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data set of 5 images of 64 pixels with a red (id 3) and a blue (id 7) object each."""
+    json_file = write_tiny_coco(tmp_path / "data", images=5)
+    (tmp_path / "config.yaml").write_text(CONFIG.format(name=NAME, root=tmp_path / "data"))
+    yield json.loads(json_file.read_text())
+    if NAME in DatasetCatalog:
+        DatasetCatalog.remove(NAME)
+        MetadataCatalog.remove(NAME)
+
+
+@pytest.fixture
+def run(tool, data, tmp_path):
+    def run(results, *options):
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        files = {
+            "--config-file": tmp_path / "config.yaml",
+            "--input": tmp_path / "results.json",
+            "--output": tmp_path / "pictures" / "out.png",
+        }
+        tool.main([*(str(part) for pair in files.items() for part in pair), *options])
+        return np.asarray(Image.open(files["--output"]).convert("RGB"))
+
+    return run
+
+
+def as_results(annotations, score):
+    return [
+        {"score": score, **{key: a[key] for key in ("image_id", "category_id", "bbox")}}
+        for a in annotations
+    ]
+
+
+def panels(tool, picture, row, column=0):
+    """Ground truth and detections of a pair in the picture."""
+    top = tool.HEADER + row * (tool.PANEL + tool.CAPTION)
+    left = tool.MARGIN + column * (2 * tool.PANEL + tool.GAP + tool.MARGIN)
+    right = left + tool.PANEL + tool.GAP
+    return [picture[top : top + tool.PANEL, x : x + tool.PANEL].astype(int) for x in (left, right)]
+
+
+def colored(panel, color):
+    """Pixels of the colour, up to what drawing at fractions of pixels changes."""
+    return np.abs(panel - np.round(np.multiply(color, 255))).max(axis=2) <= 12
+
+
+def test_size_of_the_grid(tool, run, data, capsys):
+    picture = run(as_results(data["annotations"], 0.9), "--max-images", "3")
+    rows, columns = 2, 2
+    assert picture.shape == (
+        tool.HEADER + rows * (tool.PANEL + tool.CAPTION),
+        columns * (2 * tool.PANEL + tool.GAP + tool.MARGIN) + tool.MARGIN,
+        3,
+    )
+    assert f"3 of 5 images of {NAME}" in capsys.readouterr().out
+    assert (picture[-(tool.PANEL + tool.CAPTION) :, -tool.PANEL :] == 255).all()  # no 4th pair
+
+
+@pytest.mark.parametrize("max_images, shown", [(1, [0]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])])
+def test_images_are_evenly_spaced(tool, run, tmp_path, max_images, shown):
+    picture = run([], "--max-images", str(max_images))
+    for i, index in enumerate(shown):
+        detections = panels(tool, picture, *divmod(i, 2))[1]
+        original = Image.open(tmp_path / "data" / "images" / f"{index + 1:04d}.png")
+        enlarged = np.asarray(original.resize((tool.PANEL, tool.PANEL), Image.Resampling.NEAREST))
+        assert (np.abs(detections - enlarged) > 8).any(axis=2).mean() < 0.02
+
+
+def test_detections_that_equal_the_ground_truth_look_like_it(tool, run, data):
+    picture = run(as_results(data["annotations"], 0.9), "--max-images", "1")
+    truth, detections = panels(tool, picture, 0)
+    scale = tool.PANEL / 64
+    for index, annotation in enumerate(data["annotations"][:2]):
+        color = tool.class_color(index, 2)
+        x, y, w, h = np.multiply(annotation["bbox"], scale)
+        for panel in (truth, detections):
+            # Along the middle of the box, the colour is at its edges.
+            xs = np.flatnonzero(colored(panel, color)[round(y + h / 2)])
+            ys = np.flatnonzero(colored(panel, color)[:, round(x + w / 2)])
+            ends = [x, x + w, y + h]
+            assert (
+                np.abs([xs.min(), xs.max(), ys[ys < y + h + 4].max()] - np.array(ends)).max() <= 4
+            )
+    same = (np.abs(truth - detections) <= 8).all(axis=2)
+    assert 0.9 < same.mean() < 1  # a detection's label has a score besides
+
+
+def test_threshold_hides_detections(tool, run, data):
+    results = as_results(data["annotations"], 0.6)
+    results[1]["score"] = 0.3
+    first, second = tool.class_color(0, 2), tool.class_color(1, 2)
+    shown = {}
+    for threshold in ("0.2", "0.5", "0.7"):
+        picture = run(results, "--max-images", "1", "--conf-threshold", threshold)
+        truth, detections = panels(tool, picture, 0)
+        assert colored(truth, first).any() and colored(truth, second).any()
+        shown[threshold] = [bool(colored(detections, color).any()) for color in (first, second)]
+    assert shown == {"0.2": [True, True], "0.5": [True, False], "0.7": [False, False]}
+
+
+def test_masks_are_filled_where_the_results_have_them(tool, data, tmp_path):
+    metadata = MetadataCatalog.get(NAME).set(thing_classes=["red", "blue"])
+    path = str(tmp_path / "data" / "images" / "0001.png")
+    square = {"bbox": [8, 8, 48, 48], "bbox_mode": 1, "category_id": 1}
+    truth = {**square, "segmentation": [[8, 8, 56, 8, 56, 56, 8, 56]]}
+    image = {"file_name": path, "annotations": [truth]}
+    plain, _ = tool.draw_pair(image, [{**square, "score": 0.9}], metadata)
+    filled, detected = tool.draw_pair(image, [{**truth, "score": 0.9}], metadata)
+    middle = slice(100, 300)
+    blank = tool.draw(np.asarray(Image.open(path)), [], metadata)
+    assert (plain[middle, middle] == blank[middle, middle]).all()
+    assert (filled[middle, middle] == detected[middle, middle]).all()
+    halfway = (blank + np.multiply(tool.class_color(1, 2), 255)) / 2
+    assert np.abs(filled[middle, middle] - halfway[middle, middle]).max() <= 2
+
+
+def test_wide_image_fits_its_panel(tool, data):
+    metadata = MetadataCatalog.get(NAME).set(thing_classes=["red", "blue"])
+    box = {"bbox": [0, 0, 1600, 30], "bbox_mode": 0, "category_id": 0, "score": 1.0}
+    drawn = tool.draw(np.full((400, 1600, 3), 60, np.uint8), [box], metadata)
+    assert drawn.shape == (tool.PANEL // 4, tool.PANEL, 3)
+
+
+def test_digits_of_the_embedded_data_set_have_ten_colors(tool):
+    colors = {tool.class_color(i, 10) for i in range(10)}
+    assert len(colors) == 10 and all(max(color) == 1 for color in colors)
+
+
+@pytest.mark.parametrize(
+    "results, message",
+    [
+        ({"images": []}, "expected a list of results"),
+        ([{"image_id": 1, "score": 1.0}], "expected a list of results .*bbox"),
+        (
+            [{"image_id": 77, "category_id": 3, "bbox": [0, 0, 9, 9], "score": 0.9}],
+            f"no result of an image of {NAME}.*such as 77.*such as 1",
+        ),
+        (
+            [{"image_id": 1, "category_id": 4, "bbox": [0, 0, 9, 9], "score": 0.9}],
+            "no category id 4",
+        ),
+    ],
+)
+def test_results_of_something_else_are_refused(run, tmp_path, results, message):
+    with pytest.raises(ValueError, match=message) as error:
+        run(results)
+    assert str(tmp_path / "results.json") in str(error.value)
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_missing_files(tool, data, tmp_path):
+    files = ["--config-file", "no.yaml", "--input", "no.json", "--output", "out.png"]
+    with pytest.raises(FileNotFoundError, match="--config-file 'no.yaml'"):
+        tool.main(files)
+    with pytest.raises(FileNotFoundError, match="no.json"):
+        tool.main([files[0], str(tmp_path / "config.yaml"), *files[2:]])
+
+
+def test_no_test_set(run):
+    with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
+        run([], "DATASETS.TEST", "()")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--output", "out.jpg"], "out.jpg"),
+        (["--conf-threshold", "1.5"], "1.5"),
+        (["--max-images", "0"], "expected 1 or more"),
+    ],
+)
+def test_options_out_of_range(run, capsys, options, message):
+    with pytest.raises(SystemExit):
+        run([], *options)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""One picture of a detector's results: test images with ground truth beside detections.
+
+visualize_results.py --config-file configs/Digits/faster_rcnn_CR_R_18_FPN.yaml \\
+    --input output/inference/coco_instances_results.json --output results.png
+visualize_results.py ... --conf-threshold 0.3 --max-images 12 DATASETS.TEST "('own_val',)"
+"""
+
+from __future__ import annotations
+
+import argparse
+import colorsys
+import io
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from crnas_d2 import add_crnas_config
+from crnas_d2.data import setup_datasets
+from crnas_d2.data.files import read_json, write_atomically
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.visualizer import Visualizer
+
+# In pixels of the picture.
+PANEL = 400
+GAP = 6
+MARGIN = 30
+HEADER = 84
+CAPTION = 24
+DPI = 100
+PAIRS_PER_ROW = 2
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the detector")
+    parser.add_argument(
+        "--input",
+        required=True,
+        metavar="JSON",
+        help="coco_instances_results.json, of the first data set of DATASETS.TEST",
+    )
+    parser.add_argument("--output", required=True, metavar="PNG", help="picture to write")
+    parser.add_argument(
+        "--conf-threshold", type=float, default=0.5, help="lowest score to show (default: 0.5)"
+    )
+    parser.add_argument(
+        "--max-images",
+        type=int,
+        default=6,
+        help="images to show, evenly spaced in the data set (default: 6)",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    args = parser.parse_args(argv)
+    if not args.output.lower().endswith(".png"):
+        parser.error(f"--output {args.output!r}: expected a name that ends in .png")
+    if not 0 <= args.conf_threshold <= 1:
+        parser.error(f"--conf-threshold {args.conf_threshold}: expected a value from 0 to 1")
+    if args.max_images < 1:
+        parser.error(f"--max-images {args.max_images}: expected 1 or more")
+
+    cfg = read_config(args.config_file, args.opts)
+    if not cfg.DATASETS.TEST:
+        raise ValueError(f"{args.config_file}: DATASETS.TEST is empty, expected a data set to show")
+    dataset = cfg.DATASETS.TEST[0]
+    results = read_json(args.input)
+    setup_datasets(cfg)
+    images = DatasetCatalog.get(dataset)
+    metadata = MetadataCatalog.get(dataset)
+    detections = detections_by_image(results, images, metadata, args.input)
+
+    chosen = np.linspace(0, len(images) - 1, min(args.max_images, len(images))).round().astype(int)
+    pairs = []
+    for image in (images[i] for i in chosen):
+        found = detections[image["image_id"]]
+        shown = [detection for detection in found if detection["score"] >= args.conf_threshold]
+        pairs.append((os.path.basename(image["file_name"]), *draw_pair(image, shown, metadata)))
+    picture = compose(
+        pairs, f"{dataset}: detections with a score of {args.conf_threshold:g} or more"
+    )
+    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
+    write_atomically(args.output, picture)
+    print(f"wrote {args.output}: {len(pairs)} of {len(images)} images of {dataset}")
+
+
+def read_config(path: str, opts: Sequence[str]) -> CfgNode:
+    if not PathManager.isfile(path):
+        raise FileNotFoundError(f"--config-file {path!r}: no such file")
+    cfg = get_cfg()
+    add_crnas_config(cfg)
+    cfg.merge_from_file(path, allow_unsafe=False)
+    cfg.merge_from_list(opts)
+    return cfg
+
+
+def detections_by_image(
+    results: Any, images: Sequence[Mapping[str, Any]], metadata: Metadata, path: str
+) -> Mapping[Any, list[dict[str, Any]]]:
+    """The content of a results file in the form of Detectron2's annotations, with their scores."""
+    keys = {"image_id", "category_id", "bbox", "score"}
+    if not isinstance(results, list) or not all(
+        isinstance(result, dict) and keys <= result.keys() for result in results
+    ):
+        raise ValueError(f"{path}: expected a list of results that each have {sorted(keys)}")
+    known = {image["image_id"] for image in images}
+    if results and not any(result["image_id"] in known for result in results):
+        raise ValueError(
+            f"{path} has no result of an image of {metadata.name}: its image ids are such as "
+            f"{results[0]['image_id']!r}, those of the data set such as {images[0]['image_id']!r}"
+        )
+    indices = metadata.get("thing_dataset_id_to_contiguous_id") or {
+        i: i for i in range(len(metadata.thing_classes))
+    }
+    by_image = defaultdict(list)
+    for result in results:
+        category = result["category_id"]
+        if category not in indices:
+            raise ValueError(f"{path}: {metadata.name} has no category id {category!r}")
+        by_image[result["image_id"]].append(
+            {**result, "category_id": indices[category], "bbox_mode": BoxMode.XYWH_ABS}
+        )
+    return by_image
+
+
+def draw_pair(
+    image: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], metadata: Metadata
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ground truth and detections of an image, (h, w, 3) uint8 with max(h, w) = ``PANEL``.
+
+    Masks are drawn where the detections have them.
+    """
+    pixels = read_image(image["file_name"], format="RGB")
+    truth = image["annotations"]
+    if not any("segmentation" in detection for detection in detections):
+        truth = [{k: v for k, v in o.items() if k != "segmentation"} for o in truth]
+    return draw(pixels, truth, metadata), draw(pixels, detections, metadata)
+
+
+def draw(
+    pixels: np.ndarray, objects: Sequence[Mapping[str, Any]], metadata: Metadata
+) -> np.ndarray:
+    visualizer = Visualizer(pixels, metadata, scale=PANEL / max(pixels.shape[:2]))
+    height, width = pixels.shape[:2]
+    line = 16 / visualizer.output.scale
+    for instance in objects:
+        color = class_color(instance["category_id"], len(metadata.thing_classes))
+        box = BoxMode.convert(instance["bbox"], instance["bbox_mode"], BoxMode.XYXY_ABS)
+        if "segmentation" in instance:
+            visualizer.overlay_instances(masks=[instance["segmentation"]], assigned_colors=[color])
+        visualizer.draw_box(box, alpha=1, edge_color=color)
+        label = metadata.thing_classes[instance["category_id"]]
+        if "score" in instance:
+            label += f" {instance['score']:.2f}"
+        if instance.get("iscrowd"):
+            label += " crowd"
+        x0, y0, x1, y1 = box
+        # Above the box, or below it where the image ends; leftwards in the right half.
+        y = y0 - line if y0 > line else min(y1 + 2, height - line)
+        x, alignment = (x0, "left") if x0 + x1 < width else (x1, "right")
+        visualizer.draw_text(
+            label,
+            (min(max(x, 0), width), y),
+            font_size=9 / visualizer.output.scale,
+            color=color,
+            horizontal_alignment=alignment,
+        )
+    return visualizer.output.get_image()
+
+
+def class_color(index: int, num_classes: int) -> tuple[float, float, float]:
+    """The same bright colour for a class in all panels."""
+    return colorsys.hsv_to_rgb(index / num_classes, 0.65, 1.0)
+
+
+def compose(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str) -> bytes:
+    """The PNG of a grid of pairs, each with its caption below."""
+    columns = min(PAIRS_PER_ROW, len(pairs))
+    pair_width = 2 * PANEL + GAP
+    heights = [
+        max(left.shape[0] for _, left, _ in pairs[i : i + columns]) + CAPTION
+        for i in range(0, len(pairs), columns)
+    ]
+    width = columns * (pair_width + MARGIN) + MARGIN
+    height = HEADER + sum(heights)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+
+    def text(x: float, y: float, content: str, size: float, **options: Any) -> None:
+        figure.text(x / width, 1 - y / height, content, size=size, va="center", **options)
+
+    text(MARGIN, 26, title, 15)
+    for column in range(columns):
+        for side, heading in enumerate(("ground truth", "detections")):
+            x = MARGIN + column * (pair_width + MARGIN) + side * (PANEL + GAP)
+            text(x + PANEL / 2, HEADER - 18, heading, 13, ha="center", weight="bold")
+    for i, (caption, *panels) in enumerate(pairs):
+        row, column = divmod(i, columns)
+        top = HEADER + sum(heights[:row])
+        for side, panel in enumerate(panels):
+            x = MARGIN + column * (pair_width + MARGIN) + side * (PANEL + GAP)
+            figure.figimage(panel, x, height - top - panel.shape[0])
+        text(
+            MARGIN + column * (pair_width + MARGIN),
+            top + panels[0].shape[0] + CAPTION / 2,
+            caption,
+            9,
+            color="dimgray",
+        )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()
