@@ -16,7 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..checkpoint.checkpointer import check_same_model
 from ..config import add_crnas_config, get_architecture
-from ..data.catalog import setup_datasets
+from ..data import setup_datasets
 
 logger = logging.getLogger(__name__)
 
