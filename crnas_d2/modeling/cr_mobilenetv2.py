@@ -12,12 +12,13 @@ from torch import nn
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 
 from ..architecture import Architecture, get_family
 from ..config import get_architecture
 from .activation_checkpoint import CheckpointedStage
 from .norm import Norm, fit_norm
+from .stages import StagedBackbone, Stages
 
 # Sandler et al. (2018), table 2: (expansion t, output channels c, stride s) of each inverted residual stage
 INVERTED_RESIDUALS = {
@@ -119,12 +120,72 @@ class InvertedResidual(CNNBlockBase):
         return x + out if self.stride == 1 and self.in_channels == self.out_channels else out
 
 
-class CRMobileNetV2(Backbone):
+class MobileNetV2Stages(Stages):
+    """Stages of MobileNetV2: the stem, c16 to c320, and the last 1x1 convolution c1280."""
+
+    names = ("stem", *INVERTED_RESIDUALS, "c1280")
+    features = FEATURES
+
+    def __init__(self, in_channels: int = 3, width_multiplier: float = 1.0, norm: Norm = "BN"):
+        """
+        Args:
+            in_channels: channels of the image.
+            width_multiplier: factor on all channels (never below 1280 in the last layer),
+                rounded to multiples of 8.
+            norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
+
+        Raises:
+            ValueError: the multiplier is not positive.
+        """
+        if width_multiplier <= 0:
+            raise ValueError(f"width_multiplier {width_multiplier}: expected a positive number")
+        self.in_channels = in_channels
+        self.width_multiplier = width_multiplier
+        self.norm = fit_norm(norm)
+
+    def out_channels(self, name: str) -> int:
+        if name == "c1280":
+            return round_channels(1280 * max(1.0, self.width_multiplier))
+        channels = 32 if name == "stem" else INVERTED_RESIDUALS[name][1]
+        return round_channels(channels * self.width_multiplier)
+
+    def stride(self, name: str) -> int:
+        return {"stem": 2, "c1280": 1}.get(name) or INVERTED_RESIDUALS[name][2]
+
+    def make_stage(self, name: str, dilations: Sequence[int] = (1,)) -> nn.Sequential:
+        in_channels, out_channels = self.stage_in_channels(name), self.out_channels(name)
+        stride = self.stride(name)
+        if name not in INVERTED_RESIDUALS:
+            kernel_size = 3 if name == "stem" else 1
+            return nn.Sequential(
+                ConvBlock(
+                    in_channels,
+                    out_channels,
+                    kernel_size=kernel_size,
+                    stride=stride,
+                    norm=self.norm,
+                )
+            )
+        return nn.Sequential(
+            *(
+                InvertedResidual(
+                    out_channels if i else in_channels,
+                    out_channels,
+                    expansion=INVERTED_RESIDUALS[name][0],
+                    stride=1 if i else stride,
+                    dilation=dilation,
+                    norm=self.norm,
+                )
+                for i, dilation in enumerate(dilations)
+            )
+        )
+
+
+class CRMobileNetV2(StagedBackbone):
     """A MobileNetV2 of any stage code and operation code, as a Detectron2 backbone.
 
-    Maps images of shape (N, in_channels, H, W), H and W multiples of 32, to features of shape
-    (N, channels, H / stride, W / stride): "stem" (stride 2), "res2" (after c24, 4), "res3" (c32, 8),
-    "res4" (c96, 16), "res5" (the last 1x1 convolution with 1280 channels, 32).
+    Its features are "stem" (stride 2), "res2" (after c24, stride 4), "res3" (c32, 8), "res4" (c96, 16)
+    and "res5" (the last 1x1 convolution with 1280 channels, 32).
     With the code of the baseline it is the network of Sandler et al. (2018), as in torchvision.
     """
 
@@ -147,89 +208,26 @@ class CRMobileNetV2(Backbone):
             stage_code: the 10 entries of appendix A.2, [1, 1, m1, m2, m3, m4, m5, 1, 1, 1].
             operation_code: the dilation less 1 of each block's depthwise 3x3; zero for the stem
                 and the two entries of the tail. Empty means all zeros.
-            in_channels: channels of the image.
-            width_multiplier: factor on all channels (never below 1280 in the last layer),
-                rounded to multiples of 8.
-            norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
+            in_channels, width_multiplier, norm: see :class:`MobileNetV2Stages`.
             num_classes: if given, a classifier on top of res5 that has the output "linear".
             out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
                 Stages that none of them needs are not built, unless there is a classifier.
-            freeze_at: stages to freeze, counted as :meth:`detectron2.modeling.ResNet.freeze` does:
-                1 is the stem, 2 is all up to "res2", and so on.
+            freeze_at: see :class:`StagedBackbone`.
             activation_checkpoint: see :class:`CheckpointedStage`.
 
         Raises:
             ValueError: the codes make no architecture of this family, or a feature is unknown.
         """
-        super().__init__()
-        self.architecture = Architecture.of_family("mobilenetv2", stage_code, operation_code)
-        if width_multiplier <= 0:
-            raise ValueError(f"width_multiplier {width_multiplier}: expected a positive number")
-        available = [*FEATURES.values()] + ([] if num_classes is None else ["linear"])
-        self._out_features = list(out_features or available[-1:])
-        unknown = set(self._out_features) - set(available)
-        if unknown:
-            raise ValueError(f"out_features {sorted(unknown)}: expected any of {available}")
+        architecture = Architecture.of_family("mobilenetv2", stage_code, operation_code)
+        stages = MobileNetV2Stages(in_channels, width_multiplier, norm)
+        dilations = dict(zip(get_family("mobilenetv2").stages, architecture.dilations))
 
-        norm = fit_norm(norm)
-        make_stage = CheckpointedStage if activation_checkpoint else nn.Sequential
-        self.stage_names = []
-        self._out_feature_channels, self._out_feature_strides = {}, {}
-        stages = get_family("mobilenetv2").stages
-        channels, stride = in_channels, 1
-        for name, dilations in zip(stages, self.architecture.dilations):
-            if name == "pool" or (num_classes is None and self._complete()):
-                break
-            blocks = _make_blocks(name, dilations, channels, width_multiplier, norm)
-            self.add_module(name, make_stage(*blocks))
-            self.stage_names.append(name)
-            channels = blocks[-1].out_channels
-            stride *= blocks[0].stride
-            if name in FEATURES:
-                self._out_feature_channels[FEATURES[name]] = channels
-                self._out_feature_strides[FEATURES[name]] = stride
+        def make_stage(name: str) -> nn.Sequential:
+            stage = stages.make_stage(name, dilations[name])
+            return CheckpointedStage(*stage) if activation_checkpoint else stage
 
-        self.linear = None
-        if num_classes is not None:
-            self.linear = nn.Linear(channels, num_classes)
-            nn.init.normal_(self.linear.weight, std=0.01)
-            nn.init.zeros_(self.linear.bias)
-        self.freeze(freeze_at)
-
-    def _complete(self) -> bool:
-        """Whether all wanted features are there, so that deeper stages would never be used."""
-        return all(f in self._out_feature_channels for f in self._out_features)
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """See the class for the shapes; "linear" has shape (N, num_classes)."""
-        outputs = {}
-        for name in self.stage_names:
-            x = getattr(self, name)(x)
-            if FEATURES.get(name) in self._out_features:
-                outputs[FEATURES[name]] = x
-        if "linear" in self._out_features:
-            x = F.dropout(x.mean((2, 3)), 0.2, self.training)
-            outputs["linear"] = self.linear(x)
-        return outputs
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {
-            name: ShapeSpec(
-                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
-            )
-            for name in self._out_features
-        }
-
-    def freeze(self, freeze_at: int = 0) -> CRMobileNetV2:
-        """Freeze the first ``freeze_at`` resolutions: no gradients, FrozenBN in place of BN."""
-        frozen = 0
-        for name in self.stage_names:
-            if frozen >= freeze_at:
-                break
-            for block in getattr(self, name):
-                block.freeze()
-            frozen += name in FEATURES
-        return self
+        super().__init__(stages, make_stage, out_features, freeze_at, num_classes)
+        self.architecture = architecture
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
@@ -244,32 +242,6 @@ class CRMobileNetV2(Backbone):
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
         }
-
-
-def _make_blocks(
-    stage: str, dilations: Sequence[int], in_channels: int, width_multiplier: float, norm: Norm
-) -> list[CNNBlockBase]:
-    if stage == "stem":
-        out_channels = round_channels(32 * width_multiplier)
-        return [ConvBlock(in_channels, out_channels, kernel_size=3, stride=2, norm=norm)]
-    if stage == "c1280":
-        out_channels = round_channels(1280 * max(1.0, width_multiplier))
-        return [ConvBlock(in_channels, out_channels, kernel_size=1, stride=1, norm=norm)]
-    expansion, channels, stride = INVERTED_RESIDUALS[stage]
-    blocks = []
-    for dilation in dilations:
-        blocks.append(
-            InvertedResidual(
-                in_channels,
-                round_channels(channels * width_multiplier),
-                expansion=expansion,
-                stride=1 if blocks else stride,
-                dilation=dilation,
-                norm=norm,
-            )
-        )
-        in_channels = blocks[-1].out_channels
-    return blocks
 
 
 @BACKBONE_REGISTRY.register()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fvcore.nn import weight_init
+from torch import nn
 
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 
@@ -15,6 +16,7 @@ from ..architecture import Architecture, get_family
 from ..config import get_architecture
 from .activation_checkpoint import CheckpointedStage
 from .norm import Norm, fit_norm
+from .stages import Stages
 
 BLOCKS = ("basic", "bottleneck")
 
@@ -44,42 +46,82 @@ class DilatedBasicBlock(BasicBlock):
         weight_init.c2_msra_fill(self.conv2)
 
 
-def make_stages(
-    architecture: Architecture,
-    *,
-    block: str,
-    stem_out_channels: int,
-    res2_out_channels: int,
-    num_groups: int,
-    width_per_group: int,
-    stride_in_1x1: bool,
-    norm: Norm,
-) -> list[list[CNNBlockBase]]:
-    """The blocks of res2 to res5; arguments as in :class:`CRResNet`."""
-    stages = []
-    in_channels = stem_out_channels
-    for i, dilations in enumerate(architecture.dilations):
-        out_channels = res2_out_channels * 2**i
-        options = {
-            "stride_per_block": [1 if i == 0 else 2] + [1] * (len(dilations) - 1),
-            "dilation_per_block": dilations,
-            "norm": norm,
-        }
-        if block == "bottleneck":
-            options["bottleneck_channels"] = num_groups * width_per_group * 2**i
-            options["num_groups"] = num_groups
-            options["stride_in_1x1"] = stride_in_1x1
-        stages.append(
-            ResNet.make_stage(
-                BottleneckBlock if block == "bottleneck" else DilatedBasicBlock,
-                len(dilations),
-                in_channels=in_channels,
-                out_channels=out_channels,
-                **options,
-            )
+class ResNetStages(Stages):
+    """Stages of a ResNet or ResNeXt: the stem and res2 to res5."""
+
+    names = ("stem", *get_family("resnet").stages)
+    features = {name: name for name in names}
+
+    def __init__(
+        self,
+        block: str = "bottleneck",
+        in_channels: int = 3,
+        stem_out_channels: int = 64,
+        res2_out_channels: int | None = None,
+        num_groups: int = 1,
+        width_per_group: int = 64,
+        stride_in_1x1: bool = False,
+        norm: Norm = "BN",
+    ):
+        """
+        Args:
+            block: "basic" or "bottleneck".
+            in_channels: channels of the image.
+            stem_out_channels: channels after the stem.
+            res2_out_channels: channels of res2, each later stage has twice as many; by default 64
+                for basic blocks and 256 for bottlenecks.
+            num_groups: groups of the 3x3 convolution of a bottleneck in every stage.
+            width_per_group: channels of each group in res2; each later stage has twice as many.
+            stride_in_1x1: put a bottleneck's stride into its first 1x1 instead of its 3x3.
+            norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
+
+        Raises:
+            ValueError: the block is unknown or cannot have groups.
+        """
+        if block not in BLOCKS:
+            raise ValueError(f"unknown block {block!r}: expected one of {list(BLOCKS)}")
+        if block == "basic" and num_groups != 1:
+            raise ValueError(f"num_groups {num_groups}: a basic block has no groups, expected 1")
+        self.block = block
+        self.in_channels = in_channels
+        self.stem_out_channels = stem_out_channels
+        self.res2_out_channels = res2_out_channels or (64 if block == "basic" else 256)
+        self.num_groups = num_groups
+        self.width_per_group = width_per_group
+        self.stride_in_1x1 = stride_in_1x1
+        self.norm = fit_norm(norm)
+
+    def out_channels(self, name: str) -> int:
+        if name == "stem":
+            return self.stem_out_channels
+        return self.res2_out_channels * self._widening(name)
+
+    def stride(self, name: str) -> int:
+        return {"stem": 4, "res2": 1}.get(name, 2)
+
+    def make_stage(self, name: str, dilations: Sequence[int] = (1,)) -> nn.Module:
+        if name == "stem":
+            return BasicStem(self.in_channels, self.stem_out_channels, norm=self.norm)
+        options = {}
+        if self.block == "bottleneck":
+            channels = self.num_groups * self.width_per_group * self._widening(name)
+            options["bottleneck_channels"] = channels
+            options["num_groups"] = self.num_groups
+            options["stride_in_1x1"] = self.stride_in_1x1
+        blocks = ResNet.make_stage(
+            BottleneckBlock if self.block == "bottleneck" else DilatedBasicBlock,
+            len(dilations),
+            in_channels=self.stage_in_channels(name),
+            out_channels=self.out_channels(name),
+            stride_per_block=[self.stride(name)] + [1] * (len(dilations) - 1),
+            dilation_per_block=dilations,
+            norm=self.norm,
+            **options,
         )
-        in_channels = out_channels
-    return stages
+        return nn.Sequential(*blocks)
+
+    def _widening(self, name: str) -> int:
+        return 2 ** get_family("resnet").stages.index(name)
 
 
 class CRResNet(ResNet):
@@ -114,15 +156,8 @@ class CRResNet(ResNet):
             stage_code: tau, blocks of each of the 4 stages.
             operation_code: o, the dilation less 1 of each block's 3x3 convolution (of the second
                 one in a basic block); empty means all zeros.
-            block: "basic" or "bottleneck".
-            in_channels: channels of the image.
-            stem_out_channels: channels after the stem.
-            res2_out_channels: channels of res2, each later stage has twice as many; by default 64
-                for basic blocks and 256 for bottlenecks.
-            num_groups: groups of the 3x3 convolution of a bottleneck in every stage.
-            width_per_group: channels of each group in res2; each later stage has twice as many.
-            stride_in_1x1: put a bottleneck's stride into its first 1x1 instead of its 3x3.
-            norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
+            block, in_channels, stem_out_channels, res2_out_channels, num_groups, width_per_group,
+                stride_in_1x1, norm: see :class:`ResNetStages`.
             num_classes: if given, a classifier on top of res5 that has the output "linear".
             out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
                 Stages that none of them needs are not built, unless there is a classifier.
@@ -134,31 +169,27 @@ class CRResNet(ResNet):
                 cannot have groups, or a feature is unknown.
         """
         architecture = Architecture.of_family("resnet", stage_code, operation_code)
-        if block not in BLOCKS:
-            raise ValueError(f"unknown block {block!r}: expected one of {list(BLOCKS)}")
-        if block == "basic" and num_groups != 1:
-            raise ValueError(f"num_groups {num_groups}: a basic block has no groups, expected 1")
-        available = ["stem", *get_family("resnet").stages]
-        available += [] if num_classes is None else ["linear"]
+        stages = ResNetStages(
+            block,
+            in_channels,
+            stem_out_channels,
+            res2_out_channels,
+            num_groups,
+            width_per_group,
+            stride_in_1x1,
+            norm,
+        )
+        available = [*stages.names] + ([] if num_classes is None else ["linear"])
         out_features = list(out_features or available[-1:])
         unknown = set(out_features) - set(available)
         if unknown:
             raise ValueError(f"out_features {sorted(unknown)}: expected any of {available}")
-        if res2_out_channels is None:
-            res2_out_channels = 64 if block == "basic" else 256
-        norm = fit_norm(norm)
         super().__init__(
-            BasicStem(in_channels, stem_out_channels, norm=norm),
-            make_stages(
-                architecture,
-                block=block,
-                stem_out_channels=stem_out_channels,
-                res2_out_channels=res2_out_channels,
-                num_groups=num_groups,
-                width_per_group=width_per_group,
-                stride_in_1x1=stride_in_1x1,
-                norm=norm,
-            ),
+            stages.make_stage("stem"),
+            [
+                list(stages.make_stage(name, dilations))
+                for name, dilations in zip(get_family("resnet").stages, architecture.dilations)
+            ],
             num_classes=num_classes,
             out_features=out_features if num_classes is None else None,
             freeze_at=freeze_at,

@@ -1,0 +1,131 @@
+"""Backbones as a row of stages, each made by its family's rules."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from detectron2.layers import CNNBlockBase, ShapeSpec
+from detectron2.modeling import Backbone
+
+
+class Stages(ABC):
+    """Makes the stages of one family of networks, with any blocks and dilations.
+
+    Attributes:
+        names: of all stages that a detector runs, in order.
+        features: the feature that a stage gives, by the name of the stage.
+        in_channels: channels of the image.
+    """
+
+    names: Sequence[str]
+    features: Mapping[str, str]
+    in_channels: int
+
+    @abstractmethod
+    def out_channels(self, name: str) -> int:
+        """Channels of a stage's output."""
+
+    @abstractmethod
+    def stride(self, name: str) -> int:
+        """Stride of a stage, which its first block has."""
+
+    @abstractmethod
+    def make_stage(self, name: str, dilations: Sequence[int] = (1,)) -> nn.Module:
+        """One stage: a block for each dilation, in a ``nn.Sequential`` unless it is a stem.
+
+        Maps (N, channels, H, W) to (N, out_channels(name), H / stride(name), W / stride(name)).
+        """
+
+    def stage_in_channels(self, name: str) -> int:
+        """Channels of a stage's input."""
+        index = self.names.index(name)
+        return self.out_channels(self.names[index - 1]) if index else self.in_channels
+
+
+class StagedBackbone(Backbone):
+    """A backbone that runs its stages one after the other and returns the features asked for.
+
+    Maps images of shape (N, in_channels, H, W), H and W multiples of 32, to features of shape
+    (N, channels, H / stride, W / stride).
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        make_stage: Callable[[str], nn.Module],
+        out_features: Sequence[str] | None = None,
+        freeze_at: int = 0,
+        num_classes: int | None = None,
+    ):
+        """
+        Args:
+            stages: of the family.
+            make_stage: gives the module of a stage by its name, with the shapes of ``stages``.
+            out_features: any of the family's features, or "linear"; by default the last one.
+                Stages that none of them needs are not built, unless there is a classifier.
+            freeze_at: resolutions to freeze, counted as :meth:`detectron2.modeling.ResNet.freeze`
+                does: 1 is the stem, 2 is all up to "res2", and so on.
+            num_classes: if given, a classifier on top of the last stage that has the output
+                "linear" of shape (N, num_classes).
+
+        Raises:
+            ValueError: a feature is unknown.
+        """
+        super().__init__()
+        available = list(stages.features.values()) + ([] if num_classes is None else ["linear"])
+        self._out_features = list(out_features or available[-1:])
+        unknown = set(self._out_features) - set(available)
+        if unknown:
+            raise ValueError(f"out_features {sorted(unknown)}: expected any of {available}")
+
+        self.stages = stages
+        self.stage_names = []
+        self._shapes: dict[str, ShapeSpec] = {}
+        stride = 1
+        for name in stages.names:
+            if num_classes is None and all(f in self._shapes for f in self._out_features):
+                break
+            self.add_module(name, make_stage(name))
+            self.stage_names.append(name)
+            stride *= stages.stride(name)
+            if name in stages.features:
+                self._shapes[stages.features[name]] = ShapeSpec(
+                    channels=stages.out_channels(name), stride=stride
+                )
+        self.linear = None
+        if num_classes is not None:
+            self.linear = nn.Linear(stages.out_channels(name), num_classes)
+            nn.init.normal_(self.linear.weight, std=0.01)
+            nn.init.zeros_(self.linear.bias)
+        self.freeze(freeze_at)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs = {}
+        for name in self.stage_names:
+            x = getattr(self, name)(x)
+            feature = self.stages.features.get(name)
+            if feature in self._out_features:
+                outputs[feature] = x
+        if "linear" in self._out_features:
+            outputs["linear"] = self.linear(F.dropout(x.mean((2, 3)), 0.2, self.training))
+        return outputs
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {feature: self._shapes[feature] for feature in self._out_features}
+
+    def freeze(self, freeze_at: int = 0) -> StagedBackbone:
+        """Freeze the first ``freeze_at`` resolutions: no gradients, FrozenBN in place of BN."""
+        frozen = 0
+        for name in self.stage_names:
+            if frozen >= freeze_at:
+                break
+            for module in getattr(self, name).modules():
+                if isinstance(module, CNNBlockBase):
+                    module.freeze()
+            frozen += name in self.stages.features
+        return self
