@@ -30,6 +30,14 @@ def add_crnas_config(cfg: CN) -> None:
     # Recompute each stage's activations in the backward pass instead of keeping them
     cr.ACTIVATION_CHECKPOINT = False
 
+    supernet = cfg.MODEL.SUPERNET = CN()
+    # T_i of the stage supernet: for each stage, the numbers of blocks to choose from; empty = the paper's
+    supernet.STAGE_CHOICES = []
+    # Cost of a block in each stage; empty = the paper's
+    supernet.STAGE_WEIGHTS = []
+    # O of the dilation supernet: the operations of a choice block
+    supernet.OPERATIONS = [0, 1, 2]
+
     # Own data sets in COCO format: a list of [name, json file, image root]
     cfg.DATASETS.COCO_JSON = []
     # Own data sets in VOC layout: a list of [name, folder, split, year of the metric, class names]

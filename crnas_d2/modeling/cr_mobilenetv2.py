@@ -16,7 +16,6 @@ from detectron2.modeling import BACKBONE_REGISTRY
 
 from ..architecture import Architecture, get_family
 from ..config import get_architecture
-from .activation_checkpoint import CheckpointedStage
 from .norm import Norm, fit_norm
 from .stages import StagedBackbone, Stages
 
@@ -125,14 +124,22 @@ class MobileNetV2Stages(Stages):
 
     names = ("stem", *INVERTED_RESIDUALS, "c1280")
     features = FEATURES
+    choice_layer = "depthwise"
 
-    def __init__(self, in_channels: int = 3, width_multiplier: float = 1.0, norm: Norm = "BN"):
+    def __init__(
+        self,
+        in_channels: int = 3,
+        width_multiplier: float = 1.0,
+        norm: Norm = "BN",
+        activation_checkpoint: bool = False,
+    ):
         """
         Args:
             in_channels: channels of the image.
             width_multiplier: factor on all channels (never below 1280 in the last layer),
                 rounded to multiples of 8.
             norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
+            activation_checkpoint: see :class:`CheckpointedStage`.
 
         Raises:
             ValueError: the multiplier is not positive.
@@ -142,6 +149,7 @@ class MobileNetV2Stages(Stages):
         self.in_channels = in_channels
         self.width_multiplier = width_multiplier
         self.norm = fit_norm(norm)
+        self.activation_checkpoint = activation_checkpoint
 
     def out_channels(self, name: str) -> int:
         if name == "c1280":
@@ -157,28 +165,31 @@ class MobileNetV2Stages(Stages):
         stride = self.stride(name)
         if name not in INVERTED_RESIDUALS:
             kernel_size = 3 if name == "stem" else 1
-            return nn.Sequential(
-                ConvBlock(
-                    in_channels,
-                    out_channels,
-                    kernel_size=kernel_size,
-                    stride=stride,
-                    norm=self.norm,
-                )
+            block = ConvBlock(
+                in_channels, out_channels, kernel_size=kernel_size, stride=stride, norm=self.norm
             )
-        return nn.Sequential(
-            *(
-                InvertedResidual(
-                    out_channels if i else in_channels,
-                    out_channels,
-                    expansion=INVERTED_RESIDUALS[name][0],
-                    stride=1 if i else stride,
-                    dilation=dilation,
-                    norm=self.norm,
-                )
-                for i, dilation in enumerate(dilations)
+            return self.chain([block])
+        return self.chain(
+            InvertedResidual(
+                out_channels if i else in_channels,
+                out_channels,
+                expansion=INVERTED_RESIDUALS[name][0],
+                stride=1 if i else stride,
+                dilation=dilation,
+                norm=self.norm,
             )
+            for i, dilation in enumerate(dilations)
         )
+
+
+def mobilenetv2_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+    """Arguments of :class:`MobileNetV2Stages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.NORM``."""
+    return {
+        "in_channels": input_shape.channels,
+        "width_multiplier": cfg.MODEL.CR.WIDTH_MULTIPLIER,
+        "norm": cfg.MODEL.RESNETS.NORM,
+        "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
+    }
 
 
 class CRMobileNetV2(StagedBackbone):
@@ -208,25 +219,26 @@ class CRMobileNetV2(StagedBackbone):
             stage_code: the 10 entries of appendix A.2, [1, 1, m1, m2, m3, m4, m5, 1, 1, 1].
             operation_code: the dilation less 1 of each block's depthwise 3x3; zero for the stem
                 and the two entries of the tail. Empty means all zeros.
-            in_channels, width_multiplier, norm: see :class:`MobileNetV2Stages`.
+            in_channels, width_multiplier, norm, activation_checkpoint: see
+                :class:`MobileNetV2Stages`.
             num_classes: if given, a classifier on top of res5 that has the output "linear".
             out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
                 Stages that none of them needs are not built, unless there is a classifier.
             freeze_at: see :class:`StagedBackbone`.
-            activation_checkpoint: see :class:`CheckpointedStage`.
 
         Raises:
             ValueError: the codes make no architecture of this family, or a feature is unknown.
         """
         architecture = Architecture.of_family("mobilenetv2", stage_code, operation_code)
-        stages = MobileNetV2Stages(in_channels, width_multiplier, norm)
+        stages = MobileNetV2Stages(in_channels, width_multiplier, norm, activation_checkpoint)
         dilations = dict(zip(get_family("mobilenetv2").stages, architecture.dilations))
-
-        def make_stage(name: str) -> nn.Sequential:
-            stage = stages.make_stage(name, dilations[name])
-            return CheckpointedStage(*stage) if activation_checkpoint else stage
-
-        super().__init__(stages, make_stage, out_features, freeze_at, num_classes)
+        super().__init__(
+            stages,
+            lambda name: stages.make_stage(name, dilations[name]),
+            out_features,
+            freeze_at,
+            num_classes,
+        )
         self.architecture = architecture
 
     @classmethod
@@ -235,12 +247,9 @@ class CRMobileNetV2(StagedBackbone):
         return {
             "stage_code": architecture.stage_code,
             "operation_code": architecture.operation_code,
-            "in_channels": input_shape.channels,
-            "width_multiplier": cfg.MODEL.CR.WIDTH_MULTIPLIER,
-            "norm": cfg.MODEL.RESNETS.NORM,
+            **mobilenetv2_stages_arguments(cfg, input_shape),
             "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
         }
 
 

@@ -14,7 +14,6 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, Bottlenec
 
 from ..architecture import Architecture, get_family
 from ..config import get_architecture
-from .activation_checkpoint import CheckpointedStage
 from .norm import Norm, fit_norm
 from .stages import Stages
 
@@ -51,6 +50,7 @@ class ResNetStages(Stages):
 
     names = ("stem", *get_family("resnet").stages)
     features = {name: name for name in names}
+    choice_layer = "conv2"
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class ResNetStages(Stages):
         width_per_group: int = 64,
         stride_in_1x1: bool = False,
         norm: Norm = "BN",
+        activation_checkpoint: bool = False,
     ):
         """
         Args:
@@ -74,6 +75,7 @@ class ResNetStages(Stages):
             width_per_group: channels of each group in res2; each later stage has twice as many.
             stride_in_1x1: put a bottleneck's stride into its first 1x1 instead of its 3x3.
             norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
+            activation_checkpoint: see :class:`CheckpointedStage`.
 
         Raises:
             ValueError: the block is unknown or cannot have groups.
@@ -90,6 +92,7 @@ class ResNetStages(Stages):
         self.width_per_group = width_per_group
         self.stride_in_1x1 = stride_in_1x1
         self.norm = fit_norm(norm)
+        self.activation_checkpoint = activation_checkpoint
 
     def out_channels(self, name: str) -> int:
         if name == "stem":
@@ -118,10 +121,40 @@ class ResNetStages(Stages):
             norm=self.norm,
             **options,
         )
-        return nn.Sequential(*blocks)
+        return self.chain(blocks)
 
     def _widening(self, name: str) -> int:
         return 2 ** get_family("resnet").stages.index(name)
+
+
+def resnet_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+    """Arguments of :class:`ResNetStages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``.
+
+    Raises:
+        ValueError: dilations or deformable convolutions are asked for by Detectron2's own keys.
+    """
+    resnets = cfg.MODEL.RESNETS
+    if resnets.RES5_DILATION != 1:
+        raise ValueError(
+            f"MODEL.RESNETS.RES5_DILATION is {resnets.RES5_DILATION}; expected 1, "
+            "as dilations are told by MODEL.CR.OPERATION_CODE"
+        )
+    if any(resnets.DEFORM_ON_PER_STAGE):
+        raise ValueError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {resnets.DEFORM_ON_PER_STAGE}; "
+            "a CR backbone has no deformable convolutions"
+        )
+    return {
+        "block": cfg.MODEL.CR.BLOCK,
+        "in_channels": input_shape.channels,
+        "stem_out_channels": resnets.STEM_OUT_CHANNELS,
+        "res2_out_channels": resnets.RES2_OUT_CHANNELS,
+        "num_groups": resnets.NUM_GROUPS,
+        "width_per_group": resnets.WIDTH_PER_GROUP,
+        "stride_in_1x1": resnets.STRIDE_IN_1X1,
+        "norm": resnets.NORM,
+        "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
+    }
 
 
 class CRResNet(ResNet):
@@ -157,12 +190,11 @@ class CRResNet(ResNet):
             operation_code: o, the dilation less 1 of each block's 3x3 convolution (of the second
                 one in a basic block); empty means all zeros.
             block, in_channels, stem_out_channels, res2_out_channels, num_groups, width_per_group,
-                stride_in_1x1, norm: see :class:`ResNetStages`.
+                stride_in_1x1, norm, activation_checkpoint: see :class:`ResNetStages`.
             num_classes: if given, a classifier on top of res5 that has the output "linear".
             out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
                 Stages that none of them needs are not built, unless there is a classifier.
             freeze_at: stages to freeze, see :meth:`ResNet.freeze`.
-            activation_checkpoint: see :class:`CheckpointedStage`.
 
         Raises:
             ValueError: the codes make no architecture of this family, the block is unknown or
@@ -178,6 +210,7 @@ class CRResNet(ResNet):
             width_per_group,
             stride_in_1x1,
             norm,
+            activation_checkpoint,
         )
         available = [*stages.names] + ([] if num_classes is None else ["linear"])
         out_features = list(out_features or available[-1:])
@@ -197,38 +230,19 @@ class CRResNet(ResNet):
         self._out_features = out_features
         self.architecture = architecture
         if activation_checkpoint:
-            self.stages = [CheckpointedStage(*stage) for stage in self.stages]
+            self.stages = [stages.chain(stage) for stage in self.stages]
             for name, stage in zip(self.stage_names, self.stages):
                 setattr(self, name, stage)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         architecture = get_architecture(cfg, family="resnet")
-        resnets = cfg.MODEL.RESNETS
-        if resnets.RES5_DILATION != 1:
-            raise ValueError(
-                f"MODEL.RESNETS.RES5_DILATION is {resnets.RES5_DILATION}; expected 1, "
-                "as dilations are told by MODEL.CR.OPERATION_CODE"
-            )
-        if any(resnets.DEFORM_ON_PER_STAGE):
-            raise ValueError(
-                f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {resnets.DEFORM_ON_PER_STAGE}; "
-                "a CR backbone has no deformable convolutions"
-            )
         return {
             "stage_code": architecture.stage_code,
             "operation_code": architecture.operation_code,
-            "block": cfg.MODEL.CR.BLOCK,
-            "in_channels": input_shape.channels,
-            "stem_out_channels": resnets.STEM_OUT_CHANNELS,
-            "res2_out_channels": resnets.RES2_OUT_CHANNELS,
-            "num_groups": resnets.NUM_GROUPS,
-            "width_per_group": resnets.WIDTH_PER_GROUP,
-            "stride_in_1x1": resnets.STRIDE_IN_1X1,
-            "norm": resnets.NORM,
-            "out_features": resnets.OUT_FEATURES,
+            **resnet_stages_arguments(cfg, input_shape),
+            "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
         }
 
 

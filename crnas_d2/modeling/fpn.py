@@ -1,4 +1,4 @@
-"""CR backbones under Detectron2's feature pyramid, P2 to P6."""
+"""CR backbones and supernets under Detectron2's feature pyramid, P2 to P6."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from .cr_mobilenetv2 import CRMobileNetV2
 from .cr_resnet import CRResNet
+from .dilation_supernet import DilationSupernet
+from .stage_supernet import StageSupernet
 
 
 def build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
@@ -33,3 +35,15 @@ def build_cr_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 def build_cr_mobilenetv2_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """FPN over a :class:`CRMobileNetV2`."""
     return build_fpn(cfg, CRMobileNetV2(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_stage_supernet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """FPN over a :class:`StageSupernet`."""
+    return build_fpn(cfg, StageSupernet(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_dilation_supernet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """FPN over a :class:`DilationSupernet`."""
+    return build_fpn(cfg, DilationSupernet(cfg, input_shape))

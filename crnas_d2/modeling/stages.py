@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from torch import nn
 from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import Backbone
 
+from .activation_checkpoint import CheckpointedStage
+
 
 class Stages(ABC):
     """Makes the stages of one family of networks, with any blocks and dilations.
@@ -19,12 +21,16 @@ class Stages(ABC):
     Attributes:
         names: of all stages that a detector runs, in order.
         features: the feature that a stage gives, by the name of the stage.
+        choice_layer: name of the layer in a block whose dilation is searched.
         in_channels: channels of the image.
+        activation_checkpoint: see :class:`CheckpointedStage`.
     """
 
     names: Sequence[str]
     features: Mapping[str, str]
+    choice_layer: str
     in_channels: int
+    activation_checkpoint: bool
 
     @abstractmethod
     def out_channels(self, name: str) -> int:
@@ -40,6 +46,10 @@ class Stages(ABC):
 
         Maps (N, channels, H, W) to (N, out_channels(name), H / stride(name), W / stride(name)).
         """
+
+    def chain(self, blocks: Iterable[nn.Module]) -> nn.Sequential:
+        """Put blocks into a row."""
+        return (CheckpointedStage if self.activation_checkpoint else nn.Sequential)(*blocks)
 
     def stage_in_channels(self, name: str) -> int:
         """Channels of a stage's input."""

@@ -1,0 +1,83 @@
+"""The supernet of convolution reallocation (section 3.2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+
+from ..architecture import Architecture, get_family
+from ..config import get_architecture
+from ..spaces import OperationSpace, get_operation_space
+from .stages import Stages
+from .supernet import ChoiceBlock, Supernet, build_stages
+
+
+class DilationSupernet(Supernet):
+    """Every block's searched 3x3 convolution is a choice block of dilations; the rest is shared.
+
+    A path is an operation code. The candidates have weights and norms of their own; in a basic
+    block the second 3x3 is searched, in MobileNetV2 the depthwise one.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        stages: Stages,
+        space: OperationSpace,
+        *,
+        out_features: Sequence[str] | None = None,
+        freeze_at: int = 0,
+    ):
+        """
+        Args:
+            stages: of the family that the space's stage code belongs to.
+            space: the operation codes of a stage code.
+            out_features, freeze_at: see :class:`StagedBackbone`.
+        """
+        self._family = get_family(Architecture(space.stage_code).family)
+        depths = dict(zip(self._family.stages, space.stage_code))
+
+        def make_stage(name: str) -> nn.Module:
+            if name not in depths or name in self._family.single:
+                return stages.make_stage(name)
+            candidates = {
+                operation: stages.make_stage(name, (operation + 1,) * depths[name])
+                for operation in space.operations
+            }
+            stage = candidates[space.operations[0]]
+            for i, block in enumerate(stage):
+                ops = {o: getattr(chain[i], stages.choice_layer) for o, chain in candidates.items()}
+                setattr(block, stages.choice_layer, ChoiceBlock(ops))
+            return stage
+
+        super().__init__(space, stages, make_stage, out_features, freeze_at)
+
+    def choice_blocks(self) -> list[tuple[int, ChoiceBlock]]:
+        found, index = [], 0
+        for name, depth in zip(self._family.stages, self.space.stage_code):
+            if name in self.stage_names and name not in self._family.single:
+                blocks = enumerate(getattr(self, name), start=index)
+                found += [(i, getattr(block, self.stages.choice_layer)) for i, block in blocks]
+            index += depth
+        return found
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        operations = cfg.MODEL.SUPERNET.OPERATIONS
+        return {
+            "stages": build_stages(cfg, input_shape),
+            "space": get_operation_space(get_architecture(cfg), operations),
+            "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+        }
+
+
+@BACKBONE_REGISTRY.register()
+def build_dilation_supernet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DilationSupernet:
+    """A :class:`DilationSupernet` of the stage code ``MODEL.CR.STAGE_CODE``."""
+    return DilationSupernet(cfg, input_shape)

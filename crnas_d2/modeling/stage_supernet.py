@@ -1,0 +1,74 @@
+"""The supernet of stage reallocation (section 3.2.1, figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+
+from ..architecture import get_family
+from ..config import get_architecture
+from ..spaces import StageSpace, get_stage_space
+from .stages import Stages
+from .supernet import ChoiceBlock, Supernet, build_stages
+
+
+class StageSupernet(Supernet):
+    """Every stage is a choice block of branches; branch n is a chain of n blocks of its own.
+
+    A path is a stage code. The stem is shared. Features are those of the family's final networks.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        stages: Stages,
+        space: StageSpace,
+        *,
+        out_features: Sequence[str] | None = None,
+        freeze_at: int = 0,
+    ):
+        """
+        Args:
+            stages: of the space's family.
+            space: the stage codes.
+            out_features, freeze_at: see :class:`StagedBackbone`.
+        """
+        choices = dict(zip(get_family(space.family).stages, space.choices))
+
+        def make_stage(name: str) -> nn.Module:
+            if name not in choices:  # the stem of a ResNet is no part of its stage code
+                return stages.make_stage(name)
+            return ChoiceBlock(
+                {blocks: stages.make_stage(name, (1,) * blocks) for blocks in choices[name]}
+            )
+
+        super().__init__(space, stages, make_stage, out_features, freeze_at)
+
+    def choice_blocks(self) -> list[tuple[int, ChoiceBlock]]:
+        return [
+            (index, getattr(self, name))
+            for index, name in enumerate(get_family(self.space.family).stages)
+            if name in self.stage_names
+        ]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        family = get_architecture(cfg).family
+        supernet = cfg.MODEL.SUPERNET
+        return {
+            "stages": build_stages(cfg, input_shape),
+            "space": get_stage_space(family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS),
+            "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+        }
+
+
+@BACKBONE_REGISTRY.register()
+def build_stage_supernet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> StageSupernet:
+    """A :class:`StageSupernet` of the family ``MODEL.CR.FAMILY``, over ``MODEL.SUPERNET.STAGE_CHOICES``."""
+    return StageSupernet(cfg, input_shape)
