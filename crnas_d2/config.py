@@ -37,6 +37,8 @@ def add_crnas_config(cfg: CN) -> None:
     supernet.STAGE_WEIGHTS = []
     # O of the dilation supernet: the operations of a choice block
     supernet.OPERATIONS = [0, 1, 2]
+    # Seed of the paths that training draws; the path of an iteration is a function of both
+    supernet.SEED = 0
 
     # Own data sets in COCO format: a list of [name, json file, image root]
     cfg.DATASETS.COCO_JSON = []

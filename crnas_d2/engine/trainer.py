@@ -6,20 +6,26 @@ import logging
 import weakref
 
 import torch
+from torch.utils.data import DataLoader
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import (
-    AMPTrainer,
-    DefaultTrainer,
-    SimpleTrainer,
-    TrainerBase,
-    create_ddp_model,
-)
+from detectron2.data.build import _train_loader_from_config
+from detectron2.data.samplers import TrainingSampler
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 
 from ..checkpoint import CRCheckpointer
+from .hooks import (
+    ActiveGradientReduction,
+    SeededStep,
+    StopOnSignal,
+    UniformPathSampling,
+    find_supernet,
+)
+from .loader import build_train_loader
+from .step import AMPStep, Step
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +34,9 @@ class CRTrainer(DefaultTrainer):
     """Detectron2's default trainer, which also
 
     * trains on the CPU in several processes,
+    * trains a supernet by single-path uniform sampling, moving the gradients of the path alone,
+    * resumes to the state that it would have reached without the interruption, given a ``SEED``,
+    * saves and ends on SIGTERM, and stops with all ranks when a loss is not finite,
     * loads and saves through :class:`CRCheckpointer`,
     * trains "SyncBN" as "BN" where there is nothing to synchronize or no GPU to do it on,
     * chooses the evaluator by the data set.
@@ -40,14 +49,16 @@ class CRTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        model = create_ddp_model(
-            model,
-            broadcast_buffers=False,
-            device_ids=None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()],
-        )
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(
-            model, data_loader, optimizer
-        )
+        supernet = find_supernet(model)
+        if supernet is None:
+            model = create_ddp_model(
+                model,
+                broadcast_buffers=False,
+                device_ids=None if cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()],
+            )
+        self._trainer = (AMPStep if cfg.SOLVER.AMP.ENABLED else Step)(model, data_loader, optimizer)
+        if supernet is not None and comm.get_world_size() > 1:
+            self._trainer.register_hooks([ActiveGradientReduction(model)])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = CRCheckpointer(model, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -55,9 +66,18 @@ class CRTrainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
+    def build_hooks(self) -> list[HookBase | None]:
+        """Those of Detectron2, between what happens before a step and what may end the run."""
+        before = [SeededStep(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
+        supernet = find_supernet(self.model)
+        if supernet is not None:
+            before.append(UniformPathSampling(supernet, self.cfg.MODEL.SUPERNET.SEED))
+        return [*before, *super().build_hooks(), StopOnSignal()]
+
     def resume_or_load(self, resume: bool = True) -> None:
-        """As in Detectron2; also prints from where the training goes on."""
+        """As in Detectron2; also goes on in the data, and prints from where."""
         super().resume_or_load(resume=resume)
+        self.data_loader.batch_sampler.start = self.start_iter
         if self.start_iter > 0:
             source = f"checkpoint {self.checkpointer.get_checkpoint_file()}"
         else:
@@ -67,6 +87,14 @@ class CRTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         return super().build_model(without_needless_sync_bn(cfg))
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        arguments = _train_loader_from_config(cfg)
+        if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
+            arguments["sampler"] = TrainingSampler(len(arguments["dataset"]), seed=seed)
+        return build_train_loader(**arguments, seed=seed)
 
     @classmethod
     def build_evaluator(

@@ -1,0 +1,116 @@
+"""What happens around a training step."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from random import Random
+
+import torch
+import torch.distributed as dist
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from ..modeling.supernet import Supernet
+from .loader import seed_from
+
+logger = logging.getLogger(__name__)
+
+EXIT_AFTER_SIGTERM = 143  # 128 + SIGTERM, as a shell reports it
+
+
+def find_supernet(model: torch.nn.Module) -> Supernet | None:
+    """The supernet inside a model; None for a model that has none."""
+    return next((m for m in model.modules() if isinstance(m, Supernet)), None)
+
+
+class SeededStep(HookBase):
+    """Makes the random numbers of a step a function of (seed, iteration, rank).
+
+    So a resumed run draws what it would have drawn without the interruption.
+    """
+
+    def __init__(self, seed: int):
+        self._seed = seed
+
+    def before_step(self) -> None:
+        seed_from(self._seed, self.trainer.iter, comm.get_rank())
+
+
+class UniformPathSampling(HookBase):
+    """Single-path uniform sampling: each iteration trains one path of the supernet (section 3.3.1).
+
+    The path is a function of (seed, iteration), hence the same on all ranks without a message, and
+    the same after a resume. It is not constrained by any budget.
+    """
+
+    def __init__(self, supernet: Supernet, seed: int):
+        self._supernet = supernet
+        self._seed = seed
+
+    def path(self, iteration: int) -> tuple[int, ...]:
+        """The path of an iteration."""
+        return self._supernet.space.sample(Random(f"{self._seed}/{iteration}"))
+
+    def before_step(self) -> None:
+        """
+        Raises:
+            RuntimeError: the ranks would run different paths. Every rank raises it.
+        """
+        path = self.path(self.trainer.iter)
+        paths = comm.all_gather(path)
+        if len(set(paths)) > 1:
+            raise RuntimeError(
+                f"iteration {self.trainer.iter}: the ranks drew different paths: "
+                + ", ".join(f"rank {rank} {list(path)}" for rank, path in enumerate(paths))
+            )
+        self._supernet.set_path(path)
+
+
+class ActiveGradientReduction(HookBase):
+    """Averages over all ranks the gradients that are there: those of the path, and nothing else.
+
+    Belongs to the inner trainer (:class:`SimpleTrainer`), whose ``after_backward`` is called
+    between the backward pass and the optimizer's step.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        for tensor in [*model.parameters(), *model.buffers()]:
+            dist.broadcast(tensor.data, src=0)
+
+    def after_backward(self) -> None:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
+            gradient.copy_(mean.view_as(gradient))
+
+
+class StopOnSignal(HookBase):
+    """On SIGTERM, saves a checkpoint after the running step and ends with exit code 143.
+
+    ``--resume`` goes on from there. One rank that received the signal is enough.
+    """
+
+    def __init__(self):
+        self._received = False
+
+    def before_train(self) -> None:
+        self._previous = signal.signal(signal.SIGTERM, self._receive)
+
+    def _receive(self, *_) -> None:
+        self._received = True
+
+    def after_step(self) -> None:
+        if any(comm.all_gather(self._received)):
+            iteration = self.trainer.iter
+            self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+            logger.warning(f"SIGTERM: saved iteration {iteration}; --resume goes on from there")
+            comm.synchronize()
+            raise SystemExit(EXIT_AFTER_SIGTERM)
+
+    def after_train(self) -> None:
+        signal.signal(signal.SIGTERM, self._previous)

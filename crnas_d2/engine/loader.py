@@ -1,0 +1,122 @@
+"""A training loader that can start at any iteration."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.build import trivial_batch_collator
+from detectron2.utils import comm
+
+
+class TrainingBatches(Sampler):
+    """Batches of an infinite sampler, each sample with its position in the stream of all ranks.
+
+    Attributes:
+        start: how many batches to leave out at the beginning. They cost no image.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, groups: Sequence[int] | None = None):
+        """
+        Args:
+            sampler: endless indices of this rank, as :class:`detectron2.data.samplers.TrainingSampler`.
+            batch_size: of this rank.
+            groups: for each index; only samples of one group come into a batch.
+        """
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.groups = groups
+        self.start = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        open_batches = defaultdict(list)
+        finished = 0
+        rank, world_size = comm.get_rank(), comm.get_world_size()
+        for position, index in enumerate(self.sampler):
+            batch = open_batches[self.groups[index] if self.groups else 0]
+            batch.append((position * world_size + rank, index))
+            if len(batch) == self.batch_size:
+                if finished >= self.start:
+                    yield list(batch)
+                finished += 1
+                batch.clear()
+
+
+class SeededDataset(Dataset):
+    """A data set whose random augmentations depend on the seed and the position in the stream alone."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self._dataset = dataset
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        position, index = place
+        with own_random_state():
+            seed_from(self._seed, position)
+            return self._dataset[index]
+
+
+def build_train_loader(
+    dataset: list[dict],
+    mapper: Callable[[dict], Any],
+    sampler: Sampler,
+    *,
+    total_batch_size: int,
+    seed: int,
+    aspect_ratio_grouping: bool = False,
+    num_workers: int = 0,
+) -> DataLoader:
+    """Like :func:`detectron2.data.build_detection_train_loader`, but can start at any iteration.
+
+    With an equal seed, the batches from iteration k on are the same whether the loader started
+    there (``loader.batch_sampler.start = k``) or ran through, with any number of workers.
+
+    Args:
+        dataset, mapper, sampler, total_batch_size, aspect_ratio_grouping, num_workers: as there.
+        seed: of the random augmentations.
+
+    Raises:
+        ValueError: the batch cannot be shared equally among the processes.
+    """
+    batch_size, rest = divmod(total_batch_size, comm.get_world_size())
+    if rest or batch_size < 1:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {total_batch_size}; "
+            f"expected a multiple of the {comm.get_world_size()} processes"
+        )
+    groups = [int(d["width"] > d["height"]) for d in dataset] if aspect_ratio_grouping else None
+    return DataLoader(
+        SeededDataset(MapDataset(DatasetFromList(dataset, copy=False), mapper), seed),
+        batch_sampler=TrainingBatches(sampler, batch_size, groups),
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
+    )
+
+
+def seed_from(*numbers: int) -> None:
+    """Seed Python's, NumPy's and torch's generators by a few non-negative integers."""
+    state = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)
+    torch.manual_seed(state)
+
+
+@contextlib.contextmanager
+def own_random_state() -> Iterator[None]:
+    """Within it, random numbers of the CPU are drawn without a trace outside."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)
