@@ -24,7 +24,7 @@ from crnas_d2.analysis import (
 )
 from crnas_d2.analysis.flops import INPUT_SIZE, MASK_ROIS, PROPOSALS
 from crnas_d2.config import configs_dir
-from crnas_d2.data.files import write_atomically
+from crnas_d2.files import write_atomically
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 

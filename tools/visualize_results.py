@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from crnas_d2 import add_crnas_config
 from crnas_d2.data import setup_datasets
-from crnas_d2.data.files import read_json, write_atomically
+from crnas_d2.files import read_json, write_atomically
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import pickle
 from typing import Any
 
 import torch
@@ -9,6 +12,11 @@ from safetensors import safe_open
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+
+from ..files import is_remote, open_atomically, write_atomically
+
+logger = logging.getLogger(__name__)
 
 BACKBONE_FORMAT = (
     "crnas_d2.backbone"  # metadata entry "format" of a file that holds a backbone alone
@@ -23,6 +31,7 @@ class CRCheckpointer(DetectionCheckpointer):
       is refused: tools/convert_weights.py reads it without running what is in it.
     * A safetensors file made by tools/convert_weights.py holds a backbone alone; it must fill the
       model's backbone to the last tensor.
+    * A checkpoint takes its name when it is whole, and a resume takes the newest that can be read.
     * A file of which nothing fits the model is an error instead of a warning.
     * A checkpoint keeps the keys of ``cfg.MODEL``, for :func:`check_same_model`.
     """
@@ -32,7 +41,30 @@ class CRCheckpointer(DetectionCheckpointer):
         self._model_config = flatten_model_config(cfg)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        super().save(name, model_config=self._model_config, **kwargs)
+        """As in Detectron2, but whatever happens, no file on disk is ever half written."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), "model_config": self._model_config, **kwargs}
+        data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        opened = self.path_manager.open(path, "wb") if is_remote(path) else open_atomically(path)
+        with opened as file:
+            torch.save(data, file)
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        if is_remote(path):
+            super().tag_last_checkpoint(last_filename_basename)
+        else:
+            write_atomically(path, last_filename_basename.encode())
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        return find_checkpoint(self.save_dir) or ""
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".safetensors"):
@@ -95,6 +127,45 @@ class CRCheckpointer(DetectionCheckpointer):
                 + ", ".join(problems)
             )
         return state_dict
+
+
+def find_checkpoint(folder: str) -> str | None:
+    """The checkpoint from which a run in a folder goes on.
+
+    It is the last one saved, or, where that cannot be read, the newest that can. What is passed
+    over is logged.
+
+    Returns:
+        Its path; None where there is none.
+
+    Raises:
+        ValueError: there are checkpoints and none of them can be read.
+    """
+    tag = os.path.join(folder, "last_checkpoint")
+    if not PathManager.isfile(tag):
+        return None
+    with PathManager.open(tag) as file:
+        last = file.read().strip()
+    others = [name for name in PathManager.ls(folder) if name.endswith(".pth") and name != last]
+    if not is_remote(folder):
+        others.sort(key=lambda name: os.path.getmtime(os.path.join(folder, name)), reverse=True)
+    faults = []
+    for name in filter(None, [last, *others]):
+        path = os.path.join(folder, name)
+        try:
+            read_checkpoint(path)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            faults.append(f"{path}: {error}")
+            logger.warning(f"checkpoint {faults[-1]}; trying the one before it")
+        else:
+            return path
+    raise ValueError(f"no checkpoint in {folder} can be read:\n  " + "\n  ".join(faults))
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """The content of a ``.pth`` file, whose tensors stay on disk until they are used."""
+    local = PathManager.get_local_path(path)
+    return torch.load(local, map_location="cpu", weights_only=True, mmap=True)
 
 
 def flatten_model_config(cfg: CfgNode) -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 
 from detectron2.utils.file_io import PathManager
 
-from ..data.files import is_remote, write_atomically
+from ..files import is_remote, write_atomically
 from .description import CONVENTIONS, Description
 from .infer import Shapes, infer_arguments
 from .names import Naming, find_naming

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from ..architecture import FAMILIES
+from ..architecture import FAMILIES, Family
 
 StateDict = dict[str, torch.Tensor]
+Place = tuple[str, int]  # a stage and a block in it: where an entry of a path belongs
 
 
 def inherit_subnet(supernet: Mapping[str, torch.Tensor], path: Sequence[int]) -> StateDict:
@@ -27,52 +29,62 @@ def inherit_subnet(supernet: Mapping[str, torch.Tensor], path: Sequence[int]) ->
     Raises:
         ValueError: these are no weights of a supernet, or it does not have the path.
     """
-    path = list(path)
-    chosen = _choices(supernet, path)
-    subnet, used = {}, set()
+    family, choice_keys = _find_choices(supernet)
+    chosen = _choose(list(path), family, choice_keys.values())
+    subnet = {}
     for key, tensor in supernet.items():
-        unit, op, rest = _split(key)
-        if unit is None:
+        match = choice_keys.get(key)
+        if match is None:
             subnet[key] = tensor
-        elif chosen.get(unit) == op:
-            subnet[f"{unit}.{rest}"] = tensor
-            used.add(unit)
-    if missing := sorted(chosen.keys() - used):
-        raise ValueError(
-            f"path {path}: the supernet has no choice {chosen[missing[0]]} at {missing[0]}"
-        )
+        elif int(match["entry"]) == chosen[_place(match)]:
+            subnet[f"{match['unit']}.{match['rest']}"] = tensor
     return subnet
 
 
-def _split(key: str) -> tuple[str | None, str, str]:
-    """A key as choice unit, chosen candidate and the rest; None where it belongs to no unit."""
-    unit, found, rest = key.partition(".ops.")
-    return (unit, *rest.split(".", 1)) if found else (None, "", key)
+def _find_choices(supernet: Iterable[str]) -> tuple[Family, dict[str, re.Match]]:
+    """The family, and the keys that belong to a candidate of a choice block, taken apart.
 
-
-def _choices(supernet: Mapping[str, torch.Tensor], path: Sequence[int]) -> dict[str, str]:
-    """The candidate that the path chooses in each unit."""
-    units = {unit for unit, _, _ in map(_split, supernet) if unit is not None}
-    if not units:
-        raise ValueError("these weights have no choice blocks: expected those of a supernet")
+    A unit is a whole stage in a stage supernet, and a layer of a block in a dilation supernet.
+    """
     for family in FAMILIES.values():
-        stages = "|".join(family.stages)
-        pattern = re.compile(rf"(?:^|.*\.)({stages})(?:\.(\d+)\.\w+)?")
-        matches = {unit: pattern.fullmatch(unit) for unit in units}
-        if all(matches.values()):
-            break
-    else:
-        raise ValueError(f"the choice blocks {sorted(units)[:3]}, ... belong to no known family")
+        stage = rf"(?P<stage>{'|'.join(family.stages)})"
+        unit = rf"(?P<unit>(?:.+\.)?{stage}(?:\.(?P<block>\d+)\.\w+)?)"
+        pattern = re.compile(unit + r"\.ops\.(?P<entry>\d+)\.(?P<rest>.+)")
+        found = {key: match for key in supernet if (match := pattern.fullmatch(key))}
+        if found:
+            return family, found
+    keys = list(supernet)
+    raise ValueError(
+        f"no choice blocks in these weights ({len(keys)} keys: {', '.join(keys[:3])}, ...); "
+        "expected the state dict of a supernet"
+    )
 
-    places = {unit: (match[1], match[2]) for unit, match in matches.items()}
-    has_branches = any(block is None for _, block in places.values())
-    index = {}
-    for stage in family.stages:
-        blocks = {block for name, block in places.values() if name == stage}
-        if has_branches or stage in family.single:
-            index[stage, None] = len(index)
-        else:
-            index.update({(stage, str(block)): len(index) + block for block in range(len(blocks))})
-    if len(path) != len(index):
-        raise ValueError(f"path {path} has {len(path)} entries; the supernet's have {len(index)}")
-    return {unit: str(path[index[place]]) for unit, place in places.items()}
+
+def _place(match: re.Match) -> Place:
+    return match["stage"], int(match["block"] or 0)
+
+
+def _choose(path: list[int], family: Family, matches: Iterable[re.Match]) -> dict[Place, int]:
+    """The entry of the path at each place, after a check that the supernet has it."""
+    candidates = defaultdict(set)
+    for match in matches:
+        candidates[_place(match)].add(int(match["entry"]))
+        has_branches = match["block"] is None
+
+    # A supernet whose features come from earlier stages lacks the last ones; its paths do not.
+    last = max(family.stages.index(stage) for stage, _ in candidates)
+    complete = family.single.issuperset(family.stages[last + 1 :])
+    stages = family.stages if complete else family.stages[: last + 1]
+    for stage in family.single.intersection(stages):
+        candidates[stage, 0] = {1 if has_branches else 0}
+
+    places = sorted(candidates, key=lambda place: (stages.index(place[0]), place[1]))
+    if len(path) < len(places) or (complete and len(path) > len(places)):
+        raise ValueError(f"path {path} has {len(path)} entries; the supernet's have {len(places)}")
+    chosen = dict(zip(places, path))
+    for (stage, block), entry in chosen.items():
+        expected = sorted(candidates[stage, block])
+        if entry not in expected:
+            where = stage if has_branches else f"{stage}.{block}"
+            raise ValueError(f"path {path}: {entry} at {where}; the supernet has {expected} there")
+    return chosen

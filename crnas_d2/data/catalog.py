@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .coco_json import SCORED_KEYS, register_coco_json
-from .files import real_path
+from ..files import real_path
 from .splits import register_splits, split_names, split_source
 from .voc import register_voc_dir
 

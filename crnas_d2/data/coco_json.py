@@ -9,7 +9,7 @@ from typing import Any, Collection, Dict, Iterator, List, Optional, Set, Tuple
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from .files import is_remote, raise_faults, read_json, real_path
+from ..files import is_remote, raise_faults, read_json, real_path
 
 __all__ = ["SCORED_KEYS", "box_fault", "leaves_root", "register_coco_json", "validate_coco_json"]
 

@@ -25,7 +25,7 @@ from iopath.common.file_io import LazyPath, file_lock
 from PIL import Image
 
 from .digit_scenes import DigitSources, compose
-from .files import datasets_root, file_sha256, read_json, write_atomically
+from ..files import datasets_root, file_sha256, read_json, write_atomically
 
 __all__ = ["SPLITS", "DigitsRecipe", "crops_root", "digits_root", "generate", "register_digits"]
 

@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from iopath.common.file_io import LazyPath, file_lock
 
-from .files import datasets_root, file_sha256, is_remote, read_json, write_atomically
+from ..files import datasets_root, file_sha256, is_remote, read_json, write_atomically
 
 __all__ = ["PARTS", "draw", "register_splits", "split_names", "split_source", "write_splits"]
 

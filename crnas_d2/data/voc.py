@@ -13,7 +13,7 @@ from detectron2.data.datasets import register_pascal_voc
 from detectron2.utils.file_io import PathManager
 
 from .coco_json import box_fault, leaves_root
-from .files import raise_faults, real_path
+from ..files import raise_faults, real_path
 
 __all__ = ["register_voc_dir", "validate_voc_dir"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 
 import torch
 
@@ -14,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint.checkpointer import check_same_model
+from ..checkpoint.checkpointer import check_same_model, find_checkpoint, read_checkpoint
 from ..config import add_crnas_config, get_architecture
 from ..data import setup_datasets
 
@@ -43,7 +42,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(distributed_rank=comm.get_rank(), name="crnas_d2")
 
     _choose_device(cfg)
-    checkpoint = _last_checkpoint(cfg) if args.resume else None
+    checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
     if checkpoint is None:
         _check_weights(cfg, training=not args.eval_only)
     get_architecture(cfg)
@@ -66,14 +65,6 @@ def _choose_device(cfg: CfgNode) -> None:
         raise ValueError("SOLVER.AMP.ENABLED is True; Detectron2 trains with AMP on GPUs only")
 
 
-def _last_checkpoint(cfg: CfgNode) -> str | None:
-    tag = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if not PathManager.isfile(tag):
-        return None
-    with PathManager.open(tag) as file:
-        return os.path.join(cfg.OUTPUT_DIR, file.read().strip())
-
-
 def _check_weights(cfg: CfgNode, training: bool) -> None:
     weights, frozen = cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.FREEZE_AT
     if not weights:
@@ -90,6 +81,4 @@ def _check_weights(cfg: CfgNode, training: bool) -> None:
 
 def _check_checkpoint(cfg: CfgNode, path: str, below: str) -> None:
     if path.endswith(".pth"):
-        local = PathManager.get_local_path(path)
-        checkpoint = torch.load(local, map_location="cpu", weights_only=True, mmap=True)
-        check_same_model(cfg, checkpoint.get("model_config", {}), path, below)
+        check_same_model(cfg, read_checkpoint(path).get("model_config", {}), path, below)

@@ -38,33 +38,23 @@ class DilationSupernet(Supernet):
             stages: of the family that the space's stage code belongs to.
             space: the operation codes of a stage code.
             out_features, freeze_at: see :class:`StagedBackbone`.
+
+        Raises:
+            ValueError: see :class:`Supernet`.
         """
-        self._family = get_family(Architecture(space.stage_code).family)
-        depths = dict(zip(self._family.stages, space.stage_code))
+        family = get_family(Architecture(space.stage_code).family)
 
         def make_stage(name: str) -> nn.Module:
-            if name not in depths or name in self._family.single:
-                return stages.make_stage(name)
-            candidates = {
-                operation: stages.make_stage(name, (operation + 1,) * depths[name])
-                for operation in space.operations
-            }
+            index = family.stages.index(name)
+            start, depth = sum(space.stage_code[:index]), space.stage_code[index]
+            candidates = {o: stages.make_stage(name, (o + 1,) * depth) for o in space.operations}
             stage = candidates[space.operations[0]]
             for i, block in enumerate(stage):
                 ops = {o: getattr(chain[i], stages.choice_layer) for o, chain in candidates.items()}
-                setattr(block, stages.choice_layer, ChoiceBlock(ops))
+                setattr(block, stages.choice_layer, ChoiceBlock(start + i, ops))
             return stage
 
-        super().__init__(space, stages, make_stage, out_features, freeze_at)
-
-    def choice_blocks(self) -> list[tuple[int, ChoiceBlock]]:
-        found, index = [], 0
-        for name, depth in zip(self._family.stages, self.space.stage_code):
-            if name in self.stage_names and name not in self._family.single:
-                blocks = enumerate(getattr(self, name), start=index)
-                found += [(i, getattr(block, self.stages.choice_layer)) for i, block in blocks]
-            index += depth
-        return found
+        super().__init__(space, family, stages, make_stage, out_features, freeze_at)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:

@@ -20,7 +20,7 @@ from .supernet import ChoiceBlock, Supernet, build_stages
 class StageSupernet(Supernet):
     """Every stage is a choice block of branches; branch n is a chain of n blocks of its own.
 
-    A path is a stage code. The stem is shared. Features are those of the family's final networks.
+    A path is a stage code. The stem and the single layers are shared. Features are those of the family's final networks.
     """
 
     @configurable
@@ -37,24 +37,18 @@ class StageSupernet(Supernet):
             stages: of the space's family.
             space: the stage codes.
             out_features, freeze_at: see :class:`StagedBackbone`.
+
+        Raises:
+            ValueError: see :class:`Supernet`.
         """
-        choices = dict(zip(get_family(space.family).stages, space.choices))
+        family = get_family(space.family)
 
         def make_stage(name: str) -> nn.Module:
-            if name not in choices:  # the stem of a ResNet is no part of its stage code
-                return stages.make_stage(name)
-            return ChoiceBlock(
-                {blocks: stages.make_stage(name, (1,) * blocks) for blocks in choices[name]}
-            )
+            index = family.stages.index(name)
+            depths = space.choices[index]
+            return ChoiceBlock(index, {n: stages.make_stage(name, (1,) * n) for n in depths})
 
-        super().__init__(space, stages, make_stage, out_features, freeze_at)
-
-    def choice_blocks(self) -> list[tuple[int, ChoiceBlock]]:
-        return [
-            (index, getattr(self, name))
-            for index, name in enumerate(get_family(self.space.family).stages)
-            if name in self.stage_names
-        ]
+        super().__init__(space, family, stages, make_stage, out_features, freeze_at)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:

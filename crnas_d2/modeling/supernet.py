@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
+from ..architecture import Family
 from ..spaces import PathSpace
 from .cr_mobilenetv2 import MobileNetV2Stages, mobilenetv2_stages_arguments
 from .cr_resnet import ResNetStages, resnet_stages_arguments
@@ -21,12 +21,14 @@ class ChoiceBlock(nn.Module):
     """A choice unit: candidates of the same shapes, of which one runs.
 
     Attributes:
-        ops: the candidates, by the entry of the path that chooses them.
+        index: of its entry in the path.
+        ops: the candidates, by the entry that chooses them.
         choice: the entry that is chosen.
     """
 
-    def __init__(self, ops: Mapping[int, nn.Module]):
+    def __init__(self, index: int, ops: Mapping[int, nn.Module]):
         super().__init__()
+        self.index = index
         self.ops = nn.ModuleDict({str(entry): op for entry, op in ops.items()})
         self.choice = next(iter(ops))
 
@@ -44,11 +46,13 @@ class Supernet(StagedBackbone):
     Attributes:
         space: all paths.
         path: the one that runs; None until :meth:`set_path` was called.
+        choice_blocks: from first to last.
     """
 
     def __init__(
         self,
         space: PathSpace,
+        family: Family,
         stages: Stages,
         make_stage: Callable[[str], nn.Module],
         out_features: Sequence[str] | None = None,
@@ -57,31 +61,45 @@ class Supernet(StagedBackbone):
         """
         Args:
             space: all paths.
-            stages, make_stage, out_features, freeze_at: see :class:`StagedBackbone`.
+            family: of the space.
+            stages: of the family; the stem and the single layers are theirs.
+            make_stage: gives the module of any other stage by its name.
+            out_features, freeze_at: see :class:`StagedBackbone`.
+
+        Raises:
+            ValueError: the stages are of another family, or a feature is unknown.
         """
-        super().__init__(stages, make_stage, out_features, freeze_at)
+        if stages.names[-1] not in family.stages:
+            raise ValueError(
+                f"stages {', '.join(stages.names)}: expected those of {family.name}, the family of "
+                f"the space: {', '.join(family.stages)}"
+            )
+
+        def make_any_stage(name: str) -> nn.Module:
+            searched = name in family.stages and name not in family.single
+            return make_stage(name) if searched else stages.make_stage(name)
+
+        super().__init__(stages, make_any_stage, out_features, freeze_at)
         self.space = space
         self.path: tuple[int, ...] | None = None
-
-    @abstractmethod
-    def choice_blocks(self) -> list[tuple[int, ChoiceBlock]]:
-        """The choice blocks, each with the index of its entry in the path, from first to last."""
+        self.choice_blocks = [m for m in self.modules() if isinstance(m, ChoiceBlock)]
 
     def set_path(self, path: Sequence[int]) -> None:
         """Choose the path that the following forward passes run.
 
+        Where activations are recomputed, the backward pass of the path before must be over.
+
         Raises:
             ValueError: it is no path of the space.
         """
-        path = tuple(path)
         if path not in self.space:
             raise ValueError(
-                f"path {list(path)} is not in the space, whose entries may be "
-                f"{[list(choices) for choices in self.space.choices]}"
+                f"path {path!r} is not in the space; expected {len(self.space.choices)} entries, "
+                f"each one of {[list(choices) for choices in self.space.choices]}"
             )
-        for index, block in self.choice_blocks():
-            block.choice = path[index]
-        self.path = path
+        self.path = tuple(map(int, path))
+        for block in self.choice_blocks:
+            block.choice = self.path[block.index]
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.path is None:

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 
 from crnas_d2.data import splits
 from crnas_d2.data.catalog import setup_datasets
-from crnas_d2.data.files import file_sha256
+from crnas_d2.files import file_sha256
 from crnas_d2.data.splits import draw, register_splits, split_names, split_source, write_splits
 
 pytestmark = pytest.mark.usefixtures("catalogs")

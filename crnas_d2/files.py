@@ -1,10 +1,11 @@
-"""Files of data sets: read with errors that name them, written so that they are whole or absent."""
+"""Files: read with errors that name them, written so that they are whole or absent."""
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
-from typing import Any, Sequence
+from typing import Any, BinaryIO, Iterator, Sequence
 
 from detectron2.utils.file_io import PathManager
 
@@ -12,6 +13,7 @@ __all__ = [
     "datasets_root",
     "file_sha256",
     "is_remote",
+    "open_atomically",
     "raise_faults",
     "read_json",
     "real_path",
@@ -56,10 +58,17 @@ def read_json(path: str) -> Any:
 
 def write_atomically(path: str, content: bytes) -> None:
     """Write a local file so that others, at any moment, see all of it or what was there before."""
+    with open_atomically(path) as f:
+        f.write(content)
+
+
+@contextlib.contextmanager
+def open_atomically(path: str) -> Iterator[BinaryIO]:
+    """Open a local file for writing; it takes its name at the end, whole, or not at all."""
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "xb") as f:
-            f.write(content)
+            yield f
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
