@@ -39,7 +39,26 @@ def add_crnas_config(cfg: CN) -> None:
     supernet.OPERATIONS = [0, 1, 2]
     # Seed of the paths that training draws; the path of an iteration is a function of both
     supernet.SEED = 0
+    # Paths on which a trained supernet is evaluated; the search has its own evaluation
+    supernet.TEST_PATHS = []
 
+    classifier = cfg.MODEL.CLASSIFIER = CN()
+    # Classes of the classifier; derived from the data set
+    classifier.NUM_CLASSES = 1000
+    # Probability that an input of its linear layer is dropped
+    classifier.DROPOUT = 0.0
+
+    classification = cfg.INPUT.CLASSIFICATION = CN()
+    # Height and width of the classifier's input
+    classification.CROP_SIZE = 224
+    # Bounds of the part of an image's area, and of its width over its height, taken in training
+    classification.SCALE = [0.08, 1.0]
+    classification.ASPECT_RATIO = [3 / 4, 4 / 3]
+    # Shorter side of an image of which the test takes the center
+    classification.TEST_SIZE = 256
+
+    # Own data sets for classification: a list of [name, folder that has a folder for each class]
+    cfg.DATASETS.IMAGE_FOLDERS = []
     # Own data sets in COCO format: a list of [name, json file, image root]
     cfg.DATASETS.COCO_JSON = []
     # Own data sets in VOC layout: a list of [name, folder, split, year of the metric, class names]

@@ -50,6 +50,11 @@ class CRTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         supernet = find_supernet(model)
+        if supernet is not None and cfg.TEST.PRECISE_BN.ENABLED:
+            raise ValueError(
+                "TEST.PRECISE_BN.ENABLED is True; it would overwrite the statistics of all paths "
+                "of a supernet but the one that runs"
+            )
         if supernet is None:
             model = create_ddp_model(
                 model,
@@ -95,6 +100,23 @@ class CRTrainer(DefaultTrainer):
         if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
             arguments["sampler"] = TrainingSampler(len(arguments["dataset"]), seed=seed)
         return build_train_loader(**arguments, seed=seed)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict:
+        """As in Detectron2; a supernet is evaluated on each of ``MODEL.SUPERNET.TEST_PATHS``.
+
+        Returns:
+            The results; of a supernet, for each path, such as "2-2-2-2".
+        """
+        supernet = find_supernet(model)
+        if supernet is None:
+            return super().test(cfg, model, evaluators)
+        results = {}
+        for path in cfg.MODEL.SUPERNET.TEST_PATHS:
+            supernet.set_path(path)
+            logger.info(f"Evaluating path {list(path)}")
+            results["-".join(map(str, path))] = super().test(cfg, model, evaluators)
+        return results
 
     @classmethod
     def build_evaluator(
