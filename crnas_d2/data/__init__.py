@@ -2,11 +2,13 @@
 
 from .catalog import setup_datasets
 from .digits import register_digits
+from .imagenet import register_imagenet
 from .splits import register_splits
 
-__all__ = ["register_digits", "register_splits", "setup_datasets"]
+__all__ = ["register_digits", "register_imagenet", "register_splits", "setup_datasets"]
 
 register_digits()
+register_imagenet()
 # Section 4.1: 5,000 images for archval. That of digits is as large as its val.
 register_splits("coco_2017_train", size=5000)
 register_splits("digits_train", size=300)

@@ -9,8 +9,9 @@ from typing import Any, List, Sequence, Set
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .coco_json import SCORED_KEYS, register_coco_json
 from ..files import real_path
+from .coco_json import SCORED_KEYS, register_coco_json
+from .imagenet import is_classification, register_image_folder
 from .splits import register_splits, split_names, split_source
 from .voc import register_voc_dir
 
@@ -21,13 +22,14 @@ def setup_datasets(cfg: CfgNode) -> None:
     """Make the data sets that ``cfg`` names ready for use. Call it before ``cfg`` is frozen.
 
     1. Registers the own data sets of ``DATASETS.COCO_JSON`` and ``DATASETS.VOC_DIRS``, each
-       validated first. Those in ``DATASETS.TEST`` must also have what their evaluator needs, those
-       in ``DATASETS.TRAIN`` masks where ``MODEL.MASK_ON``.
+       validated first, and those of ``DATASETS.IMAGE_FOLDERS``. Those in ``DATASETS.TEST`` must
+       also have what their evaluator needs, those in ``DATASETS.TRAIN`` masks where
+       ``MODEL.MASK_ON``.
     2. Draws archtrain and archval by ``DATASETS.ARCHVAL`` where TRAIN or TEST names one:
        "cells_archtrain" is a part of "cells_train", or else of "cells".
-    3. Checks that all data sets of TRAIN and TEST have the same categories in the same order, and
-       that no image of a test set is in an archval.
-    4. Sets ``NUM_CLASSES`` of the detection heads to the number of categories.
+    3. Checks that all data sets of TRAIN and TEST fit the task of the model and have the same
+       categories in the same order, and that no image of a test set is in an archval.
+    4. Sets ``NUM_CLASSES`` of the detection heads or the classifier to the number of categories.
 
     A second call with the same config changes nothing.
 
@@ -43,12 +45,14 @@ def setup_datasets(cfg: CfgNode) -> None:
         if name not in DatasetCatalog:
             raise ValueError(
                 f"DATASETS.TRAIN or DATASETS.TEST names {name!r}, and no data set of this name is "
-                "registered. Own data sets go into DATASETS.COCO_JSON or DATASETS.VOC_DIRS."
+                "registered. Own data sets go into DATASETS.COCO_JSON, DATASETS.VOC_DIRS or "
+                "DATASETS.IMAGE_FOLDERS."
             )
+        _check_task(name, cfg.MODEL.META_ARCHITECTURE)
     categories = _common_categories(names)
     _check_archval_apart(train, test)
     if categories:
-        for head in ("ROI_HEADS", "RETINANET"):
+        for head in ("ROI_HEADS", "RETINANET", "CLASSIFIER"):
             if cfg.MODEL[head].NUM_CLASSES != len(categories):
                 cfg.MODEL[head].NUM_CLASSES = len(categories)
         logging.getLogger(__name__).info(
@@ -79,6 +83,13 @@ def _register_own(cfg: CfgNode, train: Sequence[str], test: Sequence[str]) -> No
                 "expected [name, folder, split, year, [class name, ...]]"
             )
         register_voc_dir(*entry, scored=entry[0] in test)
+    for index, entry in enumerate(cfg.DATASETS.IMAGE_FOLDERS):
+        if not _has_types(entry, str, str):
+            raise ValueError(
+                f"DATASETS.IMAGE_FOLDERS[{index}] is {short(entry)}; "
+                "expected two texts [name, folder that has a folder for each class]"
+            )
+        register_image_folder(*entry)
 
 
 def _has_types(entry: Any, *types: type) -> bool:
@@ -101,8 +112,17 @@ def _register_part(name: str, cfg: CfgNode) -> None:
         os.fspath(MetadataCatalog.get(name).json_file)  # writes the files, or raises
 
 
+def _check_task(name: str, meta_architecture: str) -> None:
+    if is_classification(name) != (meta_architecture == "ImageClassifier"):
+        task = "classification" if is_classification(name) else "detection"
+        raise ValueError(
+            f"the data set {name!r} is for {task}, and MODEL.META_ARCHITECTURE is "
+            f"{meta_architecture!r}; expected 'ImageClassifier' for classification and for that alone"
+        )
+
+
 def _common_categories(names: Sequence[str]) -> List[str]:
-    """Category names of the data sets; empty where they have none (image classification)."""
+    """Category names of the data sets; empty where they have none."""
     first = _categories(names[0]) if names else []
     for name in names[1:]:
         categories = _categories(name)
@@ -119,8 +139,8 @@ def _common_categories(names: Sequence[str]) -> List[str]:
 
 def _categories(name: str) -> List[str]:
     meta = MetadataCatalog.get(name)
-    if not meta.get("thing_classes") and meta.get("json_file"):
-        # Detectron2 learns the categories of such a data set when it is loaded.
+    if not meta.get("thing_classes") and (meta.get("json_file") or is_classification(name)):
+        # The categories of such a data set are learned when it is loaded.
         DatasetCatalog.get(name)
     return list(meta.get("thing_classes", []))
 

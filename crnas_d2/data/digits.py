@@ -24,8 +24,9 @@ from detectron2.data.datasets import register_coco_instances
 from iopath.common.file_io import LazyPath, file_lock
 from PIL import Image
 
-from .digit_scenes import DigitSources, compose
 from ..files import datasets_root, file_sha256, read_json, write_atomically
+from .digit_scenes import DigitSources, compose
+from .imagenet import register_image_folder
 
 __all__ = ["SPLITS", "DigitsRecipe", "crops_root", "digits_root", "generate", "register_digits"]
 
@@ -85,7 +86,8 @@ def digits_root() -> str:
 
 
 def register_digits() -> None:
-    """Register ``digits_train`` and ``digits_val``, which are generated when first used."""
+    """Register ``digits_train``, ``digits_val``, and their crops ``digits_crops_train`` and
+    ``digits_crops_val``, which are generated when first used."""
     root = digits_root()
     for split in SPLITS:
         register_coco_instances(
@@ -99,6 +101,8 @@ def register_digits() -> None:
             LazyPath(lambda split=split: _annotation_file(generate(root), split)),
             os.path.join(root, split),
         )
+        crops = LazyPath(lambda split=split: crops_root(split))
+        register_image_folder(f"digits_crops_{split}", crops)
 
 
 def crops_root(split: str) -> str:

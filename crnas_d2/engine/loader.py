@@ -76,6 +76,7 @@ def build_train_loader(
     seed: int,
     aspect_ratio_grouping: bool = False,
     num_workers: int = 0,
+    collate_fn: Callable[[list], Any] = trivial_batch_collator,
 ) -> DataLoader:
     """Like :func:`detectron2.data.build_detection_train_loader`, but can start at any iteration.
 
@@ -83,7 +84,8 @@ def build_train_loader(
     there (``loader.batch_sampler.start = k``) or ran through, with any number of workers.
 
     Args:
-        dataset, mapper, sampler, total_batch_size, aspect_ratio_grouping, num_workers: as there.
+        dataset, mapper, sampler, total_batch_size, aspect_ratio_grouping, num_workers, collate_fn:
+            as there.
         seed: of the random augmentations.
 
     Raises:
@@ -100,7 +102,7 @@ def build_train_loader(
         SeededDataset(MapDataset(DatasetFromList(dataset, copy=False), mapper), seed),
         batch_sampler=TrainingBatches(sampler, batch_size, groups),
         num_workers=num_workers,
-        collate_fn=trivial_batch_collator,
+        collate_fn=collate_fn,
     )
 
 

@@ -1,4 +1,4 @@
-"""The trainer of all detectors of this project."""
+"""The trainer of all detectors and classifiers of this project."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import weakref
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -17,6 +17,9 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDete
 from detectron2.utils import comm
 
 from ..checkpoint import CRCheckpointer
+from ..data.classification import ClassificationMapper, build_classification_test_loader
+from ..data.imagenet import is_classification
+from .classification_evaluator import ClassificationEvaluator
 from .hooks import (
     ActiveGradientReduction,
     SeededStep,
@@ -39,7 +42,7 @@ class CRTrainer(DefaultTrainer):
     * saves and ends on SIGTERM, and stops with all ranks when a loss is not finite,
     * loads and saves through :class:`CRCheckpointer`,
     * trains "SyncBN" as "BN" where there is nothing to synchronize or no GPU to do it on,
-    * chooses the evaluator by the data set.
+    * chooses the mapper and the evaluator by the data set.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -96,10 +99,20 @@ class CRTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        arguments = _train_loader_from_config(cfg)
+        if is_classification(cfg.DATASETS.TRAIN[0]):
+            arguments = _train_loader_from_config(cfg, ClassificationMapper(cfg, is_train=True))
+            arguments.update(aspect_ratio_grouping=False, collate_fn=default_collate)
+        else:
+            arguments = _train_loader_from_config(cfg)
         if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
             arguments["sampler"] = TrainingSampler(len(arguments["dataset"]), seed=seed)
         return build_train_loader(**arguments, seed=seed)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        if is_classification(dataset_name):
+            return build_classification_test_loader(cfg, dataset_name)
+        return super().build_test_loader(cfg, dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict:
@@ -139,9 +152,11 @@ class CRTrainer(DefaultTrainer):
             )
         if kind == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name)
+        if kind == "classification":
+            return ClassificationEvaluator()
         raise ValueError(
             f"data set {dataset_name!r} has evaluator_type {kind!r} in its metadata; "
-            "expected 'coco' or 'pascal_voc'"
+            "expected 'coco', 'pascal_voc' or 'classification'"
         )
 
 

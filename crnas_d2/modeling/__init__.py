@@ -1,3 +1,4 @@
+from .classifier import ImageClassifier
 from .cr_mobilenetv2 import CRMobileNetV2, build_cr_mobilenetv2_backbone
 from .cr_resnet import CRResNet, build_cr_resnet_backbone
 from .dilation_supernet import DilationSupernet, build_dilation_supernet_backbone
@@ -13,6 +14,7 @@ __all__ = [
     "CRMobileNetV2",
     "CRResNet",
     "DilationSupernet",
+    "ImageClassifier",
     "StageSupernet",
     "build_cr_mobilenetv2_backbone",
     "build_cr_mobilenetv2_fpn_backbone",
