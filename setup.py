@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 # Detectron2 is missing from install_requires on purpose: it has no release under its own name, and
@@ -6,6 +8,8 @@ setup(
     name="crnas_d2",
     version="0.1.0",
     description="Computation reallocation for object detection (CR-NAS) as a Detectron2 extension",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     author="The crnas_d2 authors",
     license="Apache-2.0",
     python_requires=">=3.11",
