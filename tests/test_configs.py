@@ -1,23 +1,36 @@
-"""Every shipped config builds, has the pyramid that its heads expect, and the paper's codes and schedule."""
+"""Every shipped config builds and runs, and has the paper's codes, widths and schedule."""
 
 import glob
+import math
 import os
+from functools import lru_cache
 
 import pytest
 import torch
 
 import crnas_d2
 from crnas_d2.config import configs_dir, get_architecture
+from crnas_d2.engine.hooks import find_supernet
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
+from detectron2.solver import build_lr_scheduler
 
 CONFIGS = sorted(
     os.path.relpath(path, configs_dir())
     for path in glob.glob(os.path.join(configs_dir(), "*", "*.yaml"))
     if not os.path.basename(path).startswith("Base-")
+    and os.path.basename(os.path.dirname(path)) != "Networks"  # parts of other configs
 )
+CLASSIFIERS = [
+    name
+    for name in CONFIGS
+    if crnas_d2.get_config(name).MODEL.META_ARCHITECTURE == "ImageClassifier"
+]
+DETECTORS = [name for name in CONFIGS if name not in CLASSIFIERS]
 COCO = [name for name in CONFIGS if name.startswith("COCO-Detection")]
+IMAGENET = [name for name in CONFIGS if name.startswith("ImageNet")]
+SUPERNETS = [name for name in IMAGENET if "supernet" in name]
 
 NETWORKS = {
     "R_18": "ResNet18",
@@ -29,11 +42,31 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def build_meta_backbone(cfg):
+    with torch.device("meta"):
+        return build_backbone(cfg, ShapeSpec(channels=3))
+
+
+def choose_a_path(model):
+    """Of a supernet, which runs none on its own."""
+    supernet = find_supernet(model)
+    if supernet is not None:
+        supernet.set_path(next(iter(supernet.space)))
+    return model
+
+
+def published_name(network):
+    """ "SCR_R_18" is "SCR-ResNet18"."""
+    for prefix in ("SCR_", "CR_", ""):
+        if network.startswith(prefix):
+            return prefix.replace("_", "-") + NETWORKS[network[len(prefix) :]]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
 def test_pyramid(name):
     cfg = crnas_d2.get_config(name)
+    backbone = choose_a_path(build_meta_backbone(cfg))
     with torch.device("meta"):
-        backbone = build_backbone(cfg, ShapeSpec(channels=3))
         features = backbone(torch.empty(1, 3, 256, 384))
     assert list(features) == cfg.MODEL.RPN.IN_FEATURES
     for level, (name, feature) in enumerate(features.items(), start=2):
@@ -42,15 +75,63 @@ def test_pyramid(name):
         assert feature.shape == (1, cfg.MODEL.FPN.OUT_CHANNELS, 256 // stride, 384 // stride)
 
 
-@pytest.mark.parametrize("name", [n for n in CONFIGS if "101" not in n and "2x" not in n])
+@pytest.mark.parametrize(
+    "name",
+    [n for n in DETECTORS if "101" not in n and "2x" not in n and not n.startswith("Supernet")],
+)
 def test_detector_builds_and_detects(name):
     cfg = crnas_d2.get_config(name)
     cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg).eval()
+    model = choose_a_path(build_model(cfg).eval())
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     with torch.no_grad():
         (result,) = model([{"image": image, "height": 64, "width": 64}])
     assert len(result["instances"]) <= cfg.TEST.DETECTIONS_PER_IMAGE
+
+
+@lru_cache(maxsize=None)
+def build_meta_classifier(name):
+    cfg = crnas_d2.get_config(name)
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifier_gives_a_loss_and_scores(name):
+    cfg = crnas_d2.get_config(name)
+    side = cfg.INPUT.CLASSIFICATION.CROP_SIZE
+    model = choose_a_path(build_meta_classifier(name)).train()
+    with torch.device("meta"):
+        batch = {
+            "image": torch.empty(2, 3, side, side, dtype=torch.uint8),
+            "label": torch.zeros(2, dtype=torch.int64),
+        }
+        assert model(batch)["loss_cls"].shape == ()
+        assert model.eval()(batch).shape == (2, cfg.MODEL.CLASSIFIER.NUM_CLASSES)
+    assert model.backbone.output_shape()["res5"].stride == 32
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifier_has_the_backbone_of_the_detector(name):
+    folder, network = name.removesuffix(".yaml").split("/")
+    if folder == "ImageNet":
+        folder = "Supernet" if "supernet" in network else "COCO-Detection"
+    network = network.removeprefix("classifier_")
+    candidates = [
+        f"{folder}/{network}_FPN.yaml",
+        f"{folder}/faster_rcnn_{network}_FPN.yaml",
+        f"{folder}/faster_rcnn_{network}_FPN_1x.yaml",
+    ]
+    (detector,) = set(candidates) & set(DETECTORS)
+    theirs = build_meta_backbone(crnas_d2.get_config(detector)).bottom_up
+    ours, theirs = (
+        {key: tensor.shape for key, tensor in backbone.state_dict().items()}
+        for backbone in (build_meta_classifier(name).backbone, theirs)
+    )
+    counters = {key for key in ours if key.endswith("num_batches_tracked")}  # not in FrozenBN
+    assert {**ours, **theirs} == ours
+    assert ours.keys() - theirs.keys() <= counters
 
 
 def test_all_networks_have_both_schedules():
@@ -65,17 +146,64 @@ def test_all_networks_have_both_schedules():
     assert set(COCO) == expected
 
 
-@pytest.mark.parametrize("name", COCO)
+def test_all_networks_and_supernets_are_pre_trained():
+    finals = {n.removesuffix("_FPN_1x.yaml").split("faster_rcnn_")[1] for n in COCO if "_1x" in n}
+    supernets = {f"dilation_supernet_{network}" for network in finals if network.startswith("SCR_")}
+    # ResNet101 and ResNeXt101 have the stage space of their smaller sisters
+    supernets |= {f"stage_supernet_{network}" for network in ("R_18", "R_50", "X_50_32x4d", "MNV2")}
+    assert {os.path.basename(n).removesuffix(".yaml") for n in IMAGENET} == finals | supernets
+
+
+@pytest.mark.parametrize("name", [n for n in COCO + IMAGENET if "stage_supernet" not in n])
 def test_codes_are_the_published_ones(name):
-    network = name.split("faster_rcnn_")[1].split("_FPN")[0]
-    for prefix in ("SCR_", "CR_", ""):
-        if network.startswith(prefix):
-            published = prefix.replace("_", "-") + NETWORKS[network[len(prefix) :]]
-            break
+    network = os.path.basename(name).removesuffix(".yaml").split("_FPN")[0]
+    network = network.removeprefix("faster_rcnn_").removeprefix("dilation_supernet_")
     cfg = crnas_d2.get_config(name)
-    assert get_architecture(cfg) == crnas_d2.ARCHITECTURES[published]
-    if "X_" in network:
+    assert get_architecture(cfg) == crnas_d2.ARCHITECTURES[published_name(network)]
+    if "X_" in network and "supernet" not in name:
         assert (cfg.MODEL.RESNETS.NUM_GROUPS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP) == (32, 4)
+
+
+@pytest.mark.parametrize("name", SUPERNETS)
+def test_channels_of_a_supernet(name):
+    """Appendix A.1: [32, 64, 128, 256] for ResNet and ResNeXt."""
+    backbone = build_meta_classifier(name).backbone
+    if "MNV2" in name:
+        assert backbone.output_shape()["res5"].channels == 1280
+        return
+    widths = {"R_18": 1, "R_50": 1, "R_101": 1, "X_50_32x4d": 2, "X_101_32x4d": 2}
+    width = next(w for network, w in widths.items() if name.endswith(f"{network}.yaml"))
+    for stage, channels in zip(("res2", "res3", "res4", "res5"), (32, 64, 128, 256)):
+        convs = [
+            m
+            for n, m in getattr(backbone, stage).named_modules()
+            if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)
+        ]
+        assert {conv.out_channels for conv in convs} == {channels * width}
+        assert {conv.groups for conv in convs} == {32 if "X_" in name else 1}
+    assert backbone.output_shape()["res5"].channels == (256 if "R_18" in name else 1024)
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_recipe_of_pre_training(name):
+    """Appendix A.1: 150 epochs of 1,281,167 images, batch 1024, cosine from 0.4, warm-up."""
+    cfg = crnas_d2.get_config(name)
+    solver = cfg.SOLVER
+    assert solver.IMS_PER_BATCH == 1024
+    assert solver.MAX_ITER == round(150 * 1281167 / 1024)
+    assert solver.WARMUP_ITERS == round(5 * 1281167 / 1024)
+    assert (solver.BASE_LR, solver.MOMENTUM, solver.WEIGHT_DECAY) == (0.4, 0.9, 0.0001)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=solver.BASE_LR)
+    schedule = build_lr_scheduler(cfg, optimizer)
+    assert schedule.get_last_lr() == pytest.approx([0.1])
+    for iteration in (solver.WARMUP_ITERS, solver.MAX_ITER // 2, solver.MAX_ITER - 1):
+        schedule.last_epoch = iteration
+        cosine = 0.4 * (1 + math.cos(math.pi * iteration / solver.MAX_ITER)) / 2
+        assert schedule.get_lr() == pytest.approx([cosine], abs=1e-9)
+    assert cfg.MODEL.RESNETS.NORM == ("SyncBN" if name in SUPERNETS else "BN")
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
+    assert cfg.MODEL.CLASSIFIER.DROPOUT == (0.2 if "MNV2" in name else 0)
+    assert (cfg.INPUT.CLASSIFICATION.CROP_SIZE, cfg.INPUT.CLASSIFICATION.TEST_SIZE) == (224, 256)
 
 
 @pytest.mark.parametrize("name", COCO)
