@@ -25,12 +25,13 @@ BACKBONE_PREFIXES = ("backbone.bottom_up.", "backbone.", "")
 
 
 class CRCheckpointer(DetectionCheckpointer):
-    """Saves and loads detectors with CR backbones.
+    """Saves and loads detectors and classifiers with CR backbones.
 
     * ``.pth`` is read with ``weights_only=True``, ``.safetensors`` as it is. A pickle of another kind
       is refused: tools/convert_weights.py reads it without running what is in it.
-    * A safetensors file made by tools/convert_weights.py holds a backbone alone; it must fill the
-      model's backbone to the last tensor.
+    * A safetensors file made by tools/convert_weights.py holds a backbone alone, and of a trained
+      classifier another model takes the backbone alone. It must fill the model's backbone to the
+      last tensor.
     * A checkpoint takes its name when it is whole, and a resume takes the newest that can be read.
     * A file of which nothing fits the model is an error instead of a warning.
     * A checkpoint keeps the keys of ``cfg.MODEL``, for :func:`check_same_model`.
@@ -80,6 +81,8 @@ class CRCheckpointer(DetectionCheckpointer):
                 "tools/convert_weights.py converts pickles of ImageNet weights"
             )
         checkpoint = super()._load_file(filename)
+        if self._is_of_a_classifier(checkpoint):
+            return {"model": self._backbone_of_the_classifier(checkpoint, filename)}
         if not self.model.state_dict().keys() & {
             key.removeprefix("module.") for key in checkpoint["model"]
         }:
@@ -93,12 +96,47 @@ class CRCheckpointer(DetectionCheckpointer):
     def _torch_load(self, filename: str) -> dict[str, Any]:
         return torch.load(filename, map_location="cpu", weights_only=True)
 
+    def _is_of_a_classifier(self, checkpoint: dict[str, Any]) -> bool:
+        """Whether it is the checkpoint of a classifier, and this model is something else."""
+        key = "MODEL.META_ARCHITECTURE"
+        saved = checkpoint.get("model_config", {}).get(key)
+        return saved == "ImageClassifier" != self._model_config[key]
+
+    def _backbone_of_the_classifier(
+        self, checkpoint: dict[str, Any], filename: str
+    ) -> dict[str, torch.Tensor]:
+        backbone, head = {}, []
+        for key, tensor in checkpoint["model"].items():
+            if key.startswith("backbone."):
+                backbone[key.removeprefix("backbone.")] = tensor
+            else:
+                head.append(key)
+        logger.info(
+            f"{filename} is of a classifier: loading its backbone ({len(backbone)} tensors) "
+            f"without its head ({', '.join(head)})"
+        )
+        changed = _differences(
+            self._model_config,
+            checkpoint["model_config"],
+            ("MODEL.CR.OPERATION_CODE", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.PIXEL_"),
+        )
+        if changed:
+            logger.warning(
+                f"{filename} was trained with other values, which change what its backbone "
+                "computes:\n  " + "\n  ".join(changed)
+            )
+        return self._as_part_of_the_model(backbone, filename)
+
     def _as_part_of_the_model(
         self, backbone: dict[str, torch.Tensor], filename: str
     ) -> dict[str, torch.Tensor]:
         wanted = self.model.state_dict()
         prefix = next(p for p in BACKBONE_PREFIXES if any(key.startswith(p) for key in wanted))
-        state_dict = {prefix + key: tensor for key, tensor in backbone.items()}
+        state_dict = {
+            prefix + key: tensor
+            for key, tensor in backbone.items()
+            if prefix + key in wanted or not key.endswith("num_batches_tracked")  # not in FrozenBN
+        }
         missing = [
             key
             for key in wanted
@@ -186,7 +224,7 @@ def flatten_model_config(cfg: CfgNode) -> dict[str, str]:
 
 
 def check_same_model(
-    cfg: CfgNode, saved: dict[str, str], filename: str, below: str = "MODEL."
+    cfg: CfgNode, saved: dict[str, str], filename: str, below: str | tuple[str, ...] = "MODEL."
 ) -> None:
     """Refuse a checkpoint of another model.
 
@@ -194,20 +232,26 @@ def check_same_model(
         cfg: the config in use.
         saved: the entry "model_config" of a checkpoint. Keys that it does not have are not compared.
         filename: of the checkpoint, for the message.
-        below: compare the keys that start so.
+        below: compare the keys that start so, or with one of these.
 
     Raises:
         ValueError: a key has another value; the message shows both.
     """
-    changed = [
-        f"{key}: {saved[key]} in the checkpoint, {value} in the config"
-        for key, value in flatten_model_config(cfg).items()
-        if key.startswith(below) and saved.get(key, value) != value
-    ]
+    changed = _differences(flatten_model_config(cfg), saved, below)
     if changed:
         raise ValueError(
             f"{filename} is of another model than the config:\n  " + "\n  ".join(changed)
         )
+
+
+def _differences(
+    used: dict[str, str], saved: dict[str, str], below: str | tuple[str, ...]
+) -> list[str]:
+    return [
+        f"{key}: {saved[key]} in the checkpoint, {value} in the config"
+        for key, value in used.items()
+        if key.startswith(below) and saved.get(key, value) != value
+    ]
 
 
 def _some(keys) -> str:

@@ -50,7 +50,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if checkpoint is not None:
         _check_checkpoint(cfg, checkpoint, below="MODEL.")
     elif args.eval_only:
-        _check_checkpoint(cfg, cfg.MODEL.WEIGHTS, below="MODEL.CR.")
+        _check_checkpoint(cfg, cfg.MODEL.WEIGHTS, below=("MODEL.CR.", "MODEL.META_ARCHITECTURE"))
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="crnas_d2", configure_stdout=False)
@@ -79,6 +79,6 @@ def _check_weights(cfg: CfgNode, training: bool) -> None:
         raise FileNotFoundError(f"MODEL.WEIGHTS {weights!r}: no such file")
 
 
-def _check_checkpoint(cfg: CfgNode, path: str, below: str) -> None:
+def _check_checkpoint(cfg: CfgNode, path: str, below: str | tuple[str, ...]) -> None:
     if path.endswith(".pth"):
         check_same_model(cfg, read_checkpoint(path).get("model_config", {}), path, below)
