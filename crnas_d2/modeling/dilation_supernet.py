@@ -58,10 +58,10 @@ class DilationSupernet(Supernet):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        operations = cfg.MODEL.SUPERNET.OPERATIONS
+        architecture = get_architecture(cfg)
         return {
             "stages": build_stages(cfg, input_shape),
-            "space": get_operation_space(get_architecture(cfg), operations),
+            "space": get_operation_space(architecture, cfg.MODEL.SUPERNET.OPERATIONS),
             "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
