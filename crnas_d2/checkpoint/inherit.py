@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 
@@ -64,12 +64,12 @@ def _place(match: re.Match) -> Place:
     return match["stage"], int(match["block"] or 0)
 
 
-def _choose(path: list[int], family: Family, matches: Iterable[re.Match]) -> dict[Place, int]:
+def _choose(path: list[int], family: Family, matches: Collection[re.Match]) -> dict[Place, int]:
     """The entry of the path at each place, after a check that the supernet has it."""
     candidates = defaultdict(set)
     for match in matches:
         candidates[_place(match)].add(int(match["entry"]))
-        has_branches = match["block"] is None
+    has_branches = all(match["block"] is None for match in matches)
 
     # A supernet whose features come from earlier stages lacks the last ones; its paths do not.
     last = max(family.stages.index(stage) for stage, _ in candidates)
@@ -86,5 +86,7 @@ def _choose(path: list[int], family: Family, matches: Iterable[re.Match]) -> dic
         expected = sorted(candidates[stage, block])
         if entry not in expected:
             where = stage if has_branches else f"{stage}.{block}"
-            raise ValueError(f"path {path}: {entry} at {where}; the supernet has {expected} there")
+            raise ValueError(
+                f"path {path}: {entry!r} at {where}; the supernet has {expected} there"
+            )
     return chosen
