@@ -3,17 +3,20 @@
 Importing it registers the backbones and the data sets.
 """
 
-from . import data, spaces
+from . import checkpoint, data, spaces
 from .architecture import ARCHITECTURES, Architecture
 from .config import add_crnas_config, get_config
-from .modeling import CRMobileNetV2, CRResNet
+from .modeling import CRMobileNetV2, CRResNet, DilationSupernet, StageSupernet
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "CRMobileNetV2",
     "CRResNet",
+    "DilationSupernet",
+    "StageSupernet",
     "add_crnas_config",
+    "checkpoint",
     "data",
     "get_config",
     "spaces",
