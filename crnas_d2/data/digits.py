@@ -31,6 +31,7 @@ from .imagenet import register_image_folder
 __all__ = ["SPLITS", "DigitsRecipe", "crops_root", "digits_root", "generate", "register_digits"]
 
 SPLITS = ("train", "val")
+_CATEGORIES = tuple({"id": digit + 1, "name": str(digit)} for digit in range(10))
 
 # To be raised whenever the same recipe gives other files than before.
 VERSION = 1
@@ -137,9 +138,6 @@ def generate(root: str, recipe: DigitsRecipe = DigitsRecipe()) -> str:
                 os.rename(partial, root)
     _check(root, recipe)
     return root
-
-
-_CATEGORIES = tuple({"id": digit + 1, "name": str(digit)} for digit in range(10))
 
 
 def _annotation_file(root: str, split: str) -> str:
