@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import pickle
+import zipfile
 from typing import Any
 
 import torch
@@ -40,19 +42,40 @@ class CRCheckpointer(DetectionCheckpointer):
     def __init__(self, model: torch.nn.Module, save_dir: str, cfg: CfgNode, **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
         self._model_config = flatten_model_config(cfg)
+        self._last: str | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """As in Detectron2, but whatever happens, no file on disk is ever half written."""
+        """As in Detectron2, but whatever happens, no file on disk is ever half written.
+
+        Raises:
+            FloatingPointError: the model has diverged; what was saved before stays the last one.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
+        diverged = [key for key, p in self.model.named_parameters() if not p.isfinite().all()]
+        if diverged:
+            raise FloatingPointError(
+                f"{name}.pth is not saved: {len(diverged)} parameter(s) of the model have Inf or "
+                f"NaN ({_some(diverged)})"
+            )
         data = {"model": self.model.state_dict(), "model_config": self._model_config, **kwargs}
         data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        opened = self.path_manager.open(path, "wb") if is_remote(path) else open_atomically(path)
+        if is_remote(path):
+            opened = self.path_manager.open(path, "wb")
+        else:
+            self._remove_leftovers()
+            opened = open_atomically(path)
         with opened as file:
             torch.save(data, file)
         self.tag_last_checkpoint(f"{name}.pth")
+        self._last = path
+
+    def _remove_leftovers(self) -> None:
+        """Remove the temporary files of runs that were killed while they saved."""
+        for path in glob.glob(os.path.join(glob.escape(self.save_dir), "*.pth.*.tmp")):
+            os.remove(path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         path = os.path.join(self.save_dir, "last_checkpoint")
@@ -65,7 +88,9 @@ class CRCheckpointer(DetectionCheckpointer):
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        return find_checkpoint(self.save_dir) or ""
+        if self._last is None:
+            self._last = find_checkpoint(self.save_dir) or ""
+        return self._last
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".safetensors"):
@@ -182,27 +207,38 @@ def find_checkpoint(folder: str) -> str | None:
     tag = os.path.join(folder, "last_checkpoint")
     if not PathManager.isfile(tag):
         return None
-    with PathManager.open(tag) as file:
-        last = file.read().strip()
+    with PathManager.open(tag, "rb") as file:
+        last = file.read().decode(errors="replace").strip()
     others = [name for name in PathManager.ls(folder) if name.endswith(".pth") and name != last]
     if not is_remote(folder):
         others.sort(key=lambda name: os.path.getmtime(os.path.join(folder, name)), reverse=True)
     faults = []
-    for name in filter(None, [last, *others]):
-        path = os.path.join(folder, name)
+    for name in [last, *others]:
         try:
-            read_checkpoint(path)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            faults.append(f"{path}: {error}")
-            logger.warning(f"checkpoint {faults[-1]}; trying the one before it")
+            if not name:
+                raise ValueError(f"{tag} is empty")
+            path = os.path.join(folder, name)
+            if "trainer" not in read_checkpoint(path):
+                raise ValueError(f"{path} has no state of a training run")
+        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            faults.append(str(error))
+            logger.warning(f"passing over a checkpoint: {error}")
         else:
             return path
     raise ValueError(f"no checkpoint in {folder} can be read:\n  " + "\n  ".join(faults))
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """The content of a ``.pth`` file, whose tensors stay on disk until they are used."""
+    """The content of a ``.pth`` file, whose tensors stay on disk until they are used.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it was not written to its end.
+    """
     local = PathManager.get_local_path(path)
+    with open(local, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{path} is cut off, or not in the zip format of torch.save")
     return torch.load(local, map_location="cpu", weights_only=True, mmap=True)
 
 

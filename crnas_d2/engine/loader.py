@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data import DatasetFromList
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 
@@ -51,10 +54,14 @@ class TrainingBatches(Sampler):
 
 
 class SeededDataset(Dataset):
-    """A data set whose random augmentations depend on the seed and the position in the stream alone."""
+    """Mapped samples, whose randomness depends on the seed and the position in the stream alone.
 
-    def __init__(self, dataset: Dataset, seed: int):
+    In place of a sample that the mapper refuses by giving None, another one is drawn.
+    """
+
+    def __init__(self, dataset: Dataset, mapper: Callable[[Any], Any], seed: int):
         self._dataset = dataset
+        self._mapper = mapper
         self._seed = seed
 
     def __len__(self) -> int:
@@ -64,7 +71,9 @@ class SeededDataset(Dataset):
         position, index = place
         with own_random_state():
             seed_from(self._seed, position)
-            return self._dataset[index]
+            while (sample := self._mapper(self._dataset[index])) is None:
+                index = random.randrange(len(self))
+            return sample
 
 
 def build_train_loader(
@@ -99,11 +108,31 @@ def build_train_loader(
         )
     groups = [int(d["width"] > d["height"]) for d in dataset] if aspect_ratio_grouping else None
     return DataLoader(
-        SeededDataset(MapDataset(DatasetFromList(dataset, copy=False), mapper), seed),
+        SeededDataset(DatasetFromList(dataset, copy=False), mapper, seed),
         batch_sampler=TrainingBatches(sampler, batch_size, groups),
         num_workers=num_workers,
         collate_fn=collate_fn,
+        worker_init_fn=end_on_sigterm_of_trainer,
+        generator=torch.Generator(),  # else its start would draw from the numbers of a step
     )
+
+
+def end_on_sigterm_of_trainer(worker_id: int) -> None:
+    """Let a data worker survive a SIGTERM that does not come from the process it works for.
+
+    torchrun, ``timeout`` and batch systems send one to all processes of a job; the trainer then
+    still needs its data to finish the step. Needs a system that tells the sender, as Linux does.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def wait_for_trainer() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait_for_trainer, daemon=True).start()
 
 
 def seed_from(*numbers: int) -> None:
@@ -118,7 +147,9 @@ def seed_from(*numbers: int) -> None:
 def own_random_state() -> Iterator[None]:
     """Within it, random numbers of the CPU are drawn without a trace outside."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

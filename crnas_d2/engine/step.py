@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -16,22 +17,24 @@ class _StopsWhenDiverged:
     """Detectron2 tells a loss that is not finite on the main rank alone, where the others would
     wait for it; and it does not know of paths."""
 
-    def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], *args, **kwargs) -> None:
+    def run_step(self) -> None:
         """
         Raises:
-            FloatingPointError: a loss of any rank is Inf or NaN. The parameters are those of the
-                iteration before.
+            FloatingPointError: a loss of any rank, or a prediction, is Inf or NaN. The parameters
+                are those of the iteration before.
         """
-        losses = {name: loss.item() for name, loss in loss_dict.items()}
-        finite = all(torch.isfinite(torch.tensor(list(losses.values()))))
-        diverged = [rank for rank, ok in enumerate(comm.all_gather(finite)) if not ok]
-        if diverged:
+        try:
+            super().run_step()
+        except FloatingPointError as error:
             supernet = find_supernet(self.model)
             path = f", path {list(supernet.path)}" if supernet else ""
-            raise FloatingPointError(
-                f"diverged at iteration {self.iter} on rank {diverged[0]}{path}: "
-                f"losses of rank {comm.get_rank()} are {losses}"
-            )
+            raise FloatingPointError(f"diverged at iteration {self.iter}{path}: {error}") from error
+
+    def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], *args, **kwargs) -> None:
+        own = {name: loss.item() for name, loss in loss_dict.items()}
+        for rank, losses in enumerate(comm.all_gather(own)):
+            if not all(map(math.isfinite, losses.values())):
+                raise FloatingPointError(f"losses of rank {rank} are {losses}")
         super()._write_metrics(loss_dict, *args, **kwargs)
 
 

@@ -1,0 +1,240 @@
+"""Whatever happens while checkpoints are written, a resume finds a whole one."""
+
+import multiprocessing
+import os
+import random
+import time
+
+import pytest
+import torch
+
+import crnas_d2
+from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.checkpoint.checkpointer import find_checkpoint
+
+CONFIG = crnas_d2.get_config("COCO-Detection/faster_rcnn_CR_R_18_FPN_1x.yaml")
+
+
+class TrainingState:
+    """As much state as a trainer has to have: where it is."""
+
+    def __init__(self):
+        self.iteration = 0
+
+    def state_dict(self):
+        return {"iteration": self.iteration}
+
+    def load_state_dict(self, state):
+        self.iteration = state["iteration"]
+
+
+def make_checkpointer(folder, size=1000):
+    model = torch.nn.ParameterList([torch.zeros(size) for _ in range(4)])
+    return CRCheckpointer(model, str(folder), CONFIG, trainer=TrainingState())
+
+
+def save(checkpointer, iteration):
+    """Save a state in which every number is the iteration."""
+    for parameter in checkpointer.model:
+        parameter.data.fill_(iteration)
+    checkpointer.checkpointables["trainer"].iteration = iteration
+    checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+
+
+def save_some(folder, count=3):
+    checkpointer = make_checkpointer(folder)
+    for iteration in range(count):
+        save(checkpointer, iteration)
+        path = folder / f"model_{iteration:07d}.pth"
+        os.utime(path, (iteration, iteration))  # no two of the same time
+    return checkpointer
+
+
+def resumed_iteration(folder, size=1000):
+    """Resume from a folder; check that all of the state belongs to one iteration."""
+    checkpointer = make_checkpointer(folder, size)
+    checkpointer.resume_or_load("", resume=True)
+    iteration = checkpointer.checkpointables["trainer"].iteration
+    assert all((parameter == iteration).all() for parameter in checkpointer.model)
+    return iteration
+
+
+def cut(length):
+    def damage(path):
+        os.truncate(path, length if length >= 0 else path.stat().st_size + length)
+
+    return damage
+
+
+def write_zeros(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def put_folder_in_its_place(path):
+    path.unlink()
+    path.mkdir()
+
+
+def save_weights_alone(path):
+    torch.save({"model": torch.load(path, weights_only=True)["model"]}, path)
+
+
+DAMAGES = {
+    "empty": cut(0),
+    "one byte": cut(1),
+    "first half": cut(9000),
+    "all but one byte": cut(-1),
+    "zeros": write_zeros,
+    "a text": lambda path: path.write_text("a text"),
+    "missing": lambda path: path.unlink(),
+    "folder": put_folder_in_its_place,
+    "weights alone": save_weights_alone,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_resumes_from_the_newest_that_can_be_read(tmp_path, caplog, damage):
+    save_some(tmp_path)
+    assert resumed_iteration(tmp_path) == 2
+    assert not caplog.records
+    damage(tmp_path / "model_0000002.pth")
+    assert resumed_iteration(tmp_path) == 1
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert str(tmp_path / "model_0000002.pth") in record.getMessage()
+    damage(tmp_path / "model_0000001.pth")
+    assert resumed_iteration(tmp_path) == 0
+
+
+@pytest.mark.parametrize("tag", [b"", b"\n", b"\0" * 17, b"model_0000009.pth", b"\xff\xfe"])
+def test_broken_tag_falls_back_to_the_newest(tmp_path, caplog, tag):
+    save_some(tmp_path)
+    (tmp_path / "last_checkpoint").write_bytes(tag)
+    assert resumed_iteration(tmp_path) == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_tag_goes_before_age(tmp_path):
+    save_some(tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    assert resumed_iteration(tmp_path) == 1
+
+
+def test_nothing_to_resume(tmp_path):
+    assert find_checkpoint(str(tmp_path)) is None
+    assert not make_checkpointer(tmp_path).has_checkpoint()
+    torch.save({"model": {}}, tmp_path / "pretrained.pth")
+    assert find_checkpoint(str(tmp_path)) is None
+
+
+def test_one_error_where_all_are_broken(tmp_path):
+    save_some(tmp_path)
+    for path in tmp_path.glob("*.pth"):
+        cut(100)(path)
+    with pytest.raises(ValueError) as error:
+        find_checkpoint(str(tmp_path))
+    title, *lines = str(error.value).splitlines()
+    assert title == f"no checkpoint in {tmp_path} can be read:"
+    assert sorted(lines) == [
+        f"  {path} is cut off, or not in the zip format of torch.save"
+        for path in sorted(tmp_path.glob("*.pth"))
+    ]
+
+
+def test_empty_folder_with_an_empty_tag(tmp_path):
+    (tmp_path / "last_checkpoint").touch()
+    with pytest.raises(ValueError, match="can be read:\n  .*last_checkpoint is empty"):
+        find_checkpoint(str(tmp_path))
+
+
+def test_finds_what_was_saved_in_the_meantime(tmp_path):
+    checkpointer = make_checkpointer(tmp_path)
+    assert checkpointer.get_checkpoint_file() == ""
+    save(checkpointer, 4)
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000004.pth")
+
+
+def crash_after_some_bytes(error):
+    def crash(data, file):
+        file.write(b"PK\3\4" * 100)
+        raise error
+
+    return crash
+
+
+def crash(*_, **__):
+    raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize(
+    "name, replacement",
+    [
+        ("torch.save", crash_after_some_bytes(OSError("no space left on device"))),
+        ("torch.save", crash_after_some_bytes(KeyboardInterrupt())),
+        ("torch.save", crash_after_some_bytes(SystemExit())),
+        ("os.fsync", crash),
+        ("os.replace", crash),
+    ],
+)
+def test_crash_while_saving_leaves_what_was_there(tmp_path, monkeypatch, name, replacement):
+    checkpointer = save_some(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for iteration in (2, 3):  # the file is there already, or new
+        with monkeypatch.context() as patch:
+            patch.setattr(name, replacement)
+            with pytest.raises((OSError, KeyboardInterrupt, SystemExit)):
+                save(checkpointer, iteration)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert resumed_iteration(tmp_path) == 2
+    save(checkpointer, 3)
+    assert resumed_iteration(tmp_path) == 3
+
+
+def test_leftovers_of_killed_runs_are_ignored_and_removed(tmp_path):
+    checkpointer = save_some(tmp_path)
+    leftover = tmp_path / "model_0000003.pth.0123abcd.tmp"
+    leftover.write_bytes(b"PK\3\4")
+    own = tmp_path / "notes.tmp"
+    own.write_text("not of a checkpoint")
+    assert resumed_iteration(tmp_path) == 2
+    save(checkpointer, 3)
+    assert not leftover.exists() and own.exists()
+    assert resumed_iteration(tmp_path) == 3
+
+
+def save_forever(folder, size, start):
+    checkpointer = make_checkpointer(folder, size)
+    for iteration in range(start, 10**6):
+        save(checkpointer, iteration)
+        for path in folder.glob("*.pth"):
+            if path.name < f"model_{iteration - 1:07d}.pth":
+                path.unlink()
+
+
+def test_killed_at_random_moments(tmp_path):
+    size = 10**6
+    rng = random.Random(0)
+    context = multiprocessing.get_context("fork")
+    save(make_checkpointer(tmp_path, size), 0)
+    reached, leftovers = [0], 0
+    for _ in range(12):
+        writer = context.Process(target=save_forever, args=(tmp_path, size, reached[-1] + 1))
+        writer.start()
+        time.sleep(rng.uniform(0.02, 0.25))
+        writer.kill()
+        writer.join()
+        leftovers += len(list(tmp_path.glob("*.tmp")))
+        reached.append(resumed_iteration(tmp_path, size))
+    assert reached == sorted(reached) and reached[-1] > 3
+    assert leftovers > 3  # else no kill came while a file was written
+
+
+def test_diverged_model_is_not_saved(tmp_path):
+    checkpointer = save_some(tmp_path)
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(FloatingPointError, match=r"model_0000003.pth is not saved: 4 param"):
+            checkpointer.checkpointables["trainer"].iteration = 3
+            for parameter in checkpointer.model:
+                parameter.data[-1] = number
+            checkpointer.save("model_0000003", iteration=3)
+        assert resumed_iteration(tmp_path) == 2

@@ -1,0 +1,136 @@
+"""Training runs of toy size, in this process or as a user starts them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from tiny_coco import write_tiny_coco
+
+import train_net
+from detectron2.engine import default_argument_parser
+
+TIMEOUT = 120
+TRAIN_NET = Path(train_net.__file__)
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TWO_PROCESSES = ["--num-gpus", "2", "--dist-url", "auto"]
+
+NETWORKS = {
+    "detector": [],
+    "stage": [
+        *("MODEL.BACKBONE.NAME", "build_stage_supernet_fpn_backbone"),
+        *("MODEL.SUPERNET.STAGE_CHOICES", "[[1, 2], [1, 2], [1, 2, 3], [1, 2]]"),
+    ],
+    "dilation": ["MODEL.BACKBONE.NAME", "build_dilation_supernet_fpn_backbone"],
+}
+
+# Everything that draws random numbers: augmentations, and RPN and RoI heads that sample.
+RANDOM = [
+    *("INPUT.MIN_SIZE_TRAIN", "(48, 64, 80)"),
+    *("INPUT.CROP.ENABLED", "True"),
+    *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "16"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8"),
+    *("SOLVER.IMS_PER_BATCH", "2"),
+]
+
+
+def mixed_data(root):
+    """Options for a training set of wide, tall and square images; few enough for three epochs."""
+    shapes = [(64, 48), (48, 64), (64, 48), (64, 64), (48, 80)]
+    json_file = write_tiny_coco(root, images=5, shapes=shapes)
+    name = f"mixed_{root}"
+    return [
+        *("DATASETS.COCO_JSON", [[name, str(json_file), str(root / "images")]]),
+        *("DATASETS.TRAIN", (name,), "DATASETS.TEST", ()),
+    ]
+
+
+def parse(config, *arguments):
+    return default_argument_parser().parse_args(
+        ["--config-file", str(config), *map(str, arguments)]
+    )
+
+
+def train(config, *arguments):
+    """Run train_net.py in this process."""
+    return train_net.main(parse(config, *arguments))
+
+
+class Run:
+    """train_net.py as a process of its own, which leads a group of processes."""
+
+    def __init__(self, config, *arguments, launcher=(sys.executable,), script=TRAIN_NET):
+        self._printed = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [*map(str, [*launcher, script, "--config-file", config, *arguments])],
+            stdout=self._printed,
+            stderr=subprocess.STDOUT,
+            cwd=Path(config).parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            start_new_session=True,
+        )
+
+    def printed(self):
+        self._printed.seek(0)
+        return self._printed.read()
+
+    def wait_for_checkpoint(self, output, known=()):
+        """Wait until there is a checkpoint in the folder that is not among the known ones."""
+        end = time.monotonic() + TIMEOUT
+        while not set(checkpoints(output)) - set(known):
+            assert self.process.poll() is None, self.printed()[-4000:]
+            assert time.monotonic() < end, self.kill_all()
+            time.sleep(0.01)
+
+    def finish(self):
+        """Wait for the end.
+
+        Returns:
+            The exit code, and all that was printed.
+        """
+        try:
+            return self.process.wait(TIMEOUT), self.printed()
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self.kill_all()) from None
+
+    def kill_all(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        return f"no end after {TIMEOUT} s; printed:\n{self.printed()[-4000:]}"
+
+
+def checkpoints(output):
+    return sorted(path.name for path in output.glob("*.pth"))
+
+
+def last_checkpoint(output):
+    return torch.load(output / (output / "last_checkpoint").read_text(), weights_only=True)
+
+
+def copy_checkpoint(source, target):
+    """Make a folder that looks as if its run had ended with this checkpoint."""
+    target.mkdir()
+    shutil.copy(source, target)
+    (target / "last_checkpoint").write_text(source.name)
+
+
+def assert_same_state(one, other, place="checkpoint"):
+    """All numbers and tensors in two nested states are equal, bit for bit."""
+    assert type(one) is type(other), place
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_same_state(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), place
+        for index, (a, b) in enumerate(zip(one, other)):
+            assert_same_state(a, b, f"{place}.{index}")
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other), place
+    else:
+        assert one == other, place
