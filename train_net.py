@@ -4,6 +4,9 @@
 train_net.py --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml --num-gpus 8
 train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
 torchrun --nproc-per-node 8 train_net.py --config-file ...
+
+On SIGTERM it saves the iteration that it has just finished and ends with exit code 143; the same
+command with --resume goes on from there.
 """
 
 import argparse

@@ -71,6 +71,9 @@ class UniformPathSampling(HookBase):
 class ActiveGradientReduction(HookBase):
     """Averages over all ranks the gradients that are there: those of the path, and nothing else.
 
+    A parameter that has a gradient on some ranks counts as zero on the others; one that has it
+    nowhere keeps None.
+
     Belongs to the inner trainer (:class:`SimpleTrainer`), whose ``after_backward`` is called
     between the backward pass and the optimizer's step.
     """
@@ -81,12 +84,21 @@ class ActiveGradientReduction(HookBase):
             dist.broadcast(tensor.data, src=0)
 
     def after_backward(self) -> None:
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        used = torch.tensor(
+            [p.grad is not None for p in self._parameters],
+            dtype=torch.uint8,
+            device=self._parameters[0].device,
+        )
+        dist.all_reduce(used, dist.ReduceOp.MAX)
+        active = [p for p, anywhere in zip(self._parameters, used.tolist()) if anywhere]
+        for parameter in active:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.flatten() for parameter in active])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
-            gradient.copy_(mean.view_as(gradient))
+        for parameter, mean in zip(active, flat.split([p.numel() for p in active])):
+            parameter.grad.copy_(mean.view_as(parameter))
 
 
 class StopOnSignal(HookBase):

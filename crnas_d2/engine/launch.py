@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import ProcessExitedException
 
 from detectron2.engine import DEFAULT_TIMEOUT
 from detectron2.engine import launch as launch_processes
 from detectron2.utils import comm
+
+from .hooks import EXIT_AFTER_SIGTERM
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -19,21 +25,26 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 
     Under ``torchrun`` the processes are there already, and ``--num-gpus``, ``--num-machines``,
     ``--machine-rank`` and ``--dist-url`` are not used. Otherwise Detectron2's launcher starts
-    ``--num-gpus`` processes on this machine, on the CPU too.
+    ``--num-gpus`` processes on this machine, on the CPU too, and a SIGTERM goes on to them.
 
     Args:
         main: the job.
         args: from :func:`detectron2.engine.default_argument_parser`.
+
+    Raises:
+        SystemExit: a SIGTERM ended the processes; with :data:`EXIT_AFTER_SIGTERM`.
     """
     if not dist.is_torchelastic_launched():
-        launch_processes(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        several = args.num_gpus * args.num_machines > 1
+        with _sigterm_to_children() if several else contextlib.nullcontext():
+            launch_processes(
+                main,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
         return
 
     use_gpu = torch.cuda.is_available()
@@ -45,3 +56,23 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         main(args)
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _sigterm_to_children() -> Iterator[None]:
+    def pass_on(*_) -> None:
+        children = multiprocessing.active_children()
+        if not children:
+            raise SystemExit(EXIT_AFTER_SIGTERM)
+        for child in children:
+            child.terminate()
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    except ProcessExitedException as error:
+        if error.exit_code in (EXIT_AFTER_SIGTERM, -signal.SIGTERM):
+            raise SystemExit(EXIT_AFTER_SIGTERM) from error
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)

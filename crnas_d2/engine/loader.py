@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from detectron2.data import DatasetFromList
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
+from detectron2.utils.serialize import PicklableWrapper
 
 
 class TrainingBatches(Sampler):
@@ -61,7 +62,7 @@ class SeededDataset(Dataset):
 
     def __init__(self, dataset: Dataset, mapper: Callable[[Any], Any], seed: int):
         self._dataset = dataset
-        self._mapper = mapper
+        self._mapper = PicklableWrapper(mapper)
         self._seed = seed
 
     def __len__(self) -> int:

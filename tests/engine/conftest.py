@@ -29,18 +29,28 @@ SEED: 1
 """
 
 
-@pytest.fixture
-def tiny_config(tmp_path, request):
-    """Path of a config that trains a tiny detector for 4 iterations on a tiny data set."""
-    root = tmp_path / "data"
+def write_tiny_config(folder):
+    root = folder / "data"
     write_tiny_coco(root)
-    path = tmp_path / "tiny.yaml"
+    path = folder / "tiny.yaml"
     path.write_text(
         TINY.format(
             configs=configs_dir(),
             root=root,
-            output=tmp_path / "output",
-            name=f"tiny_{abs(hash(str(tmp_path)))}",
+            output=folder / "output",
+            name=f"tiny_{abs(hash(str(folder)))}",
         )
     )
     return path
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """Path of a config that trains a tiny detector for 4 iterations on a tiny data set."""
+    return write_tiny_config(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_tiny_config(tmp_path_factory):
+    """Such a config for all tests of a file."""
+    return write_tiny_config(tmp_path_factory.mktemp("shared"))

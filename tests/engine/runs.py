@@ -1,5 +1,6 @@
 """Training runs of toy size, in this process or as a user starts them."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import torch
 from tiny_coco import write_tiny_coco
 
 import train_net
+from crnas_d2.engine import CRTrainer, setup
 from detectron2.engine import default_argument_parser
 
 TIMEOUT = 120
@@ -61,6 +63,20 @@ def train(config, *arguments):
     return train_net.main(parse(config, *arguments))
 
 
+def run_trainer(config, *arguments, change=lambda trainer: None):
+    """Do what train_net.py does, with a trainer that may be changed before it starts.
+
+    Returns:
+        The trainer, at its end.
+    """
+    args = parse(config, *arguments)
+    trainer = CRTrainer(setup(args))
+    trainer.resume_or_load(resume=args.resume)
+    change(trainer)
+    trainer.train()
+    return trainer
+
+
 class Run:
     """train_net.py as a process of its own, which leads a group of processes."""
 
@@ -98,6 +114,22 @@ class Run:
         except subprocess.TimeoutExpired:
             raise AssertionError(self.kill_all()) from None
 
+    def wait_for_its_children(self):
+        """Wait until no process is left that it has started."""
+        end = time.monotonic() + 20
+        while left := self._members():
+            assert time.monotonic() < end, f"{len(left)} processes are left; {self.kill_all()}"
+            time.sleep(0.05)
+
+    def _members(self):
+        members = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+                if int(group) == self.process.pid and state != "Z":
+                    members.append(path)
+        return members
+
     def kill_all(self):
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -110,6 +142,10 @@ def checkpoints(output):
 
 def last_checkpoint(output):
     return torch.load(output / (output / "last_checkpoint").read_text(), weights_only=True)
+
+
+def copy_of_state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def copy_checkpoint(source, target):

@@ -1,3 +1,4 @@
+import pickle
 import random
 from itertools import islice
 
@@ -136,6 +137,15 @@ def test_refused_image_is_replaced_by_the_same_one_with_any_start_and_workers():
     whole = batches(make_loader(refuse_some), 20)
     assert set(sum(names(whole), [])) == {f"{i}.png" for i in (0, 2, 3, 5, 6)}
     assert batches(make_loader(refuse_some, num_workers=2), 8, start=12) == whole[12:]
+
+
+def test_workers_that_are_spawned_get_a_mapper_that_is_a_closure():
+    """Those of the processes that Detectron2's launcher has spawned are."""
+    seen = "seen"
+    loader = make_loader(mapper=lambda image: {**image, seen: True})
+    dataset = pickle.loads(pickle.dumps(loader.dataset))
+    pickle.dumps(loader.worker_init_fn)
+    assert dataset[0, 3] == {**IMAGES[3], "seen": True}
 
 
 def test_own_random_state_leaves_no_trace():
