@@ -11,6 +11,8 @@ install:
 test: install
 	$(VENV_PYTHON) -m pytest tests
 
+# Two threads that share their cores with other programs wait for each other most of the time.
+demo: export OMP_NUM_THREADS ?= 1
 demo: install
 	$(VENV_PYTHON) train_net.py --config-file $(DEMO) OUTPUT_DIR output/demo
 	$(VENV_PYTHON) tools/visualize_results.py --config-file $(DEMO) \
