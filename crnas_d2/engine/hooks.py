@@ -109,9 +109,10 @@ class StopOnSignal(HookBase):
 
     def __init__(self):
         self._received = False
+        self._previous = signal.getsignal(signal.SIGTERM)
 
     def before_train(self) -> None:
-        self._previous = signal.signal(signal.SIGTERM, self._receive)
+        signal.signal(signal.SIGTERM, self._receive)
 
     def _receive(self, *_) -> None:
         self._received = True

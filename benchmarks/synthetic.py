@@ -1,0 +1,58 @@
+"""A detector and images for it, when only time, memory and traffic matter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from crnas_d2 import add_crnas_config
+from crnas_d2.config import configs_dir
+from crnas_d2.engine.trainer import without_needless_sync_bn
+from detectron2.config import CfgNode, get_cfg
+from detectron2.structures import Boxes, Instances
+
+
+def load_config(name: str, opts: Sequence[str]) -> CfgNode:
+    """A config below ``configs/``, for a detector with random weights on the GPU, where there is one."""
+    cfg = get_cfg()
+    add_crnas_config(cfg)
+    cfg.merge_from_file(os.path.join(configs_dir(), name), allow_unsafe=False)
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.SOLVER.BASE_LR = 1e-8  # steps do the same work, and random weights cannot diverge
+    cfg.merge_from_list(list(opts))
+    return without_needless_sync_bn(cfg)
+
+
+def final_config(cfg: CfgNode, path: Sequence[int]) -> CfgNode:
+    """From the config of a supernet to that of the final network that one of its paths stands for."""
+    final = cfg.clone()
+    final.defrost()
+    family = {"resnet": "cr_resnet", "mobilenetv2": "cr_mobilenetv2"}[cfg.MODEL.CR.FAMILY]
+    final.MODEL.BACKBONE.NAME = f"build_{family}_fpn_backbone"
+    is_stage_code = cfg.MODEL.BACKBONE.NAME.startswith("build_stage_")
+    final.MODEL.CR["STAGE_CODE" if is_stage_code else "OPERATION_CODE"] = list(path)
+    return final
+
+
+def make_batch(cfg: CfgNode, images: int, height: int, width: int) -> list[dict]:
+    """Random images with ten random boxes each, as Detectron2's training loader gives them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(10, generator=generator)
+
+    batch = []
+    for _ in range(images):
+        w, h = uniform(0.1, 0.5) * width, uniform(0.1, 0.5) * height
+        x, y = uniform(0, 1) * (width - w), uniform(0, 1) * (height - h)
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.stack([x, y, x + w, y + h], 1))
+        classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        instances.gt_classes = torch.randint(classes, (10,), generator=generator)
+        image = torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
+        batch.append({"image": image, "instances": instances, "height": height, "width": width})
+    return batch
