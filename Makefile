@@ -19,4 +19,4 @@ demo: install
 		--input output/demo/inference/coco_instances_results.json --output output/demo/detections.png
 
 lint: install
-	$(VENV_PYTHON) -m black --check --quiet crnas_d2 tests tools *.py
+	$(VENV_PYTHON) -m black --check --quiet benchmarks crnas_d2 tests tools *.py

@@ -96,7 +96,9 @@ def test_changed_model_is_named_with_both_values(cfg, tmp_path):
     with pytest.raises(ValueError) as error:
         check_same_model(cfg, saved, "model.pth")
     assert "model.pth" in str(error.value)
-    assert "MODEL.CR.STAGE_CODE: [1, 1, 2, 4] in the checkpoint, [1, 2, 1, 4] in" in str(error.value)
+    assert "MODEL.CR.STAGE_CODE: [1, 1, 2, 4] in the checkpoint, [1, 2, 1, 4] in" in str(
+        error.value
+    )
     check_same_model(cfg, saved, "model.pth", below="MODEL.RESNETS.")
 
 

@@ -29,7 +29,8 @@ def run_script(launcher, config, *arguments):
         text=True,
         timeout=300,
         cwd=config.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as torchrun sets it, for equal sums
+        # One thread as torchrun sets it, for equal sums; no GPU, of which there may be only one.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
 
 
