@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
 
-from crnas_d2 import add_crnas_config
-from crnas_d2.config import configs_dir
+from crnas_d2 import get_config
 from crnas_d2.engine.trainer import without_needless_sync_bn
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
 
 def load_config(name: str, opts: Sequence[str]) -> CfgNode:
     """A config below ``configs/``, for a detector with random weights on the GPU, where there is one."""
-    cfg = get_cfg()
-    add_crnas_config(cfg)
-    cfg.merge_from_file(os.path.join(configs_dir(), name), allow_unsafe=False)
+    cfg = get_config(name)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.BACKBONE.FREEZE_AT = 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+from detectron2.utils.file_io import PathManager
 
 from .architecture import Architecture
 
@@ -107,6 +109,25 @@ def configs_dir() -> str:
     return installed if os.path.isdir(installed) else os.path.join(package, "..", "configs")
 
 
+def read_config(path: str, opts: Sequence[str] = ()) -> CN:
+    """The config in a file, with Detectron2's keys and ours.
+
+    Args:
+        path: of a YAML file, or its URL. What it could execute is refused.
+        opts: keys and values in turn, which go before those of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not PathManager.isfile(path):
+        raise FileNotFoundError(f"config file {path!r}: no such file")
+    cfg = get_cfg()
+    add_crnas_config(cfg)
+    cfg.merge_from_file(path, allow_unsafe=False)
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
 def get_config(name: str) -> CN:
     """A ready config from one of the files under ``configs/``.
 
@@ -119,7 +140,4 @@ def get_config(name: str) -> CN:
     path = os.path.normpath(os.path.join(configs_dir(), name))
     if not os.path.isfile(path):
         raise ValueError(f"no config {name!r}: there is no file {path}")
-    cfg = get_cfg()
-    add_crnas_config(cfg)
-    cfg.merge_from_file(path, allow_unsafe=False)
-    return cfg
+    return read_config(path)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from crnas_d2 import add_crnas_config
 from crnas_d2.analysis import (
     PAPER_RESULTS,
     DetectorCost,
@@ -23,10 +22,9 @@ from crnas_d2.analysis import (
     paper_convention_gflops,
 )
 from crnas_d2.analysis.flops import INPUT_SIZE, MASK_ROIS, PROPOSALS
-from crnas_d2.config import configs_dir
+from crnas_d2.config import configs_dir, read_config
 from crnas_d2.files import write_atomically
-from detectron2.config import CfgNode, get_cfg
-from detectron2.utils.file_io import PathManager
+from detectron2.config import CfgNode
 
 MODEL_ZOO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "MODEL_ZOO.md")
 
@@ -76,16 +74,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if as_in_paper:
         print(compare_with_paper(args.config_file, cfg))
-
-
-def read_config(path: str, opts: Sequence[str]) -> CfgNode:
-    if not PathManager.isfile(path):
-        raise FileNotFoundError(f"--config-file {path!r}: no such file")
-    cfg = get_cfg()
-    add_crnas_config(cfg)
-    cfg.merge_from_file(path, allow_unsafe=False)
-    cfg.merge_from_list(opts)
-    return cfg
 
 
 def format_cost(cost: DetectorCost) -> str:

@@ -19,14 +19,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from crnas_d2 import add_crnas_config
+from crnas_d2.config import read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.files import read_json, write_atomically
-from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.visualizer import Visualizer
 
 # In pixels of the picture.
@@ -91,16 +89,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
     write_atomically(args.output, picture)
     print(f"wrote {args.output}: {len(pairs)} of {len(images)} images of {dataset}")
-
-
-def read_config(path: str, opts: Sequence[str]) -> CfgNode:
-    if not PathManager.isfile(path):
-        raise FileNotFoundError(f"--config-file {path!r}: no such file")
-    cfg = get_cfg()
-    add_crnas_config(cfg)
-    cfg.merge_from_file(path, allow_unsafe=False)
-    cfg.merge_from_list(opts)
-    return cfg
 
 
 def detections_by_image(

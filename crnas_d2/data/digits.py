@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Tuple
 
 import numpy as np
 import pycocotools.mask as mask_util

@@ -7,14 +7,14 @@ import logging
 
 import torch
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint.checkpointer import check_same_model, find_checkpoint, read_checkpoint
-from ..config import add_crnas_config, get_architecture
+from ..config import get_architecture, read_config
 from ..data import setup_datasets
 
 logger = logging.getLogger(__name__)
@@ -33,12 +33,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ValueError: a value in the config cannot work here; the message names it.
         FileNotFoundError: the config or the weights are not there.
     """
-    cfg = get_cfg()
-    add_crnas_config(cfg)
-    if not PathManager.isfile(args.config_file):
-        raise FileNotFoundError(f"--config-file {args.config_file!r}: no such file")
-    cfg.merge_from_file(args.config_file, allow_unsafe=False)
-    cfg.merge_from_list(args.opts)
+    cfg = read_config(args.config_file, args.opts)
     setup_logger(distributed_rank=comm.get_rank(), name="crnas_d2")
 
     _choose_device(cfg)

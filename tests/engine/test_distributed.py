@@ -148,7 +148,6 @@ def test_other_path_on_a_rank_is_an_error_on_all(ranks):
 def test_diverged_rank_stops_all(config, ranks):
     messages = [seen["diverged"] for seen in ranks]
     assert messages[0] == messages[1]
-    path = ranks[0]["exact"][1]["path"]
     assert "diverged at iteration 3, path [" in messages[0]
     assert "losses of rank 1 are {'loss_cls': nan, 'loss_box_reg': 0." in messages[0]
     output = config.parent / "diverged"

@@ -1,7 +1,6 @@
 """train_net.py on images with one class each, and its weights in a detector."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch

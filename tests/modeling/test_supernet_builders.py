@@ -6,7 +6,7 @@ import pytest
 import torch
 from thin_supernets import FEATURES, STAGE_NAMES
 
-from crnas_d2 import ARCHITECTURES, Architecture, add_crnas_config
+from crnas_d2 import ARCHITECTURES, add_crnas_config
 from crnas_d2.modeling import DilationSupernet, StageSupernet
 from crnas_d2.modeling.activation_checkpoint import CheckpointedStage
 from crnas_d2.spaces import get_operation_space, get_stage_space

@@ -72,7 +72,7 @@ def test_config_without_printed_flops(tool, capsys):
 
 
 def test_missing_config(tool):
-    with pytest.raises(FileNotFoundError, match="--config-file 'absent.yaml': no such file"):
+    with pytest.raises(FileNotFoundError, match="config file 'absent.yaml': no such file"):
         tool.main(["--config-file", "absent.yaml"])
 
 

@@ -180,7 +180,7 @@ def test_results_of_something_else_are_refused(run, tmp_path, results, message):
 
 def test_missing_files(tool, data, tmp_path):
     files = ["--config-file", "no.yaml", "--input", "no.json", "--output", "out.png"]
-    with pytest.raises(FileNotFoundError, match="--config-file 'no.yaml'"):
+    with pytest.raises(FileNotFoundError, match="config file 'no.yaml'"):
         tool.main(files)
     with pytest.raises(FileNotFoundError, match="no.json"):
         tool.main([files[0], str(tmp_path / "config.yaml"), *files[2:]])
