@@ -38,12 +38,12 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         several = args.num_gpus * args.num_machines > 1
         with _sigterm_to_children() if several else contextlib.nullcontext():
             launch_processes(
-                main,
+                _run,
                 args.num_gpus,
                 num_machines=args.num_machines,
                 machine_rank=args.machine_rank,
                 dist_url=args.dist_url,
-                args=(args,),
+                args=(main, args),
             )
         return
 
@@ -52,10 +52,17 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if use_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    _run(main, args)
+
+
+def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """Run the job and leave together: gloo aborts a rank whose peer is gone already."""
     try:
         main(args)
+        comm.synchronize()
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 @contextlib.contextmanager
