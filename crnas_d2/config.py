@@ -74,6 +74,72 @@ def add_crnas_config(cfg: CN) -> None:
     # Folder of the two json files; empty = crnas_d2_splits below Detectron2's folder of data sets
     archval.DIR = ""
 
+    _add_search_config(cfg)
+
+
+def _add_search_config(cfg: CN) -> None:
+    search = cfg.SEARCH = CN()
+    # N: budgets of the stage search; the first one's best goes on. Empty = the cost of MODEL.CR.STAGE_CODE
+    search.BUDGETS = []
+    # What a budget counts: "blocks", "weighted" (blocks by MODEL.SUPERNET.STAGE_WEIGHTS; the paper's
+    # constraint) or "gmacs" (multiply-adds of the backbone in G, at 800 x 1088)
+    search.COST = "weighted"
+    # By which share of a budget the cost may be above or below it
+    search.TOLERANCE = 0.0
+    # Of the operation search: "greedy" (Algorithm 1), "random" or "evolutionary"
+    search.STRATEGY = "greedy"
+    # K: partial architectures that the greedy search keeps
+    search.SURVIVORS = 3
+    # Architectures that the other two evaluate; 0 = as many as the greedy search
+    search.EVALUATIONS = 0
+    # Seed of all that the search draws
+    search.SEED = 0
+    # What is maximized, of the results of COCOEvaluator: "bbox/AP", "segm/AP", "bbox/AP50", ...
+    search.METRIC = "bbox/AP"
+    # Images of a mini-batch, which pass through an architecture together
+    search.IMAGES_PER_BATCH = 1
+    # Architectures that are evaluated in one pass over archval; memory grows with it
+    search.GROUP_SIZE = 32
+    # Evaluate in half precision, on a GPU
+    search.AMP = False
+
+    # Config of the baseline's detector, which the architecture that was found is put into: a file
+    # beside the one that names it, or one of those that get_config takes; empty = none
+    search.FINAL = ""
+
+    bn = search.BN = CN()
+    # Statistics of the norms: "recalibrate" (of the path alone, from archtrain), "running" (as
+    # trained), or "auto": the first in the stage search, the second in the operation search
+    bn.MODE = "auto"
+    # Mini-batches of archtrain, and the images of each, from which they are recalibrated
+    bn.BATCHES = 16
+    bn.IMAGES_PER_BATCH = 16
+
+    racing = search.RACING = CN()
+    # Drop architectures before they have seen all of archval; the stage search alone
+    racing.ENABLED = False
+    # Share of resamples in which an architecture must be below the leader to be dropped
+    racing.CONFIDENCE = 0.99
+    # Parts of archval after which it is decided
+    racing.SLICES = 5
+    # Resamples of the bootstrap over images
+    racing.RESAMPLES = 1000
+
+    recipe = search.RECIPE = CN()
+    # Configs of the steps of the whole procedure (section 3.3), named as SEARCH.FINAL is.
+    # Pre-training of the stage supernet; empty = none
+    recipe.STAGE_PRETRAINING = ""
+    # The stage supernet in a detector; empty = no stage search
+    recipe.STAGE_SUPERNET = ""
+    # Pre-training of the dilation supernet; empty = none
+    recipe.DILATION_PRETRAINING = ""
+    # The dilation supernet in a detector; empty = no operation search
+    recipe.DILATION_SUPERNET = ""
+    # Pre-training of the baseline and of the network that was found; empty = none
+    recipe.FINAL_PRETRAINING = ""
+    # Train and evaluate SEARCH.FINAL, as it is and with the architecture that was found
+    recipe.TRAIN_FINAL = True
+
 
 def get_architecture(cfg: CN, family: str | None = None) -> Architecture:
     """The architecture that ``cfg.MODEL.CR`` describes.
@@ -126,6 +192,17 @@ def read_config(path: str, opts: Sequence[str] = ()) -> CN:
     cfg.merge_from_file(path, allow_unsafe=False)
     cfg.merge_from_list(list(opts))
     return cfg
+
+
+def flatten_config(cfg: CN, prefix: str = "") -> dict[str, str]:
+    """All keys with their values as texts, by their full names, such as "MODEL.CR.FAMILY"."""
+    flat = {}
+    for key, value in cfg.items():
+        if isinstance(value, CN):
+            flat.update(flatten_config(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = str(list(value) if isinstance(value, tuple) else value)
+    return flat
 
 
 def get_config(name: str) -> CN:

@@ -16,13 +16,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
+from ..config import flatten_config
 from ..files import is_remote, open_atomically, write_atomically
 
 logger = logging.getLogger(__name__)
 
-BACKBONE_FORMAT = (
-    "crnas_d2.backbone"  # metadata entry "format" of a file that holds a backbone alone
-)
+# Metadata entry "format" of a file that holds a backbone alone
+BACKBONE_FORMAT = "crnas_d2.backbone"
 BACKBONE_PREFIXES = ("backbone.bottom_up.", "backbone.", "")
 
 
@@ -244,17 +244,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 def flatten_model_config(cfg: CfgNode) -> dict[str, str]:
     """All keys below ``cfg.MODEL`` with their values, less the two that name no part of the model."""
-
-    def walk(node: CfgNode, prefix: str) -> dict[str, str]:
-        flat = {}
-        for key, value in node.items():
-            if isinstance(value, CfgNode):
-                flat.update(walk(value, f"{prefix}{key}."))
-            else:
-                flat[prefix + key] = str(list(value) if isinstance(value, tuple) else value)
-        return flat
-
-    flat = walk(cfg.MODEL, "MODEL.")
+    flat = flatten_config(cfg.MODEL, "MODEL.")
     del flat["MODEL.DEVICE"], flat["MODEL.WEIGHTS"]
     return flat
 

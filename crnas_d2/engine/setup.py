@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint.checkpointer import check_same_model, find_checkpoint, read_checkpoint
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
+from ..files import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +34,46 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ValueError: a value in the config cannot work here; the message names it.
         FileNotFoundError: the config or the weights are not there.
     """
-    cfg = read_config(args.config_file, args.opts)
+    return prepare(read_config(args.config_file, args.opts), args)
+
+
+def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
+    """As :func:`setup`, for a config that was read already. It may be changed.
+
+    Args:
+        cfg: not frozen.
+        args: of which ``resume``, ``eval_only`` and ``config_file`` are used.
+    """
     setup_logger(distributed_rank=comm.get_rank(), name="crnas_d2")
 
-    _choose_device(cfg)
     checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
-    if checkpoint is None:
-        _check_weights(cfg, training=not args.eval_only)
-    get_architecture(cfg)
-    setup_datasets(cfg)
+    check_config(cfg, training=not args.eval_only, has_weights=checkpoint is not None)
     if checkpoint is not None:
         _check_checkpoint(cfg, checkpoint, below="MODEL.")
     elif args.eval_only:
-        _check_checkpoint(cfg, cfg.MODEL.WEIGHTS, below=("MODEL.CR.", "MODEL.META_ARCHITECTURE"))
+        _check_checkpoint(cfg, cfg.MODEL.WEIGHTS, below=_keys_of_architecture(cfg))
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="crnas_d2", configure_stdout=False)
     return cfg
+
+
+def check_config(cfg: CfgNode, training: bool, has_weights: bool = False) -> None:
+    """Check what can be checked before any work, choose the device, and register the data sets.
+
+    Args:
+        cfg: not frozen.
+        training: or else evaluation alone.
+        has_weights: whether the model's weights come from elsewhere than ``MODEL.WEIGHTS``.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`setup`.
+    """
+    _choose_device(cfg)
+    if not has_weights:
+        _check_weights(cfg, training)
+    get_architecture(cfg)
+    setup_datasets(cfg)
 
 
 def _choose_device(cfg: CfgNode) -> None:
@@ -70,8 +94,18 @@ def _check_weights(cfg: CfgNode, training: bool) -> None:
                 f"MODEL.WEIGHTS is empty and MODEL.BACKBONE.FREEZE_AT is {frozen}: layers would be "
                 "frozen at random values. Give ImageNet weights, or FREEZE_AT 0"
             )
-    elif "://" not in weights and not PathManager.isfile(weights):
+    elif not is_remote(weights) and not PathManager.isfile(weights):
         raise FileNotFoundError(f"MODEL.WEIGHTS {weights!r}: no such file")
+
+
+def _keys_of_architecture(cfg: CfgNode) -> tuple[str, ...]:
+    """Those that tell one network from another; a supernet has many."""
+    keys = ["MODEL.META_ARCHITECTURE", "MODEL.CR.FAMILY", "MODEL.CR.BLOCK"]
+    if "stage_supernet" not in cfg.MODEL.BACKBONE.NAME:
+        keys.append("MODEL.CR.STAGE_CODE")
+    if "supernet" not in cfg.MODEL.BACKBONE.NAME:
+        keys.append("MODEL.CR.OPERATION_CODE")
+    return tuple(keys)
 
 
 def _check_checkpoint(cfg: CfgNode, path: str, below: str | tuple[str, ...]) -> None:

@@ -167,11 +167,14 @@ def without_needless_sync_bn(cfg: CfgNode) -> CfgNode:
         The config itself where nothing changes, else a changed copy.
     """
     if cfg.MODEL.DEVICE == "cpu":
-        reason = "torch synchronizes BN on GPUs only"
-    elif comm.get_world_size() == 1:
-        reason = "there is one process"
-    else:
-        return cfg
+        return without_sync_bn(cfg, "torch synchronizes BN on GPUs only")
+    if comm.get_world_size() == 1:
+        return without_sync_bn(cfg, "there is one process")
+    return cfg
+
+
+def without_sync_bn(cfg: CfgNode, reason: str) -> CfgNode:
+    """A copy with "BN" for "SyncBN"; the log says where and gives the reason."""
     cfg = cfg.clone()
     cfg.defrost()
     changed = []

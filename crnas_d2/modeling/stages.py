@@ -117,13 +117,17 @@ class StagedBackbone(Backbone):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         outputs = {}
         for name in self.stage_names:
-            x = getattr(self, name)(x)
+            x = self.run_stage(name, x)
             feature = self.stages.features.get(name)
             if feature in self._out_features:
                 outputs[feature] = x
         if "linear" in self._out_features:
             outputs["linear"] = self.linear(F.dropout(x.mean((2, 3)), 0.2, self.training))
         return outputs
+
+    def run_stage(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """Output of one stage, from that of the stage before."""
+        return getattr(self, name)(x)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {feature: self._shapes[feature] for feature in self._out_features}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -83,6 +84,7 @@ class Supernet(StagedBackbone):
         self.space = space
         self.path: tuple[int, ...] | None = None
         self.choice_blocks = [m for m in self.modules() if isinstance(m, ChoiceBlock)]
+        self._memory: dict[nn.Module, _Memory] | None = None
 
     def set_path(self, path: Sequence[int]) -> None:
         """Choose the path that the following forward passes run.
@@ -105,6 +107,71 @@ class Supernet(StagedBackbone):
         if self.path is None:
             raise RuntimeError("a supernet runs one path at a time: call set_path(path) first")
         return super().forward(x)
+
+    @contextlib.contextmanager
+    def sharing_prefixes(self) -> Iterator[None]:
+        """Within it, successive forward passes on one and the same image tensor share the outputs
+        of the blocks from the first one up to where their paths, or the tensors that stand in for
+        the statistics of their norms, part.
+
+        The features are those of a pass that shares nothing, bit for bit. Paths in lexicographic
+        order share the most. It keeps the activations of one path, and is for inference alone.
+        """
+        self._memory = {}
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._memory = None
+
+    def run_stage(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        stage = getattr(self, name)
+        if self._memory is None:
+            return stage(x)
+        for unit in stage if isinstance(stage, nn.Sequential) else [stage]:
+            known = self._memory.get(unit)
+            if known is None or not known.answers(unit, x):
+                known = self._memory[unit] = _Memory(unit, x)
+            x = known.output
+        return x
+
+
+class _Memory:
+    """The last forward pass of a module: what it depended on, and its output."""
+
+    def __init__(self, unit: nn.Module, x: torch.Tensor):
+        self._input = x
+        self._state = _state(unit)
+        self.output = unit(x)
+
+    def answers(self, unit: nn.Module, x: torch.Tensor) -> bool:
+        state = _state(unit)
+        return (
+            x is self._input
+            and len(state) == len(self._state)
+            and all(now is then for now, then in zip(state, self._state))
+        )
+
+
+def _state(unit: nn.Module) -> list[object]:
+    """The candidates of a module that run, and the statistics of their norms."""
+    state = []
+    for module in active_modules(unit):
+        if isinstance(module, ChoiceBlock):
+            state.append(module.ops[str(module.choice)])
+        elif getattr(module, "running_mean", None) is not None:
+            state.append(module.running_mean)
+    return state
+
+
+def active_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Like :meth:`torch.nn.Module.modules`, without the candidates that are not chosen."""
+    yield module
+    if isinstance(module, ChoiceBlock):
+        yield from active_modules(module.ops[str(module.choice)])
+    else:
+        for child in module.children():
+            yield from active_modules(child)
 
 
 def build_stages(cfg: CfgNode, input_shape: ShapeSpec) -> Stages:

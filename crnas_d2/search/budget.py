@@ -1,0 +1,68 @@
+"""What an architecture may cost: the constraint of equation (1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from detectron2.config import CfgNode
+
+from ..analysis import analyze_detector
+from ..architecture import get_family
+from ..config import get_architecture
+from ..spaces import StageSpace
+from .evaluation import Code
+
+Cost = Callable[[Code], float]
+
+FINAL_BUILDERS = {
+    "resnet": "build_cr_resnet_fpn_backbone",
+    "mobilenetv2": "build_cr_mobilenetv2_fpn_backbone",
+}
+
+
+def get_cost(name: str, space: StageSpace, cfg: CfgNode) -> Cost:
+    """The cost of a stage code, as ``SEARCH.COST`` names it.
+
+    Args:
+        name: "blocks", "weighted" or "gmacs", see :mod:`crnas_d2.config`.
+        space: of the stage codes.
+        cfg: of a detector of the space's family, whose backbone's multiply-adds count for "gmacs".
+
+    Raises:
+        ValueError: there is no such cost.
+    """
+    if name == "blocks":
+        return sum
+    if name == "weighted":
+        return space.cost
+    if name == "gmacs":
+        return _multiply_adds(space, cfg)
+    raise ValueError(f"SEARCH.COST is {name!r}; expected 'blocks', 'weighted' or 'gmacs'")
+
+
+def _multiply_adds(space: StageSpace, cfg: CfgNode) -> Cost:
+    """All blocks of a stage but the first cost the same, so two depths of each stage tell all."""
+    stages = get_family(space.family).stages
+    shortest = [choices[0] for choices in space.choices]
+
+    def measure(stage_code: Sequence[int]) -> int:
+        variant = cfg.clone()
+        variant.defrost()
+        variant.MODEL.BACKBONE.NAME = FINAL_BUILDERS[space.family]
+        variant.MODEL.CR.STAGE_CODE = list(stage_code)
+        variant.MODEL.CR.OPERATION_CODE = []
+        return analyze_detector(variant).backbone_macs
+
+    fixed = measure(shortest)
+    added = [0] * len(stages)
+    for index, choices in enumerate(space.choices):
+        if len(choices) > 1:
+            deeper = list(shortest)
+            deeper[index] += 1
+            added[index] = measure(deeper) - fixed
+
+    def gmacs(code: Code) -> float:
+        blocks = zip(code, shortest, added, strict=True)
+        return (fixed + sum((n - least) * macs for n, least, macs in blocks)) / 1e9
+
+    return gmacs

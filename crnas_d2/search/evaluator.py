@@ -1,0 +1,226 @@
+"""AP_val(N(tau, w)) of many architectures, whose weights are those of one supernet (section 3.3.1)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
+
+import torch
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data.samplers import InferenceSampler
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+
+from ..engine.hooks import find_supernet
+from ..spaces import PathSpace
+from .detections import Detections
+from .evaluation import Code, Evaluation
+from .recalibration import Statistics, keeping_statistics, recalibrate, use_statistics
+from .scoring import Scorer
+
+logger = logging.getLogger(__name__)
+
+
+class ArchitectureEvaluator:
+    """Evaluates the networks of a trained supernet on archval, many at a time.
+
+    A mini-batch of images is read and decoded once and then goes through one network after the
+    other, in lexicographic order, so that each begins where it differs from the one before. The
+    APs are those of building each network, giving it its weights and running Detectron2's
+    evaluation, digit for digit.
+
+    A code may be shorter than a path. The entries that it leaves open are then drawn uniformly,
+    once for each mini-batch and alike for all codes of its length, so that these are compared on
+    the same completions (section 3.3.2; c is the number of mini-batches).
+    """
+
+    def __init__(self, cfg: CfgNode, model: torch.nn.Module):
+        """
+        Args:
+            cfg: of the supernet detector. ``DATASETS.TEST[0]`` is archval, ``DATASETS.TRAIN`` is
+                where the statistics of norms come from; the rest is in ``SEARCH``.
+            model: it, with its weights.
+
+        Raises:
+            ValueError: it has no supernet, or a value in the config cannot work here.
+        """
+        self._supernet = find_supernet(model)
+        if self._supernet is None:
+            raise ValueError(
+                f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}; expected the builder of a "
+                "supernet"
+            )
+        search = cfg.SEARCH
+        self._model = model.eval()
+        self._images_per_batch = search.IMAGES_PER_BATCH
+        self._num_workers = cfg.DATALOADER.NUM_WORKERS
+        self._mapper = DatasetMapper(cfg, is_train=False)
+        self._archval = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
+        self._scorer = Scorer(cfg.DATASETS.TEST[0])
+        self._metric = search.METRIC
+        self._seed = search.SEED
+        self._autocast = search.AMP
+        self._statistics_images = None
+        if search.BN.MODE == "recalibrate":
+            self._statistics_images = _draw_images(cfg)
+            self._statistics_batch = search.BN.IMAGES_PER_BATCH
+
+    @property
+    def space(self) -> PathSpace:
+        """All paths of the supernet."""
+        return self._supernet.space
+
+    @property
+    def mini_batches(self) -> int:
+        """c, the number of mini-batches of archval."""
+        return math.ceil(len(self._archval) / self._images_per_batch)
+
+    def image_ids(self, batches: range) -> list[int]:
+        """Of the images in some mini-batches."""
+        first, last = batches.start * self._images_per_batch, batches.stop * self._images_per_batch
+        return [image["image_id"] for image in self._archval[first:last]]
+
+    def evaluate(self, codes: Sequence[Code]) -> list[Evaluation]:
+        """Evaluate some architectures on the whole of archval.
+
+        Args:
+            codes: paths, or prefixes of one length. What is kept in memory grows with their
+                number.
+
+        Returns:
+            In the order of the codes; the same on all processes.
+        """
+        found = self.detect(codes, range(self.mini_batches))
+        if comm.is_main_process():
+            evaluations = [self.score(code, detections) for code, detections in zip(codes, found)]
+        else:
+            evaluations = None
+        return comm.all_gather(evaluations)[0]
+
+    def score(self, code: Code, found: Detections | str) -> Evaluation:
+        """
+        Args:
+            code: of the architecture.
+            found: by it on the whole of archval, or why it failed.
+        """
+        if isinstance(found, str):
+            return Evaluation(code, "failed", images=len(self._archval), reason=found)
+        metrics = self._scorer(found)
+        if self._metric not in metrics:
+            raise ValueError(
+                f"SEARCH.METRIC is {self._metric!r}; expected one of {', '.join(sorted(metrics))}"
+            )
+        if not math.isfinite(metrics[self._metric]):
+            reason = f"{self._metric} is {metrics[self._metric]}, of {len(found)} detections"
+            return Evaluation(code, "failed", images=len(self._archval), reason=reason)
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        return Evaluation(code, "done", metrics, len(self._archval))
+
+    def detect(self, codes: Sequence[Code], batches: range) -> list[Detections | str]:
+        """What each architecture finds in some mini-batches of archval.
+
+        Returns:
+            On the main process, in the order of the codes: the detections of all processes, or
+            the reason why the architecture failed. On the others, nothing of use.
+        """
+        order = sorted(range(len(codes)), key=lambda index: codes[index])
+        found = [[] for _ in codes]
+        finite = [True] * len(codes)
+        with torch.no_grad(), keeping_statistics(self._model.backbone):
+            statistics = self._recalibrate([codes[index] for index in order])
+            for number, inputs in self._load(batches):
+                with self._one_image_tensor(inputs), self._supernet.sharing_prefixes():
+                    for index, own_statistics in zip(order, statistics):
+                        self._supernet.set_path(self._complete(codes[index], number))
+                        use_statistics(own_statistics)
+                        outputs, is_finite = self._run(inputs)
+                        found[index] += outputs
+                        finite[index] &= is_finite
+        everywhere = comm.gather([(Detections.concatenate(f), ok) for f, ok in zip(found, finite)])
+        return [
+            (
+                Detections.concatenate(detections for detections, _ in parts)
+                if all(ok for _, ok in parts)
+                else "a feature is Inf or NaN"
+            )
+            for parts in zip(*everywhere)
+        ]
+
+    def _complete(self, code: Code, number: int) -> Code:
+        """The path that a code stands for on a mini-batch."""
+        if len(code) == len(self._supernet.space.choices):
+            return code
+        drawn = self._supernet.space.sample(Random(f"{self._seed}/{len(code)}/{number}"))
+        return (*code, *drawn[len(code) :])
+
+    def _run(self, inputs: list[dict[str, Any]]) -> tuple[list[Detections], bool]:
+        """Detections in each image, and whether the features are all finite."""
+        finite = []
+        hook = self._model.backbone.register_forward_hook(
+            lambda _, __, features: finite.extend(f.isfinite().all() for f in features.values())
+        )
+        with hook, torch.autocast(self._model.device.type, enabled=self._autocast):
+            outputs = self._model(inputs)
+        return [
+            Detections.from_json(
+                instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+            )
+            for image, output in zip(inputs, outputs)
+        ], bool(torch.stack(finite).all())
+
+    def _load(self, batches: range) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """The mini-batches of this process, with their numbers, decoded."""
+        own = _own_share(batches)
+        size = self._images_per_batch
+        yield from zip(own, self._loader(self._archval, own.start * size, own.stop * size, size))
+
+    def _loader(self, images: list[dict], first: int, last: int, batch_size: int) -> Any:
+        return build_detection_test_loader(
+            images,
+            mapper=self._mapper,
+            sampler=range(first, min(last, len(images))),
+            batch_size=batch_size,
+            num_workers=self._num_workers,
+        )
+
+    @contextlib.contextmanager
+    def _one_image_tensor(self, inputs: list[dict[str, Any]]) -> Iterator[None]:
+        """Within it, the model does not preprocess the images again and again."""
+        images = self._model.preprocess_image(inputs)
+        self._model.preprocess_image = lambda _: images
+        try:
+            yield
+        finally:
+            del self._model.preprocess_image
+
+    def _recalibrate(self, codes: Sequence[Code]) -> list[Statistics]:
+        images = self._statistics_images
+        if images is None:
+            return [{}] * len(codes)
+        size = self._statistics_batch
+        own = _own_share(range(math.ceil(len(images) / size)))
+        loader = self._loader(images, own.start * size, own.stop * size, size)
+        batches = (
+            (number, self._model.preprocess_image(inputs).tensor)
+            for number, inputs in zip(own, loader)
+        )
+        return recalibrate(self._model.backbone, self._supernet, codes, batches)
+
+
+def _own_share(batches: range) -> range:
+    """The mini-batches of this process, as Detectron2 shares them out."""
+    own = list(InferenceSampler(len(batches)))
+    return batches[own[0] : own[-1] + 1] if own else batches[:0]
+
+
+def _draw_images(cfg: CfgNode) -> list[dict]:
+    """The images of archtrain from which statistics are taken."""
+    images = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    count = min(len(images), cfg.SEARCH.BN.BATCHES * cfg.SEARCH.BN.IMAGES_PER_BATCH)
+    return Random(cfg.SEARCH.SEED).sample(images, count)

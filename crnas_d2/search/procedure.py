@@ -1,0 +1,321 @@
+"""The hierarchical search procedure of section 3.3, from nothing to a trained detector."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import gc
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..analysis import analyze_detector
+from ..config import flatten_config, get_architecture
+from ..engine import CRTrainer
+from ..engine.setup import check_config, prepare
+from ..files import file_sha256, read_json, write_atomically
+from .evaluation import format_code
+from .recipe import Recipe
+from .result import read_architecture, write_architecture, write_final
+from .step import planned_evaluations, run_search, settled
+
+logger = logging.getLogger(__name__)
+
+STARTED, FINISHED = "step.json", "results.json"
+# Keys that change where and how fast a step runs, and not what comes out
+FREE_KEYS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One arrow of the way from a recipe to a detector.
+
+    Attributes:
+        name: also of its folder.
+        config: file of its config.
+        searches: or else it trains.
+        weights: name of the step whose final weights it starts from; empty = the config's.
+        architecture: name of the search whose architecture it takes; empty = the config's.
+    """
+
+    name: str
+    config: str
+    searches: bool = False
+    weights: str = ""
+    architecture: str = ""
+
+
+def plan(recipe: Recipe) -> list[Step]:
+    """The steps of a recipe, in order.
+
+    Raises:
+        ValueError: the recipe searches nothing.
+    """
+    names, steps, found = recipe.names, [], ""
+    for kind, search in (("STAGE", "stage_search"), ("DILATION", "operation_search")):
+        supernet = names[f"{kind}_SUPERNET"]
+        if not supernet:
+            continue
+        prefix = kind.lower()
+        pretraining = names[f"{kind}_PRETRAINING"] and f"{prefix}_pretraining"
+        if pretraining:
+            config = names[f"{kind}_PRETRAINING"]
+            steps.append(Step(pretraining, config, architecture=found))
+        steps.append(Step(f"{prefix}_supernet", supernet, False, pretraining, found))
+        steps.append(Step(search, supernet, True, f"{prefix}_supernet", found))
+        found = search
+    if not found:
+        raise ValueError(
+            f"{recipe.path}: SEARCH.RECIPE.STAGE_SUPERNET and DILATION_SUPERNET are empty; "
+            "expected one of them at least"
+        )
+    if names["FINAL"] and recipe.cfg.SEARCH.RECIPE.TRAIN_FINAL:
+        for name, architecture in (("final", found), ("baseline", "")):
+            pretraining = names["FINAL_PRETRAINING"] and f"{name}_pretraining"
+            if pretraining:
+                config = names["FINAL_PRETRAINING"]
+                steps.append(Step(pretraining, config, architecture=architecture))
+            steps.append(Step(name, names["FINAL"], False, pretraining, architecture))
+    return steps
+
+
+class Procedure:
+    """Runs the steps of a recipe one after the other, each in a folder of ``OUTPUT_DIR``.
+
+    A step that has ended is not run again, one that was stopped goes on, and one that was begun
+    with another config is refused.
+    """
+
+    def __init__(self, recipe: Recipe):
+        """
+        Raises:
+            ValueError, FileNotFoundError: a config of a step has a fault; nothing was done.
+        """
+        self._recipe = recipe
+        self._steps = plan(recipe)
+        self._output = recipe.cfg.OUTPUT_DIR
+
+    def describe(self) -> str:
+        """A table of the steps, their sizes, their cost in images that pass through a network, and
+        which of them are done. It looks at no data."""
+        rows = []
+        for step in self._steps:
+            cfg = self._config(step)
+            if step.searches:
+                cfg = settled(cfg)
+                codes = planned_evaluations(cfg, self._final_config() or cfg)
+                images = codes * cfg.DATASETS.ARCHVAL.SIZE
+                size = f"{codes:,} architectures x {cfg.DATASETS.ARCHVAL.SIZE:,} images"
+                cost = f"{images:,} forward"
+            else:
+                batch = cfg.SOLVER.IMS_PER_BATCH
+                size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"
+                cost = f"{cfg.SOLVER.MAX_ITER * batch:,} forward and backward"
+            state = "done" if self._is_done(step) else "open"
+            rows.append([step.name, os.path.relpath(step.config), size, cost, state])
+        return tabulate(rows, ["step", "config", "size", "image passes", "state"], "simple")
+
+    def run(self) -> str:
+        """Run all steps that are not done.
+
+        Returns:
+            The table of the detectors that were trained, or the architecture that was found.
+
+        Raises:
+            ValueError, FileNotFoundError: a config or a file on disk has a fault.
+        """
+        self._check()
+        for number, step in enumerate(self._steps, start=1):
+            title = f"Step {number} of {len(self._steps)}, {step.name}"
+            if self._is_done(step):
+                logger.info(f"{title}: done already")
+            else:
+                logger.info(f"{title}: begins")
+                began = time.perf_counter()
+                with _own_log_files():
+                    self._run(step)
+                logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
+            if step.searches:
+                self._write_found(step)
+        return self._table()
+
+    def _check(self) -> None:
+        """Find every fault of a later step before the first one runs."""
+        for step in self._steps:
+            cfg = self._config(step)
+            check_config(cfg, not step.searches, has_weights=bool(step.weights))
+            if step.searches:
+                settled(cfg)
+
+    def _run(self, step: Step) -> None:
+        cfg = self._config(step)
+        folder = cfg.OUTPUT_DIR
+        if comm.is_main_process():
+            os.makedirs(folder, exist_ok=True)
+            if not step.searches:  # a search has its ledger for that
+                self._refuse_changes(step)
+            _write_json(os.path.join(folder, STARTED), self._identity(step))
+        comm.synchronize()
+        began = time.perf_counter()
+        args = argparse.Namespace(
+            resume=not step.searches, eval_only=step.searches, config_file=step.config
+        )
+        cfg = prepare(cfg, args)
+        if step.searches:
+            result = run_search(cfg, self._final_config())
+            results = {result.metric: result.ranking.scored[0].score}
+        else:
+            trainer = CRTrainer(cfg)
+            trainer.resume_or_load(resume=True)
+            trainer.train()
+            results = getattr(trainer, "_last_eval_results", {})
+            del trainer
+        gc.collect()
+        torch.cuda.empty_cache()
+        if comm.is_main_process():
+            content = {"results": results, "seconds": time.perf_counter() - began}
+            _write_json(os.path.join(folder, FINISHED), content)
+        comm.synchronize()
+
+    def _config(self, step: Step) -> CfgNode:
+        """Of a step, with what earlier steps have given already."""
+        cfg = self._recipe.config(step.config)
+        cfg.OUTPUT_DIR = os.path.join(self._output, step.name)
+        if step.weights:
+            cfg.MODEL.WEIGHTS = os.path.join(self._output, step.weights, "model_final.pth")
+        if step.architecture and self._has_ended(step.architecture):
+            architecture = read_architecture(os.path.join(self._output, step.architecture))
+            cfg.MODEL.CR.STAGE_CODE = list(architecture.stage_code)
+            cfg.MODEL.CR.OPERATION_CODE = list(architecture.operation_code)
+        return cfg
+
+    def _final_config(self) -> CfgNode | None:
+        name = self._recipe.names["FINAL"]
+        return self._recipe.config(name) if name else None
+
+    def _has_ended(self, name: str) -> bool:
+        return os.path.isfile(os.path.join(self._output, name, FINISHED))
+
+    def _is_done(self, step: Step) -> bool:
+        """Whether it has ended with this very config, and so have those that it depends on."""
+        before = [s for s in self._steps if s.name in (step.weights, step.architecture)]
+        if not self._has_ended(step.name) or not all(map(self._is_done, before)):
+            return False
+        return read_json(self._path(step, STARTED)) == self._identity(step)
+
+    def _refuse_changes(self, step: Step) -> None:
+        path = self._path(step, STARTED)
+        if not os.path.isfile(path):
+            return
+        there, now = read_json(path), self._identity(step)
+        differences = [
+            f"\n  {key}: {there.get(key, 'absent')} there, {now.get(key, 'absent')} now"
+            for key in sorted(there.keys() | now.keys())
+            if there.get(key) != now.get(key)
+        ]
+        if differences:
+            raise ValueError(
+                f"{os.path.dirname(path)} was begun with another config:{''.join(differences)}\n"
+                "Go on with the config there, choose another OUTPUT_DIR, or move that folder and "
+                "those of the later steps away."
+            )
+
+    def _identity(self, step: Step) -> dict[str, str]:
+        """All that a step's product depends on."""
+        cfg = self._config(step)
+        keys = flatten_config(cfg)
+        ignored = FREE_KEYS if step.searches else (*FREE_KEYS, "SEARCH.")
+        identity = {k: v for k, v in keys.items() if not k.startswith((*ignored, "SEARCH.RECIPE."))}
+        if cfg.MODEL.WEIGHTS:
+            identity["weights"] = _sha256(cfg.MODEL.WEIGHTS, os.stat(cfg.MODEL.WEIGHTS).st_mtime_ns)
+        return identity
+
+    def _path(self, step: Step, name: str) -> str:
+        return os.path.join(self._output, step.name, name)
+
+    def _write_found(self, step: Step) -> None:
+        """The products for the user, of the search that came last."""
+        if not comm.is_main_process():
+            return
+        architecture = read_architecture(os.path.join(self._output, step.name))
+        write_architecture(self._output, architecture)
+        cfg = self._final_config()
+        if cfg is not None:
+            write_final(self._output, self._recipe.names["FINAL"], cfg, architecture)
+
+    def _table(self) -> str:
+        """The detectors that were trained, side by side; or what was found."""
+        found = read_architecture(self._output_of_search())
+        trained = [step for step in self._steps if step.name in ("baseline", "final")]
+        if not trained:
+            return (
+                f"Found: stage code {format_code(found.stage_code)}, operation code "
+                f"{format_code(found.operation_code)}"
+            )
+        rows = []
+        for step in trained:
+            cfg = self._config(step)
+            cost = analyze_detector(cfg)
+            architecture = get_architecture(cfg)
+            results = read_json(self._path(step, FINISHED))["results"]
+            rows.append(
+                {
+                    "network": "found" if step.name == "final" else "baseline",
+                    "stage code": format_code(architecture.stage_code),
+                    "operation code": format_code(architecture.operation_code),
+                    "GMACs": cost.macs / 1e9,
+                    "M parameters": cost.parameters / 1e6,
+                    **_main_metrics(results),
+                }
+            )
+        return tabulate(rows[::-1], headers="keys", tablefmt="github", floatfmt=".1f")
+
+    def _output_of_search(self) -> str:
+        return os.path.join(self._output, [s.name for s in self._steps if s.searches][-1])
+
+
+@functools.lru_cache
+def _sha256(path: str, modified: int) -> str:
+    return file_sha256(path)
+
+
+def _main_metrics(results: dict[str, Any]) -> dict[str, float]:
+    """Those over all categories, of a data set."""
+    return {
+        f"{task} {name}": value
+        for task, metrics in results.items()
+        for name, value in metrics.items()
+        if "-" not in name
+    }
+
+
+def _write_json(path: str, content: dict[str, Any]) -> None:
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+@contextlib.contextmanager
+def _own_log_files() -> Iterator[None]:
+    """Within it, Detectron2's set-up begins anew, so that a step's log has that step alone."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "crnas_d2")]
+    outside = [list(log.handlers) for log in loggers]
+    for log in loggers:
+        log.handlers.clear()
+    setup_logger.cache_clear()
+    try:
+        yield
+    finally:
+        for log, handlers in zip(loggers, outside):
+            log.handlers[:] = handlers
+        setup_logger.cache_clear()

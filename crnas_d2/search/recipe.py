@@ -1,0 +1,82 @@
+"""A recipe: one file that names the configs of all steps, and what they have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+
+from ..config import configs_dir, read_config
+
+STEP_CONFIGS = (
+    "STAGE_PRETRAINING",
+    "STAGE_SUPERNET",
+    "DILATION_PRETRAINING",
+    "DILATION_SUPERNET",
+    "FINAL_PRETRAINING",
+)
+
+
+class Recipe:
+    """A config with a ``SEARCH.RECIPE``.
+
+    What else the file sets, and what the command line does, goes to the config of every step.
+
+    Attributes:
+        path: of its file.
+        cfg: the recipe itself, read as a config.
+        names: files of the configs, by the keys of ``SEARCH.RECIPE``, and of ``SEARCH.FINAL`` by
+            "FINAL"; empty where there is none.
+    """
+
+    def __init__(self, path: str, opts: Sequence[str] = ()):
+        """
+        Args:
+            path: of a YAML file.
+            opts: keys and values in turn, which go before those of all files.
+
+        Raises:
+            FileNotFoundError: this file, or one that it names, is not there.
+        """
+        self.path = path
+        self.cfg = read_config(path, opts)
+        self._opts = list(opts)
+        self._common = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
+        self._common.get("SEARCH", {}).pop("RECIPE", None)
+        self._common.pop("_BASE_", None)
+        recipe = self.cfg.SEARCH.RECIPE
+        self.names = {key: self._find(f"RECIPE.{key}", recipe[key]) for key in STEP_CONFIGS}
+        self.names["FINAL"] = self._find("FINAL", self.cfg.SEARCH.FINAL)
+
+    def config(self, path: str) -> CfgNode:
+        """The config in a file, with what the recipe and the command line set."""
+        cfg = read_config(path)
+        cfg.merge_from_other_cfg(self._common)
+        cfg.merge_from_list(self._opts)
+        return cfg
+
+    def _find(self, key: str, name: str) -> str:
+        return find_config(f"{self.path}: SEARCH.{key}", name, self.path) if name else ""
+
+
+def is_recipe(cfg: CfgNode) -> bool:
+    """Whether a config names the steps of a procedure."""
+    return bool(cfg.SEARCH.RECIPE.STAGE_SUPERNET or cfg.SEARCH.RECIPE.DILATION_SUPERNET)
+
+
+def find_config(what: str, name: str, beside: str) -> str:
+    """The file that a config names.
+
+    Args:
+        what: the key that does, for the error.
+        name: of a file beside ``beside``, or of one that :func:`crnas_d2.get_config` takes.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    places = [os.path.join(folder, name) for folder in (os.path.dirname(beside), configs_dir())]
+    for path in places:
+        if os.path.isfile(path):
+            return os.path.normpath(path)
+    raise FileNotFoundError(f"{what} is {name!r}; there is no file {places[0]} nor {places[1]}")

@@ -1,0 +1,148 @@
+"""What a step of the search found, and the files that say so."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from detectron2.config import CfgNode
+
+from ..architecture import Architecture
+from ..config import read_config
+from ..files import read_json, write_atomically
+from .evaluation import Code, format_code
+from .ranking import Ranking
+
+ARCHITECTURE_FILE = "architecture.yaml"
+FINAL_FILE = "final.yaml"
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The architecture that a step found, and those that it compared.
+
+    Attributes:
+        step: "stage" or "operation".
+        metric: that was maximized.
+        architecture: the best one.
+        rankings: of the stage codes, by budget; of the operation codes, under "all".
+        survivors: for each step of the greedy search, the codes that it kept with their scores.
+        counts: how many architectures were done, failed and dropped.
+    """
+
+    step: str
+    metric: str
+    architecture: Architecture
+    rankings: Mapping[str, Ranking]
+    survivors: Sequence[Sequence[tuple[Code, float]]]
+    counts: Mapping[str, int]
+
+    @property
+    def ranking(self) -> Ranking:
+        """Of the first budget."""
+        return next(iter(self.rankings.values()))
+
+    def table(self, rows: int = 10) -> str:
+        """The best architectures of each ranking."""
+        tables = []
+        for budget, ranking in self.rankings.items():
+            best = [[i, format_code(c), s] for i, (c, s) in enumerate(ranking.scored[:rows], 1)]
+            of = "" if len(self.rankings) == 1 else f"Budget {budget}\n"
+            tables.append(of + tabulate(best, ["rank", f"{self.step} code", self.metric], "github"))
+            if ranking.ties:
+                tables.append(
+                    f"The first {len(ranking.ties)} are equal; the smallest code is taken."
+                )
+            if ranking.failed:
+                tables.append(f"Failed: {', '.join(map(format_code, ranking.failed))}")
+        return "\n\n".join(tables)
+
+    def write(self, folder: str) -> None:
+        """Write the architecture as a config, and all of the result. It has no times in it, so the
+        same search writes the same bytes."""
+        result = {
+            "step": self.step,
+            "metric": self.metric,
+            "architecture": asdict(self.architecture),
+            "counts": self.counts,
+            "rankings": {budget: _as_json(ranking) for budget, ranking in self.rankings.items()},
+            "survivors": [
+                [[format_code(code), score] for code, score in step] for step in self.survivors
+            ],
+        }
+        write_architecture(folder, self.architecture)
+        content = json.dumps(result, indent=1) + "\n"
+        write_atomically(os.path.join(folder, RESULT_FILE), content.encode())
+
+
+def _as_json(ranking: Ranking) -> dict[str, Any]:
+    return {
+        "best": format_code(ranking.best),
+        "ties": [format_code(code) for code in ranking.ties],
+        "ranking": [[format_code(code), score] for code, score in ranking.scored],
+        "failed": [format_code(code) for code in ranking.failed],
+    }
+
+
+def write_architecture(folder: str, architecture: Architecture) -> None:
+    """Write ``architecture.yaml``: the keys that make a config's backbone this architecture."""
+    codes = {
+        "STAGE_CODE": list(architecture.stage_code),
+        "OPERATION_CODE": list(architecture.operation_code),
+    }
+    write_yaml(os.path.join(folder, ARCHITECTURE_FILE), {"MODEL": {"CR": codes}})
+
+
+def read_architecture(folder: str) -> Architecture:
+    """The one that a step found.
+
+    Raises:
+        FileNotFoundError, ValueError: the step has not ended, or its result is damaged.
+    """
+    path = os.path.join(folder, RESULT_FILE)
+    try:
+        return Architecture(**read_json(path)["architecture"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no result of a search: {error!r}") from None
+
+
+def write_final(folder: str, base: str, cfg: CfgNode, architecture: Architecture) -> None:
+    """Write ``final.yaml``, the detector with the architecture that was found: a few lines over the
+    baseline's config, which train_net.py takes as they are.
+
+    Args:
+        folder: of the file.
+        base: file of the baseline's config.
+        cfg: the baseline's config with all changes, but for ``OUTPUT_DIR``.
+        architecture: what goes into it.
+    """
+    cfg = cfg.clone()
+    cfg.MODEL.CR.STAGE_CODE = list(architecture.stage_code)
+    cfg.MODEL.CR.OPERATION_CODE = list(architecture.operation_code)
+    changes = _changes(cfg, read_config(base))
+    changes.pop("OUTPUT_DIR", None)
+    base = os.path.relpath(os.path.realpath(base), os.path.realpath(folder))
+    write_yaml(os.path.join(folder, FINAL_FILE), {"_BASE_": base, **changes})
+
+
+def _changes(cfg: CfgNode, base: CfgNode) -> dict[str, Any]:
+    changes = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            changes[key] = _changes(value, base[key])
+        elif value != base[key]:
+            changes[key] = list(value) if isinstance(value, tuple) else value
+    return {key: value for key, value in changes.items() if value != {}}
+
+
+def write_yaml(path: str, content: Mapping[str, Any]) -> None:
+    """Write a config, lists on one line."""
+    text = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=100)
+    write_atomically(path, text.encode())

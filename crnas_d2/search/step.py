@@ -1,0 +1,273 @@
+"""One step of the search: the stage code (equation 1) or the operation code (Algorithm 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+
+from ..architecture import Architecture
+from ..checkpoint import CRCheckpointer
+from ..config import flatten_config, get_architecture
+from ..engine import CRTrainer
+from ..engine.trainer import without_sync_bn
+from ..files import file_sha256
+from ..spaces import StageSpace, get_operation_space, get_stage_space
+from .budget import get_cost
+from .evaluation import Code, Evaluation, format_code
+from .evaluator import ArchitectureEvaluator
+from .evolutionary_search import evolutionary_search
+from .ledger import Ledger
+from .operation_search import greedy_evaluations, greedy_operation_search
+from .random_search import random_search
+from .ranking import Ranking
+from .result import SearchResult
+from .stage_search import stage_search
+
+logger = logging.getLogger(__name__)
+
+STRATEGIES = ("greedy", "random", "evolutionary")
+# Keys on which the AP of an architecture does not depend
+OTHER_KEYS = tuple(
+    f"SEARCH.{key}"
+    for key in (
+        "BUDGETS",
+        "COST",
+        "TOLERANCE",
+        "STRATEGY",
+        "SURVIVORS",
+        "EVALUATIONS",
+        "GROUP_SIZE",
+        "FINAL",
+        "RECIPE",
+    )
+)
+
+
+def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
+    """Search the space of a trained supernet.
+
+    A stage supernet is searched for the stage code, a dilation supernet for the operation code.
+    ``OUTPUT_DIR/ledger.sqlite`` keeps every evaluation: the same search goes on where it was
+    stopped, and another one is refused.
+
+    Args:
+        cfg: of the supernet detector, see :func:`crnas_d2.engine.setup`.
+        final_cfg: of the detector whose multiply-adds are counted where they are the budget. None
+            is the supernet's, which has fewer channels in the ResNet series.
+
+    Returns:
+        What was found, on every process. It is in ``OUTPUT_DIR`` too.
+
+    Raises:
+        ValueError: a value in the config cannot work here, or the ledger was made with others.
+        RuntimeError: every architecture failed.
+    """
+    cfg = settled(cfg)
+    sha256 = file_sha256(cfg.MODEL.WEIGHTS)
+    model = CRTrainer.build_model(without_sync_bn(cfg, "an evaluation needs no other"))
+    CRCheckpointer(model, cfg.OUTPUT_DIR, cfg).load(cfg.MODEL.WEIGHTS)
+    if file_sha256(cfg.MODEL.WEIGHTS) != sha256:
+        raise RuntimeError(f"{cfg.MODEL.WEIGHTS} was replaced while it was read; start again")
+    evaluator = ArchitectureEvaluator(cfg, model)
+    with contextlib.ExitStack() as stack:
+        ledger = None
+        if comm.is_main_process():
+            path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
+            ledger = stack.enter_context(Ledger(path, evaluation_settings(cfg, sha256)))
+        if isinstance(evaluator.space, StageSpace):
+            result = _search_stages(cfg, final_cfg or cfg, evaluator, ledger)
+        else:
+            result = _search_operations(cfg, evaluator, ledger)
+        if comm.is_main_process():
+            result.write(cfg.OUTPUT_DIR)
+    comm.synchronize()
+    return result
+
+
+def settled(cfg: CfgNode) -> CfgNode:
+    """A copy in which nothing is left to the kind of search.
+
+    Raises:
+        ValueError: a value of SEARCH is not one of those that are expected.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    search = cfg.SEARCH
+    _check_choice("SEARCH.STRATEGY", search.STRATEGY, STRATEGIES)
+    _check_choice("SEARCH.BN.MODE", search.BN.MODE, ("auto", "recalibrate", "running"))
+    of_stages = "stage_supernet" in cfg.MODEL.BACKBONE.NAME
+    if search.BN.MODE == "auto":
+        search.BN.MODE = "recalibrate" if of_stages else "running"
+    if search.BN.MODE == "recalibrate" and not of_stages and search.STRATEGY == "greedy":
+        raise ValueError(
+            "SEARCH.BN.MODE is 'recalibrate'; the greedy search evaluates another path on each "
+            "mini-batch, so expected 'running'"
+        )
+    if search.AMP and cfg.MODEL.DEVICE == "cpu":
+        raise ValueError("SEARCH.AMP is True; expected False, as there is no GPU")
+    if search.METRIC.startswith("segm/") and not cfg.MODEL.MASK_ON:
+        raise ValueError(f"SEARCH.METRIC is {search.METRIC!r}, and MODEL.MASK_ON is False")
+    if len(cfg.DATASETS.TEST) != 1:
+        raise ValueError(f"DATASETS.TEST is {cfg.DATASETS.TEST}; expected archval alone")
+    for node, key in (
+        (search, "SURVIVORS"),
+        (search, "IMAGES_PER_BATCH"),
+        (search, "GROUP_SIZE"),
+        (search.BN, "BATCHES"),
+        (search.BN, "IMAGES_PER_BATCH"),
+    ):
+        if node[key] < 1:
+            name = f"SEARCH.BN.{key}" if node is search.BN else f"SEARCH.{key}"
+            raise ValueError(f"{name} is {node[key]}; expected at least 1")
+    cfg.freeze()
+    return cfg
+
+
+def _check_choice(key: str, value: str, expected: Sequence[str]) -> None:
+    if value not in expected:
+        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(map(repr, expected))}")
+
+
+def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
+    """All that the AP of an architecture depends on, by key; what the ledger is opened with."""
+    kept = ("MODEL.", "INPUT.", "TEST.", "SEARCH.")
+    settings = {
+        key: value
+        for key, value in flatten_config(cfg).items()
+        if key.startswith(kept)
+        and not key.startswith(("MODEL.WEIGHTS", "MODEL.DEVICE", *OTHER_KEYS))
+    }
+    settings["weights"] = weights_sha256
+    settings["archval"] = file_sha256(MetadataCatalog.get(cfg.DATASETS.TEST[0]).json_file)
+    if cfg.SEARCH.BN.MODE == "recalibrate":
+        parts = [file_sha256(MetadataCatalog.get(name).json_file) for name in cfg.DATASETS.TRAIN]
+        settings["archtrain"] = ", ".join(parts)
+    return settings
+
+
+def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int:
+    """How many architectures a search will evaluate.
+
+    Args:
+        cfg, final_cfg: as in :func:`run_search`.
+    """
+    search, architecture = cfg.SEARCH, get_architecture(cfg)
+    if "stage_supernet" in cfg.MODEL.BACKBONE.NAME:
+        supernet = cfg.MODEL.SUPERNET
+        space = get_stage_space(architecture.family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS)
+        budgets, cost = _budgets(cfg, final_cfg or cfg, space)
+        eligible = [space.eligible(b, search.TOLERANCE * b, cost) for b in budgets]
+        return len(set().union(*eligible))
+    space = get_operation_space(architecture, cfg.MODEL.SUPERNET.OPERATIONS)
+    return search.EVALUATIONS or greedy_evaluations(space, search.SURVIVORS)
+
+
+def _budgets(
+    cfg: CfgNode, final_cfg: CfgNode, space: StageSpace
+) -> tuple[list[float], Callable[[Code], float]]:
+    """The budgets of a stage search, and the cost that they limit."""
+    cost = get_cost(cfg.SEARCH.COST, space, final_cfg)
+    return cfg.SEARCH.BUDGETS or [float(cost(get_architecture(cfg).stage_code))], cost
+
+
+def _search_stages(
+    cfg: CfgNode, final_cfg: CfgNode, evaluator: ArchitectureEvaluator, ledger: Ledger | None
+) -> SearchResult:
+    budgets, cost = _budgets(cfg, final_cfg, evaluator.space)
+    evaluations = _Evaluations(cfg, evaluator, ledger)
+    rankings = stage_search(evaluator.space, budgets, evaluations, cfg.SEARCH.TOLERANCE, cost)
+    best = next(iter(rankings.values())).best
+    named = {f"{budget:g}": ranking for budget, ranking in rankings.items()}
+    return evaluations.result("stage", Architecture(best), named)
+
+
+def _search_operations(
+    cfg: CfgNode, evaluator: ArchitectureEvaluator, ledger: Ledger | None
+) -> SearchResult:
+    search, space = cfg.SEARCH, evaluator.space
+    count = search.EVALUATIONS or greedy_evaluations(space, search.SURVIVORS)
+    evaluations = _Evaluations(cfg, evaluator, ledger, count)
+    survivors = ()
+    if search.STRATEGY == "greedy":
+        found = greedy_operation_search(space, evaluations, search.SURVIVORS)
+        ranking, survivors = found.ranking, found.survivors
+    elif search.STRATEGY == "random":
+        ranking = random_search(space, evaluations, count, search.SEED)
+    else:
+        ranking = evolutionary_search(space, evaluations, count, search.SEED)
+    architecture = Architecture(space.stage_code, ranking.best)
+    return evaluations.result("operation", architecture, {"all": ranking}, survivors)
+
+
+class _Evaluations:
+    """Scores architectures, each one once: from the ledger, or by the evaluator."""
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        evaluator: ArchitectureEvaluator,
+        ledger: Ledger | None,
+        expected: int | None = None,
+    ):
+        self._evaluator = evaluator
+        self._ledger = ledger
+        self._metric = cfg.SEARCH.METRIC
+        self._group_size = cfg.SEARCH.GROUP_SIZE
+        self._expected = expected
+        self._done: dict[Code, Evaluation] = {}
+        self._known = comm.all_gather(ledger.evaluations if ledger else None)[0]
+        self._seconds = 0.0
+        self._evaluated = 0
+
+    def __call__(self, codes: Sequence[Code]) -> list[float | None]:
+        expected = self._expected or len(codes)
+        self._done.update((code, self._known[code]) for code in codes if code in self._known)
+        missing = [code for code in codes if code not in self._done]
+        for start in range(0, len(missing), self._group_size):
+            group = missing[start : start + self._group_size]
+            began = time.perf_counter()
+            evaluations = self._evaluator.evaluate(group)
+            seconds = time.perf_counter() - began
+            for evaluation in evaluations:
+                if self._ledger:
+                    self._ledger.record(evaluation, seconds / len(group))
+                self._done[evaluation.code] = evaluation
+            self._seconds += seconds
+            self._evaluated += len(group)
+            self._log_progress(expected)
+        return [self._score(self._done[code]) for code in codes]
+
+    def _score(self, evaluation: Evaluation) -> float | None:
+        return evaluation.metrics[self._metric] if evaluation.status == "done" else None
+
+    def _log_progress(self, expected: int) -> None:
+        left = (expected - len(self._done)) * self._seconds / self._evaluated
+        longest = max(map(len, self._done))
+        scores = {c: self._score(e) for c, e in self._done.items() if len(c) == longest}
+        scores = {code: score for code, score in scores.items() if score is not None}
+        leader = min(scores, key=lambda code: (-scores[code], code), default=None)
+        leading = f"leader {format_code(leader)} {scores[leader]:.2f}" if scores else "no leader"
+        logger.info(
+            f"{len(self._done)} of {expected} evaluated, "
+            f"eta {datetime.timedelta(seconds=round(left))}, {leading}"
+        )
+
+    def result(
+        self,
+        step: str,
+        architecture: Architecture,
+        rankings: dict[str, Ranking],
+        survivors: Sequence = (),
+    ) -> SearchResult:
+        statuses = Counter(evaluation.status for evaluation in self._done.values())
+        counts = {status: statuses[status] for status in ("done", "failed", "dropped")}
+        return SearchResult(step, self._metric, architecture, rankings, survivors, counts)

@@ -1,0 +1,92 @@
+"""A supernet detector of toy size on a tiny data set: as a config, with weights in a file."""
+
+from random import Random
+
+import torch
+from tiny_coco import write_tiny_coco
+
+from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
+from crnas_d2.config import configs_dir, read_config
+from crnas_d2.data import setup_datasets
+from crnas_d2.engine import CRTrainer
+from crnas_d2.engine.trainer import without_sync_bn
+
+CONFIG = """
+_BASE_: "{configs}/Base-RCNN-FPN.yaml"
+MODEL:
+  DEVICE: "cpu"
+  BACKBONE: {{NAME: "build_{step}_supernet_fpn_backbone", FREEZE_AT: 0}}
+  CR: {{BLOCK: "basic", STAGE_CODE: [1, 1, 2, 1]}}
+  SUPERNET: {{STAGE_CHOICES: [[1, 2], [1, 2], [1, 2, 3], [1, 2]]}}
+  RESNETS: {{NORM: "BN", STEM_OUT_CHANNELS: 8, RES2_OUT_CHANNELS: 8}}
+  FPN: {{OUT_CHANNELS: 16, NORM: "BN"}}
+  ANCHOR_GENERATOR: {{SIZES: [[8], [16], [32], [64], [128]]}}
+  RPN: {{POST_NMS_TOPK_TRAIN: 20, POST_NMS_TOPK_TEST: 20}}
+  ROI_HEADS: {{BATCH_SIZE_PER_IMAGE: 16}}
+  ROI_BOX_HEAD: {{FC_DIM: 16}}
+DATASETS:
+  COCO_JSON: [["{name}_train", "{root}/annotations.json", "{root}/images"]]
+  TRAIN: ["{name}_archtrain"]
+  TEST: ["{name}_archval"]
+  ARCHVAL: {{SIZE: 7, DIR: "{root}"}}
+INPUT: {{MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64}}
+DATALOADER: {{NUM_WORKERS: 0}}
+SOLVER: {{IMS_PER_BATCH: 2, BASE_LR: 0.02, MAX_ITER: 100, STEPS: [], WARMUP_ITERS: 10}}
+SEARCH:
+  IMAGES_PER_BATCH: 2
+  GROUP_SIZE: 4
+  BN: {{BATCHES: 2, IMAGES_PER_BATCH: 2}}
+OUTPUT_DIR: "{root}/output"
+SEED: 1
+"""
+
+
+def write_search_config(folder, step):
+    """A config for search_net.py, and the weights that it names. Returns its path."""
+    folder.mkdir(exist_ok=True)
+    root = folder / "data"
+    if not root.exists():
+        write_tiny_coco(root, images=12, shapes=[(64, 48), (48, 64), (64, 64)])
+    path = folder / f"{step}.yaml"
+    name = f"tiny_{abs(hash(str(folder)))}"
+    text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name)
+    path.write_text(text)
+    cfg = load(path, "OUTPUT_DIR", folder / f"{step}_supernet", "DATASETS.TEST", ())
+    CRTrainer(cfg).train()
+    path.write_text(
+        text.replace("MODEL:", f'MODEL:\n  WEIGHTS: "{folder}/{step}_supernet/model_final.pth"', 1)
+    )
+    return path
+
+
+def load(path, *opts):
+    """The config, its data sets registered."""
+    cfg = read_config(str(path), list(map(str, opts)))
+    setup_datasets(cfg)
+    return cfg
+
+
+def build(cfg):
+    """The model with the weights of the config, in evaluation mode."""
+    model = CRTrainer.build_model(without_sync_bn(cfg, "")).eval()
+    CRCheckpointer(model, "", cfg).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
+def build_subnet(cfg, path):
+    """The detector of a path, built alone, with its weights from the supernet's file."""
+    final = cfg.clone()
+    final.MODEL.BACKBONE.NAME = "build_cr_resnet_fpn_backbone"
+    key = "STAGE_CODE" if "stage" in cfg.MODEL.BACKBONE.NAME else "OPERATION_CODE"
+    final.MODEL.CR[key] = list(path)
+    model = CRTrainer.build_model(final).eval()
+    weights = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"]
+    model.load_state_dict(inherit_subnet(weights, path))
+    return model
+
+
+def some_paths(space, count, seed=0):
+    """Distinct paths in no order."""
+    paths = list(space)
+    Random(seed).shuffle(paths)
+    return paths[:count]
