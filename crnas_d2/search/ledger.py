@@ -1,0 +1,356 @@
+"""What a step of the search has evaluated: its cache, resume point and result table in one file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..files import is_remote
+from .evaluation import Code, Evaluation, format_code, parse_code
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x43524E53  # "CRNS" in the header of the file, by which it is known as a ledger
+SCHEMA = (
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+    "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE evaluations (code TEXT PRIMARY KEY, status TEXT NOT NULL, "
+    "metrics TEXT NOT NULL, images INTEGER NOT NULL, reason TEXT NOT NULL, seconds REAL NOT NULL)",
+    "CREATE TABLE detections (slice INTEGER NOT NULL, code TEXT NOT NULL, "
+    "content BLOB NOT NULL, PRIMARY KEY (slice, code))",
+)
+BUSY_SECONDS = 60  # for which a writer and a reader wait for each other
+
+
+class LedgerError(ValueError):
+    """The file is no ledger, or not one that this step may write, or is damaged."""
+
+
+class Records(NamedTuple):
+    """What a ledger holds, by code in lexicographic order.
+
+    Attributes:
+        settings: that it was made with, by key.
+        evaluations: all finished ones.
+        seconds: that each of them took.
+    """
+
+    settings: dict[str, Any]
+    evaluations: dict[Code, Evaluation]
+    seconds: dict[Code, float]
+
+
+class Ledger:
+    """The evaluations of one step of the search, in an SQLite file that one process writes.
+
+    Each evaluation and each slice is one transaction, on the disk when its call returns: SIGKILL
+    or a power cut at any moment loses what is in flight and nothing else. The rollback journal
+    (SQLite's default) is kept, not the write-ahead log: that one needs memory shared by all
+    processes, which a network file system has not, and leaves the newest rows in a second file.
+
+    The writer holds a lock on an empty file beside the ledger, ``<path>.lock``, which stays there.
+    The lock is SQLite's own, on POSIX record locks: it ends with the process, however that ends,
+    and workers that the process forked do not inherit it. It needs what SQLite needs, a file
+    system with such locks (NFS has them, with its lock service running).
+
+    Use it as a context manager, from one thread.
+
+    Args:
+        path: a local file; made, in an existing folder, if it is absent or empty.
+        settings: all that the results depend on, by key; values are what JSON can hold.
+
+    Raises:
+        LedgerError: another process writes the file; it was made with other settings, which the
+            message lists; it is damaged or no ledger. The file is left as it is.
+        ValueError: the path is a URI, or a setting is not JSON.
+        OSError: there is no such folder, or the file cannot be read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]):
+        self._path = _local(path)
+        now = _as_json(settings)
+        folder = os.path.dirname(os.path.realpath(self._path))
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"{self._path}: there is no folder {folder}")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_writer_lock(self._path))
+            self._db = stack.enter_context(_connect(self._path, "rwc"))
+            with _errors_of(self._path):
+                # EXTRA is FULL and syncs the folder too, so that a removed journal stays removed.
+                self._db.execute("PRAGMA synchronous = EXTRA")
+                self._records = _read(self._db, self._path)
+                if self._records is None:
+                    self._create(now)
+                    self._records = Records(dict(settings), {}, {})
+            _compare(self._path, _as_json(self._records.settings), now)
+            self._resources = stack.pop_all()
+
+    def _create(self, settings: dict[str, str]) -> None:
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for statement in SCHEMA:
+                self._db.execute(statement)
+            self._db.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Records:
+        """All that is recorded, also while another process writes the ledger.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            LedgerError: the file is empty, damaged or no ledger.
+            ValueError: the path is a URI.
+            OSError: it cannot be read.
+        """
+        path = _local(path)
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{path}: there is no such ledger")
+        # Not "ro": a transaction that a killed writer left behind could not be rolled back.
+        with _connect(path, "rw") as db, _errors_of(path):
+            records = _read(db, path)
+        if records is None:
+            raise LedgerError(f"{path} is empty: its step has not begun")
+        return records
+
+    @property
+    def evaluations(self) -> dict[Code, Evaluation]:
+        """All finished evaluations, by code in lexicographic order."""
+        return dict(sorted(self._records.evaluations.items()))
+
+    @property
+    def seconds(self) -> dict[Code, float]:
+        """How long each finished evaluation took, by code in lexicographic order."""
+        return dict(sorted(self._records.seconds.items()))
+
+    def record(self, evaluation: Evaluation, seconds: float) -> None:
+        """Add the evaluation of an architecture that has none yet.
+
+        Args:
+            evaluation: "failed" with a reason and no metrics, or "done" or "dropped" with metrics
+                that are finite numbers and no reason.
+            seconds: that it took.
+
+        Raises:
+            ValueError: the evaluation is not as above.
+            LedgerError: the architecture has one already.
+            OSError: it cannot be written, because the disk is full for instance. All that was
+                recorded before is kept.
+        """
+        _check(evaluation, seconds)
+        self._check_open(evaluation.code)
+        row = (
+            format_code(evaluation.code),
+            evaluation.status,
+            json.dumps({name: float(value) for name, value in evaluation.metrics.items()}),
+            int(evaluation.images),
+            evaluation.reason,
+            float(seconds),
+        )
+        with _errors_of(self._path), self._db:
+            self._db.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?)", row)
+        evaluation = _as_evaluation(*row[:-1])
+        self._records.evaluations[evaluation.code] = evaluation
+        self._records.seconds[evaluation.code] = row[-1]
+
+    def detections(self, index: int) -> dict[Code, bytes]:
+        """What was recorded for a slice of archval, by code in lexicographic order.
+
+        Only of architectures that are still in the race, that is, have no evaluation yet.
+        """
+        with _errors_of(self._path):
+            rows = self._db.execute(
+                "SELECT code, content FROM detections WHERE slice = ? "
+                "AND code NOT IN (SELECT code FROM evaluations)",
+                (index,),
+            ).fetchall()
+        return dict(sorted((parse_code(code), content) for code, content in rows))
+
+    def record_slice(self, index: int, detections: Mapping[Code, bytes]) -> None:
+        """Add the detections of architectures on a slice of archval: of all of them, or of none.
+
+        Args:
+            index: of the slice, from 0.
+            detections: by code, of :meth:`Detections.to_bytes`.
+
+        Raises:
+            ValueError: the index or a code is not one.
+            LedgerError: an architecture has an evaluation, or detections on this slice, already.
+            OSError: as in :meth:`record`.
+        """
+        if index < 0:
+            raise ValueError(f"slice {index}: expected an index from 0")
+        for code in detections:
+            _check_code(code)
+            self._check_open(code)
+        rows = ((index, format_code(code), content) for code, content in detections.items())
+        try:
+            with _errors_of(self._path), self._db:
+                self._db.executemany("INSERT INTO detections VALUES (?, ?, ?)", rows)
+        except sqlite3.IntegrityError:
+            raise LedgerError(
+                f"{self._path}: slice {index} is recorded already for some of "
+                + ", ".join(map(format_code, detections))
+            ) from None
+
+    def _check_open(self, code: Code) -> None:
+        if code in self._records.evaluations:
+            raise LedgerError(f"{self._path}: {format_code(code)} has an evaluation already")
+
+    def close(self) -> None:
+        """Let others write the file."""
+        self._resources.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _local(path: str | os.PathLike[str]) -> str:
+    path = os.fspath(path)
+    if is_remote(path):
+        raise ValueError(f"{path}: a ledger is a local file; expected a path without ://")
+    return path
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, str]:
+    texts = {}
+    for key, value in settings.items():
+        try:
+            texts[key] = json.dumps(value, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"setting {key} = {value!r} is not JSON: {error}") from None
+    return texts
+
+
+def _compare(path: str, there: dict[str, str], now: dict[str, str]) -> None:
+    differences = [
+        f"\n  {key}: {there.get(key, 'absent')} there, {now.get(key, 'absent')} now"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key)
+    ]
+    if differences:
+        raise LedgerError(
+            f"{path} holds evaluations under other settings:{''.join(differences)}\n"
+            "Go on with the settings there, or move the file away to start over."
+        )
+
+
+@contextlib.contextmanager
+def _connect(path: str, mode: str, seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.Connection]:
+    uri = f"{Path(path).absolute().as_uri()}?mode={mode}"
+    with _errors_of(path):
+        db = sqlite3.connect(uri, timeout=seconds, isolation_level="IMMEDIATE", uri=True)
+    with contextlib.closing(db):
+        yield db
+
+
+@contextlib.contextmanager
+def _writer_lock(path: str) -> Iterator[None]:
+    lock_path = f"{os.path.realpath(path)}.lock"
+    with _connect(lock_path, "rwc", seconds=0) as lock:
+        with _errors_of(lock_path):
+            lock.execute("PRAGMA journal_mode = MEMORY")  # no journal file: nothing is written
+            try:
+                lock.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    raise
+                raise LedgerError(
+                    f"{path} is being written by another search, which holds {lock_path}; wait "
+                    "for its end, or stop it"
+                ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _errors_of(path: str) -> Iterator[None]:
+    """Errors of SQLite name the file and are of two kinds: its content, or the disk."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if type(error) is sqlite3.OperationalError and code != sqlite3.SQLITE_ERROR:
+            raise OSError(f"{path}: {error}; what was recorded before is kept") from error
+        if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError):
+            raise _damaged(path, error) from error
+        raise
+
+
+def _damaged(path: str, why: object) -> LedgerError:
+    return LedgerError(f"{path} is damaged or no ledger ({why}); move it away to start over")
+
+
+def _read(db: sqlite3.Connection, path: str) -> Records | None:
+    """Check the whole file and read it, as it is at one moment. None if it is empty."""
+    with db:
+        db.execute("BEGIN")
+        pages, page_size, application_id, version = (
+            db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "page_size", "application_id", "user_version")
+        )
+        size = os.path.getsize(path)
+        if size == 0:
+            return None
+        if size != pages * page_size:
+            raise _damaged(path, f"{size} bytes, expected {pages} pages of {page_size}")
+        if application_id != APPLICATION_ID:
+            raise _damaged(path, "an SQLite database of something else")
+        if version != SCHEMA_VERSION:
+            raise LedgerError(
+                f"{path} is a ledger of version {version}, expected {SCHEMA_VERSION}; go on with "
+                "the release that made it, or move it away to start over"
+            )
+        check = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if check != "ok":
+            raise _damaged(path, check.splitlines()[-1])
+        settings = db.execute("SELECT key, value FROM settings").fetchall()
+        rows = db.execute(
+            "SELECT code, status, metrics, images, reason, seconds FROM evaluations"
+        ).fetchall()
+    try:
+        evaluations = {parse_code(row[0]): _as_evaluation(*row[:-1]) for row in rows}
+        return Records(
+            {key: json.loads(value) for key, value in settings},
+            dict(sorted(evaluations.items())),
+            dict(sorted((parse_code(row[0]), row[-1]) for row in rows)),
+        )
+    except ValueError as error:
+        raise _damaged(path, error) from None
+
+
+def _as_evaluation(code: str, status: str, metrics: str, images: int, reason: str) -> Evaluation:
+    return Evaluation(parse_code(code), status, json.loads(metrics), images, reason)
+
+
+def _check(evaluation: Evaluation, seconds: float) -> None:
+    _check_code(evaluation.code)
+    what = f"evaluation of {format_code(evaluation.code)}"
+    if evaluation.status not in ("done", "failed", "dropped"):
+        raise ValueError(f"{what}: status {evaluation.status!r}; expected done, failed or dropped")
+    failed = evaluation.status == "failed"
+    if failed == bool(evaluation.metrics) or failed != bool(evaluation.reason):
+        expected = "a reason and no metrics" if failed else "metrics and no reason"
+        raise ValueError(
+            f"{what}: {evaluation.status}, with the metrics {dict(evaluation.metrics)} and the "
+            f"reason {evaluation.reason!r}; expected {expected}"
+        )
+    for name, value in evaluation.metrics.items():
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{what}: {name} is {value}; expected a finite number, or a failed evaluation"
+            )
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{what}: {seconds} seconds; expected a finite number from 0")
+
+
+def _check_code(code: Code) -> None:
+    if not isinstance(code, tuple) or not all(type(n) is int and n >= 0 for n in code):
+        raise ValueError(f"code {code!r}; expected a tuple of integers from 0")

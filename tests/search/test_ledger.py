@@ -1,0 +1,533 @@
+"""The ledger: what is recorded stays, whatever happens to the process, the file or the disk."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sqlite3
+import time
+from itertools import product
+from random import Random
+
+import numpy as np
+import pytest
+
+from crnas_d2.files import write_atomically
+from crnas_d2.search.evaluation import Evaluation, format_code, parse_code
+from crnas_d2.search.ledger import Ledger, LedgerError
+
+SETTINGS = {"step": "stage", "weights": "ab12", "SEARCH.SEED": 0, "SEARCH.BN": [1, 0.1, None]}
+CODES = [(10, 1), (2, 3), (2, 1), (1, 17), (1, 2, 3)]
+FORK = multiprocessing.get_context("fork")
+
+
+def done(code, ap=30.0, **metrics):
+    return Evaluation(code, "done", {"bbox/AP": ap, **metrics}, 500)
+
+
+def fill(path, codes=CODES):
+    with Ledger(path, SETTINGS) as ledger:
+        for code in codes:
+            ledger.record(done(code, float(sum(code))), 1.5)
+
+
+def in_a_process(function, *args):
+    """Run a function in a forked process, which has to end by itself without an error."""
+    process = FORK.Process(target=function, args=args)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "ledger.sqlite")
+
+
+def test_round_trip_of_every_kind_of_evaluation(path):
+    rng = Random(0)
+    metrics = {f"bbox/AP-{i}": rng.random() * 10.0 ** rng.randint(-300, 300) for i in range(200)}
+    metrics |= {"zero": -0.0, "tiny": 5e-324, "sum": 0.1 + 0.2, "large": 1.7976931348623157e308}
+    evaluations = [
+        Evaluation((3, 1), "done", metrics, 500),
+        Evaluation((2, 10), "failed", {}, 0, "bbox/AP is nan\n'; DROP TABLE evaluations; --ü"),
+        Evaluation(
+            (2, 9), "dropped", {"bbox/AP": np.float64(1) / 3, "segm/AP": np.float32(0.1)}, 5
+        ),
+        Evaluation((), "done", {"bbox/AP": 0}, 1),
+    ]
+    seconds = [0.1 + 0.2, 0.0, 1e-9, 1e9]
+    with Ledger(path, SETTINGS) as ledger:
+        assert ledger.evaluations == ledger.seconds == {}
+        for evaluation, time_taken in zip(evaluations, seconds):
+            ledger.record(evaluation, time_taken)
+        before = ledger.evaluations, ledger.seconds
+    expected = {e.code: e for e in reversed(evaluations)}
+    assert list(expected) == sorted(expected)
+    with Ledger(path, SETTINGS) as ledger:
+        for found, times in (before, (ledger.evaluations, ledger.seconds), Ledger.read(path)[1:]):
+            assert list(found.items()) == list(expected.items())
+            assert list(times.items()) == list(zip(expected, reversed(seconds)))
+            for evaluation in found.values():
+                exact = {k: float(v).hex() for k, v in expected[evaluation.code].metrics.items()}
+                assert {k: v.hex() for k, v in evaluation.metrics.items()} == exact
+    assert Ledger.read(path).settings == SETTINGS
+
+
+def test_order_is_that_of_the_codes_and_not_of_their_text(path):
+    fill(path)
+    assert list(Ledger.read(path).evaluations) == sorted(CODES) != sorted(CODES, key=format_code)
+
+
+def test_nothing_is_recorded_twice(path):
+    fill(path)
+    for _ in range(2):
+        with Ledger(path, SETTINGS) as ledger:
+            with pytest.raises(LedgerError, match="ledger.sqlite: 2-3 has an evaluation already"):
+                ledger.record(done((2, 3), 99.0), 1.0)
+            assert ledger.evaluations[2, 3] == done((2, 3), 5.0)
+
+
+@pytest.mark.parametrize(
+    "evaluation, seconds, message",
+    [
+        (done((1, 2), float("nan")), 1, "evaluation of 1-2: bbox/AP is nan"),
+        (done((1, 2), AP50=float("-inf")), 1, "AP50 is -inf; expected a finite number"),
+        (done((1, 2), np.float64("inf")), 1, "bbox/AP is inf"),
+        (Evaluation((1, 2), "done"), 1, "expected metrics and no reason"),
+        (Evaluation((1, 2), "done", {"AP": 1.0}, 5, "why"), 1, "expected metrics and no reason"),
+        (Evaluation((1, 2), "dropped"), 1, "expected metrics and no reason"),
+        (Evaluation((1, 2), "failed"), 1, "expected a reason and no metrics"),
+        (
+            Evaluation((1, 2), "failed", {"AP": 1.0}, 5, "why"),
+            1,
+            "expected a reason and no metrics",
+        ),
+        (Evaluation((1, 2), "ok", {"AP": 1.0}), 1, "status 'ok'"),
+        (done((1, -2)), 1, r"code \(1, -2\)"),
+        (done((1, True)), 1, r"code \(1, True\)"),
+        (done([1, 2]), 1, r"code \[1, 2\]"),
+        (done((1, 2)), float("nan"), "nan seconds"),
+        (done((1, 2)), -1, "-1 seconds"),
+    ],
+)
+def test_what_is_no_evaluation_does_not_get_in(path, evaluation, seconds, message):
+    with Ledger(path, SETTINGS) as ledger:
+        with pytest.raises(ValueError, match=message):
+            ledger.record(evaluation, seconds)
+        assert ledger.evaluations == {}
+        ledger.record(done((1, 2)), 1)
+    assert list(Ledger.read(path).evaluations) == [(1, 2)]
+
+
+def test_slices_of_a_race(path):
+    content = {code: bytes([i]) * 10_000 * i for i, code in enumerate(CODES)}
+    with Ledger(path, SETTINGS) as ledger:
+        ledger.record_slice(0, content)
+        ledger.record_slice(1, {CODES[0]: b"slice 1", CODES[1]: b"\0"})
+        with pytest.raises(LedgerError, match="slice 1 is recorded already"):
+            ledger.record_slice(1, {CODES[2]: b"new", CODES[1]: b"old"})
+        with pytest.raises(ValueError, match="slice -1"):
+            ledger.record_slice(-1, {})
+        with pytest.raises(ValueError, match=r"code \(-1,\)"):
+            ledger.record_slice(2, {CODES[2]: b"new", (-1,): b""})
+    with Ledger(path, SETTINGS) as ledger:
+        assert list(ledger.detections(0).items()) == sorted(content.items())
+        assert ledger.detections(1) == {CODES[0]: b"slice 1", CODES[1]: b"\0"}
+        assert ledger.detections(2) == {}
+        ledger.record(Evaluation(CODES[1], "dropped", {"bbox/AP": 1.0}, 5), 1.0)
+        assert ledger.detections(1) == {CODES[0]: b"slice 1"}
+        with pytest.raises(LedgerError, match="2-3 has an evaluation already"):
+            ledger.record_slice(2, {CODES[2]: b"new", CODES[1]: b"old"})
+        assert ledger.detections(2) == {}
+
+
+def test_other_settings_are_refused_with_the_difference(path):
+    fill(path)
+    now = {"step": "stage", "weights": "cd34", "SEARCH.SEED": 0.0, "AMP": True}
+    with pytest.raises(LedgerError) as error:
+        Ledger(path, now)
+    lines = str(error.value).splitlines()
+    assert path in lines[0] and "move the file away" in lines[-1]
+    assert lines[1:-1] == [
+        "  AMP: absent there, true now",
+        "  SEARCH.BN: [1, 0.1, null] there, absent now",
+        "  SEARCH.SEED: 0 there, 0.0 now",
+        '  weights: "ab12" there, "cd34" now',
+    ]
+    with Ledger(path, dict(reversed(SETTINGS.items())) | {"SEARCH.BN": (1, 0.1, None)}) as ledger:
+        assert len(ledger.evaluations) == len(CODES)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, b"bytes"])
+def test_settings_that_are_not_json(path, value):
+    with pytest.raises(ValueError, match="setting weights = .* is not JSON"):
+        Ledger(path, {"weights": value})
+    assert not os.path.exists(path)
+
+
+def test_paths(tmp_path, monkeypatch):
+    for uri in ("s3://bucket/ledger.sqlite", "file://ledger.sqlite"):
+        with pytest.raises(ValueError, match=f"{uri}: a ledger is a local file"):
+            Ledger(uri, SETTINGS)
+        with pytest.raises(ValueError, match=f"{uri}: a ledger is a local file"):
+            Ledger.read(uri)
+    with pytest.raises(FileNotFoundError, match="there is no folder .*absent"):
+        Ledger(tmp_path / "absent" / "ledger.sqlite", SETTINGS)
+    with pytest.raises(FileNotFoundError, match="absent.sqlite: there is no such ledger"):
+        Ledger.read(tmp_path / "absent.sqlite")
+    with pytest.raises(OSError, match=str(tmp_path)):
+        Ledger(tmp_path, SETTINGS)
+    monkeypatch.chdir(tmp_path)
+    for name in (":memory:", "file:x?mode=memory", "a b%20#?.sqlite"):
+        fill(name)
+        assert os.path.getsize(name) > 0
+        assert len(Ledger.read(name).evaluations) == len(CODES)
+
+
+def test_a_file_cut_off_anywhere_is_refused_and_left_as_it_is(path):
+    fill(path)
+    with Ledger(path, SETTINGS) as ledger:
+        ledger.record_slice(0, {(5, 5): bytes(range(256)) * 64})
+    with open(path, "rb") as f:
+        content = f.read()
+    rng = Random(0)
+    lengths = {1, 15, 16, 99, 100, 101, 511, 512, 1024, len(content) - 1}
+    lengths |= set(range(4096, len(content), 4096)) | {
+        rng.randrange(1, len(content)) for _ in range(60)
+    }
+    for length in sorted(lengths):
+        with open(path, "wb") as f:
+            f.write(content[:length])
+        for use in (lambda: Ledger(path, SETTINGS), lambda: Ledger.read(path)):
+            with pytest.raises(LedgerError, match=f"{path} is damaged.*move it away to start over"):
+                use()
+        with open(path, "rb") as f:
+            assert f.read() == content[:length], length
+    with open(path, "wb") as f:
+        f.write(content)
+    assert len(Ledger.read(path).evaluations) == len(CODES)
+
+
+def other_database(path):
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE evaluations (code TEXT)")
+    db.close()
+
+
+def zeroed_page(path):
+    fill(path)
+    with open(path, "r+b") as f:
+        f.seek(2 * 4096)
+        f.write(bytes(4096))
+
+
+def zeroed_page_of_a_slice(path):
+    fill(path)
+    with Ledger(path, SETTINGS) as ledger:
+        ledger.record_slice(0, {(5, 5): bytes(range(256)) * 256})
+    with open(path, "r+b") as f:
+        f.seek(12 * 4096)
+        f.write(bytes(4096))
+
+
+def lost_table(path):
+    fill(path)
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE settings")
+    db.close()
+
+
+def broken_row(path):
+    fill(path)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE evaluations SET metrics = '{\"bbox/AP\": 3' WHERE code = '2-3'")
+    db.close()
+
+
+def text(path):
+    with open(path, "w") as f:
+        f.write("1-1-2-4,33.5\n" * 5000)
+
+
+def noise(path):
+    with open(path, "wb") as f:
+        f.write(Random(0).randbytes(3 * 4096))
+
+
+def appended(path):
+    fill(path)
+    with open(path, "ab") as f:
+        f.write(bytes(4096))
+
+
+DAMAGES = [
+    other_database,
+    zeroed_page,
+    zeroed_page_of_a_slice,
+    lost_table,
+    broken_row,
+    text,
+    noise,
+    appended,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_no_whole_ledger_is_refused_and_left_as_it_is(path, damage):
+    damage(path)
+    with open(path, "rb") as f:
+        content = f.read()
+    for use in (lambda: Ledger(path, SETTINGS), lambda: Ledger.read(path)):
+        with pytest.raises(LedgerError, match=f"{path} is damaged.*move it away to start over"):
+            use()
+    with open(path, "rb") as f:
+        assert f.read() == content
+    os.rename(path, f"{path}.old")
+    fill(path)
+
+
+def test_an_empty_file_is_a_ledger_that_was_not_begun(path):
+    write_atomically(path, b"")
+    with pytest.raises(LedgerError, match="is empty"):
+        Ledger.read(path)
+    fill(path)
+    assert len(Ledger.read(path).evaluations) == len(CODES)
+
+
+def test_ledger_of_another_version(path):
+    fill(path)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 7")
+    db.close()
+    with pytest.raises(LedgerError, match="a ledger of version 7, expected 1"):
+        Ledger(path, SETTINGS)
+
+
+def hold(path, ready, with_worker):
+    with Ledger(path, SETTINGS) as ledger:
+        ledger.record(done((7, 7)), 1.0)
+        if with_worker:
+            FORK.Process(target=time.sleep, args=(5,)).start()
+        ready.set()
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("with_worker", [False, True])
+def test_a_second_writer_is_refused_until_the_first_is_killed(path, tmp_path, with_worker):
+    ready = FORK.Event()
+    writer = FORK.Process(target=hold, args=(path, ready, with_worker))
+    writer.start()
+    try:
+        assert ready.wait(60)
+        link = tmp_path / "link.sqlite"
+        link.symlink_to(path)
+        for name in (path, str(link)):
+            start = time.monotonic()
+            with pytest.raises(LedgerError, match=f"{name} is being written by another search"):
+                Ledger(name, SETTINGS)
+            assert time.monotonic() - start < 10
+        assert list(Ledger.read(path).evaluations) == [(7, 7)]
+    finally:
+        writer.kill()
+        writer.join()
+    fill(path)
+    assert len(Ledger.read(path).evaluations) == len(CODES) + 1
+
+
+def test_a_second_writer_in_the_same_process_is_refused(path):
+    with Ledger(path, SETTINGS) as ledger:
+        for _ in range(2):
+            with pytest.raises(LedgerError, match="is being written"):
+                Ledger(path, SETTINGS)
+        in_a_process(refused, path)
+        ledger.record(done((1, 2)), 1.0)
+    with Ledger(path, SETTINGS) as ledger:
+        assert list(ledger.evaluations) == [(1, 2)]
+
+
+def refused(path):
+    with pytest.raises(LedgerError, match="is being written"):
+        Ledger(path, SETTINGS)
+
+
+def read_often(path, stop):
+    seen = 0
+    while not stop.is_set():
+        records = Ledger.read(path)
+        assert records.settings == SETTINGS
+        assert all(e == done(code, float(sum(code))) for code, e in records.evaluations.items())
+        assert len(records.evaluations) >= seen
+        seen = len(records.evaluations)
+    assert seen > 5
+
+
+def test_reading_while_a_writer_writes(path):
+    fill(path)
+    stop = FORK.Event()
+    reader = FORK.Process(target=read_often, args=(path, stop))
+    reader.start()
+    with Ledger(path, SETTINGS) as ledger:
+        for code in product(range(20, 25), range(8)):
+            ledger.record(done(code, float(sum(code))), 1.0)
+            assert len(Ledger.read(path).evaluations) == len(ledger.evaluations)
+    stop.set()
+    reader.join(60)
+    assert reader.exitcode == 0
+
+
+def limit_files(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def record_until_full(path, limit):
+    limit_files(limit)
+    with Ledger(path, SETTINGS) as ledger:
+        with pytest.raises(OSError, match=f"{path}: .*; what was recorded before is kept"):
+            for code in product(range(1, 100), repeat=2):
+                ledger.record(done(code, **{f"AP-{i}": float(i) for i in range(80)}), 1.0)
+        recorded = ledger.evaluations
+        assert Ledger.read(path).evaluations == recorded and len(recorded) > 10
+        with pytest.raises(OSError, match=path):
+            ledger.record_slice(0, {(200, i): bytes(limit // 4) for i in range(8)})
+        assert ledger.detections(0) == {}
+        assert Ledger.read(path).evaluations == recorded
+        assert os.path.getsize(path) <= limit
+        limit_files(resource.RLIM_INFINITY)
+        ledger.record(done(code), 1.0)
+        assert Ledger.read(path).evaluations == recorded | {code: done(code)}
+
+
+@pytest.mark.parametrize("limit", [50_000, 100_000, 4096 * 30])
+def test_full_disk(path, limit):
+    in_a_process(record_until_full, path, limit)
+    with Ledger(path, SETTINGS) as ledger:
+        kept = list(ledger.evaluations)
+        assert kept == list(product(range(1, 100), repeat=2))[: len(kept)]
+        ledger.record(done((100, 1)), 1.0)
+        ledger.record_slice(0, {(200, 1): bytes(limit)})
+    assert list(Ledger.read(path).evaluations) == [*kept, (100, 1)]
+
+
+def create_on_a_full_disk(path):
+    limit_files(4096)
+    with pytest.raises(OSError, match=path):
+        Ledger(path, SETTINGS)
+
+
+def test_disk_that_is_full_from_the_start(path):
+    in_a_process(create_on_a_full_disk, path)
+    fill(path)
+    assert len(Ledger.read(path).evaluations) == len(CODES)
+
+
+SLICE = {(9, i): Random(i).randbytes(700_000) for i in range(4)}  # more than SQLite keeps in memory
+
+
+class KilledMidway(dict):
+    """A slice whose transaction is open, and partly on the disk, when SIGKILL comes."""
+
+    def items(self):
+        yield from super().items()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_in_a_transaction(path):
+    with Ledger(path, SETTINGS) as ledger:
+        ledger.record_slice(0, KilledMidway(SLICE))
+
+
+@pytest.mark.parametrize("reads_first", [False, True])
+def test_killed_in_the_middle_of_a_transaction(path, reads_first):
+    fill(path)
+    with open(path, "rb") as f:
+        content = f.read()
+    process = FORK.Process(target=killed_in_a_transaction, args=(path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert os.path.getsize(path) > 10 * len(content) and os.path.exists(f"{path}-journal")
+    if reads_first:
+        assert list(Ledger.read(path).evaluations) == sorted(CODES)
+        with open(path, "rb") as f:
+            assert f.read() == content
+    with Ledger(path, SETTINGS) as ledger:
+        assert list(ledger.evaluations) == sorted(CODES)
+        assert ledger.detections(0) == {}
+        ledger.record_slice(0, SLICE)
+        assert ledger.detections(0) == SLICE
+
+
+SEARCHED = list(product(range(1, 4), range(1, 4), range(1, 6)))
+
+
+def search(folder, ready):
+    """A search whose evaluations sleep; logs what it does, and writes its result at the end."""
+    ready.set()
+    log = os.open(f"{folder}/log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with Ledger(f"{folder}/ledger.sqlite", SETTINGS) as ledger:
+        for code in Random(1).sample(SEARCHED, len(SEARCHED)):
+            if code in ledger.evaluations:
+                continue
+            os.write(log, f"begin {format_code(code)}\n".encode())
+            time.sleep(0.002)
+            evaluation = done(code, Random(format_code(code)).random() * 100)
+            if sum(code) % 5 == 0:
+                evaluation = Evaluation(code, "failed", reason="out of memory")
+            ledger.record(evaluation, 0.002)
+            os.write(log, f"recorded {format_code(code)}\n".encode())
+            if len(ledger.evaluations) > 20 and not ledger.detections(0):
+                ledger.record_slice(0, SLICE)
+        assert ledger.detections(0) == SLICE
+        result = repr(ledger.evaluations)
+    write_atomically(f"{folder}/result", result.encode())
+
+
+def start(folder):
+    ready = FORK.Event()
+    process = FORK.Process(target=search, args=(folder, ready))
+    process.start()
+    assert ready.wait(60)
+    return process
+
+
+def logged(folder):
+    """The codes that were begun, and those that were recorded, in order."""
+    if not os.path.exists(f"{folder}/log"):
+        return [], []
+    with open(f"{folder}/log") as f:
+        lines = [line.split() for line in f]
+    return [[parse_code(c) for w, c in lines if w == word] for word in ("begin", "recorded")]
+
+
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
+    whole, torn = str(tmp_path / "whole"), str(tmp_path / "torn")
+    os.mkdir(whole)
+    os.mkdir(torn)
+    start(whole).join()
+    rng, kills = Random(2), 0
+    while not os.path.exists(f"{torn}/result"):
+        process = start(torn)
+        process.join(rng.random() * (0.02 + 0.002 * kills))
+        process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        kills += process.exitcode != 0
+        begun, recorded = logged(torn)
+        if recorded and kills % 2:  # the other half is left to the next writer
+            assert set(recorded) <= set(Ledger.read(f"{torn}/ledger.sqlite").evaluations)
+    assert kills > 15
+    results = []
+    for folder in (whole, torn):
+        with open(f"{folder}/result", "rb") as f:
+            results.append(f.read())
+    assert results[0] == results[1]
+
+    assert set(begun) == set(SEARCHED)
+    assert len(recorded) == len(set(recorded))
+    assert len(begun) <= len(SEARCHED) + kills
+    with open(f"{torn}/log") as f:
+        log = f.read().splitlines()
+    for code in recorded:
+        assert f"begin {format_code(code)}" not in log[log.index(f"recorded {format_code(code)}") :]
