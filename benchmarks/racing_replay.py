@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""Replays the race of a stage search on recorded detections, many times, and counts what it costs.
+
+racing_replay.py --table FOLDER --json archval.json
+racing_replay.py --made 153 --images 300 --shuffles 5
+
+A table has the detections of every architecture in all images: for each a file named after its
+code, such as 1-1-2-4.npz, with what Detections.to_bytes() gives, and image_ids.json, a list of the
+images. The json is their ground truth in COCO format. --made makes up a table instead.
+
+The true winner is the best architecture on all images. Each race has the images in another order.
+Reported for each number of slices and confidence, as means over the races: how often the winner is
+the true one, by how much AP it is below it otherwise, how many architectures are left at the end,
+the share of image passes that was not needed, and the seconds that a race took by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from pycocotools.coco import COCO
+from tabulate import tabulate
+
+from crnas_d2.files import read_json
+from crnas_d2.search.bootstrap import BootstrapAP, ResampledImages
+from crnas_d2.search.detections import Detections
+from crnas_d2.search.evaluation import Code, format_code, parse_code
+from crnas_d2.search.racing import find_leader, race
+
+HEADER = [
+    *("slices", "confidence", "true winner", "AP loss", "worst loss", "left"),
+    *("passes saved", "times fewer", "s / race"),
+]
+Table = dict[Code, Detections]
+
+
+def load_coco(dataset: dict) -> COCO:
+    coco = COCO()
+    coco.dataset = dataset
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def load_table(folder: Path) -> tuple[Table, list[int]]:
+    """The detections by code, and the ids of all images."""
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise FileNotFoundError(f"{folder} has no files named after codes, such as 1-1-2-4.npz")
+    table = {parse_code(file.stem): Detections.from_bytes(file.read_bytes()) for file in files}
+    return table, read_json(str(folder / "image_ids.json"))
+
+
+def make_table(
+    codes: int, images: int, categories: int, spread: float, seed: int
+) -> tuple[Table, list[int], COCO]:
+    """A table in which architectures differ little, and mostly fail on the same objects.
+
+    Each object has a difficulty that all architectures share; what an architecture makes of it is
+    its quality, less the difficulty, plus some noise of its own. That decides how likely it is
+    found, with which score and how exactly. False detections are shared too, with scores that vary.
+
+    Args:
+        spread: standard deviation of the quality. That of the difficulty is 1.
+    """
+    rng = np.random.default_rng(seed)
+    image = np.repeat(np.arange(1, images + 1), rng.poisson(4, images))
+    category = rng.integers(0, categories, len(image))
+    box = np.hstack([rng.uniform(0, 400, (len(image), 2)), rng.uniform(20, 120, (len(image), 2))])
+    difficulty = rng.normal(0, 1, len(image))
+    off = rng.normal(0, 1, box.shape) * [0.2, 0.2, 1, 1]
+    false_image = np.repeat(np.arange(1, images + 1), 15)
+    false_category = rng.integers(0, categories, len(false_image))
+    false_box = np.hstack(
+        [rng.uniform(0, 400, (len(false_image), 2)), rng.uniform(20, 120, (len(false_image), 2))]
+    )
+    false_strength = rng.normal(-2.5, 1, len(false_image))
+
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    table = {}
+    for code in itertools.islice(itertools.product(range(1, 11), repeat=4), codes):
+        strength = rng.normal(0, spread) - difficulty + rng.normal(0, 0.5, len(image))
+        found = rng.random(len(image)) < sigmoid(strength + 1.5)
+        own_off = 0.8 * off + 0.6 * rng.normal(0, 1, box.shape) * [0.2, 0.2, 1, 1]
+        exact = 0.12 * np.exp(-0.3 * strength)[:, None]
+        moved = box + own_off * exact * np.tile(box[:, 2:], 2)
+        false_score = sigmoid(false_strength + rng.normal(0, 0.5, len(false_image)))
+        shown = false_score > 0.05
+        table[code] = Detections(
+            np.concatenate([image[found], false_image[shown]]),
+            np.concatenate([category[found], false_category[shown]]),
+            np.concatenate([moved[found], false_box[shown]]),
+            np.concatenate([sigmoid(strength[found]), false_score[shown]]),
+            np.empty((0, 3), object),
+        )
+    image_ids = list(range(1, images + 1))
+    annotations = [
+        {"id": n, "image_id": int(i), "category_id": int(c), "bbox": b.tolist(), "iscrowd": 0}
+        for n, (i, c, b) in enumerate(zip(image, category, box), 1)
+    ]
+    coco = load_coco(
+        {
+            "images": [{"id": i} for i in image_ids],
+            "annotations": annotations,
+            "categories": [{"id": c, "name": str(c)} for c in range(categories)],
+        }
+    )
+    return table, image_ids, coco
+
+
+def contiguous_ids(coco: COCO) -> dict[int, int]:
+    """As Detectron2 numbers the categories of a json."""
+    return {category_id: n for n, category_id in enumerate(sorted(coco.getCatIds()))}
+
+
+def score_all(
+    table: Table, image_ids: Sequence[int], coco: COCO, iou_type: str
+) -> dict[Code, float]:
+    """AP of each architecture on all images."""
+    once = np.ones((len(image_ids), 1))
+    images = ResampledImages(coco, contiguous_ids(coco), image_ids, once, iou_type)
+    scores = {}
+    for code, detections in table.items():
+        architecture = BootstrapAP(images)
+        architecture.add(image_ids, detections)
+        scores[code] = float(architecture.ap()[0])
+    return scores
+
+
+def select(detections: Detections, image_ids: Sequence[int]) -> Detections:
+    kept = np.isin(detections.image_ids, image_ids)
+    columns = (detections.image_ids, detections.categories, detections.boxes, detections.scores)
+    masks = detections.masks[kept] if len(detections.masks) else detections.masks
+    return Detections(*(column[kept] for column in columns), masks)
+
+
+def replay(
+    table: Table,
+    scores: Mapping[Code, float],
+    slices: Sequence[Sequence[int]],
+    coco: COCO,
+    confidence: float,
+    args: argparse.Namespace,
+    seed: int,
+) -> tuple[bool, float, int, float, float]:
+    """One race.
+
+    Returns:
+        Whether the winner is the true one, its AP loss, how many architectures are left, the share
+        of image passes that it took, and its seconds without the reading of detections.
+    """
+    reading = 0.0
+
+    def detect(codes: Sequence[Code], index: int) -> Table:
+        nonlocal reading
+        start = time.perf_counter()
+        found = {code: select(table[code], slices[index]) for code in codes}
+        reading += time.perf_counter() - start
+        return found
+
+    start = time.perf_counter()
+    seen = race(
+        list(table),
+        slices,
+        detect,
+        coco,
+        contiguous_ids(coco),
+        confidence=confidence,
+        resamples=args.resamples,
+        seed=seed,
+        iou_type=args.iou_type,
+    )
+    seconds = time.perf_counter() - start - reading
+    left = {code: scores[code] for code, number in seen.items() if number == len(slices)}
+    winner, best = find_leader(left), find_leader(scores)
+    passes = sum(
+        len(of_slice) * sum(n > k for n in seen.values()) for k, of_slice in enumerate(slices)
+    )
+    share = passes / (len(table) * sum(map(len, slices)))
+    return winner == best, scores[best] - scores[winner], len(left), share, seconds
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--table", type=Path, metavar="FOLDER", help="recorded detections")
+    source.add_argument("--made", type=int, metavar="N", help="make up N architectures")
+    parser.add_argument("--json", metavar="FILE", help="ground truth of the table")
+    parser.add_argument("--iou-type", choices=["bbox", "segm"], default="bbox")
+    parser.add_argument("--images", type=int, default=300, help="of a made table")
+    parser.add_argument("--categories", type=int, default=10, help="of a made table")
+    parser.add_argument("--spread", type=float, default=0.05, help="of a made table's qualities")
+    parser.add_argument("--confidences", type=float, nargs="+", default=[0.9, 0.95, 0.99, 0.999])
+    parser.add_argument("--slices", type=int, nargs="+", default=[5], help="of equal size")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--shuffles", type=int, default=20, help="races for each row")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.table and not args.json:
+        parser.error("--table needs --json, the ground truth")
+
+    if args.made:
+        table, image_ids, coco = make_table(
+            args.made, args.images, args.categories, args.spread, args.seed
+        )
+    else:
+        table, image_ids = load_table(args.table)
+        coco = load_coco(read_json(args.json))
+    scores = score_all(table, image_ids, coco, args.iou_type)
+    ranked = sorted(scores, key=lambda code: (-scores[code], code))
+    aps = np.array([scores[code] for code in ranked])
+    print(
+        f"{len(table)} architectures, {len(image_ids)} images, "
+        f"{np.mean([len(d) for d in table.values()]) / len(image_ids):.1f} detections each\n"
+        f"AP {aps[-1]:.2f} to {aps[0]:.2f}, standard deviation {aps.std():.2f}; "
+        "the best: " + ", ".join(f"{format_code(code)} ({scores[code]:.3f})" for code in ranked[:5])
+    )
+    rows = []
+    for number, confidence in itertools.product(args.slices, args.confidences):
+        races = []
+        for shuffle in range(args.seed, args.seed + args.shuffles):
+            order = np.random.default_rng(shuffle).permutation(image_ids).tolist()
+            slices = [part.tolist() for part in np.array_split(order, number)]
+            races.append(replay(table, scores, slices, coco, confidence, args, shuffle))
+        won, loss, left, share, seconds = np.mean(races, axis=0)
+        worst = max(race[1] for race in races)
+        rows.append([number, confidence, won, loss, worst, left, 1 - share, 1 / share, seconds])
+    formats = ("", "", ".2f", ".4f", ".4f", ".1f", ".1%", ".2f", ".1f")
+    print(tabulate(rows, HEADER, tablefmt="github", floatfmt=formats))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Which detections find an object, as COCO decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pycocotools import mask as mask_util
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import Params
+
+from .detections import Detections
+
+IOU_THRESHOLDS, MAX_DETECTIONS = Params("bbox").iouThrs, Params("bbox").maxDets[-1]
+BITS = 1 << np.arange(len(IOU_THRESHOLDS), dtype=np.uint16)
+# A detection: bit t of ``true`` is set where it finds an object at IoU threshold t, bit t of
+# ``ignored`` where it only finds a crowd.
+MATCH = np.dtype(
+    [("score", "f8"), ("image", "i4"), ("category", "i4"), ("true", "u2"), ("ignored", "u2")]
+)
+
+
+class ImageObjects:
+    """The G annotated objects of one image, in the order of the ground truth.
+
+    Args:
+        contiguous_ids: from category ids in the ground truth to those of detections.
+        iou_type: "bbox" or "segm".
+
+    Attributes:
+        categories: (G,), those of detections.
+        crowd: (G,) bool; what is only found in a crowd counts neither for nor against.
+        scored: (G,) bool; no crowd. Neither has an object with id 0 ever been found for
+            pycocotools, which takes 0 for "no match".
+        regions: (G, 4) boxes, or G run-length encoded masks.
+    """
+
+    def __init__(
+        self, ground_truth: COCO, image_id: int, contiguous_ids: Mapping[int, int], iou_type: str
+    ):
+        annotations = [
+            annotation
+            for annotation in ground_truth.imgToAnns.get(image_id, [])
+            if annotation["category_id"] in contiguous_ids
+        ]
+        self.categories = np.array([contiguous_ids[a["category_id"]] for a in annotations], int)
+        self.crowd = np.array([bool(a["iscrowd"]) for a in annotations], bool)
+        self.scored = ~self.crowd & np.array([a["id"] != 0 for a in annotations], bool)
+        if iou_type == "segm":
+            self.regions = [ground_truth.annToRLE(annotation) for annotation in annotations]
+        else:
+            self.regions = np.array([a["bbox"] for a in annotations], float).reshape(-1, 4)
+
+    def iou(self, detections: Detections, indices: np.ndarray) -> np.ndarray:
+        """(len(indices), G), by pycocotools: of a crowd, the share of the detection inside it."""
+        if isinstance(self.regions, np.ndarray):
+            found = detections.boxes[indices]
+        else:
+            found = [
+                {"size": [height, width], "counts": counts}
+                for height, width, counts in detections.masks[indices].tolist()
+            ]
+        return mask_util.iou(found, self.regions, self.crowd.astype(int).tolist())
+
+
+def match(
+    detections: Detections, images: np.ndarray, objects: Sequence[ImageObjects]
+) -> np.ndarray:
+    """Find for each detection, best score first, the object that it belongs to.
+
+    Gives what pycocotools' COCOeval gives for objects of any size, digit for digit. That goes
+    through detections, objects and thresholds in Python; here all images, categories and thresholds
+    go side by side.
+
+    Args:
+        images: (D,) int, where the image of each detection is in ``objects``.
+
+    Returns:
+        Of dtype :data:`MATCH`, by image, category and score; of an image and category the best 100.
+    """
+    order = np.lexsort((-detections.scores, detections.categories, images))
+    images, categories = images[order], detections.categories[order]
+    first = _changes(images, categories)
+    best = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
+    kept = best < MAX_DETECTIONS
+    order, images, categories = order[kept], images[kept], categories[kept]
+    matches = np.zeros(len(order), MATCH)
+    matches["score"] = detections.scores[order]
+    matches["image"] = images
+    matches["category"] = categories
+
+    # Pairs of a detection and an object of its image and category that overlap enough.
+    pairs, crowd, scored, num_objects = [], [], [], 0
+    starts = _changes(images)
+    for start, end in zip(starts, [*starts[1:], len(order)]):
+        of_image = objects[images[start]]
+        if len(of_image.crowd) == 0:
+            continue
+        iou = of_image.iou(detections, order[start:end])
+        same_category = categories[start:end, None] == of_image.categories
+        d, g = np.nonzero((iou >= IOU_THRESHOLDS[0]) & same_category)
+        pairs.append((start + d, num_objects + g, iou[d, g]))
+        crowd.append(of_image.crowd)
+        scored.append(of_image.scored)
+        num_objects += len(of_image.crowd)
+    if pairs:
+        d, g, iou = (np.concatenate(column) for column in zip(*pairs))
+        _match_pairs(matches, d, g, iou, np.concatenate(crowd), np.concatenate(scored))
+    return matches
+
+
+def _match_pairs(
+    matches: np.ndarray,
+    d: np.ndarray,
+    g: np.ndarray,
+    iou: np.ndarray,
+    crowd: np.ndarray,
+    scored: np.ndarray,
+) -> None:
+    """COCO's greedy matching.
+
+    Each detection takes of the objects that are left the one that it overlaps most, the last of
+    equals; a crowd only where nothing else is left, and a crowd is never used up.
+
+    Args:
+        matches: (D,) by image, category and score. Gets ``true`` and ``ignored``.
+        d, g, iou: (P,) pairs of detection and object.
+        crowd, scored: (G,) as in :class:`ImageObjects`.
+    """
+    order = np.lexsort((-g, -iou, crowd[g], d))
+    d, g, iou = d[order], g[order], iou[order]
+    # Images and categories do not touch each other: step k takes the k-th pair of each of them.
+    first = _changes(matches["image"][d], matches["category"][d])
+    step = np.arange(len(d)) - np.repeat(first, np.diff(first, append=len(d)))
+    steps = np.split(np.argsort(step, kind="stable"), np.cumsum(np.bincount(step))[:-1])
+
+    reached = ((iou[:, None] >= IOU_THRESHOLDS) * BITS).sum(1, dtype=np.uint16)
+    matched = np.zeros(len(matches), np.uint16)
+    taken = np.zeros(len(crowd), np.uint16)
+    for pair in steps:
+        of_d, of_g = d[pair], g[pair]
+        new = reached[pair] & ~matched[of_d] & ~taken[of_g]
+        matched[of_d] |= new
+        taken[of_g] |= new * ~crowd[of_g]
+        matches["true"][of_d] |= new * scored[of_g]
+        matches["ignored"][of_d] |= new * crowd[of_g]
+
+
+def _changes(*columns: np.ndarray) -> np.ndarray:
+    """Where a run of equal rows starts."""
+    changed = np.ones(len(columns[0]), bool)
+    changed[1:] = np.any([column[1:] != column[:-1] for column in columns], 0)
+    return np.flatnonzero(changed)
