@@ -193,6 +193,7 @@ class Procedure:
         """Of a step, with what earlier steps have given already."""
         cfg = self._recipe.config(step.config)
         cfg.OUTPUT_DIR = os.path.join(self._output, step.name)
+        cfg.MODEL.SUPERNET.TEST_PATHS = []  # the search evaluates
         if step.weights:
             cfg.MODEL.WEIGHTS = os.path.join(self._output, step.weights, "model_final.pth")
         if step.architecture and self._has_ended(step.architecture):

@@ -42,7 +42,7 @@ class Recipe:
         self.path = path
         self.cfg = read_config(path, opts)
         self._opts = list(opts)
-        self._common = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
+        self._common = CfgNode(CfgNode.load_yaml_with_base(path, allow_unsafe=False))
         self._common.get("SEARCH", {}).pop("RECIPE", None)
         self._common.pop("_BASE_", None)
         recipe = self.cfg.SEARCH.RECIPE

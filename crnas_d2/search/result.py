@@ -84,7 +84,7 @@ class SearchResult:
 
 def _as_json(ranking: Ranking) -> dict[str, Any]:
     return {
-        "best": format_code(ranking.best),
+        "best": format_code(ranking.best) if ranking.scored else None,
         "ties": [format_code(code) for code in ranking.ties],
         "ranking": [[format_code(code), score] for code, score in ranking.scored],
         "failed": [format_code(code) for code in ranking.failed],

@@ -20,7 +20,7 @@ from ..config import flatten_config, get_architecture
 from ..engine import CRTrainer
 from ..engine.trainer import without_sync_bn
 from ..files import file_sha256
-from ..spaces import StageSpace, get_operation_space, get_stage_space
+from ..spaces import OperationSpace, StageSpace, get_operation_space, get_stage_space
 from .budget import get_cost
 from .evaluation import Code, Evaluation, format_code
 from .evaluator import ArchitectureEvaluator
@@ -30,7 +30,7 @@ from .operation_search import greedy_evaluations, greedy_operation_search
 from .random_search import random_search
 from .ranking import Ranking
 from .result import SearchResult
-from .stage_search import stage_search
+from .stage_search import eligible_codes, stage_search
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +78,17 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
     if file_sha256(cfg.MODEL.WEIGHTS) != sha256:
         raise RuntimeError(f"{cfg.MODEL.WEIGHTS} was replaced while it was read; start again")
     evaluator = ArchitectureEvaluator(cfg, model)
+    expected = planned_evaluations(cfg, final_cfg)
     with contextlib.ExitStack() as stack:
         ledger = None
         if comm.is_main_process():
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
             ledger = stack.enter_context(Ledger(path, evaluation_settings(cfg, sha256)))
+        evaluations = _Evaluations(cfg, evaluator, ledger, expected)
         if isinstance(evaluator.space, StageSpace):
-            result = _search_stages(cfg, final_cfg or cfg, evaluator, ledger)
+            result = _search_stages(cfg, final_cfg or cfg, evaluator.space, evaluations)
         else:
-            result = _search_operations(cfg, evaluator, ledger)
+            result = _search_operations(cfg, evaluator.space, evaluations)
         if comm.is_main_process():
             result.write(cfg.OUTPUT_DIR)
     comm.synchronize()
@@ -165,10 +167,12 @@ def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int:
         supernet = cfg.MODEL.SUPERNET
         space = get_stage_space(architecture.family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS)
         budgets, cost = _budgets(cfg, final_cfg or cfg, space)
-        eligible = [space.eligible(b, search.TOLERANCE * b, cost) for b in budgets]
-        return len(set().union(*eligible))
+        eligible = eligible_codes(space, budgets, search.TOLERANCE, cost)
+        return len(set().union(*eligible.values()))
     space = get_operation_space(architecture, cfg.MODEL.SUPERNET.OPERATIONS)
-    return search.EVALUATIONS or greedy_evaluations(space, search.SURVIVORS)
+    if search.STRATEGY != "greedy" and search.EVALUATIONS:
+        return search.EVALUATIONS
+    return greedy_evaluations(space, search.SURVIVORS)
 
 
 def _budgets(
@@ -180,30 +184,27 @@ def _budgets(
 
 
 def _search_stages(
-    cfg: CfgNode, final_cfg: CfgNode, evaluator: ArchitectureEvaluator, ledger: Ledger | None
+    cfg: CfgNode, final_cfg: CfgNode, space: StageSpace, evaluations: _Evaluations
 ) -> SearchResult:
-    budgets, cost = _budgets(cfg, final_cfg, evaluator.space)
-    evaluations = _Evaluations(cfg, evaluator, ledger)
-    rankings = stage_search(evaluator.space, budgets, evaluations, cfg.SEARCH.TOLERANCE, cost)
+    budgets, cost = _budgets(cfg, final_cfg, space)
+    rankings = stage_search(space, budgets, evaluations, cfg.SEARCH.TOLERANCE, cost)
     best = next(iter(rankings.values())).best
-    named = {f"{budget:g}": ranking for budget, ranking in rankings.items()}
+    named = {str(budget): ranking for budget, ranking in rankings.items()}
     return evaluations.result("stage", Architecture(best), named)
 
 
 def _search_operations(
-    cfg: CfgNode, evaluator: ArchitectureEvaluator, ledger: Ledger | None
+    cfg: CfgNode, space: OperationSpace, evaluations: _Evaluations
 ) -> SearchResult:
-    search, space = cfg.SEARCH, evaluator.space
-    count = search.EVALUATIONS or greedy_evaluations(space, search.SURVIVORS)
-    evaluations = _Evaluations(cfg, evaluator, ledger, count)
+    search = cfg.SEARCH
     survivors = ()
     if search.STRATEGY == "greedy":
         found = greedy_operation_search(space, evaluations, search.SURVIVORS)
         ranking, survivors = found.ranking, found.survivors
     elif search.STRATEGY == "random":
-        ranking = random_search(space, evaluations, count, search.SEED)
+        ranking = random_search(space, evaluations, evaluations.expected, search.SEED)
     else:
-        ranking = evolutionary_search(space, evaluations, count, search.SEED)
+        ranking = evolutionary_search(space, evaluations, evaluations.expected, search.SEED)
     architecture = Architecture(space.stage_code, ranking.best)
     return evaluations.result("operation", architecture, {"all": ranking}, survivors)
 
@@ -216,20 +217,19 @@ class _Evaluations:
         cfg: CfgNode,
         evaluator: ArchitectureEvaluator,
         ledger: Ledger | None,
-        expected: int | None = None,
+        expected: int,
     ):
+        self.expected = expected
         self._evaluator = evaluator
         self._ledger = ledger
         self._metric = cfg.SEARCH.METRIC
         self._group_size = cfg.SEARCH.GROUP_SIZE
-        self._expected = expected
         self._done: dict[Code, Evaluation] = {}
         self._known = comm.all_gather(ledger.evaluations if ledger else None)[0]
         self._seconds = 0.0
         self._evaluated = 0
 
     def __call__(self, codes: Sequence[Code]) -> list[float | None]:
-        expected = self._expected or len(codes)
         self._done.update((code, self._known[code]) for code in codes if code in self._known)
         missing = [code for code in codes if code not in self._done]
         for start in range(0, len(missing), self._group_size):
@@ -243,21 +243,21 @@ class _Evaluations:
                 self._done[evaluation.code] = evaluation
             self._seconds += seconds
             self._evaluated += len(group)
-            self._log_progress(expected)
+            self._log_progress()
         return [self._score(self._done[code]) for code in codes]
 
     def _score(self, evaluation: Evaluation) -> float | None:
         return evaluation.metrics[self._metric] if evaluation.status == "done" else None
 
-    def _log_progress(self, expected: int) -> None:
-        left = (expected - len(self._done)) * self._seconds / self._evaluated
+    def _log_progress(self) -> None:
+        left = (self.expected - len(self._done)) * self._seconds / self._evaluated
         longest = max(map(len, self._done))
         scores = {c: self._score(e) for c, e in self._done.items() if len(c) == longest}
         scores = {code: score for code, score in scores.items() if score is not None}
         leader = min(scores, key=lambda code: (-scores[code], code), default=None)
         leading = f"leader {format_code(leader)} {scores[leader]:.2f}" if scores else "no leader"
         logger.info(
-            f"{len(self._done)} of {expected} evaluated, "
+            f"{len(self._done)} of {self.expected} evaluated, "
             f"eta {datetime.timedelta(seconds=round(left))}, {leading}"
         )
 

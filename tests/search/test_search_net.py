@@ -1,0 +1,222 @@
+"""search_net.py on a trained supernet of toy size."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_search import load, write_search_config
+
+import search_net
+from crnas_d2.config import read_config
+from crnas_d2.search import Ledger
+from crnas_d2.search.evaluator import ArchitectureEvaluator
+from crnas_d2.search.ledger import LedgerError
+from detectron2.engine import default_argument_parser
+
+TIMEOUT = 120
+BUDGET = ["SEARCH.BUDGETS", "[5, 6]"]  # 4 + 7 of the 24 stage codes
+OPTIONS = {"stage": BUDGET, "dilation": []}
+
+
+@pytest.fixture(scope="module", params=["stage", "dilation"])
+def step(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def config(step, tmp_path_factory):
+    return write_search_config(tmp_path_factory.mktemp("search"), step)
+
+
+@pytest.fixture(scope="module")
+def whole(config, step):
+    """Folder of a search that nothing has stopped."""
+    folder = config.parent / "whole"
+    search(config, folder, *OPTIONS[step])
+    return folder
+
+
+def search(config, folder, *opts):
+    opts = ["OUTPUT_DIR", folder, *opts]
+    args = default_argument_parser().parse_args(["--config-file", *map(str, [config, *opts])])
+    args.eval_only = True
+    return search_net.search(args)
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_result(whole, step, config):
+    result = result_of(whole)
+    assert result["step"] == ("stage" if step == "stage" else "operation")
+    evaluations = Ledger.read(whole / "ledger.sqlite").evaluations
+    scores = {"-".join(map(str, c)): e.metrics["bbox/AP"] for c, e in evaluations.items()}
+    if step == "stage":
+        assert list(result["rankings"]) == ["5", "6"]
+        assert len(evaluations) == 4 + 7
+        for budget, ranking in result["rankings"].items():
+            expected = {
+                c: s for c, s in scores.items() if sum(map(int, c.split("-"))) == int(budget)
+            }
+            assert dict(ranking["ranking"]) == expected
+            assert ranking["best"] == min(expected, key=lambda c: (-expected[c], c))
+        best = result["rankings"]["5"]["best"]
+        codes = {"STAGE_CODE": list(map(int, best.split("-"))), "OPERATION_CODE": [0] * 5}
+    else:
+        assert len(evaluations) == 3 + 9 * 4
+        assert [len(kept) for kept in result["survivors"]] == [3] * 5
+        best = result["rankings"]["all"]["best"]
+        assert result["survivors"][-1][0] == [best, scores[best]]
+        codes = {"STAGE_CODE": [1, 1, 2, 1], "OPERATION_CODE": list(map(int, best.split("-")))}
+    assert yaml.safe_load((whole / "architecture.yaml").read_text()) == {"MODEL": {"CR": codes}}
+    assert result["counts"] == {"done": len(evaluations), "failed": 0, "dropped": 0}
+
+
+def search_and_log(config, folder, options, log):
+    """In a process of its own: search, and write down how many architectures are evaluated."""
+    evaluate = ArchitectureEvaluator.evaluate
+
+    def logged(self, codes):
+        finished = Ledger.read(folder / "ledger.sqlite").evaluations
+        assert finished.keys().isdisjoint(codes)
+        with log.open("a") as file:
+            file.write(f"{len(codes)}\n")
+        return evaluate(self, codes)
+
+    ArchitectureEvaluator.evaluate = logged
+    torch.set_num_threads(1)
+    search(config, folder, *options)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, step, config):
+    """And evaluates nothing that was finished."""
+    folder, log = config.parent / "killed", config.parent / "evaluated.txt"
+    options = [*OPTIONS[step], "SEARCH.GROUP_SIZE", 2]
+    rng = random.Random(1)
+    context = multiprocessing.get_context("forkserver")  # which has imported everything
+    context.set_forkserver_preload(["test_search_net"])
+    kills = 0
+    for wait in [rng.uniform(0.5, 3) for _ in range(8)] + [TIMEOUT]:
+        child = context.Process(target=search_and_log, args=(config, folder, options, log))
+        child.start()
+        child.join(wait)
+        if child.exitcode is not None:
+            break
+        child.kill()
+        child.join()
+        kills += 1
+    assert child.exitcode == 0 and kills > 2
+    for name in ("result.json", "architecture.yaml"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    one, other = (Ledger.read(f / "ledger.sqlite").evaluations for f in (folder, whole))
+    assert one == other
+    evaluated = sum(map(int, log.read_text().split()))
+    assert len(other) <= evaluated <= len(other) + 2 * kills
+
+
+def test_two_processes_find_the_same_digits(whole, step, config):
+    folder = config.parent / "two"
+    command = [sys.executable, search_net.__file__, "--config-file", config, "--num-gpus", "2"]
+    options = ["--dist-url", "auto", "OUTPUT_DIR", folder, *OPTIONS[step]]
+    run = subprocess.run(
+        list(map(str, [*command, *options])),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=config.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert (folder / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+    one, other = (Ledger.read(f / "ledger.sqlite").evaluations for f in (folder, whole))
+    assert one == other
+    best = yaml.safe_load((folder / "architecture.yaml").read_text())
+    assert best["MODEL"]["CR"]["STAGE_CODE"]
+    assert f"| {result_of(folder)['rankings'].popitem()[1]['best']} " in run.stdout.replace(
+        "  ", " "
+    )
+
+
+def test_another_search_on_the_same_ledger_is_refused(whole, step, config):
+    for key, value in (("SEARCH.SEED", 1), ("INPUT.MIN_SIZE_TEST", 48)):
+        with pytest.raises(LedgerError, match=rf"{key}: .* there, .*{value}.* now"):
+            search(config, whole, *OPTIONS[step], key, value)
+    replaced = config.parent / "replaced.pth"
+    weights = read_config(str(config)).MODEL.WEIGHTS
+    data = torch.load(weights, weights_only=True)
+    next(iter(data["model"].values())).mul_(1.01)
+    torch.save(data, replaced)
+    with pytest.raises(LedgerError, match="\n  weights: .* there, .* now"):
+        search(config, whole, *OPTIONS[step], "MODEL.WEIGHTS", replaced)
+
+
+def test_what_does_not_change_an_ap_may_change(whole, step, config, monkeypatch):
+    """A new budget evaluates what is new in it alone."""
+    folder = config.parent / "changed"
+    shutil.copytree(whole, folder)
+    seen = []
+    evaluate = ArchitectureEvaluator.evaluate
+    monkeypatch.setattr(
+        ArchitectureEvaluator, "evaluate", lambda s, codes: seen.extend(codes) or evaluate(s, codes)
+    )
+    if step == "stage":
+        search(config, folder, "SEARCH.BUDGETS", "[6, 9]", "SEARCH.GROUP_SIZE", 3)
+        assert seen == [(2, 2, 3, 2)]
+        assert list(result_of(folder)["rankings"]) == ["6", "9"]
+    else:
+        known = Ledger.read(whole / "ledger.sqlite").evaluations
+        search(config, folder, "SEARCH.SURVIVORS", 1)
+        assert len(seen) < 9 and known.keys().isdisjoint(seen)
+        assert result_of(folder)["counts"]["done"] == 3 * 5
+
+
+@pytest.mark.parametrize("strategy", ["random", "evolutionary"])
+def test_other_strategies(step, config, strategy):
+    if step == "stage":
+        pytest.skip("the stage search evaluates every eligible code")
+    folder = config.parent / strategy
+    options = ["SEARCH.STRATEGY", strategy, "SEARCH.EVALUATIONS", 6]
+    search(config, folder, *options, "SEARCH.FINAL", "Digits/faster_rcnn_R_18_FPN.yaml")
+    result = result_of(folder)
+    assert result["counts"]["done"] == 6 and result["survivors"] == []
+    final = read_config(str(folder / "final.yaml"))
+    assert "-".join(map(str, final.MODEL.CR.OPERATION_CODE)) == result["rankings"]["all"]["best"]
+    assert final.DATASETS.TRAIN == ("digits_train",)
+
+
+def test_no_stage_code_fits(step, config):
+    if step != "stage":
+        pytest.skip("an operation code costs nothing")
+    with pytest.raises(ValueError, match="budget 12: no stage code .* nearest costs are 9"):
+        search(config, config.parent / "unfit", "SEARCH.BUDGETS", "[12]")
+    search(config, config.parent / "unfit", "SEARCH.BUDGETS", "[9]", "SEARCH.SEED", 1)
+
+
+def test_budget_in_multiply_adds(step, config):
+    """Stage codes of equal cost in blocks have equal multiply-adds in the ResNet series."""
+    if step != "stage":
+        pytest.skip("an operation code costs nothing")
+    folder = config.parent / "gmacs"
+    options = ["SEARCH.COST", "gmacs", "SEARCH.BUDGETS", "[]", "SEARCH.TOLERANCE", 0.001]
+    search(config, folder, *options)
+    codes = [code for code, _ in next(iter(result_of(folder)["rankings"].values()))["ranking"]]
+    assert {sum(map(int, code.split("-"))) for code in codes} == {5} and len(codes) == 4
+
+
+def test_faults_are_told_before_any_work(step, config, tmp_path):
+    with pytest.raises(FileNotFoundError, match="SEARCH.FINAL is 'nowhere.yaml'"):
+        search(config, tmp_path / "out", "SEARCH.FINAL", "nowhere.yaml")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        search(config, tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "none.pth")
+    with pytest.raises(ValueError, match="expected the builder of a supernet"):
+        search(config, tmp_path / "out", "MODEL.BACKBONE.NAME", "build_cr_resnet_fpn_backbone")
+    assert not (tmp_path / "out" / "ledger.sqlite").exists()
