@@ -210,7 +210,7 @@ def _average_precision(
 
 
 def _running_weight(weights: np.ndarray, images: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The sum of weights[images[:e]] for each end e, in increasing order: (len(ends), R) float64."""
+    """The sum of weights[images[:e]] for each of the rising ends e: (len(ends), R) float64."""
     parts = embedding_bag(
         torch.from_numpy(images[: ends[-1]].astype(np.int64)),
         torch.from_numpy(weights),
