@@ -121,7 +121,7 @@ def _add_search_config(cfg: CN) -> None:
     # Share of resamples in which an architecture must be below the leader to be dropped
     racing.CONFIDENCE = 0.99
     # Parts of archval after which it is decided
-    racing.SLICES = 5
+    racing.SLICES = 10
     # Resamples of the bootstrap over images
     racing.RESAMPLES = 1000
 

@@ -38,6 +38,9 @@ class ArchitectureEvaluator:
     A code may be shorter than a path. The entries that it leaves open are then drawn uniformly,
     once for each mini-batch and alike for all codes of its length, so that these are compared on
     the same completions (section 3.3.2; c is the number of mini-batches).
+
+    Attributes:
+        scorer: of detections on archval.
     """
 
     def __init__(self, cfg: CfgNode, model: torch.nn.Module):
@@ -62,7 +65,7 @@ class ArchitectureEvaluator:
         self._num_workers = cfg.DATALOADER.NUM_WORKERS
         self._mapper = DatasetMapper(cfg, is_train=False)
         self._archval = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
-        self._scorer = Scorer(cfg.DATASETS.TEST[0])
+        self.scorer = Scorer(cfg.DATASETS.TEST[0])
         self._metric = search.METRIC
         self._seed = search.SEED
         self._autocast = search.AMP
@@ -103,24 +106,28 @@ class ArchitectureEvaluator:
             evaluations = None
         return comm.all_gather(evaluations)[0]
 
-    def score(self, code: Code, found: Detections | str) -> Evaluation:
+    def score(
+        self, code: Code, found: Detections | str, image_ids: Sequence[int] | None = None
+    ) -> Evaluation:
         """
         Args:
             code: of the architecture.
-            found: by it on the whole of archval, or why it failed.
+            found: by it, or why it failed.
+            image_ids: on which it was dropped; None for the whole of archval.
         """
+        images = len(self._archval if image_ids is None else image_ids)
         if isinstance(found, str):
-            return Evaluation(code, "failed", images=len(self._archval), reason=found)
-        metrics = self._scorer(found)
+            return Evaluation(code, "failed", images=images, reason=found)
+        metrics = self.scorer(found, image_ids)
         if self._metric not in metrics:
             raise ValueError(
                 f"SEARCH.METRIC is {self._metric!r}; expected one of {', '.join(sorted(metrics))}"
             )
         if not math.isfinite(metrics[self._metric]):
             reason = f"{self._metric} is {metrics[self._metric]}, of {len(found)} detections"
-            return Evaluation(code, "failed", images=len(self._archval), reason=reason)
+            return Evaluation(code, "failed", images=images, reason=reason)
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        return Evaluation(code, "done", metrics, len(self._archval))
+        return Evaluation(code, "done" if image_ids is None else "dropped", metrics, images)
 
     def detect(self, codes: Sequence[Code], batches: range) -> list[Detections | str]:
         """What each architecture finds in some mini-batches of archval.

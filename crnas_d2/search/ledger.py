@@ -159,15 +159,10 @@ class Ledger:
         self._records.seconds[evaluation.code] = row[-1]
 
     def detections(self, index: int) -> dict[Code, bytes]:
-        """What was recorded for a slice of archval, by code in lexicographic order.
-
-        Only of architectures that are still in the race, that is, have no evaluation yet.
-        """
+        """What was recorded for a slice of archval, by code in lexicographic order."""
         with _errors_of(self._path):
             rows = self._db.execute(
-                "SELECT code, content FROM detections WHERE slice = ? "
-                "AND code NOT IN (SELECT code FROM evaluations)",
-                (index,),
+                "SELECT code, content FROM detections WHERE slice = ?", (index,)
             ).fetchall()
         return dict(sorted((parse_code(code), content) for code, content in rows))
 

@@ -34,7 +34,7 @@ class SearchResult:
         architecture: the best one.
         rankings: of the stage codes, by budget; of the operation codes, under "all".
         survivors: for each step of the greedy search, the codes that it kept with their scores.
-        counts: how many architectures were done, failed and dropped.
+        statuses: of all architectures that were evaluated: "done", "failed" or "dropped".
     """
 
     step: str
@@ -42,7 +42,7 @@ class SearchResult:
     architecture: Architecture
     rankings: Mapping[str, Ranking]
     survivors: Sequence[Sequence[tuple[Code, float]]]
-    counts: Mapping[str, int]
+    statuses: Mapping[Code, str]
 
     @property
     def ranking(self) -> Ranking:
@@ -60,9 +60,15 @@ class SearchResult:
                 tables.append(
                     f"The first {len(ranking.ties)} are equal; the smallest code is taken."
                 )
-            if ranking.failed:
-                tables.append(f"Failed: {', '.join(map(format_code, ranking.failed))}")
+        for status in ("failed", "dropped"):
+            codes = self._codes_that(status)
+            if codes:
+                more = f" and {len(codes) - rows} more" if len(codes) > rows else ""
+                tables.append(f"{status.capitalize()}: {', '.join(codes[:rows])}{more}")
         return "\n\n".join(tables)
+
+    def _codes_that(self, status: str) -> list[str]:
+        return [format_code(code) for code, s in sorted(self.statuses.items()) if s == status]
 
     def write(self, folder: str) -> None:
         """Write the architecture as a config, and all of the result. It has no times in it, so the
@@ -71,8 +77,10 @@ class SearchResult:
             "step": self.step,
             "metric": self.metric,
             "architecture": asdict(self.architecture),
-            "counts": self.counts,
+            "counts": {s: len(self._codes_that(s)) for s in ("done", "failed", "dropped")},
             "rankings": {budget: _as_json(ranking) for budget, ranking in self.rankings.items()},
+            "failed": self._codes_that("failed"),
+            "dropped": self._codes_that("dropped"),
             "survivors": [
                 [[format_code(code), score] for code, score in step] for step in self.survivors
             ],
@@ -87,7 +95,6 @@ def _as_json(ranking: Ranking) -> dict[str, Any]:
         "best": format_code(ranking.best) if ranking.scored else None,
         "ties": [format_code(code) for code in ranking.ties],
         "ranking": [[format_code(code), score] for code, score in ranking.scored],
-        "failed": [format_code(code) for code in ranking.failed],
     }
 
 

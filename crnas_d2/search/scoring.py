@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -47,6 +48,7 @@ class Scorer(COCOEvaluator):
 
     Attributes:
         implementation: name of the package that evaluates.
+        contiguous_ids: from the data set's ids of categories to 0, 1, ...
 
     Raises:
         KeyError: no data set of this name is registered.
@@ -65,10 +67,10 @@ class Scorer(COCOEvaluator):
 
         self._images = set(self._coco_api.getImgIds())
         self._class_names = metadata.thing_classes
-        id_map = metadata.get("thing_dataset_id_to_contiguous_id") or {
+        self.contiguous_ids = metadata.get("thing_dataset_id_to_contiguous_id") or {
             index: index for index in range(len(self._class_names))
         }
-        self._category_ids = np.array(sorted(id_map, key=id_map.get))
+        self._category_ids = np.array(sorted(self.contiguous_ids, key=self.contiguous_ids.get))
         self._require("bbox", *SCORED_KEYS)
 
         self._fast = fast and hotcoco is not None and _has_plain_ids(self._coco_api.dataset)
@@ -80,6 +82,11 @@ class Scorer(COCOEvaluator):
         logging.getLogger(__name__).info(
             f"{self.implementation} scores the architectures on {dataset_name}"
         )
+
+    @property
+    def ground_truth(self) -> COCO:
+        """Of the whole data set."""
+        return self._coco_api
 
     def __call__(
         self, detections: Detections, image_ids: Sequence[int] | None = None

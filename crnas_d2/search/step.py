@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import logging
 import os
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
@@ -22,34 +18,25 @@ from ..engine.trainer import without_sync_bn
 from ..files import file_sha256
 from ..spaces import OperationSpace, StageSpace, get_operation_space, get_stage_space
 from .budget import get_cost
-from .evaluation import Code, Evaluation, format_code
+from .evaluation import Code
+from .evaluations import Evaluations
 from .evaluator import ArchitectureEvaluator
 from .evolutionary_search import evolutionary_search
 from .ledger import Ledger
 from .operation_search import greedy_evaluations, greedy_operation_search
+from .raced_evaluations import RacedEvaluations
 from .random_search import random_search
 from .ranking import Ranking
 from .result import SearchResult
 from .stage_search import eligible_codes, stage_search
 
-logger = logging.getLogger(__name__)
-
 STRATEGIES = ("greedy", "random", "evolutionary")
-# Keys on which the AP of an architecture does not depend
+# Keys on which the AP of an architecture does not depend; in a race, the second ones decide who runs
 OTHER_KEYS = tuple(
     f"SEARCH.{key}"
-    for key in (
-        "BUDGETS",
-        "COST",
-        "TOLERANCE",
-        "STRATEGY",
-        "SURVIVORS",
-        "EVALUATIONS",
-        "GROUP_SIZE",
-        "FINAL",
-        "RECIPE",
-    )
+    for key in ("STRATEGY", "SURVIVORS", "EVALUATIONS", "GROUP_SIZE", "FINAL", "RECIPE")
 )
+CODES_KEYS = ("SEARCH.BUDGETS", "SEARCH.COST", "SEARCH.TOLERANCE")
 
 
 def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
@@ -84,7 +71,8 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
         if comm.is_main_process():
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
             ledger = stack.enter_context(Ledger(path, evaluation_settings(cfg, sha256)))
-        evaluations = _Evaluations(cfg, evaluator, ledger, expected)
+        kind = RacedEvaluations if cfg.SEARCH.RACING.ENABLED else Evaluations
+        evaluations = kind(cfg, evaluator, ledger, expected)
         if isinstance(evaluator.space, StageSpace):
             result = _search_stages(cfg, final_cfg or cfg, evaluator.space, evaluations)
         else:
@@ -118,6 +106,8 @@ def settled(cfg: CfgNode) -> CfgNode:
         raise ValueError("SEARCH.AMP is True; expected False, as there is no GPU")
     if search.METRIC.startswith("segm/") and not cfg.MODEL.MASK_ON:
         raise ValueError(f"SEARCH.METRIC is {search.METRIC!r}, and MODEL.MASK_ON is False")
+    if search.RACING.ENABLED:
+        _check_racing(search, of_stages)
     if len(cfg.DATASETS.TEST) != 1:
         raise ValueError(f"DATASETS.TEST is {cfg.DATASETS.TEST}; expected archval alone")
     for node, key in (
@@ -134,6 +124,21 @@ def settled(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
+def _check_racing(search: CfgNode, of_stages: bool) -> None:
+    if not of_stages or len(search.BUDGETS) > 1:
+        raise ValueError(
+            "SEARCH.RACING.ENABLED is True; expected False, except in a stage search of one budget"
+        )
+    _check_choice("SEARCH.METRIC of a race", search.METRIC, ("bbox/AP", "segm/AP"))
+    if not 0 < search.RACING.CONFIDENCE <= 1:
+        raise ValueError(
+            f"SEARCH.RACING.CONFIDENCE is {search.RACING.CONFIDENCE}; expected more than 0, at most 1"
+        )
+    for key in ("SLICES", "RESAMPLES"):
+        if search.RACING[key] < 1:
+            raise ValueError(f"SEARCH.RACING.{key} is {search.RACING[key]}; expected at least 1")
+
+
 def _check_choice(key: str, value: str, expected: Sequence[str]) -> None:
     if value not in expected:
         raise ValueError(f"{key} is {value!r}; expected one of {', '.join(map(repr, expected))}")
@@ -141,12 +146,13 @@ def _check_choice(key: str, value: str, expected: Sequence[str]) -> None:
 
 def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
     """All that the AP of an architecture depends on, by key; what the ledger is opened with."""
-    kept = ("MODEL.", "INPUT.", "TEST.", "SEARCH.")
+    left_out = ("MODEL.WEIGHTS", "MODEL.DEVICE", *OTHER_KEYS)
+    if not cfg.SEARCH.RACING.ENABLED:
+        left_out += CODES_KEYS
     settings = {
         key: value
         for key, value in flatten_config(cfg).items()
-        if key.startswith(kept)
-        and not key.startswith(("MODEL.WEIGHTS", "MODEL.DEVICE", *OTHER_KEYS))
+        if key.startswith(("MODEL.", "INPUT.", "TEST.", "SEARCH.")) and not key.startswith(left_out)
     }
     settings["weights"] = weights_sha256
     settings["archval"] = file_sha256(MetadataCatalog.get(cfg.DATASETS.TEST[0]).json_file)
@@ -184,17 +190,17 @@ def _budgets(
 
 
 def _search_stages(
-    cfg: CfgNode, final_cfg: CfgNode, space: StageSpace, evaluations: _Evaluations
+    cfg: CfgNode, final_cfg: CfgNode, space: StageSpace, evaluations: Evaluations
 ) -> SearchResult:
     budgets, cost = _budgets(cfg, final_cfg, space)
     rankings = stage_search(space, budgets, evaluations, cfg.SEARCH.TOLERANCE, cost)
     best = next(iter(rankings.values())).best
     named = {str(budget): ranking for budget, ranking in rankings.items()}
-    return evaluations.result("stage", Architecture(best), named)
+    return _result(cfg, "stage", Architecture(best), named, evaluations)
 
 
 def _search_operations(
-    cfg: CfgNode, space: OperationSpace, evaluations: _Evaluations
+    cfg: CfgNode, space: OperationSpace, evaluations: Evaluations
 ) -> SearchResult:
     search = cfg.SEARCH
     survivors = ()
@@ -206,68 +212,16 @@ def _search_operations(
     else:
         ranking = evolutionary_search(space, evaluations, evaluations.expected, search.SEED)
     architecture = Architecture(space.stage_code, ranking.best)
-    return evaluations.result("operation", architecture, {"all": ranking}, survivors)
+    return _result(cfg, "operation", architecture, {"all": ranking}, evaluations, survivors)
 
 
-class _Evaluations:
-    """Scores architectures, each one once: from the ledger, or by the evaluator."""
-
-    def __init__(
-        self,
-        cfg: CfgNode,
-        evaluator: ArchitectureEvaluator,
-        ledger: Ledger | None,
-        expected: int,
-    ):
-        self.expected = expected
-        self._evaluator = evaluator
-        self._ledger = ledger
-        self._metric = cfg.SEARCH.METRIC
-        self._group_size = cfg.SEARCH.GROUP_SIZE
-        self._done: dict[Code, Evaluation] = {}
-        self._known = comm.all_gather(ledger.evaluations if ledger else None)[0]
-        self._seconds = 0.0
-        self._evaluated = 0
-
-    def __call__(self, codes: Sequence[Code]) -> list[float | None]:
-        self._done.update((code, self._known[code]) for code in codes if code in self._known)
-        missing = [code for code in codes if code not in self._done]
-        for start in range(0, len(missing), self._group_size):
-            group = missing[start : start + self._group_size]
-            began = time.perf_counter()
-            evaluations = self._evaluator.evaluate(group)
-            seconds = time.perf_counter() - began
-            for evaluation in evaluations:
-                if self._ledger:
-                    self._ledger.record(evaluation, seconds / len(group))
-                self._done[evaluation.code] = evaluation
-            self._seconds += seconds
-            self._evaluated += len(group)
-            self._log_progress()
-        return [self._score(self._done[code]) for code in codes]
-
-    def _score(self, evaluation: Evaluation) -> float | None:
-        return evaluation.metrics[self._metric] if evaluation.status == "done" else None
-
-    def _log_progress(self) -> None:
-        left = (self.expected - len(self._done)) * self._seconds / self._evaluated
-        longest = max(map(len, self._done))
-        scores = {c: self._score(e) for c, e in self._done.items() if len(c) == longest}
-        scores = {code: score for code, score in scores.items() if score is not None}
-        leader = min(scores, key=lambda code: (-scores[code], code), default=None)
-        leading = f"leader {format_code(leader)} {scores[leader]:.2f}" if scores else "no leader"
-        logger.info(
-            f"{len(self._done)} of {self.expected} evaluated, "
-            f"eta {datetime.timedelta(seconds=round(left))}, {leading}"
-        )
-
-    def result(
-        self,
-        step: str,
-        architecture: Architecture,
-        rankings: dict[str, Ranking],
-        survivors: Sequence = (),
-    ) -> SearchResult:
-        statuses = Counter(evaluation.status for evaluation in self._done.values())
-        counts = {status: statuses[status] for status in ("done", "failed", "dropped")}
-        return SearchResult(step, self._metric, architecture, rankings, survivors, counts)
+def _result(
+    cfg: CfgNode,
+    step: str,
+    architecture: Architecture,
+    rankings: dict[str, Ranking],
+    evaluations: Evaluations,
+    survivors: Sequence[Sequence[tuple[Code, float]]] = (),
+) -> SearchResult:
+    statuses = {code: evaluation.status for code, evaluation in evaluations.done.items()}
+    return SearchResult(step, cfg.SEARCH.METRIC, architecture, rankings, survivors, statuses)

@@ -24,6 +24,11 @@ from detectron2.engine import default_argument_parser
 TIMEOUT = 120
 BUDGET = ["SEARCH.BUDGETS", "[5, 6]"]  # 4 + 7 of the 24 stage codes
 OPTIONS = {"stage": BUDGET, "dilation": []}
+RACE = [
+    *("SEARCH.BUDGETS", "[7]", "SEARCH.TOLERANCE", 0.3, "SEARCH.IMAGES_PER_BATCH", 1),
+    *("SEARCH.RACING.ENABLED", True, "SEARCH.RACING.SLICES", 3),
+    *("SEARCH.RACING.CONFIDENCE", 0.8, "SEARCH.RACING.RESAMPLES", 200),
+]
 
 
 @pytest.fixture(scope="module", params=["stage", "dilation"])
@@ -49,6 +54,21 @@ def search(config, folder, *opts):
     args = default_argument_parser().parse_args(["--config-file", *map(str, [config, *opts])])
     args.eval_only = True
     return search_net.search(args)
+
+
+def in_two_processes(config, folder, *opts):
+    """What search_net.py prints."""
+    command = [sys.executable, search_net.__file__, "--config-file", config, "--num-gpus", "2"]
+    run = subprocess.run(
+        list(map(str, [*command, "--dist-url", "auto", "OUTPUT_DIR", folder, *opts])),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=config.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    return run.stdout
 
 
 def result_of(folder):
@@ -125,17 +145,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, step, config):
 
 def test_two_processes_find_the_same_digits(whole, step, config):
     folder = config.parent / "two"
-    command = [sys.executable, search_net.__file__, "--config-file", config, "--num-gpus", "2"]
-    options = ["--dist-url", "auto", "OUTPUT_DIR", folder, *OPTIONS[step]]
-    run = subprocess.run(
-        list(map(str, [*command, *options])),
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        cwd=config.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
+    printed = in_two_processes(config, folder, *OPTIONS[step])
     assert (folder / "result.json").read_bytes() == (whole / "result.json").read_bytes()
     one, other = (Ledger.read(f / "ledger.sqlite").evaluations for f in (folder, whole))
     assert one == other
@@ -191,6 +201,80 @@ def test_other_strategies(step, config, strategy):
     final = read_config(str(folder / "final.yaml"))
     assert "-".join(map(str, final.MODEL.CR.OPERATION_CODE)) == result["rankings"]["all"]["best"]
     assert final.DATASETS.TRAIN == ("digits_train",)
+
+
+def race_of(folder):
+    evaluations = Ledger.read(folder / "ledger.sqlite").evaluations.values()
+    return {e.code: (e.status, e.images, dict(e.metrics)) for e in evaluations}
+
+
+@pytest.fixture(scope="module")
+def raced(step, config):
+    """A race of the stage codes of 5 to 9 blocks over slices of 2, 2 and 3 images."""
+    if step != "stage":
+        pytest.skip("the greedy search evaluates prefixes")
+    search(config, config.parent / "raced", *RACE)
+    return config.parent / "raced"
+
+
+def test_a_race(raced, config):
+    """Who stays to the end has the AP of a search without a race, who is dropped that of the slices
+    that it has seen."""
+    folder = config.parent / "not_raced"
+    search(config, folder, *RACE, "SEARCH.RACING.ENABLED", False)
+    expected, found = race_of(folder), race_of(raced)
+    statuses = [status for status, _, _ in found.values()]
+    assert len(found) == 23 and statuses.count("dropped") > 5 and statuses.count("done") > 1
+    for code, (status, images, metrics) in found.items():
+        if status == "done":
+            assert (images, metrics) == expected[code][1:] and images == 7
+        else:
+            assert images in (2, 4) and metrics["bbox/AP"] >= 0
+    best = result_of(raced)["rankings"]["7"]["best"]
+    assert found[tuple(map(int, best.split("-")))][0] == "done"
+    assert result_of(raced)["counts"]["dropped"] == statuses.count("dropped")
+    assert len(result_of(raced)["dropped"]) == statuses.count("dropped")
+
+
+def test_a_race_of_two_processes(raced, config):
+    folder = config.parent / "raced_by_two"
+    in_two_processes(config, folder, *RACE)
+    assert race_of(folder) == race_of(raced)
+
+
+def test_a_race_that_was_stopped_goes_on(raced, config, monkeypatch):
+    folder = config.parent / "stopped_race"
+    detect = ArchitectureEvaluator.detect
+    calls = []
+
+    def stop_at_the_fifth(self, codes, batches):
+        calls.append((batches, codes))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return detect(self, codes, batches)
+
+    monkeypatch.setattr(ArchitectureEvaluator, "detect", stop_at_the_fifth)
+    options = [*RACE, "SEARCH.GROUP_SIZE", 7]
+    with pytest.raises(KeyboardInterrupt):
+        search(config, folder, *options)
+    before = calls[:4]
+    search(config, folder, *options)
+    done = [(batches, code) for batches, codes in before + calls[5:] for code in codes]
+    assert len(set(done)) == len(done)
+    assert race_of(folder) == race_of(raced)
+    assert (folder / "result.json").read_bytes() == (raced / "result.json").read_bytes()
+
+
+def test_what_cannot_race(step, config):
+    race = ["SEARCH.RACING.ENABLED", True]
+    wrong = [*OPTIONS["stage"]] if step == "stage" else []
+    with pytest.raises(ValueError, match="a stage search of one budget"):
+        search(config, config.parent / "wrong", *race, *wrong)
+    if step == "stage":
+        with pytest.raises(ValueError, match="SEARCH.METRIC of a race is 'bbox/AP50'"):
+            search(config, config.parent / "wrong", *race, "SEARCH.METRIC", "bbox/AP50")
+        with pytest.raises(ValueError, match="SEARCH.RACING.CONFIDENCE is 2"):
+            search(config, config.parent / "wrong", *race, "SEARCH.RACING.CONFIDENCE", 2.0)
 
 
 def test_no_stage_code_fits(step, config):

@@ -1,0 +1,95 @@
+"""Scores of architectures that race over archval, most of which are dropped on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from .detections import Detections
+from .evaluation import Code, Evaluation
+from .evaluations import Evaluations
+from .evaluator import ArchitectureEvaluator
+from .ledger import Ledger
+from .racing import race
+
+
+class RacedEvaluations(Evaluations):
+    """Like :class:`Evaluations`, with ``SEARCH.RACING``.
+
+    The ledger keeps what each architecture has found on each slice of archval, so that a race that
+    was stopped takes the same decisions again and goes on.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        evaluator: ArchitectureEvaluator,
+        ledger: Ledger | None,
+        expected: int,
+    ):
+        super().__init__(cfg, evaluator, ledger, expected)
+        self._seed = cfg.SEARCH.SEED
+        self._racing = cfg.SEARCH.RACING
+        count = min(self._racing.SLICES, evaluator.mini_batches)
+        ends = [evaluator.mini_batches * i // count for i in range(count + 1)]
+        self._slices = [range(first, last) for first, last in zip(ends, ends[1:])]
+
+    def __call__(self, codes: Sequence[Code]) -> list[float | None]:
+        if comm.is_main_process():
+            self._race(codes)
+            self._share(None)
+        else:
+            while (task := self._share(None)) is not None:
+                self._evaluator.detect(*task)
+        self.done = comm.all_gather(self.done)[0]
+        return [self._score(self.done[code]) for code in codes]
+
+    def _race(self, codes: Sequence[Code]) -> None:
+        began = time.perf_counter()
+        seen = race(
+            codes,
+            [self._evaluator.image_ids(batches) for batches in self._slices],
+            self._detect,
+            self._evaluator.scorer.ground_truth,
+            self._evaluator.scorer.contiguous_ids,
+            confidence=self._racing.CONFIDENCE,
+            resamples=self._racing.RESAMPLES,
+            seed=self._seed,
+            iou_type=self._metric.split("/")[0],
+        )
+        self.done.update((code, self._known[code]) for code in codes if code in self._known)
+        finished = [self._finish(code, seen[code]) for code in codes if code not in self.done]
+        if finished:
+            self._record(finished, time.perf_counter() - began)
+
+    def _detect(self, codes: Sequence[Code], index: int) -> Mapping[Code, Detections]:
+        """What architectures find on a slice; those that fail are recorded and left out."""
+        recorded = self._ledger.detections(index)
+        failed = {code for code, e in self._known.items() if e.status == "failed"}
+        missing = [code for code in codes if code not in recorded and code not in failed]
+        for start in range(0, len(missing), self._group_size):
+            group = missing[start : start + self._group_size]
+            found = self._evaluator.detect(*self._share((group, self._slices[index])))
+            whole = {c: d.to_bytes() for c, d in zip(group, found) if isinstance(d, Detections)}
+            for code, reason in zip(group, found):
+                if code not in whole:
+                    self._known[code] = self._evaluator.score(code, reason)
+                    self._ledger.record(self._known[code], 0.0)
+            self._ledger.record_slice(index, whole)
+            recorded |= whole
+        return {code: Detections.from_bytes(recorded[code]) for code in codes if code in recorded}
+
+    def _finish(self, code: Code, slices: int) -> Evaluation:
+        found = [self._ledger.detections(i)[code] for i in range(slices)]
+        detections = Detections.concatenate(map(Detections.from_bytes, found))
+        if slices == len(self._slices):
+            return self._evaluator.score(code, detections)
+        image_ids = self._evaluator.image_ids(range(self._slices[slices - 1].stop))
+        return self._evaluator.score(code, detections, image_ids)
+
+    def _share(self, task: tuple[Sequence[Code], range] | None) -> tuple | None:
+        """The main process tells all others what to run next; None is the end."""
+        return comm.all_gather(task)[0]

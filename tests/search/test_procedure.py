@@ -1,0 +1,288 @@
+"""The whole procedure of section 3.3 from one recipe, on a tiny data set."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from tiny_coco import write_tiny_coco
+from tiny_search import CONFIG
+
+import search_net
+import train_net
+from crnas_d2 import ARCHITECTURES, get_config
+from crnas_d2.config import configs_dir, read_config
+from crnas_d2.engine import CRTrainer
+from crnas_d2.search import Procedure, Recipe, is_recipe
+from crnas_d2.search.procedure import plan
+from detectron2.engine import default_argument_parser
+
+STEPS = [
+    "stage_pretraining",
+    "stage_supernet",
+    "stage_search",
+    "dilation_supernet",
+    "operation_search",
+    "final",
+    "baseline",
+]
+RECIPE = """
+VERSION: 2
+DATASETS:
+  COCO_JSON:
+    - ["{name}_train", "{root}/annotations.json", "{root}/images"]
+    - ["{name}_val", "{root}/val/annotations.json", "{root}/val/images"]
+SOLVER: {{MAX_ITER: 6}}
+SEARCH:
+  BUDGETS: [5]
+  FINAL: "final.yaml"
+  RECIPE:
+    STAGE_PRETRAINING: "stage_pretraining.yaml"
+    STAGE_SUPERNET: "stage.yaml"
+    DILATION_SUPERNET: "dilation.yaml"
+OUTPUT_DIR: "{root}/output"
+"""
+FINAL = """
+_BASE_: "dilation.yaml"
+MODEL:
+  BACKBONE: {{NAME: "build_cr_resnet_fpn_backbone"}}
+DATASETS: {{TRAIN: ["{name}_train"], TEST: ["{name}_val"]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """Path of a recipe."""
+    folder = tmp_path_factory.mktemp("procedure")
+    root = folder / "data"
+    write_tiny_coco(root, images=12, shapes=[(64, 48), (48, 64), (64, 64)])
+    write_tiny_coco(root / "val", images=4, seed=1)
+    name = f"procedure_{abs(hash(str(folder)))}"
+    for step in ("stage", "dilation"):
+        text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name)
+        (folder / f"{step}.yaml").write_text(text)
+    # Instead of a classifier; what matters is that its weights go on.
+    (folder / "stage_pretraining.yaml").write_text('_BASE_: "stage.yaml"\nSEED: 7\n')
+    (folder / "final.yaml").write_text(FINAL.format(name=name))
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(root=root, name=name))
+    return path
+
+
+@pytest.fixture(scope="module")
+def output(recipe):
+    """Folder of the whole procedure, and what it has printed."""
+    folder = recipe.parent / "whole"
+    return folder, run(recipe, folder)
+
+
+def run(recipe, folder, *opts):
+    return Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(folder), *map(str, opts)])).run()
+
+
+def test_products_of_the_steps(output):
+    folder, _ = output
+    assert {path.name for path in folder.iterdir()} == {*STEPS, "architecture.yaml", "final.yaml"}
+    stage = json.loads((folder / "stage_search/result.json").read_text())["architecture"]
+    found = json.loads((folder / "operation_search/result.json").read_text())["architecture"]
+    assert sum(stage["stage_code"]) == 5 and found["stage_code"] == stage["stage_code"]
+    assert yaml.safe_load((folder / "architecture.yaml").read_text()) == {
+        "MODEL": {
+            "CR": {
+                "STAGE_CODE": found["stage_code"],
+                "OPERATION_CODE": found["operation_code"],
+            }
+        }
+    }
+    for step, codes in (
+        ("dilation_supernet", (stage["stage_code"], stage["operation_code"])),
+        ("final", (found["stage_code"], found["operation_code"])),
+        ("baseline", ([1, 1, 2, 1], [])),
+    ):
+        cfg = read_config(str(folder / step / "config.yaml"))
+        assert (list(cfg.MODEL.CR.STAGE_CODE), list(cfg.MODEL.CR.OPERATION_CODE)) == codes
+        assert cfg.SOLVER.MAX_ITER == 6
+    for step in ("stage_supernet", "stage_search", "operation_search"):
+        cfg = read_config(str(folder / step / "config.yaml"))
+        before = {"stage_supernet": "stage_pretraining", "stage_search": "stage_supernet"}
+        weights = folder / before.get(step, "dilation_supernet") / "model_final.pth"
+        assert cfg.MODEL.WEIGHTS == str(weights)
+
+
+def test_each_log_has_its_step_alone(output):
+    folder, _ = output
+    for step in STEPS:
+        text = (folder / step / "log.txt").read_text()
+        assert text.count("Full config saved to") == 1
+        assert f"Full config saved to {folder / step}" in text
+
+
+def test_table(output):
+    folder, table = output
+    header, _, baseline, found = table.splitlines()
+    results = [json.loads((folder / s / "results.json").read_text()) for s in ("baseline", "final")]
+    columns = [name.strip() for name in header.split("|")]
+    for row, result in zip((baseline, found), results):
+        cells = dict(zip(columns, (cell.strip() for cell in row.split("|"))))
+        assert cells["bbox AP50"] == f"{result['results']['bbox']['AP50']:.1f}"
+    assert baseline.split("|")[2].strip() == "1-1-2-1"
+
+
+def test_final_config_is_taken_by_train_net(output, recipe):
+    folder, _ = output
+    text = (folder / "final.yaml").read_text()
+    assert text.startswith("_BASE_: ../final.yaml\n") and len(text.splitlines()) < 16
+    opts = [
+        "OUTPUT_DIR",
+        folder.parent / "again",
+        "MODEL.WEIGHTS",
+        folder / "final/model_final.pth",
+    ]
+    args = ["--eval-only", "--config-file", folder / "final.yaml", *opts]
+    results = train_net.main(default_argument_parser().parse_args(list(map(str, args))))
+    expected = json.loads((folder / "final/results.json").read_text())["results"]
+    assert results["bbox"] == pytest.approx(expected["bbox"], nan_ok=True, abs=1e-9)
+
+
+def test_done_steps_are_not_run_again(output, recipe, monkeypatch):
+    folder, table = output
+    monkeypatch.setattr(CRTrainer, "train", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr("crnas_d2.search.procedure.run_search", lambda *_: pytest.fail("searched"))
+    assert run(recipe, folder, "DATALOADER.NUM_WORKERS", 1) == table
+
+
+def test_stopped_in_any_step_it_goes_on(output, recipe, monkeypatch):
+    """And gives the same weights and the same results."""
+    whole, table = output
+    folder = recipe.parent / "stopped"
+    begin = Procedure._run
+    stops = ["stage_supernet", "stage_search", "operation_search", "final"]
+    ran = []
+
+    def stop(self, step):
+        ran.append(step.name)
+        if step.name in stops:
+            stops.remove(step.name)
+            if step.searches:
+                raise KeyboardInterrupt
+            monkeypatch.setattr(CRTrainer, "after_step", stop_at_the_third)
+        begin(self, step)
+
+    def stop_at_the_third(self):
+        after_step(self)
+        if self.iter == 2:
+            monkeypatch.setattr(CRTrainer, "after_step", after_step)
+            self.checkpointer.save("model_0000002", iteration=2)
+            raise KeyboardInterrupt
+
+    after_step = CRTrainer.after_step
+    monkeypatch.setattr(Procedure, "_run", stop)
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, folder)
+    assert run(recipe, folder) == table
+    assert len(ran) == len(STEPS) + 4
+    for step in ("stage_supernet", "dilation_supernet", "final"):
+        one, other = (
+            torch.load(f / step / "model_final.pth", weights_only=True)["model"]
+            for f in (folder, whole)
+        )
+        assert all(torch.equal(one[key], other[key]) for key in other)
+    for step in ("stage_search", "operation_search"):
+        one, other = ((f / step / "result.json").read_bytes() for f in (folder, whole))
+        assert one == other
+
+
+def test_a_changed_config_is_refused(output, recipe):
+    folder = recipe.parent / "changed"
+    shutil.copytree(output[0], folder)
+    with pytest.raises(
+        ValueError, match="stage_pretraining was .*\n  SOLVER.BASE_LR: 0.02 there, 0.03 now"
+    ):
+        run(recipe, folder, "SOLVER.BASE_LR", 0.03)
+    (folder / "stage_search/results.json").unlink()
+    with pytest.raises(ValueError, match="SEARCH.SEED: .*0.* there, .*5.* now"):
+        run(recipe, folder, "SEARCH.SEED", 5)
+
+
+def test_faults_of_a_later_step_are_told_before_the_first(recipe, tmp_path):
+    for key, value, message in (
+        ("SEARCH.FINAL", "nowhere.yaml", "recipe.yaml: SEARCH.FINAL is 'nowhere.yaml'"),
+        ("SEARCH.BN.MODE", "other", "SEARCH.BN.MODE is 'other'"),
+        ("DATASETS.ARCHVAL.SIZE", 12, "archval"),
+        ("MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.BACKBONE.FREEZE_AT is 2"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            run(recipe, tmp_path / "out", key, value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_dry_run(recipe, output, capsys):
+    assert is_recipe(read_config(str(recipe)))
+    table = Procedure(Recipe(str(recipe))).describe().splitlines()[2:]
+    assert [row.split()[0] for row in table] == STEPS
+    rows = dict(zip(STEPS, table))
+    assert "6 iterations x 2 images " in rows["stage_supernet"]
+    assert " 12 forward and backward " in rows["stage_supernet"]
+    assert (
+        "4 architectures x 7 images " in rows["stage_search"]
+        and " 28 forward " in rows["stage_search"]
+    )
+    assert f"{3 + 9 * 4} architectures x 7 images " in rows["operation_search"]
+    assert all(row.endswith(" open") for row in table)
+    again = Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(output[0])])).describe()
+    assert all(row.endswith(" done") for row in again.splitlines()[2:])
+
+
+@pytest.mark.parametrize(
+    "name, network, stage_codes, evaluations",
+    [
+        ("R_18", "ResNet18", 9, 66),
+        ("R_50", "ResNet50", 153, 138),
+        ("R_101", "ResNet101", 374, 291),
+        ("X_50_32x4d", "ResNeXt50", 153, 138),
+        ("X_101_32x4d", "ResNeXt101", 374, 291),
+        ("MNV2", "MobileNetV2", 43, 147),
+    ],
+)
+def test_recipes_of_the_paper(name, network, stage_codes, evaluations):
+    """The budget is the baseline's, and the numbers of architectures follow from sections 3.2 and
+    3.3: 3 + 9 (B - 1) partial ones for B choice blocks."""
+    recipe = Recipe(f"{configs_dir()}/Search/{name}.yaml")
+    steps = {step.name: step for step in plan(recipe)}
+    assert len(steps) == 10
+    final = recipe.config(recipe.names["FINAL"])
+    assert tuple(final.MODEL.CR.STAGE_CODE) == ARCHITECTURES[network].stage_code
+    rows = Procedure(recipe).describe().splitlines()
+    assert f" {stage_codes} architectures x 5,000 images " in rows[4]
+    assert f" {evaluations} architectures x 5,000 images " in rows[7]
+    for step in ("stage_pretraining", "dilation_pretraining", "final_pretraining"):
+        assert recipe.config(steps[step].config).MODEL.META_ARCHITECTURE == "ImageClassifier"
+    for step in ("stage_supernet", "dilation_supernet", "final"):
+        cfg = recipe.config(steps[step].config)
+        for key in ("FAMILY", "BLOCK", "WIDTH_MULTIPLIER"):
+            assert cfg.MODEL.CR[key] == final.MODEL.CR[key]
+
+
+@pytest.mark.parametrize("name", ["digits", "own_data"])
+def test_recipes_of_small_data(name):
+    recipe = Recipe(f"{configs_dir()}/Search/{name}.yaml")
+    rows = Procedure(recipe).describe()
+    assert " 25 architectures x " in rows and " 66 architectures x " in rows
+    dilation = recipe.config(recipe.names["DILATION_SUPERNET"])
+    assert sum(dilation.MODEL.CR.STAGE_CODE) == recipe.cfg.SEARCH.BUDGETS[0]
+
+
+def test_search_net_prints_the_table(output, recipe, capsys):
+    folder, table = output
+    args = ["--config-file", str(recipe), "OUTPUT_DIR", str(folder)]
+    args = default_argument_parser().parse_args(args)
+    search_net.main(args)
+    assert capsys.readouterr().out.rstrip().endswith(table)
+
+
+def test_recipe_without_a_search(recipe):
+    assert not is_recipe(get_config("Digits/faster_rcnn_R_18_FPN.yaml"))
+    with pytest.raises(ValueError, match="STAGE_SUPERNET and DILATION_SUPERNET are empty"):
+        plan(Recipe(str(recipe.parent / "final.yaml")))
