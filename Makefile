@@ -1,7 +1,6 @@
 # PYTHON builds .venv and lends it its Detectron2, where it has one.
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
-DEMO := configs/Digits/faster_rcnn_CR_R_18_FPN.yaml
 
 .PHONY: install test demo lint
 
@@ -11,12 +10,15 @@ install:
 test: install
 	$(VENV_PYTHON) -m pytest tests
 
-# Two threads that share their cores with other programs wait for each other most of the time.
+# On two CPU cores, whatever else the machine has; two threads that share their cores with other
+# programs would wait for each other most of the time.
 demo: export OMP_NUM_THREADS ?= 1
+demo: export CUDA_VISIBLE_DEVICES =
 demo: install
-	$(VENV_PYTHON) train_net.py --config-file $(DEMO) OUTPUT_DIR output/demo
-	$(VENV_PYTHON) tools/visualize_results.py --config-file $(DEMO) \
-		--input output/demo/inference/coco_instances_results.json --output output/demo/detections.png
+	$(VENV_PYTHON) search_net.py --config-file configs/Search/digits.yaml --num-gpus 2 --dist-url auto \
+		OUTPUT_DIR output/demo
+	$(VENV_PYTHON) tools/visualize_results.py --config-file output/demo/final.yaml \
+		--input output/demo/final/inference/coco_instances_results.json --output output/demo/detections.png
 
 lint: install
 	$(VENV_PYTHON) -m black --check --quiet benchmarks crnas_d2 tests tools *.py

@@ -28,6 +28,7 @@ setup(
     ],
     extras_require={
         "digits": ["scikit-learn>=1.2"],
+        "fast": ["hotcoco>=1.3,<2"],  # scores the architectures of a search
         "test": [
             "pytest>=7.0",
             "packaging>=21.0",

@@ -116,7 +116,7 @@ def test_metadata(metadata):
     assert metadata["Name"] == "crnas_d2"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License"] == "Apache-2.0"
-    assert sorted(metadata.get_all("Provides-Extra")) == ["digits", "test"]
+    assert sorted(metadata.get_all("Provides-Extra")) == ["digits", "fast", "test"]
 
 
 def pinned():

@@ -60,7 +60,7 @@ def recipe(tmp_path_factory):
     write_tiny_coco(root / "val", images=4, seed=1)
     name = f"procedure_{abs(hash(str(folder)))}"
     for step in ("stage", "dilation"):
-        text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name)
+        text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=False)
         (folder / f"{step}.yaml").write_text(text)
     # Instead of a classifier; what matters is that its weights go on.
     (folder / "stage_pretraining.yaml").write_text('_BASE_: "stage.yaml"\nSEED: 7\n')

@@ -1,5 +1,6 @@
 """A supernet detector of toy size on a tiny data set: as a config, with weights in a file."""
 
+import json
 from random import Random
 
 import torch
@@ -15,6 +16,7 @@ CONFIG = """
 _BASE_: "{configs}/Base-RCNN-FPN.yaml"
 MODEL:
   DEVICE: "cpu"
+  MASK_ON: {masks}
   BACKBONE: {{NAME: "build_{step}_supernet_fpn_backbone", FREEZE_AT: 0}}
   CR: {{BLOCK: "basic", STAGE_CODE: [1, 1, 2, 1]}}
   SUPERNET: {{STAGE_CHOICES: [[1, 2], [1, 2], [1, 2, 3], [1, 2]]}}
@@ -41,15 +43,17 @@ SEED: 1
 """
 
 
-def write_search_config(folder, step):
+def write_search_config(folder, step, masks=False):
     """A config for search_net.py, and the weights that it names. Returns its path."""
     folder.mkdir(exist_ok=True)
     root = folder / "data"
     if not root.exists():
-        write_tiny_coco(root, images=12, shapes=[(64, 48), (48, 64), (64, 64)])
+        json_file = write_tiny_coco(root, images=12, shapes=[(64, 48), (48, 64), (64, 64)])
+        if masks:
+            add_masks(json_file)
     path = folder / f"{step}.yaml"
     name = f"tiny_{abs(hash(str(folder)))}"
-    text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name)
+    text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=masks)
     path.write_text(text)
     cfg = load(path, "OUTPUT_DIR", folder / f"{step}_supernet", "DATASETS.TEST", ())
     CRTrainer(cfg).train()
@@ -57,6 +61,15 @@ def write_search_config(folder, step):
         text.replace("MODEL:", f'MODEL:\n  WEIGHTS: "{folder}/{step}_supernet/model_final.pth"', 1)
     )
     return path
+
+
+def add_masks(json_file):
+    """The rectangle of each box, as a polygon."""
+    data = json.loads(json_file.read_text())
+    for annotation in data["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    json_file.write_text(json.dumps(data))
 
 
 def load(path, *opts):
