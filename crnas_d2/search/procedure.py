@@ -25,7 +25,7 @@ from ..analysis import analyze_detector
 from ..config import flatten_config, get_architecture
 from ..engine import CRTrainer
 from ..engine.setup import check_config, prepare
-from ..files import file_sha256, read_json, write_atomically
+from ..files import file_sha256, is_remote, read_json, write_atomically
 from .evaluation import format_code
 from .recipe import Recipe
 from .result import read_architecture, write_architecture, write_final
@@ -95,7 +95,7 @@ class Procedure:
     """Runs the steps of a recipe one after the other, each in a folder of ``OUTPUT_DIR``.
 
     A step that has ended is not run again, one that was stopped goes on, and one that was begun
-    with another config is refused.
+    with another config is refused. All processes of a job have to see the same ``OUTPUT_DIR``.
     """
 
     def __init__(self, recipe: Recipe):
@@ -160,13 +160,11 @@ class Procedure:
                 settled(cfg)
 
     def _run(self, step: Step) -> None:
-        cfg = self._config(step)
-        folder = cfg.OUTPUT_DIR
-        if comm.is_main_process():
-            os.makedirs(folder, exist_ok=True)
-            if not step.searches:  # a search has its ledger for that
-                self._refuse_changes(step)
-            _write_json(os.path.join(folder, STARTED), self._identity(step))
+        cfg, identity = self._config(step), self._identity(step)
+        if comm.is_main_process() and not step.searches:  # a search has its ledger for that
+            self._refuse_changes(step)
+            os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+            _write_json(self._path(step, STARTED), identity)
         comm.synchronize()
         began = time.perf_counter()
         args = argparse.Namespace(
@@ -185,8 +183,9 @@ class Procedure:
         gc.collect()
         torch.cuda.empty_cache()
         if comm.is_main_process():
-            content = {"results": results, "seconds": time.perf_counter() - began}
-            _write_json(os.path.join(folder, FINISHED), content)
+            seconds = time.perf_counter() - began
+            content = {"results": results, "seconds": seconds, "config": identity}
+            _write_json(self._path(step, FINISHED), content)
         comm.synchronize()
 
     def _config(self, step: Step) -> CfgNode:
@@ -214,7 +213,7 @@ class Procedure:
         before = [s for s in self._steps if s.name in (step.weights, step.architecture)]
         if not self._has_ended(step.name) or not all(map(self._is_done, before)):
             return False
-        return read_json(self._path(step, STARTED)) == self._identity(step)
+        return read_json(self._path(step, FINISHED))["config"] == self._identity(step)
 
     def _refuse_changes(self, step: Step) -> None:
         path = self._path(step, STARTED)
@@ -239,8 +238,11 @@ class Procedure:
         keys = flatten_config(cfg)
         ignored = FREE_KEYS if step.searches else (*FREE_KEYS, "SEARCH.")
         identity = {k: v for k, v in keys.items() if not k.startswith((*ignored, "SEARCH.RECIPE."))}
-        if cfg.MODEL.WEIGHTS:
-            identity["weights"] = _sha256(cfg.MODEL.WEIGHTS, os.stat(cfg.MODEL.WEIGHTS).st_mtime_ns)
+        weights = cfg.MODEL.WEIGHTS
+        if is_remote(weights):
+            identity["weights"] = weights
+        elif weights:
+            identity["weights"] = _sha256(weights, os.stat(weights).st_mtime_ns)
         return identity
 
     def _path(self, step: Step, name: str) -> str:

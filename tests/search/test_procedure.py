@@ -201,9 +201,10 @@ def test_a_changed_config_is_refused(output, recipe):
         ValueError, match="stage_pretraining was .*\n  SOLVER.BASE_LR: 0.02 there, 0.03 now"
     ):
         run(recipe, folder, "SOLVER.BASE_LR", 0.03)
-    (folder / "stage_search/results.json").unlink()
-    with pytest.raises(ValueError, match="SEARCH.SEED: .*0.* there, .*5.* now"):
-        run(recipe, folder, "SEARCH.SEED", 5)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="SEARCH.SEED: .*0.* there, .*5.* now"):
+            run(recipe, folder, "SEARCH.SEED", 5)
+    assert run(recipe, folder) == output[1]
 
 
 def test_faults_of_a_later_step_are_told_before_the_first(recipe, tmp_path):
