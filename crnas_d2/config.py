@@ -32,6 +32,13 @@ def add_crnas_config(cfg: CN) -> None:
     # Recompute each stage's activations in the backward pass instead of keeping them
     cr.ACTIVATION_CHECKPOINT = False
 
+    nas_fpn = cfg.MODEL.NAS_FPN = CN()
+    # Cells, stacked, and channels of NAS-FPN; its inputs are always res3, res4 and res5
+    nas_fpn.NUM_CELLS = 7
+    nas_fpn.OUT_CHANNELS = 384
+    # Norm after each of its convolutions
+    nas_fpn.NORM = "BN"
+
     supernet = cfg.MODEL.SUPERNET = CN()
     # T_i of the stage supernet: for each stage, the numbers of blocks to choose from; empty = the paper's
     supernet.STAGE_CHOICES = []
@@ -137,6 +144,9 @@ def _add_search_config(cfg: CN) -> None:
     recipe.DILATION_SUPERNET = ""
     # Pre-training of the baseline and of the network that was found; empty = none
     recipe.FINAL_PRETRAINING = ""
+    # Start the final trainings from the weights that the supernets have for the two networks, instead of
+    # from a pre-training; for supernets with the channels of SEARCH.FINAL
+    recipe.INHERIT = False
     # Train and evaluate SEARCH.FINAL, as it is and with the architecture that was found
     recipe.TRAIN_FINAL = True
 

@@ -16,8 +16,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from ..config import flatten_config
+from ..config import flatten_config, get_architecture
 from ..files import is_remote, open_atomically, write_atomically
+from .inherit import inherit_subnet
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class CRCheckpointer(DetectionCheckpointer):
     * A safetensors file made by tools/convert_weights.py holds a backbone alone, and of a trained
       classifier another model takes the backbone alone. It must fill the model's backbone to the
       last tensor.
+    * Of a supernet's checkpoint, a network of its space takes the weights that are its own there.
     * A checkpoint takes its name when it is whole, and a resume takes the newest that can be read.
     * A file of which nothing fits the model is an error instead of a warning.
     * A checkpoint keeps the keys of ``cfg.MODEL``, for :func:`check_same_model`.
@@ -42,6 +44,7 @@ class CRCheckpointer(DetectionCheckpointer):
     def __init__(self, model: torch.nn.Module, save_dir: str, cfg: CfgNode, **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
         self._model_config = flatten_model_config(cfg)
+        self._architecture = get_architecture(cfg)
         self._last: str | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -106,6 +109,8 @@ class CRCheckpointer(DetectionCheckpointer):
                 "tools/convert_weights.py converts pickles of ImageNet weights"
             )
         checkpoint = super()._load_file(filename)
+        if self._is_of_a_supernet(checkpoint):
+            checkpoint = {**checkpoint, "model": self._inherited(checkpoint, filename)}
         if self._is_of_a_classifier(checkpoint):
             return {"model": self._backbone_of_the_classifier(checkpoint, filename)}
         if not self.model.state_dict().keys() & {
@@ -120,6 +125,39 @@ class CRCheckpointer(DetectionCheckpointer):
 
     def _torch_load(self, filename: str) -> dict[str, Any]:
         return torch.load(filename, map_location="cpu", weights_only=True)
+
+    def _is_of_a_supernet(self, checkpoint: dict[str, Any]) -> bool:
+        """Whether it is the checkpoint of a supernet, and this model is something else."""
+        key = "MODEL.BACKBONE.NAME"
+        saved = checkpoint.get("model_config", {}).get(key, "")
+        return "supernet" in saved and "supernet" not in self._model_config[key]
+
+    def _inherited(self, checkpoint: dict[str, Any], filename: str) -> dict[str, torch.Tensor]:
+        saved, architecture = checkpoint["model_config"], self._architecture
+        if "stage_supernet" in saved["MODEL.BACKBONE.NAME"]:
+            path = architecture.stage_code
+        else:
+            path = architecture.operation_code
+            key, own = "MODEL.CR.STAGE_CODE", list(architecture.stage_code)
+            if saved[key] != str(own):
+                raise ValueError(
+                    f"weights {filename} are of a dilation supernet of the stage code {saved[key]}; "
+                    f"expected {own}, the {key} of the model"
+                )
+        logger.info(f"{filename} is of a supernet: loading the weights of its path {list(path)}")
+        subnet = inherit_subnet(checkpoint["model"], path)
+        wanted = self.model.state_dict()
+        misshapen = [
+            f"{key} {tuple(tensor.shape)} for {tuple(wanted[key].shape)}"
+            for key, tensor in subnet.items()
+            if key in wanted and key.startswith("backbone.") and tensor.shape != wanted[key].shape
+        ]
+        if misshapen:
+            raise ValueError(
+                f"weights {filename} are of a supernet with other channels than the model: "
+                f"{len(misshapen)} tensor(s) of another shape ({_some(misshapen)})"
+            )
+        return subnet
 
     def _is_of_a_classifier(self, checkpoint: dict[str, Any]) -> bool:
         """Whether it is the checkpoint of a classifier, and this model is something else."""

@@ -61,7 +61,7 @@ def plan(recipe: Recipe) -> list[Step]:
     """The steps of a recipe, in order.
 
     Raises:
-        ValueError: the recipe searches nothing.
+        ValueError: the recipe searches nothing, or has no supernet to inherit from.
     """
     names, steps, found = recipe.names, [], ""
     for kind, search in (("STAGE", "stage_search"), ("DILATION", "operation_search")):
@@ -82,13 +82,30 @@ def plan(recipe: Recipe) -> list[Step]:
             "expected one of them at least"
         )
     if names["FINAL"] and recipe.cfg.SEARCH.RECIPE.TRAIN_FINAL:
-        for name, architecture in (("final", found), ("baseline", "")):
-            pretraining = names["FINAL_PRETRAINING"] and f"{name}_pretraining"
-            if pretraining:
-                config = names["FINAL_PRETRAINING"]
-                steps.append(Step(pretraining, config, architecture=architecture))
-            steps.append(Step(name, names["FINAL"], False, pretraining, architecture))
+        if recipe.cfg.SEARCH.RECIPE.INHERIT and not names["STAGE_SUPERNET"]:
+            raise ValueError(
+                f"{recipe.path}: SEARCH.RECIPE.INHERIT is True and STAGE_SUPERNET is empty; "
+                "expected a stage supernet, which the baseline inherits from"
+            )
+        supernets = [step.name for step in steps if step.name.endswith("_supernet")]
+        steps += _final_steps(recipe, "final", found, supernets[-1])
+        # The dilation supernet has the baseline's stage code only by chance.
+        steps += _final_steps(recipe, "baseline", "", "stage_supernet")
     return steps
+
+
+def _final_steps(recipe: Recipe, name: str, architecture: str, supernet: str) -> list[Step]:
+    """The training of a final detector, from the weights that the recipe wants."""
+    config = recipe.names["FINAL"]
+    if recipe.cfg.SEARCH.RECIPE.INHERIT:
+        return [Step(name, config, False, supernet, architecture)]
+    if recipe.names["FINAL_PRETRAINING"]:
+        start = f"{name}_pretraining"
+        return [
+            Step(start, recipe.names["FINAL_PRETRAINING"], architecture=architecture),
+            Step(name, config, False, start, architecture),
+        ]
+    return [Step(name, config, architecture=architecture)]
 
 
 class Procedure:

@@ -219,6 +219,20 @@ def test_faults_of_a_later_step_are_told_before_the_first(recipe, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+def test_final_detectors_inherit_from_the_supernets(output, recipe):
+    folder = recipe.parent / "inherited"
+    shutil.copytree(output[0], folder, ignore=shutil.ignore_patterns("final", "baseline"))
+    run(recipe, folder, "SEARCH.RECIPE.INHERIT", True)
+    for step, supernet in (("final", "dilation_supernet"), ("baseline", "stage_supernet")):
+        text = (folder / step / "log.txt").read_text()
+        assert (
+            f"{supernet}/model_final.pth is of a supernet: loading the weights of its path" in text
+        )
+        assert "Starting at iteration 0 of 6 from weights" in text
+    with pytest.raises(ValueError, match="INHERIT is True and STAGE_SUPERNET is empty"):
+        run(recipe, folder, "SEARCH.RECIPE.INHERIT", True, "SEARCH.RECIPE.STAGE_SUPERNET", "")
+
+
 def test_dry_run(recipe, output, capsys):
     assert is_recipe(read_config(str(recipe)))
     table = Procedure(Recipe(str(recipe))).describe().splitlines()[2:]
