@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
@@ -213,6 +213,15 @@ def flatten_config(cfg: CN, prefix: str = "") -> dict[str, str]:
         else:
             flat[prefix + key] = str(list(value) if isinstance(value, tuple) else value)
     return flat
+
+
+def list_differences(there: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The keys of which two flat configs have other values, with both, in order of the keys."""
+    return [
+        f"{key}: {there.get(key, 'absent')} there, {now.get(key, 'absent')} now"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key)
+    ]
 
 
 def get_config(name: str) -> CN:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..config import list_differences
 from ..files import is_remote
 from .evaluation import Code, Evaluation, format_code, parse_code
 
@@ -226,15 +227,11 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _compare(path: str, there: dict[str, str], now: dict[str, str]) -> None:
-    differences = [
-        f"\n  {key}: {there.get(key, 'absent')} there, {now.get(key, 'absent')} now"
-        for key in sorted(there.keys() | now.keys())
-        if there.get(key) != now.get(key)
-    ]
+    differences = list_differences(there, now)
     if differences:
         raise LedgerError(
-            f"{path} holds evaluations under other settings:{''.join(differences)}\n"
-            "Go on with the settings there, or move the file away to start over."
+            "\n  ".join([f"{path} holds evaluations under other settings:", *differences])
+            + "\nGo on with the settings there, or move the file away to start over."
         )
 
 

@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..analysis import analyze_detector
-from ..config import flatten_config, get_architecture
+from ..config import flatten_config, get_architecture, list_differences
 from ..engine import CRTrainer
 from ..engine.setup import check_config, prepare
 from ..files import file_sha256, is_remote, read_json, write_atomically
@@ -236,16 +236,13 @@ class Procedure:
         path = self._path(step, STARTED)
         if not os.path.isfile(path):
             return
-        there, now = read_json(path), self._identity(step)
-        differences = [
-            f"\n  {key}: {there.get(key, 'absent')} there, {now.get(key, 'absent')} now"
-            for key in sorted(there.keys() | now.keys())
-            if there.get(key) != now.get(key)
-        ]
+        differences = list_differences(read_json(path), self._identity(step))
         if differences:
             raise ValueError(
-                f"{os.path.dirname(path)} was begun with another config:{''.join(differences)}\n"
-                "Go on with the config there, choose another OUTPUT_DIR, or move that folder and "
+                "\n  ".join(
+                    [f"{os.path.dirname(path)} was begun with another config:", *differences]
+                )
+                + "\nGo on with the config there, choose another OUTPUT_DIR, or move that folder and "
                 "those of the later steps away."
             )
 
