@@ -29,6 +29,7 @@ CLASSIFIERS = [
 ]
 DETECTORS = [name for name in CONFIGS if name not in CLASSIFIERS]
 COCO = [name for name in CONFIGS if name.startswith("COCO-Detection")]
+NAS_FPN = [name for name in COCO if "_NASFPN_" in name]
 IMAGENET = [name for name in CONFIGS if name.startswith("ImageNet")]
 SUPERNETS = [name for name in IMAGENET if "supernet" in name]
 
@@ -69,10 +70,11 @@ def test_pyramid(name):
     with torch.device("meta"):
         features = backbone(torch.empty(1, 3, 256, 384))
     assert list(features) == cfg.MODEL.RPN.IN_FEATURES
-    for level, (name, feature) in enumerate(features.items(), start=2):
+    neck = cfg.MODEL.NAS_FPN if name in NAS_FPN else cfg.MODEL.FPN
+    for level, (feature_name, feature) in enumerate(features.items(), start=2 + (name in NAS_FPN)):
         stride = 2**level
-        assert backbone.output_shape()[name].stride == stride
-        assert feature.shape == (1, cfg.MODEL.FPN.OUT_CHANNELS, 256 // stride, 384 // stride)
+        assert backbone.output_shape()[feature_name].stride == stride
+        assert feature.shape == (1, neck.OUT_CHANNELS, 256 // stride, 384 // stride)
 
 
 @pytest.mark.parametrize(
@@ -143,11 +145,13 @@ def test_all_networks_have_both_schedules():
         for schedule in ("1x", "2x")
     }
     assert len(expected) == 32
-    assert set(COCO) == expected
+    assert set(COCO) - set(NAS_FPN) == expected
 
 
 def test_all_networks_and_supernets_are_pre_trained():
-    finals = {n.removesuffix("_FPN_1x.yaml").split("faster_rcnn_")[1] for n in COCO if "_1x" in n}
+    finals = {
+        n.removesuffix("_FPN_1x.yaml").split("faster_rcnn_")[1] for n in COCO if "_FPN_1x" in n
+    }
     supernets = {f"dilation_supernet_{network}" for network in finals if network.startswith("SCR_")}
     # ResNet101 and ResNeXt101 have the stage space of their smaller sisters
     supernets |= {f"stage_supernet_{network}" for network in ("R_18", "R_50", "X_50_32x4d", "MNV2")}
@@ -156,7 +160,8 @@ def test_all_networks_and_supernets_are_pre_trained():
 
 @pytest.mark.parametrize("name", [n for n in COCO + IMAGENET if "stage_supernet" not in n])
 def test_codes_are_the_published_ones(name):
-    network = os.path.basename(name).removesuffix(".yaml").split("_FPN")[0]
+    network = os.path.basename(name).removesuffix(".yaml").replace("_NASFPN", "_FPN")
+    network = network.split("_FPN")[0]
     network = network.removeprefix("faster_rcnn_").removeprefix("dilation_supernet_")
     cfg = crnas_d2.get_config(name)
     assert get_architecture(cfg) == crnas_d2.ARCHITECTURES[published_name(network)]
@@ -222,6 +227,26 @@ def test_recipe(name):
     assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.FPN.NORM == "SyncBN"
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((800,), 1333)
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)
+
+
+def test_nas_fpn():
+    """Appendix A.4: "NAS-FPN (7 @ 384) in Faster RCNN", ResNet50 and CR-ResNet50, 1x."""
+    assert NAS_FPN == [
+        f"COCO-Detection/faster_rcnn_{network}_NASFPN_1x.yaml" for network in ("CR_R_50", "R_50")
+    ]
+    for name in NAS_FPN:
+        cfg = crnas_d2.get_config(name)
+        neck = cfg.MODEL.NAS_FPN
+        assert (neck.NUM_CELLS, neck.OUT_CHANNELS, neck.NORM) == (7, 384, "SyncBN")
+        assert cfg.MODEL.RPN.IN_FEATURES == ["p3", "p4", "p5", "p6", "p7"]
+        assert cfg.MODEL.ROI_HEADS.IN_FEATURES == ["p3", "p4", "p5", "p6"]
+        assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[32 * 2 ** (n - 2)] for n in range(3, 8)]
+        fpn = crnas_d2.get_config(name.replace("_NASFPN", "_FPN"))
+        for key in ("BACKBONE", "NAS_FPN", "ANCHOR_GENERATOR"):
+            fpn.MODEL[key] = cfg.MODEL[key]
+        for key in ("RPN", "ROI_HEADS"):
+            fpn.MODEL[key].IN_FEATURES = cfg.MODEL[key].IN_FEATURES
+        assert fpn == cfg
 
 
 def test_baselines_differ_from_reallocated_networks_in_their_codes_alone():

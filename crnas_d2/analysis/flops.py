@@ -104,7 +104,8 @@ def analyze_detector(
 
     Args:
         cfg: of a ``GeneralizedRCNN`` with RPN and :class:`StandardROIHeads` or a subclass, such as
-            Cascade R-CNN. Any backbone and neck; layers of a neck other than FPN are one module.
+            Cascade R-CNN. Any backbone and neck; layers of a neck other than FPN and
+            NAS-FPN are one module.
         input_size: height and width of the image, in pixels, before the model pads it.
         proposals: RoIs of the box head, of each one in Cascade R-CNN.
         mask_rois: RoIs of the mask head.
@@ -276,6 +277,8 @@ def _locate(path: str, has_neck: bool) -> tuple[str, str] | None:
             return "neck", "FPN output"
         case ["backbone", "top_block", *_]:
             return "neck", "FPN top block"
+        case ["backbone", "fpn_cells", *_]:
+            return "neck", "NAS-FPN cells"
         case ["backbone", *_]:
             return "neck", "neck"
         case ["proposal_generator", "rpn_head", *_]:

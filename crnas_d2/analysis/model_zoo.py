@@ -37,14 +37,15 @@ file.
   convolution has dilation digit + 1; stages are set apart by spaces.
 - *GMACs*: 1e9 multiply-adds for one image of {INPUT_SIZE[0]}x{INPUT_SIZE[1]} with {PROPOSALS} proposals
   (and {MASK_ROIS} RoIs in a mask head), of the backbone and of the whole detector without RoIAlign.
-  Norms, biases and element-wise operations count nothing.
+  Norms, biases and element-wise operations count nothing. Detectors pad the image: for NAS-FPN to
+  multiples of 128, 896x1152, so that its backbones count more than the same ones under FPN.
 - *Parameters*: of the whole detector, in millions.
 - *Paper: GFLOPs*: Tables 1, 3 and 7. The paper does not say what it counts.
 - *Paper's convention*: our count in a convention that gives each printed number to the last digit,
   if one assumes that Tables 1 and 7 exchange the baseline and the CR row of ResNet50 and of
   ResNet101. It was fitted to these numbers after the fact and is a reading, not the authors'
   counter; `crnas_d2/analysis/paper_convention.py` describes it.
-- *Paper: AP*: on COCO minival, in percent, Tables 1, 3, 4 and 7.
+- *Paper: AP*: on COCO minival, in percent, Tables 1, 3, 4, 7 and 9.
 """
 
 HEADERS = (

@@ -15,7 +15,7 @@ class PaperResult:
         table: number of the table.
         box_ap: AP of the boxes on COCO minival, in percent.
         gflops: "on the whole detector (w/o ROIAlign layer) using the input size 800x1088"; None in
-            Table 4, which has no such column.
+            Tables 4 and 9, which have no such column.
         mask_ap: AP of the masks, in percent, for Mask R-CNN.
     """
 
@@ -47,6 +47,8 @@ _FASTER_RCNN = {
     "CR_R_50_FPN_2x": PaperResult(7, 39.3, 192.7),
     "R_101_FPN_2x": PaperResult(7, 39.8, 257.3),
     "CR_R_101_FPN_2x": PaperResult(7, 41.2, 257.5),
+    "R_50_NASFPN_1x": PaperResult(9, 39.6),
+    "CR_R_50_NASFPN_1x": PaperResult(9, 41.0),
 }
 _MASK_RCNN = {
     "MNV2_FPN_1x": PaperResult(3, 33.1, 189.5, mask_ap=30.6),

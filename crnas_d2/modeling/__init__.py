@@ -8,6 +8,13 @@ from .fpn import (
     build_dilation_supernet_fpn_backbone,
     build_stage_supernet_fpn_backbone,
 )
+from .nas_fpn import (
+    NASFPN,
+    build_cr_mobilenetv2_nasfpn_backbone,
+    build_cr_resnet_nasfpn_backbone,
+    build_dilation_supernet_nasfpn_backbone,
+    build_stage_supernet_nasfpn_backbone,
+)
 from .stage_supernet import StageSupernet, build_stage_supernet_backbone
 
 __all__ = [
@@ -15,13 +22,18 @@ __all__ = [
     "CRResNet",
     "DilationSupernet",
     "ImageClassifier",
+    "NASFPN",
     "StageSupernet",
     "build_cr_mobilenetv2_backbone",
     "build_cr_mobilenetv2_fpn_backbone",
+    "build_cr_mobilenetv2_nasfpn_backbone",
     "build_cr_resnet_backbone",
     "build_cr_resnet_fpn_backbone",
+    "build_cr_resnet_nasfpn_backbone",
     "build_dilation_supernet_backbone",
     "build_dilation_supernet_fpn_backbone",
+    "build_dilation_supernet_nasfpn_backbone",
     "build_stage_supernet_backbone",
     "build_stage_supernet_fpn_backbone",
+    "build_stage_supernet_nasfpn_backbone",
 ]
