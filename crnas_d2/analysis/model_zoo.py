@@ -72,7 +72,11 @@ def format_model_zoo() -> str:
         path = os.path.join(configs_dir(), folder)
         if not os.path.isdir(path):
             continue
-        names = (f"{folder}/{file}" for file in os.listdir(path) if file.endswith(".yaml"))
+        names = (
+            f"{folder}/{file}"
+            for file in os.listdir(path)
+            if file.endswith(".yaml") and not file.startswith("Base-")
+        )
         rows = [_row(networks) for networks in _networks(names)]
         table = tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True)
         sections.append(f"## {title}\n\n{table}\n")
