@@ -20,7 +20,7 @@ CONFIGS = sorted(
     os.path.relpath(path, configs_dir())
     for path in glob.glob(os.path.join(configs_dir(), "*", "*.yaml"))
     if not os.path.basename(path).startswith("Base-")
-    and os.path.basename(os.path.dirname(path)) != "Networks"  # parts of other configs
+    and os.path.basename(os.path.dirname(path)) not in ("Networks", "Search")  # parts, recipes
 )
 CLASSIFIERS = [
     name
