@@ -130,7 +130,7 @@ class Supernet(StagedBackbone):
             return stage(x)
         for unit in stage if isinstance(stage, nn.Sequential) else [stage]:
             known = self._memory.get(unit)
-            if known is None or not known.answers(unit, x):
+            if known is None or not known.answers(x):
                 known = self._memory[unit] = _Memory(unit, x)
             x = known.output
         return x
@@ -141,27 +141,22 @@ class _Memory:
 
     def __init__(self, unit: nn.Module, x: torch.Tensor):
         self._input = x
-        self._state = _state(unit)
+        self._choices: list[tuple[ChoiceBlock, int]] = []
+        self._statistics: list[tuple[nn.Module, torch.Tensor]] = []
+        for module in active_modules(unit):
+            if isinstance(module, ChoiceBlock):
+                self._choices.append((module, module.choice))
+            elif getattr(module, "running_mean", None) is not None:
+                self._statistics.append((module, module.running_mean))
         self.output = unit(x)
 
-    def answers(self, unit: nn.Module, x: torch.Tensor) -> bool:
-        state = _state(unit)
+    def answers(self, x: torch.Tensor) -> bool:
+        """Whether the pass on x would be the same: with the choices, the active norms are too."""
         return (
             x is self._input
-            and len(state) == len(self._state)
-            and all(now is then for now, then in zip(state, self._state))
+            and all(block.choice == choice for block, choice in self._choices)
+            and all(norm.running_mean is mean for norm, mean in self._statistics)
         )
-
-
-def _state(unit: nn.Module) -> list[object]:
-    """The candidates of a module that run, and the statistics of their norms."""
-    state = []
-    for module in active_modules(unit):
-        if isinstance(module, ChoiceBlock):
-            state.append(module.ops[str(module.choice)])
-        elif getattr(module, "running_mean", None) is not None:
-            state.append(module.running_mean)
-    return state
 
 
 def active_modules(module: nn.Module) -> Iterator[nn.Module]:
