@@ -73,6 +73,8 @@ class ArchitectureEvaluator:
         if search.BN.MODE == "recalibrate":
             self._statistics_images = _draw_images(cfg)
             self._statistics_batch = search.BN.IMAGES_PER_BATCH
+        self._is_race = search.RACING.ENABLED
+        self._statistics: dict[Code, Statistics] = {}  # in a race, kept from slice to slice
 
     @property
     def space(self) -> PathSpace:
@@ -146,8 +148,8 @@ class ArchitectureEvaluator:
                     for index, own_statistics in zip(order, statistics):
                         self._supernet.set_path(self._complete(codes[index], number))
                         use_statistics(own_statistics)
-                        outputs, is_finite = self._run(inputs)
-                        found[index] += outputs
+                        detections, is_finite = self._run(inputs)
+                        found[index].append(detections)
                         finite[index] &= is_finite
         everywhere = comm.gather([(Detections.concatenate(f), ok) for f, ok in zip(found, finite)])
         return [
@@ -166,8 +168,8 @@ class ArchitectureEvaluator:
         drawn = self._supernet.space.sample(Random(f"{self._seed}/{len(code)}/{number}"))
         return (*code, *drawn[len(code) :])
 
-    def _run(self, inputs: list[dict[str, Any]]) -> tuple[list[Detections], bool]:
-        """Detections in each image, and whether the features are all finite."""
+    def _run(self, inputs: list[dict[str, Any]]) -> tuple[Detections, bool]:
+        """Detections in a mini-batch, and whether the features are all finite."""
         extremes = []  # NaN where a feature has one; far quicker than isfinite() of every value
 
         def add_extremes(_: Any, __: Any, features: dict[str, torch.Tensor]) -> None:
@@ -177,12 +179,12 @@ class ArchitectureEvaluator:
         hook = self._model.backbone.register_forward_hook(add_extremes)
         with hook, torch.autocast(self._model.device.type, enabled=self._autocast):
             outputs = self._model(inputs)
-        return [
-            Detections.from_json(
-                instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
-            )
+        results = [
+            result
             for image, output in zip(inputs, outputs)
-        ], bool(torch.stack(extremes).isfinite().all())
+            for result in instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+        ]
+        return Detections.from_json(results), bool(torch.stack(extremes).isfinite().all())
 
     def _load(self, batches: range) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """The mini-batches of this process, with their numbers, decoded."""
@@ -210,17 +212,23 @@ class ArchitectureEvaluator:
             del self._model.preprocess_image
 
     def _recalibrate(self, codes: Sequence[Code]) -> list[Statistics]:
-        images = self._statistics_images
-        if images is None:
+        if self._statistics_images is None:
             return [{}] * len(codes)
-        size = self._statistics_batch
+        known = self._statistics if self._is_race else {}
+        missing = [code for code in codes if code not in known]
+        if missing:
+            backbone = self._model.backbone
+            batches = self._statistics_batches()
+            known.update(zip(missing, recalibrate(backbone, self._supernet, missing, batches)))
+        return [known[code] for code in codes]
+
+    def _statistics_batches(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """The image tensors of this process, with their numbers, from which statistics are taken."""
+        images, size = self._statistics_images, self._statistics_batch
         own = _own_share(range(math.ceil(len(images) / size)))
         loader = self._loader(images, own.start * size, own.stop * size, size)
-        batches = (
-            (number, self._model.preprocess_image(inputs).tensor)
-            for number, inputs in zip(own, loader)
-        )
-        return recalibrate(self._model.backbone, self._supernet, codes, batches)
+        for number, inputs in zip(own, loader):
+            yield number, self._model.preprocess_image(inputs).tensor
 
 
 def _own_share(batches: range) -> range:

@@ -166,6 +166,37 @@ def test_prefixes_are_completed_alike_for_each_mini_batch(config):
     assert len(seen) > 1 and found > 0
 
 
+def test_a_race_takes_statistics_once(config, monkeypatch):
+    cfg = load(config, "SEARCH.BN.MODE", "recalibrate", "SEARCH.STRATEGY", "random")
+    model = build(cfg)
+    paths = some_paths(find_supernet(model).space, 4)
+    whole = ArchitectureEvaluator(settled(cfg), model)
+    expected = [detections.to_json() for detections in whole.detect(paths, range(4))]
+
+    measured = []
+
+    def count(backbone, supernet, codes, batches):
+        measured.extend(codes)
+        return recalibrate(backbone, supernet, codes, batches)
+
+    monkeypatch.setattr("crnas_d2.search.evaluator.recalibrate", count)
+    racing = cfg.clone()
+    racing.SEARCH.RACING.ENABLED = True
+    evaluator = ArchitectureEvaluator(racing, model)
+    found = [[] for _ in paths]
+    for batches, left in ((range(0, 2), 4), (range(2, 3), 3), (range(3, 4), 2)):
+        for results, detections in zip(found, evaluator.detect(paths[:left], batches)):
+            results += detections.to_json()
+    assert sorted(measured) == sorted(paths)
+    assert found[:2] == expected[:2] and all(found)
+    assert found[2] == [r for r in expected[2] if r["image_id"] in evaluator.image_ids(range(3))]
+
+    measured.clear()
+    for batches in (range(0, 2), range(2, 4)):
+        whole.detect(paths, batches)
+    assert len(measured) == 2 * len(paths)  # without a race, nothing is kept
+
+
 def test_a_path_that_is_not_finite_fails_alone(config):
     cfg = load(config, "SEARCH.BN.MODE", "running")
     model = build(cfg)
