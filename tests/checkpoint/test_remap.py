@@ -1,0 +1,455 @@
+"""Remapped weights against the rules written as loops, and against what the networks compute."""
+
+import copy
+import json
+
+import pytest
+import torch
+from thin_supernets import (
+    FEATURES,
+    KINDS,
+    STAGE_NAMES,
+    STEPS,
+    assert_same,
+    covering_paths,
+    family_of,
+    make_final,
+    make_space,
+    make_supernet,
+    randomize,
+)
+from torchvision.models import mobilenet_v2, resnet18, resnet50, resnext50_32x4d
+
+from crnas_d2 import CRMobileNetV2, CRResNet
+from crnas_d2.checkpoint.convert import convert
+from crnas_d2.checkpoint.inherit import inherit_subnet
+from crnas_d2.checkpoint.remap import remap_backbone
+from detectron2.modeling import FPN
+
+WIDE = {  # twice the channels of KINDS
+    "basic": {"block": "basic", "stem_out_channels": 16, "res2_out_channels": 16},
+    "bottleneck": {"stem_out_channels": 16, "res2_out_channels": 32, "width_per_group": 8},
+    "resnext": {
+        "stem_out_channels": 16,
+        "res2_out_channels": 32,
+        "num_groups": 2,
+        "width_per_group": 8,
+    },
+    "mobilenetv2": {"width_multiplier": 0.5},
+}
+WIDTHS = {"same": KINDS, "wide": WIDE}
+SEED_CODES = {"resnet": (1, 2, 3, 3), "mobilenetv2": (1, 1, 1, 2, 3, 2, 3, 1, 1, 1)}
+LAST_LAYERS = {
+    "basic": "conv2",
+    "bottleneck": "conv3",
+    "resnext": "conv3",
+    "mobilenetv2": "project",
+}
+EACH = pytest.mark.parametrize("kind", KINDS)
+
+
+def build(kind, stage_code, widths=KINDS, **options):
+    network = CRMobileNetV2 if kind == "mobilenetv2" else CRResNet
+    return network(stage_code, **widths[kind], **{"out_features": FEATURES, **options})
+
+
+def make_seed(kind, widths=KINDS, stage_code=None):
+    torch.manual_seed(1)
+    return randomize(build(kind, stage_code or SEED_CODES[family_of(kind)], widths)).eval()
+
+
+def without_counters(tensors):
+    return {k: t for k, t in tensors.items() if not k.endswith("num_batches_tracked")}
+
+
+def images():
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+def features_of(network):
+    with torch.no_grad():
+        return network.eval()(images())
+
+
+# The rules, channel by channel --------------------------------------------------------------------
+
+
+def blocks_of(tensors, stage):
+    return {int(key.split(".")[1]) for key in tensors if key.startswith(f"{stage}.")}
+
+
+def kept(kind, layer, size, groups):
+    """Which channels of the seed network stay, where ``size`` do."""
+    if kind == "resnext" and layer in groups:
+        half = size // 2  # in each of 2 groups, which have twice as many in the seed network
+        return [*range(half), *range(size, size + half)]
+    return list(range(size))
+
+
+def take(kind, layer, source, target, widths):
+    """Element by element, over the first two axes."""
+    if widths is KINDS:
+        return source.clone()
+    outputs = kept(kind, layer, target.shape[0], ("conv1", "conv2"))
+    if target.dim() == 1:
+        return torch.stack([source[i] for i in outputs])
+    inputs = kept(kind, layer, target.shape[1], ("conv3",))
+    return torch.stack([torch.stack([source[i, j] for j in inputs]) for i in outputs])
+
+
+def follow_the_rules(kind, seed, fresh, widths):
+    expected = {}
+    for key, tensor in without_counters(fresh).items():
+        stage, *rest = key.split(".")
+        source, layer = key, None
+        if stage in STAGE_NAMES[family_of(kind)]:
+            block, layer = int(rest[0]), rest[1]
+            last = max(blocks_of(seed, stage))
+            if block > last and last == 0:
+                expected[key] = tensor
+                continue
+            source = ".".join([stage, str(min(block, last)), *rest[1:]])
+        expected[key] = take(kind, layer, seed[source], tensor, widths)
+    return expected
+
+
+def codes(kind):
+    if kind == "mobilenetv2":
+        return [(1, 1, 3, 1, 5, 2, 4, 1, 1, 1), (1, 1, 1, 2, 1, 1, 1, 1, 1, 1)]
+    return [(3, 4, 1, 5), (1, 1, 2, 2)]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@EACH
+def test_networks_follow_the_rules(kind, width):
+    seed = make_seed(kind, WIDTHS[width]).state_dict()
+    before = copy.deepcopy(seed)
+    for code in codes(kind):
+        target = build(kind, code, operation_code=[0] * (sum(code) - 2) + [0, 0])
+        fresh = copy.deepcopy(target.state_dict())
+        weights, _ = remap_backbone(seed, target)
+        assert_same(weights, follow_the_rules(kind, seed, fresh, WIDTHS[width]))
+        target.load_state_dict(weights, strict=True)
+    assert_same(seed, before)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("step", STEPS)
+@EACH
+def test_every_path_of_a_supernet_follows_the_rules(kind, step, width):
+    seed = make_seed(kind, WIDTHS[width]).state_dict()
+    torch.manual_seed(2)
+    target = randomize(make_supernet(step, kind))
+    fresh = copy.deepcopy(target.state_dict())
+    weights, report = remap_backbone(seed, target)
+    assert weights.keys() == report.origins.keys() == without_counters(fresh).keys()
+    assert_same(target.state_dict(), fresh)
+    for path in covering_paths(make_space(step, kind)):
+        expected = follow_the_rules(kind, seed, inherit_subnet(fresh, path), WIDTHS[width])
+        assert_same(inherit_subnet(weights, path), expected)
+    target.load_state_dict(weights, strict=True)
+
+
+def test_dilated_convolutions_take_the_plain_weights():
+    seed = make_seed("basic").state_dict()
+    dilated = build("basic", (1, 2, 3, 3), operation_code=[1, 0, 2, 0, 1, 2, 1, 1, 2])
+    weights, _ = remap_backbone(seed, dilated)
+    assert_same(weights, without_counters(seed))
+
+
+# What the networks compute -------------------------------------------------------------------------
+
+
+@EACH
+def test_a_cut_network_computes_the_channels_that_it_keeps(kind):
+    """Of a network whose other channels are zero; so the channels of all layers fit together."""
+    widths = {**WIDE, "mobilenetv2": {"width_multiplier": 1.0}}
+    seed = make_seed(kind, widths)
+    half = build(kind, SEED_CODES[family_of(kind)], {**KINDS, "mobilenetv2": WIDE[kind]})
+    shapes, tensors = half.state_dict(), seed.state_dict()
+    for key, tensor in without_counters(tensors).items():
+        if tensor.dim() == 1:
+            per_group = kind == "resnext" and ("conv1" in key or "conv2" in key)
+            groups = 2 if per_group and "stem" not in key else 1
+            lanes = tensor.view(groups, -1)  # a view: what is set to zero is so in the network
+            if key.endswith(("norm.weight", "norm.bias")):
+                lanes[:, len(shapes[key]) // groups :] = 0
+    weights, _ = remap_backbone(tensors, half)
+    half.load_state_dict(weights)
+    full, cut = features_of(seed), features_of(half)
+    for name in FEATURES:
+        channels = cut[name].shape[1]
+        assert cut[name].std() > 1e-3
+        torch.testing.assert_close(full[name][:, :channels], cut[name], rtol=1e-4, atol=1e-5)
+
+
+def deeper(kind):
+    if kind == "mobilenetv2":
+        return (1, 2, 3, 4, 4, 3, 4, 2, 1, 1)
+    return (3, 4, 4, 5)
+
+
+@EACH
+def test_function_preserving(kind):
+    seed = make_seed(kind)
+    torch.manual_seed(5)
+    target = build(kind, deeper(kind))
+    target.load_state_dict(remap_backbone(seed.state_dict(), target, function_preserving=True)[0])
+    expected = features_of(seed)
+    for name, feature in features_of(target).items():
+        assert feature.std() > 1e-3
+        assert torch.equal(feature, expected[name])
+
+    target.load_state_dict(remap_backbone(seed.state_dict(), target)[0])
+    assert not torch.allclose(features_of(target)["res5"], expected["res5"], rtol=0.1)
+
+
+@EACH
+def test_function_preserving_keeps_all_but_the_last_norms_of_added_blocks(kind):
+    seed = make_seed(kind).state_dict()
+    target = build(kind, deeper(kind))
+    plain, _ = remap_backbone(seed, target)
+    weights, report = remap_backbone(seed, target, function_preserving=True)
+    zeroed = {
+        f"{stage}.{block}.{LAST_LAYERS[kind]}.norm.{name}"
+        for stage, depth, more in zip(
+            STAGE_NAMES[family_of(kind)], SEED_CODES[family_of(kind)], deeper(kind)
+        )
+        for block in range(depth, more)
+        for name in ("weight", "bias")
+    }
+    assert zeroed
+    for key, tensor in weights.items():
+        assert torch.equal(tensor, plain[key] if key not in zeroed else 0 * plain[key]), key
+    assert {key for key, origin in report.origins.items() if origin.how == "zeroed"} == zeroed
+
+
+@EACH
+def test_function_preserving_branches_compute_the_same(kind):
+    depths = [1, 1, 2, 3] if family_of(kind) == "resnet" else [1, 1, 1, 1, 2, 1, 2, 1, 1, 1]
+    seed = make_seed(kind, stage_code=depths)
+    supernet = make_supernet("stage", kind)
+    weights, _ = remap_backbone(seed.state_dict(), supernet, function_preserving=True)
+    supernet.load_state_dict(weights)
+    deep = [max(choices) for choices in supernet.space.choices]
+    supernet.set_path(deep)
+    expected = features_of(seed)
+    for name, feature in features_of(supernet).items():
+        assert torch.equal(feature, expected[name])
+
+
+# Networks of other projects ------------------------------------------------------------------------
+
+
+def from_timm(name):
+    def make():
+        return pytest.importorskip("timm").create_model(name)
+
+    make.__name__ = f"timm {name}"
+    return make
+
+
+PEERS = [
+    resnet18,
+    resnet50,
+    resnext50_32x4d,
+    mobilenet_v2,
+    from_timm("resnet18"),
+    from_timm("mobilenetv2_100"),
+]
+
+
+@pytest.mark.parametrize("make", PEERS)
+def test_the_same_architecture_takes_the_converted_weights(make):
+    torch.manual_seed(0)
+    converted, description = convert(make().state_dict())
+    weights, report = remap_backbone(converted, description.build())
+    assert_same(weights, converted)
+    assert {(o.how, o.source == name, o.is_cut) for name, o in report.origins.items()} == {
+        ("copied", True, False)
+    }
+    assert report.unused == ()
+
+
+def test_half_width_supernet_of_a_public_resnext():
+    """Channels of the first group's end and of the second group's begin, by hand."""
+    peer = resnext50_32x4d()
+    converted, _ = convert(peer.state_dict())
+    half = CRResNet(
+        (1, 1, 1, 1), stem_out_channels=32, res2_out_channels=128, num_groups=32, width_per_group=2
+    )
+    weights, _ = remap_backbone(converted, half)
+    middle, out = weights["res2.0.conv2.weight"], weights["res2.0.conv3.weight"]
+    theirs = peer.layer1[0]
+    assert middle.shape == (64, 2, 3, 3) and out.shape == (128, 64, 1, 1)
+    for channel, their_channel in ((0, 0), (1, 1), (2, 4), (3, 5), (62, 124), (63, 125)):
+        assert torch.equal(middle[channel], theirs.conv2.weight[their_channel, :2])
+        assert torch.equal(out[:, channel], theirs.conv3.weight[:128, their_channel])
+        entry = weights["res2.0.conv1.weight"][channel]
+        assert torch.equal(entry, theirs.conv1.weight[their_channel, :32])
+
+
+# The report ----------------------------------------------------------------------------------------
+
+
+def counts(row):
+    return [row[name] for name in ("copied", "repeated", "zeroed", "initialised", "cut")]
+
+
+def test_report_of_a_network():
+    seed = make_seed("basic", WIDE).state_dict()
+    weights, report = remap_backbone(seed, build("basic", (3, 4, 1, 3)), function_preserving=True)
+    rows = {row["part"]: row for row in report.rows()}
+    assert list(rows) == ["stem", "res2", "res3", "res4", "res5"]
+    # 5 tensors for each convolution and its norm; res3 to res5 have one for the shortcut
+    assert counts(rows["stem"]) == [5, 0, 0, 0, 5] and rows["stem"]["seed_blocks"] == []
+    assert counts(rows["res2"]) == [10, 0, 4, 16, 10]
+    assert rows["res2"]["seed_blocks"] == [0, None, None]
+    assert counts(rows["res3"]) == [25, 16, 4, 0, 41]
+    assert rows["res3"]["seed_blocks"] == [0, 1, 1, 1]
+    assert counts(rows["res4"]) == [15, 0, 0, 0, 15]
+    assert counts(rows["res5"]) == [35, 0, 0, 0, 35]
+    assert sum(sum(counts(row)[:4]) for row in rows.values()) == len(weights)
+    assert len(report.unused) == 20 and all(k.startswith("res4.") for k in report.unused)
+
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in str(report).splitlines()]
+    assert ["res2", "0, none x 2", "10", "0", "4", "16", "10"] in lines
+    assert ["res3", "0-1, 1 x 2", "25", "16", "4", "0", "41"] in lines
+    assert str(report).splitlines()[-1] == "not used of the seed network: res4.1, res4.2"
+    kept = json.loads(report.metadata()["remap"])
+    assert kept == {"parts": report.rows(), "unused": list(report.unused)}
+
+
+def test_report_of_supernets():
+    seed = make_seed("basic").state_dict()
+    _, report = remap_backbone(seed, make_supernet("stage", "basic"))
+    rows = {row["part"]: row["seed_blocks"] for row in report.rows()}
+    assert list(rows)[:3] == ["stem", "res2.ops.1", "res2.ops.2"]
+    assert rows["res4.ops.4"] == [0, 1, 2, 2] and rows["res2.ops.2"] == [0, None]
+    _, report = remap_backbone(seed, make_supernet("dilation", "basic"))
+    rows = {row["part"]: row for row in report.rows()}
+    # of res3, with 2 blocks: 5 for each conv1 and the shortcut, 5 for each of 3 candidates
+    assert counts(rows["res3"]) == [5 + 2 * 20, 0, 0, 0, 0]
+
+
+def test_a_shortcut_that_the_seed_does_not_have_stays_as_it_is():
+    seed = make_seed("basic", {"basic": {**WIDE["basic"], "stem_out_channels": 16}})
+    target = build("basic", (1, 2, 3, 3))
+    assert "res2.0.shortcut.weight" not in target.state_dict()
+    widths = {"basic": {"block": "basic", "stem_out_channels": 8, "res2_out_channels": 16}}
+    target = build("basic", (1, 2, 3, 3), widths)
+    weights, report = remap_backbone(seed.state_dict(), target)
+    name = "res2.0.shortcut.weight"
+    assert torch.equal(weights[name], target.state_dict()[name])
+    assert report.origins[name].how == "initialised"
+
+
+def test_a_stage_that_the_seed_does_not_have_stays_as_it_is():
+    seed = make_seed("basic").state_dict()
+    seed = {key: tensor for key, tensor in seed.items() if not key.startswith("res5.")}
+    target = build("basic", (1, 2, 3, 2))
+    weights, report = remap_backbone(seed, target, function_preserving=True)
+    assert report.rows()[-1]["initialised"] == 25
+    for name, tensor in target.state_dict().items():
+        if name.startswith("res5.") and name in weights:
+            assert torch.equal(weights[name], tensor)
+
+
+def test_the_target_may_be_inside_another_model():
+    seed = make_seed("bottleneck").state_dict()
+    backbone = build("bottleneck", (2, 2, 3, 3))
+    weights, _ = remap_backbone(seed, backbone)
+    model = torch.nn.Sequential(FPN(backbone, ["res3", "res4"], 8))
+    assert_same(remap_backbone(seed, model)[0], weights)
+
+
+def test_tensors_have_memory_of_their_own():
+    seed, target = make_seed("basic").state_dict(), build("basic", (2, 2, 3, 5))
+    weights, _ = remap_backbone(seed, target)
+    every = [*seed.values(), *target.state_dict().values(), *weights.values()]
+    addresses = [t.data_ptr() for t in every]
+    assert len(set(addresses)) == len(addresses)
+    assert not any(tensor.requires_grad for tensor in weights.values())
+
+
+def test_type_and_device_are_the_targets():
+    seed = {k: t.half() if t.dim() else t for k, t in make_seed("basic").state_dict().items()}
+    weights, _ = remap_backbone(seed, build("basic", (1, 2, 3, 3)).double())
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float64}
+
+
+# Errors --------------------------------------------------------------------------------------------
+
+RESNET = "resnet of bottleneck blocks"
+
+
+@pytest.mark.parametrize(
+    "seed, target, message",
+    [
+        ("basic", "bottleneck", f"resnet of basic blocks, .* the target is a {RESNET}, "),
+        ("mobilenetv2", "basic", "a mobilenetv2 of inverted residual blocks, .* a resnet of basic"),
+        ("bottleneck", "resnext", f"a {RESNET}, .* the target is a {RESNET} in 2 groups"),
+        ("resnext", "bottleneck", f"a {RESNET} in 2 groups, .* the target is a {RESNET}, "),
+    ],
+)
+def test_another_kind_of_network_is_refused(seed, target, message):
+    for supernet in (build(target, make_seed(target).architecture.stage_code), None):
+        supernet = supernet or make_supernet("stage", target)
+        with pytest.raises(ValueError, match=message):
+            remap_backbone(make_seed(seed).state_dict(), supernet)
+
+
+def test_another_number_of_groups_is_refused():
+    widths = {"resnext": {**KINDS["resnext"], "num_groups": 4, "width_per_group": 2}}
+    with pytest.raises(ValueError, match="in 4 groups, .* the target .* in 2 groups"):
+        remap_backbone(make_seed("resnext", widths).state_dict(), build("resnext", (1, 1, 1, 1)))
+
+
+@EACH
+def test_a_wider_target_is_refused(kind):
+    seed = make_seed(kind).state_dict()
+    first = r"stem\.(0\.)?conv1?\.weight has shape \(8, 3, \d, \d\) .*, \(16, 3, \d, \d\) in the"
+    with pytest.raises(ValueError, match=first):
+        remap_backbone(seed, build(kind, SEED_CODES[family_of(kind)], WIDE))
+
+
+def test_another_norm_is_refused():
+    target = build("basic", (1, 2, 3, 3), norm="GN")
+    with pytest.raises(ValueError, match="running_var; the target .* norms have weight, bias$"):
+        remap_backbone(make_seed("basic").state_dict(), target)
+    target = build("basic", (1, 2, 3, 3), norm="")
+    with pytest.raises(ValueError, match="function_preserving: the target has no norms"):
+        remap_backbone(build("basic", (1, 1, 1, 1), norm="").state_dict(), target, True)
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "SyncBN"])
+def test_batch_norms_of_all_kinds_are_one(norm):
+    seed = make_seed("basic").state_dict()
+    target = build("basic", (1, 2, 3, 3), norm=norm)
+    weights, _ = remap_backbone(seed, target)
+    assert_same(weights, without_counters(seed))
+
+
+@pytest.mark.parametrize("step", STEPS)
+@EACH
+def test_a_supernet_is_no_seed(kind, step):
+    supernet = make_supernet(step, kind)
+    with pytest.raises(ValueError, match="the seed network is a supernet; .* inherit_subnet"):
+        remap_backbone(supernet.state_dict(), supernet)
+
+
+def test_a_seed_without_the_names_is_refused():
+    with pytest.raises(ValueError, match="the seed network has no tensor res2.0.*: conv1.weight"):
+        remap_backbone(resnet18().state_dict(), build("basic", (1, 1, 1, 1)))
+
+
+def test_a_seed_with_a_hole_is_refused():
+    seed = make_seed("basic").state_dict()
+    del seed["res4.2.conv1.norm.bias"]
+    with pytest.raises(ValueError, match="the seed network has no tensor res4.2.conv1.norm.bias"):
+        remap_backbone(seed, build("basic", (1, 1, 5, 1)))
+
+
+def test_a_target_without_a_backbone_is_refused():
+    with pytest.raises(ValueError, match="the target Sequential is no CRResNet, "):
+        remap_backbone(make_seed("basic").state_dict(), torch.nn.Sequential())

@@ -1,0 +1,157 @@
+"""The command line of tools/remap_weights.py."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torchvision.models import resnet18
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from crnas_d2 import CRResNet
+from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.config import configs_dir, read_config
+from detectron2.modeling import build_backbone
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "remap_weights.py"
+SUPERNET = f"{configs_dir()}/Digits/stage_supernet_R_18_FPN.yaml"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the script in ``tmp_path``, where in.pth is a ResNet18; returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    torch.save(resnet18().state_dict(), "in.pth")
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *args])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def cells(printed):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines()]
+
+
+def test_codes(run):
+    printed = run("in.pth", "out.safetensors", "--stage-code", "1", "1", "2", "4")
+    assert ["res5", "0-1, 1 x 2", "25", "20", "0", "0", "0"] in cells(printed)
+    assert "not used of the seed network: res2.1, res3.1" in printed
+    weights = load_file("out.safetensors")
+    elements = sum(tensor.numel() for tensor in weights.values())
+    assert f"tensors: {len(weights)} with {elements:,} elements, written to out.saf" in printed
+    assert "INPUT.FORMAT: RGB" in printed and "MODEL.PIXEL_STD: [58.395, 57.12, 57.375]" in printed
+    CRResNet((1, 1, 2, 4), block="basic").load_state_dict(weights, strict=True)
+    layer = torch.load("in.pth")["layer4.1.conv2.weight"]
+    for block in (1, 2, 3):
+        assert torch.equal(weights[f"res5.{block}.conv2.weight"], layer)
+    run("out.safetensors", "back.safetensors", "--stage-code", "1", "1", "2", "2")
+    back = load_file("back.safetensors")
+    assert all(torch.equal(back[name], weights[name]) for name in back)
+
+
+def test_a_config_with_keys(run):
+    """The supernet has a quarter of the channels, and one stage that may be deeper."""
+    choices = ["MODEL.SUPERNET.STAGE_CHOICES", "[[1], [1], [2], [2, 5]]"]
+    printed = run("in.pth", "out.safetensors", *choices, "--config-file", SUPERNET)
+    assert ["res5.ops.5", "0-1, 1 x 3", "25", "30", "0", "0", "55"] in cells(printed)
+    assert "other settings" not in printed
+    cfg = read_config(SUPERNET, choices)
+    supernet = build_backbone(cfg).bottom_up
+    CRCheckpointer(supernet, ".", cfg).load("out.safetensors")
+    expected = torch.load("in.pth")["layer4.1.bn2.running_var"][:128]
+    assert torch.equal(supernet.res5.ops["5"][4].conv2.norm.running_var, expected)
+    with safe_open("out.safetensors", "pt") as file:
+        parts = json.loads(file.metadata()["remap"])["parts"]
+    assert [part["part"] for part in parts][-2:] == ["res5.ops.2", "res5.ops.5"]
+
+
+def test_settings_that_differ_are_told(run):
+    printed = run("in.pth", "out.safetensors", "--config-file", SUPERNET, "INPUT.FORMAT", "BGR")
+    assert printed.splitlines()[-2].startswith("the weights were trained with other settings")
+    last = "INPUT.FORMAT: RGB in the seed network, BGR in the config"
+    assert printed.splitlines()[-1] == last
+
+
+def test_what_nothing_is_there_for_is_drawn_from_the_seed(run):
+    torch.save(ResNet(Bottleneck, [1, 1, 1, 1]).state_dict(), "short.pth")
+    drawn = []
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        output = f"{name}.safetensors"
+        printed = run("short.pth", output, "--init-seed", seed, "--stage-code", "1", "1", "1", "2")
+        drawn.append(load_file(output)["res5.1.conv1.weight"])
+        assert ["res5", "0, none x 1", "20", "0", "0", "15", "0"] in cells(printed)
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert drawn[0].std() > 0
+
+
+def test_operation_code_and_function_preserving(run):
+    codes = ["--stage-code", "2", "2", "2", "3", "--operation-code", *"001000012"]
+    printed = run("in.pth", "out.safetensors", *codes, "--function-preserving")
+    assert ["res5", "0-1, 1 x 1", "25", "8", "2", "0", "0"] in cells(printed)
+    weights = load_file("out.safetensors")
+    assert not weights["res5.2.conv2.norm.weight"].any()
+    with pytest.raises(SystemExit, match="operation code .* has 1 entries; expected 9"):
+        run("in.pth", "b.safetensors", *codes[:5], "--operation-code", "1")
+
+
+def test_an_output_is_replaced_only_with_overwrite(run):
+    out = Path("out.safetensors")
+    out.write_bytes(b"before")
+    code = ["--stage-code", "1", "1", "2", "4"]
+    with pytest.raises(SystemExit, match="out.safetensors exists; .* --overwrite"):
+        run("in.pth", "out.safetensors", *code)
+    assert out.read_bytes() == b"before"
+    run("in.pth", "out.safetensors", *code, "--overwrite")
+    assert len(load_file("out.safetensors")) == 100
+    assert sorted(path.name for path in Path().iterdir()) == ["in.pth", "out.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["absent.pth", "a.safetensors", "--stage-code", "1", "1", "1", "1"], "no file absent.pth"),
+        (["in.pth", "a.pth", "--stage-code", "1", "1", "1", "1"], "a.pth: expected a local file"),
+        (["in.pth", "no/a.safetensors", "--stage-code", "1"], "there is no such folder"),
+        (["in.pth", "a.safetensors", "--stage-code", "1", "2"], "has 2 entries; expected 4"),
+        (["in.pth", "a.safetensors", "--config-file", "absent.yaml"], "'absent.yaml': no such"),
+        (
+            ["in.pth", "a.safetensors", "--config-file", SUPERNET, "MODEL.CR.BLOCK", "bottleneck"],
+            "of basic blocks, .* the target is a resnet of bottleneck blocks",
+        ),
+    ],
+)
+def test_errors_are_one_message_and_leave_no_file(run, args, message):
+    with pytest.raises(SystemExit, match=f"remap_weights.py: .*{message}"):
+        run(*args)
+    assert [path.name for path in Path().iterdir()] == ["in.pth"]
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (
+            ["in.pth", "a.safetensors"],
+            "one of the arguments --config-file --stage-code is required",
+        ),
+        (
+            ["in.pth", "a.safetensors", "A", "1", "--stage-code", "1"],
+            "A 1: keys and values go with",
+        ),
+        (
+            ["in.pth", "a.safetensors", "--config-file", "x", "--operation-code", "1"],
+            "--operation-code goes with --stage-code",
+        ),
+    ],
+)
+def test_usage(run, capsys, args, message):
+    with pytest.raises(SystemExit):
+        run(*args)
+    assert message in capsys.readouterr().err

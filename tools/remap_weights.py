@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Put the weights of a trained network into one of another architecture, or into a supernet.
+
+remap_weights.py resnet50-11ad3fa6.pth CR-R-50.safetensors --stage-code 1 3 5 7 \\
+    --operation-code 0 0 1 0 0 0 1 2 0 0 1 0 2 1 1 2
+remap_weights.py resnet50-11ad3fa6.pth supernet.safetensors \\
+    --config-file configs/Supernet/stage_supernet_R_50_FPN.yaml
+remap_weights.py output/baseline/model_final.pth CR.safetensors \\
+    --config-file configs/Digits/faster_rcnn_CR_R_18_FPN.yaml
+
+Reads what convert_weights.py reads and writes, and checkpoints of detectors and classifiers. A stage
+with more blocks repeats the last one, one with fewer keeps the first ones; of wider layers the first
+channels are taken; a dilated convolution takes the weights of the plain one (Fast Neural Network
+Adaptation, Fang et al., 2020). The result is a backbone as safetensors that MODEL.WEIGHTS takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from crnas_d2.checkpoint.description import CONVENTIONS
+from crnas_d2.checkpoint.remap import remap_backbone
+from crnas_d2.checkpoint.seed_network import read_seed_network, save_remapped
+from crnas_d2.config import read_config
+from crnas_d2.files import is_remote
+from detectron2.modeling import build_backbone
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", help="file or URL of the trained network; see above")
+    parser.add_argument("output", help="local file *.safetensors")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--config-file", metavar="FILE", help="config of the network to fill")
+    target.add_argument(
+        "--stage-code", type=int, nargs="+", metavar="N", help="or its codes, in the given widths"
+    )
+    parser.add_argument("--operation-code", type=int, nargs="+", metavar="O", default=[])
+    parser.add_argument(
+        "--function-preserving",
+        action="store_true",
+        help="make the blocks that a stage has more the identity: their last norm starts at zero",
+    )
+    parser.add_argument(
+        "--init-seed", type=int, default=0, help="of the values that nothing is there for"
+    )
+    parser.add_argument(
+        "--source", choices=CONVENTIONS, help="whose weights they are, as of convert_weights.py"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output")
+    parser.add_argument("opts", nargs="*", help="keys and values for the config")
+    args = parser.parse_intermixed_args(argv)
+    if args.config_file and args.operation_code:
+        parser.error("--operation-code goes with --stage-code; a config has its own")
+    if args.stage_code and args.opts:
+        parser.error(f"{' '.join(args.opts)}: keys and values go with --config-file")
+    return args
+
+
+def check_output(path: str, overwrite: bool) -> None:
+    if is_remote(path) or not path.endswith(".safetensors"):
+        raise ValueError(f"output {path}: expected a local file *.safetensors")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise FileNotFoundError(f"output {path}: there is no such folder")
+    if os.path.exists(path) and not overwrite:
+        raise FileExistsError(f"output {path} exists; it is replaced with --overwrite only")
+
+
+def remap(args: argparse.Namespace) -> None:
+    check_output(args.output, args.overwrite)
+    cfg = read_config(args.config_file, args.opts) if args.config_file else None
+    seed = read_seed_network(args.input, args.source)
+
+    torch.manual_seed(args.init_seed)
+    target = build_backbone(cfg) if cfg else seed.build(args.stage_code, args.operation_code)
+    weights, report = remap_backbone(seed.weights, target, args.function_preserving)
+    save_remapped(args.output, weights, report, seed)
+
+    size = sum(tensor.numel() for tensor in weights.values())
+    print(f"{report}\n")
+    print(f"tensors: {len(weights)} with {size:,} elements, written to {args.output}")
+    if cfg is None:
+        print("settings that the weights need, as far as known:")
+        settings = [f"{key}: {value}" for key, value in seed.settings.items()]
+        print("\n".join(settings))
+    elif differences := seed.differences(cfg):
+        print("the weights were trained with other settings, which change what they compute:")
+        print("\n".join(differences))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    try:
+        remap(parse_args(argv))
+    except (OSError, ValueError) as error:
+        sys.exit(f"remap_weights.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
