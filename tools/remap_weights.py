@@ -8,10 +8,11 @@ remap_weights.py resnet50-11ad3fa6.pth supernet.safetensors \\
 remap_weights.py output/baseline/model_final.pth CR.safetensors \\
     --config-file configs/Digits/faster_rcnn_CR_R_18_FPN.yaml
 
-Reads what convert_weights.py reads and writes, and checkpoints of detectors and classifiers. A stage
-with more blocks repeats the last one, one with fewer keeps the first ones; of wider layers the first
-channels are taken; a dilated convolution takes the weights of the plain one (Fast Neural Network
-Adaptation, Fang et al., 2020). The result is a backbone as safetensors that MODEL.WEIGHTS takes.
+Reads what convert_weights.py reads and writes, and checkpoints of detectors and classifiers. A
+stage with more blocks repeats the last one, one with fewer keeps the first ones; of wider layers
+the first channels are taken; a dilated convolution takes the weights of the plain one (Fast Neural
+Network Adaptation, Fang et al., 2020). The result is a backbone as safetensors that MODEL.WEIGHTS
+takes.
 """
 
 from __future__ import annotations

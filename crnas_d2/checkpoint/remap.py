@@ -30,7 +30,7 @@ class Origin:
     """Where a tensor of the target comes from.
 
     Attributes:
-        how: "copied" from the block of the same number, "repeated" from the last block of the stage,
+        how: "copied" from the block of the same number, "repeated" from the stage's last block,
             "zeroed" to preserve the function, or "initialised", which is left as it was.
         source: its name in the seed network; None if it has none.
         is_cut: whether it has fewer channels than there.
@@ -119,13 +119,14 @@ def remap_backbone(
 ) -> tuple[StateDict, RemapReport]:
     """Fill a network or a supernet with the weights of a trained one of the same family.
 
-    The rules are those of Fast Neural Network Adaptation (Fang et al., 2020). In each stage, block i
-    takes all tensors of block min(i, l - 1) of the seed network, which has l blocks there, so that a
-    shorter stage keeps the first blocks. Block 0, of other shapes, fills no other: behind a stage of
-    one block the rest is left as it is. Of wider layers the first channels are taken; inside a
-    bottleneck of a ResNeXt, which keeps its number of groups, the first ones of each group. A dilated
-    convolution takes the weights of the plain one. In a stage supernet each branch of n blocks is
-    filled as a stage of n blocks, in a dilation supernet each candidate as the 3x3 convolution itself.
+    The rules are those of Fast Neural Network Adaptation (Fang et al., 2020). In each stage, block
+    i takes all tensors of block min(i, l - 1) of the seed network, which has l blocks there, so
+    that a shorter stage keeps the first blocks. Block 0, of other shapes, fills no other: behind a
+    stage of one block the rest is left as it is. Of wider layers the first channels are taken;
+    inside a bottleneck of a ResNeXt, which keeps its number of groups, the first ones of each
+    group. A dilated convolution takes the weights of the plain one. In a stage supernet each branch
+    of n blocks is filled as a stage of n blocks, in a dilation supernet each candidate as the 3x3
+    convolution itself.
 
     .. code-block:: python
 

@@ -157,7 +157,7 @@ def test_dilated_convolutions_take_the_plain_weights():
     assert_same(weights, without_counters(seed))
 
 
-# What the networks compute -------------------------------------------------------------------------
+# What the networks compute ------------------------------------------------------------------------
 
 
 @EACH
@@ -238,7 +238,7 @@ def test_function_preserving_branches_compute_the_same(kind):
         assert torch.equal(feature, expected[name])
 
 
-# Networks of other projects ------------------------------------------------------------------------
+# Networks of other projects -----------------------------------------------------------------------
 
 
 def from_timm(name):
@@ -289,7 +289,7 @@ def test_half_width_supernet_of_a_public_resnext():
         assert torch.equal(entry, theirs.conv1.weight[their_channel, :32])
 
 
-# The report ----------------------------------------------------------------------------------------
+# The report ---------------------------------------------------------------------------------------
 
 
 def counts(row):
@@ -378,7 +378,7 @@ def test_type_and_device_are_the_targets():
     assert {tensor.dtype for tensor in weights.values()} == {torch.float64}
 
 
-# Errors --------------------------------------------------------------------------------------------
+# Errors -------------------------------------------------------------------------------------------
 
 RESNET = "resnet of bottleneck blocks"
 
