@@ -1,4 +1,4 @@
-"""Trained networks read from every file that they come in; remapped ones read by the checkpointer."""
+"""Trained networks read from all their files; remapped ones read by the checkpointer."""
 
 import json
 import pickle
