@@ -149,11 +149,8 @@ def test_two_processes_find_the_same_digits(whole, step, config):
     assert (folder / "result.json").read_bytes() == (whole / "result.json").read_bytes()
     one, other = (Ledger.read(f / "ledger.sqlite").evaluations for f in (folder, whole))
     assert one == other
-    best = yaml.safe_load((folder / "architecture.yaml").read_text())
-    assert best["MODEL"]["CR"]["STAGE_CODE"]
-    assert f"| {result_of(folder)['rankings'].popitem()[1]['best']} " in run.stdout.replace(
-        "  ", " "
-    )
+    for ranking in result_of(folder)["rankings"].values():
+        assert f" {ranking['best']} " in printed
 
 
 def test_another_search_on_the_same_ledger_is_refused(whole, step, config):
