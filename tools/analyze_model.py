@@ -104,7 +104,8 @@ def compare_with_paper(config_file: str, cfg: CfgNode) -> str:
     if result is None:
         return "The paper has no numbers for this config."
     if result.gflops is None:
-        return f"Paper (Table {result.table}): box AP {result.box_ap}, FLOPs not printed."
+        ap = f"AP50 {result.box_ap50}" if result.box_ap is None else f"AP {result.box_ap}"
+        return f"Paper (Table {result.table}): box {ap}, FLOPs not printed."
     return (
         f"Paper (Table {result.table}): {result.gflops:.1f} GFLOPs. Counted in what we read as the "
         f"paper's convention: {paper_convention_gflops(cfg):.1f} (see MODEL_ZOO.md)."

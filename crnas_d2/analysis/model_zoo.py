@@ -15,13 +15,15 @@ from ..architecture import Architecture
 from ..config import configs_dir, get_architecture, get_config
 from .flops import INPUT_SIZE, MASK_ROIS, PROPOSALS, analyze_detector
 from .paper_convention import paper_convention_gflops
-from .paper_results import PAPER_RESULTS
+from .paper_results import PAPER_RESULTS, PaperResult
 
 # Folder of the configs: title of their table
 SECTIONS: Mapping[str, str] = MappingProxyType(
     {
         "COCO-Detection": "Faster R-CNN on COCO",
         "COCO-InstanceSegmentation": "Mask R-CNN on COCO",
+        "COCO-Cascade": "Cascade Mask R-CNN on COCO",
+        "PascalVOC-Detection": "Faster R-CNN on PASCAL VOC 07+12",
     }
 )
 
@@ -45,7 +47,7 @@ file.
   if one assumes that Tables 1 and 7 exchange the baseline and the CR row of ResNet50 and of
   ResNet101. It was fitted to these numbers after the fact and is a reading, not the authors'
   counter; `crnas_d2/analysis/paper_convention.py` describes it.
-- *Paper: AP*: on COCO minival, in percent, Tables 1, 3, 4, 7 and 9.
+- *Paper: AP*: on COCO minival, in percent, and AP50 on VOC test2007. Tables 1 to 4 and 7 to 9.
 """
 
 HEADERS = (
@@ -122,10 +124,7 @@ def _row(configs: dict[str, CfgNode]) -> list[str]:
         f"{cost.parameters / 1e6:.2f}",
         ", ".join(f"{number:.1f}" for number in gflops),
         f"{paper_convention_gflops(cfg):.1f}" if gflops else "",
-        ", ".join(
-            f"{_ap(result.box_ap, result.mask_ap)} ({_split(n)[1]})"
-            for n, result in printed.items()
-        ),
+        ", ".join(f"{_ap(result)} ({_split(n)[1]})" for n, result in printed.items()),
         ", ".join(f"[{_split(n)[1]}](configs/{n})" for n in configs),
     ]
 
@@ -136,5 +135,9 @@ def _operation_digits(architecture: Architecture) -> str:
     return " ".join("".join(map(str, stage)) for stage in architecture.operations)
 
 
-def _ap(box: float, mask: float | None) -> str:
-    return f"{box:.1f}" if mask is None else f"box {box:.1f}, mask {mask:.1f}"
+def _ap(result: PaperResult) -> str:
+    if result.box_ap is None:
+        return f"AP50 {result.box_ap50:.1f}"
+    if result.mask_ap is None:
+        return f"{result.box_ap:.1f}"
+    return f"box {result.box_ap:.1f}, mask {result.mask_ap:.1f}"

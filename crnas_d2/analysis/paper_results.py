@@ -13,16 +13,18 @@ class PaperResult:
 
     Attributes:
         table: number of the table.
-        box_ap: AP of the boxes on COCO minival, in percent.
+        box_ap: AP of the boxes on COCO minival, in percent; None in Table 2, which is on VOC.
         gflops: "on the whole detector (w/o ROIAlign layer) using the input size 800x1088"; None in
-            Tables 4 and 9, which have no such column.
-        mask_ap: AP of the masks, in percent, for Mask R-CNN.
+            Tables 2, 4, 8 and 9, which have no such column.
+        mask_ap: AP of the masks, in percent, in Table 3.
+        box_ap50: AP of the boxes at IoU 0.5 on VOC test2007, in percent, in Table 2.
     """
 
     table: int
-    box_ap: float
+    box_ap: float | None = None
     gflops: float | None = None
     mask_ap: float | None = None
+    box_ap50: float | None = None
 
 
 # fmt: off
@@ -58,9 +60,27 @@ _MASK_RCNN = {
     "R_101_FPN_1x": PaperResult(3, 39.7, 325.9, mask_ap=35.6),
     "CR_R_101_FPN_1x": PaperResult(3, 41.5, 325.8, mask_ap=36.7),
 }
+_CASCADE_MASK_RCNN = {
+    "R_101_FPN_20e": PaperResult(8, 43.3),
+    "CR_R_101_FPN_20e": PaperResult(8, 44.5),
+}
+_FASTER_RCNN_ON_VOC = {
+    "R_50_FPN_18e": PaperResult(2, box_ap50=84.1),
+    "CR_R_50_FPN_18e": PaperResult(2, box_ap50=85.1),
+    "R_101_FPN_18e": PaperResult(2, box_ap50=85.8),
+    "CR_R_101_FPN_18e": PaperResult(2, box_ap50=86.5),
+}
 # fmt: on
 
 PAPER_RESULTS: Mapping[str, PaperResult] = MappingProxyType(
-    {f"COCO-Detection/faster_rcnn_{name}.yaml": row for name, row in _FASTER_RCNN.items()}
-    | {f"COCO-InstanceSegmentation/mask_rcnn_{name}.yaml": row for name, row in _MASK_RCNN.items()}
+    {
+        f"{detector}_{network}.yaml": row
+        for detector, rows in (
+            ("COCO-Detection/faster_rcnn", _FASTER_RCNN),
+            ("COCO-InstanceSegmentation/mask_rcnn", _MASK_RCNN),
+            ("COCO-Cascade/cascade_mask_rcnn", _CASCADE_MASK_RCNN),
+            ("PascalVOC-Detection/faster_rcnn", _FASTER_RCNN_ON_VOC),
+        )
+        for network, row in rows.items()
+    }
 )

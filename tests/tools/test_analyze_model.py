@@ -1,5 +1,6 @@
 """The command line of tools/analyze_model.py, and MODEL_ZOO.md as it must be committed."""
 
+import glob
 import importlib.util
 import os
 import re
@@ -69,6 +70,9 @@ def test_config_that_the_paper_has_not(tool, capsys, tmp_path):
 def test_config_without_printed_flops(tool, capsys):
     tool.main(["--config-file", R_50.replace("R_50", "SCR_R_50")])
     assert "Paper (Table 4): box AP 37.4, FLOPs not printed." in capsys.readouterr().out
+    voc = os.path.join(configs_dir(), "PascalVOC-Detection", "faster_rcnn_CR_R_50_FPN_18e.yaml")
+    tool.main(["--config-file", voc])
+    assert "Paper (Table 2): box AP50 85.1, FLOPs not printed." in capsys.readouterr().out
 
 
 def test_missing_config(tool):
@@ -106,13 +110,18 @@ def test_model_zoo_is_up_to_date(zoo):
 
 
 def test_model_zoo_has_each_config_and_its_results(zoo):
-    rows = [cells(line) for line in zoo.splitlines() if line.startswith("| faster_rcnn")]
     linked = re.findall(r"\(configs/(\S+?)\)", zoo)
-    detection = [name for name in linked if name.startswith("COCO-Detection/")]
-    files = os.listdir(os.path.join(configs_dir(), "COCO-Detection"))
-    assert sorted(detection) == sorted(f"COCO-Detection/{file}" for file in files)
-    assert len({row[0] for row in rows}) == len(rows)  # one row for all schedules of a network
+    folders = ["COCO-Detection", "COCO-InstanceSegmentation", "COCO-Cascade", "PascalVOC-Detection"]
+    files = [f for folder in folders for f in glob.glob(f"{folder}/*.yaml", root_dir=configs_dir())]
+    assert sorted(linked) == sorted(file for file in files if "/Base-" not in file)
+    assert set(PAPER_RESULTS) <= set(linked)
 
+    tables = zoo.split("\n## ")[1:]
+    assert len(tables) == len(folders)
+    for table in tables:
+        names = [cells(line)[0] for line in table.splitlines() if line.startswith("| ")]
+        assert len(set(names)) == len(names)  # one row for all schedules of a network
+    rows = [cells(line) for line in zoo.splitlines() if line.startswith("| ")]
     row = next(row for row in rows if row[0] == "faster_rcnn_CR_R_50_FPN")
     assert row[1:3] == ["1, 3, 5, 7", "0 010 00120 0102112"]
     assert row[3:5] == ["70.90", "177.53"]
@@ -120,6 +129,12 @@ def test_model_zoo_has_each_config_and_its_results(zoo):
     row = next(row for row in rows if row[0] == "faster_rcnn_SCR_X_101_32x4d_FPN")
     assert row[1:5] == ["3, 4, 15, 11", "all 0", "138.22", "244.85"]
     assert row[6:9] == ["", "", "41.5 (1x)"]
+    row = next(row for row in rows if row[0] == "mask_rcnn_CR_R_101_FPN")
+    assert row[6:9] == ["325.8", "325.8", "box 41.5, mask 36.7 (1x)"]
+    row = next(row for row in rows if row[0] == "cascade_mask_rcnn_CR_R_101_FPN")
+    assert row[6:9] == ["", "", "44.5 (20e)"]
+    row = next(row for row in rows if row[0] == "faster_rcnn_CR_R_101_FPN" and "VOC" in row[-1])
+    assert row[6:9] == ["", "", "AP50 86.5 (18e)"]
 
 
 def test_model_zoo_says_what_is_not_measured(zoo):
@@ -130,6 +145,9 @@ def test_model_zoo_says_what_is_not_measured(zoo):
 def test_results_are_of_the_table_that_they_name():
     for name, row in PAPER_RESULTS.items():
         assert isinstance(row, PaperResult)
-        assert (row.gflops is None) == (row.table in (4, 9))
-        assert (row.mask_ap is not None) == (row.table == 3) == ("mask_rcnn" in name)
+        assert (row.gflops is None) == (row.table in (2, 4, 8, 9))
+        assert (row.mask_ap is not None) == (row.table == 3) == ("/mask_rcnn" in name)
+        assert (row.table == 8) == ("/cascade_mask_rcnn" in name)
+        assert (row.box_ap is None) == (row.box_ap50 is not None) == (row.table == 2)
+        assert (row.table == 2) == name.startswith("PascalVOC")
         assert name.endswith("_2x.yaml") == (row.table == 7)
