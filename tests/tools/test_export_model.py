@@ -1,0 +1,224 @@
+"""tools/export_model.py: what it writes runs without this project and finds what the model finds."""
+
+import importlib.util
+import os
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from tiny_coco import write_tiny_coco
+
+from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
+from crnas_d2.config import configs_dir, read_config
+from crnas_d2.data import setup_datasets
+from crnas_d2.engine import CRTrainer
+from crnas_d2.engine.hooks import find_supernet
+
+TOOL = os.path.join(os.path.dirname(__file__), "..", "..", "tools", "export_model.py")
+CONFIG = """
+_BASE_: "{base}"
+MODEL:
+  DEVICE: "cpu"
+  WEIGHTS: "{folder}/weights/model.pth"
+  SUPERNET: {{STAGE_CHOICES: [[1, 2], [1, 2], [1, 2], [1, 2]]}}
+  RESNETS: {{STEM_OUT_CHANNELS: 8, RES2_OUT_CHANNELS: 16, WIDTH_PER_GROUP: 4}}
+  FPN: {{OUT_CHANNELS: 16}}
+  ANCHOR_GENERATOR: {{SIZES: [[8], [16], [32], [64], [128]]}}
+  RPN: {{POST_NMS_TOPK_TEST: 30}}
+  ROI_HEADS: {{SCORE_THRESH_TEST: 0.0}}
+  ROI_BOX_HEAD: {{FC_DIM: 16}}
+  ROI_MASK_HEAD: {{CONV_DIM: 16}}
+DATASETS: {{TRAIN: [], TEST: []}}
+INPUT: {{MIN_SIZE_TEST: 96}}
+"""
+OUTPUTS = {
+    "faster": ["pred_boxes", "pred_classes", "scores", "image_size"],
+    "mask": ["pred_boxes", "pred_classes", "pred_masks", "scores", "image_size"],
+}
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("export_model", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """Writes a thin detector with random weights; returns its config file and the model."""
+
+    def write(base):
+        torch.manual_seed(0)
+        path = tmp_path / "detector.yaml"
+        path.write_text(CONFIG.format(base=os.path.join(configs_dir(), base), folder=tmp_path))
+        cfg = read_config(str(path))
+        model = CRTrainer.build_model(cfg).eval()
+        for tensor in model.backbone.state_dict().values():
+            if tensor.dim() == 1:  # norms that are no identity
+                tensor.uniform_(0.5, 1.0)
+        (tmp_path / "weights").mkdir()
+        CRCheckpointer(model, str(tmp_path / "weights"), cfg).save("model")
+        return path, model
+
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return write
+
+
+def export(tool, path, *arguments):
+    folder = path.parent
+    files = ["--config-file", path, "--output", folder / "out"]
+    tool.main([str(x) for x in (*files, "--sample-image", folder / "image.png", *arguments)])
+    (name,) = os.listdir(folder / "out")
+    return folder / "out" / name
+
+
+def run(file, image):
+    """As a user does who has the file alone."""
+    if file.suffix == ".ts":
+        return torch.jit.load(file)(image)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    assert [x.name for x in session.get_inputs()] == ["image"]
+    return [torch.as_tensor(output) for output in session.run(None, {"image": image.numpy()})]
+
+
+def assert_same_detections(outputs, instances):
+    fields = {name: getattr(x, "tensor", x) for name, x in instances.get_fields().items()}
+    assert len(instances) > 0
+    expected = [*(fields[name] for name in sorted(fields)), torch.tensor(instances.image_size)]
+    for output, value in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, value, rtol=1e-4, atol=1e-4)
+
+
+# Another size, and another ratio of the sides, than those of the sample image.
+OTHER_IMAGE = torch.rand(3, 97, 141, generator=torch.Generator().manual_seed(1)) * 255
+
+
+@pytest.mark.parametrize(
+    "kind, base",
+    [
+        ("faster", "COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"),
+        ("mask", "COCO-InstanceSegmentation/mask_rcnn_CR_R_50_FPN_1x.yaml"),
+    ],
+)
+@pytest.mark.parametrize("format, name", [("torchscript", "model.ts"), ("onnx", "model.onnx")])
+def test_exported_detector(tool, detector, capsys, kind, base, format, name):
+    path, model = detector(base)
+    file = export(tool, path, "--format", format)
+    assert file.name == name
+    printed = capsys.readouterr().out
+    assert "image 96x128: " in printed and "image 64x85: " in printed
+    assert f"outputs: {', '.join(OUTPUTS[kind])}" in printed
+    if format == "onnx":
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        assert [x.name for x in session.get_outputs()] == OUTPUTS[kind]
+    with torch.no_grad():
+        (instances,) = model.inference([{"image": OTHER_IMAGE}], do_postprocess=False)
+    assert_same_detections(run(file, OTHER_IMAGE), instances)
+
+
+@pytest.mark.parametrize("step, network", [("stage", "R_50"), ("dilation", "SCR_R_50")])
+def test_one_network_of_a_supernet(tool, detector, step, network):
+    path, supernet = detector(f"Supernet/{step}_supernet_{network}_FPN.yaml")
+    space = find_supernet(supernet).space
+    chosen = [choices[1] for choices in space.choices]
+    file = export(tool, path, "--path", "-".join(map(str, chosen)))
+
+    cfg = read_config(str(path))
+    cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_fpn_backbone"
+    cfg.MODEL.CR["STAGE_CODE" if step == "stage" else "OPERATION_CODE"] = chosen
+    final = CRTrainer.build_model(cfg).eval()
+    final.load_state_dict(inherit_subnet(supernet.state_dict(), chosen))
+    with torch.no_grad():
+        (instances,) = final.inference([{"image": OTHER_IMAGE}], do_postprocess=False)
+    assert_same_detections(run(file, OTHER_IMAGE), instances)
+    elements = sum(tensor.numel() for tensor in torch.jit.load(file).parameters())
+    assert elements == sum(tensor.numel() for tensor in final.parameters())
+
+
+def test_difference_is_told_and_nothing_written(tool, detector, capsys, monkeypatch):
+    path, _ = detector("COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml")
+
+    def export_another_model(adapter, image, names):
+        with torch.no_grad():
+            adapter.model.roi_heads.box_predictor.bbox_pred.bias += 0.01
+        content = tool.export_torchscript(adapter, image, names)
+        with torch.no_grad():
+            adapter.model.roi_heads.box_predictor.bbox_pred.bias -= 0.01
+        return content
+
+    monkeypatch.setitem(tool.EXPORTS, "torchscript", export_another_model)
+    with pytest.raises(SystemExit, match="torchscript differs from the model; nothing was written"):
+        export(tool, path)
+    assert "pred_boxes: largest difference" in capsys.readouterr().out
+    assert not (path.parent / "out").exists()
+
+
+def test_nothing_to_compare(tool, detector):
+    path, _ = detector("COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml")
+    with pytest.raises(ValueError, match="detects nothing in the sample image"):
+        export(tool, path, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.99")
+
+
+def test_weights_of_a_backbone_alone(tool, detector):
+    path, model = detector("COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml")
+    weights = path.parent / "backbone.pth"
+    backbone = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    torch.save({"model": backbone}, weights)
+    with pytest.raises(ValueError, match="has no values for .* such as proposal_generator.rpn_h"):
+        export(tool, path, "MODEL.WEIGHTS", weights)
+
+
+@pytest.mark.parametrize(
+    "base, arguments, message",
+    [
+        (
+            "Supernet/stage_supernet_R_50_FPN.yaml",
+            [],
+            "is a supernet: expected --path, such as 1-1-1-1",
+        ),
+        ("Supernet/stage_supernet_R_50_FPN.yaml", ["--path", "9-1-1-1"], "not in the space"),
+        ("COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml", ["--path", "1-3-5-7"], "no supernet"),
+        ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", ["MODEL.WEIGHTS", ""], "WEIGHTS is empty"),
+        (
+            "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
+            ["MODEL.META_ARCHITECTURE", "ProposalNetwork"],
+            "expected a GeneralizedRCNN",
+        ),
+    ],
+)
+def test_what_cannot_be_exported(tool, detector, base, arguments, message):
+    path, _ = detector(base)
+    with pytest.raises(ValueError, match=message):
+        export(tool, path, *arguments)
+
+
+def test_sample_of_the_test_set(tool, tmp_path):
+    path = tmp_path / "own.yaml"
+    json_file = write_tiny_coco(tmp_path / "data", shapes=[(60, 80)])
+    own = ["own_test", str(json_file), str(tmp_path / "data" / "images")]
+    path.write_text(f"DATASETS: {{COCO_JSON: [{own}], TRAIN: [], TEST: [own_test]}}")
+    cfg = read_config(str(path), ["INPUT.MIN_SIZE_TEST", 30, "INPUT.FORMAT", "RGB"])
+    setup_datasets(cfg)
+    image = tool.read_sample(cfg, None)
+    assert (image.shape, image.dtype) == ((3, 40, 30), torch.float32)
+    assert image.amax(dim=(1, 2)).tolist() == pytest.approx([200, 128, 200], abs=5)
+    with pytest.raises(ValueError, match="DATASETS.TEST is empty: expected --sample-image"):
+        tool.read_sample(read_config(str(path), ["DATASETS.TEST", ()]), None)
+    with pytest.raises(FileNotFoundError, match="absent.png"):
+        tool.read_sample(cfg, "absent.png")
+
+
+def test_bad_command_line(tool, detector, monkeypatch, capsys):
+    path, _ = detector("COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml")
+    with pytest.raises(SystemExit, match="2"):
+        export(tool, path, "--path", "1-x")
+    assert "--path: invalid" in capsys.readouterr().err
+    monkeypatch.setattr(tool, "onnxruntime", None)
+    with pytest.raises(SystemExit, match="2"):
+        export(tool, path, "--format", "onnx")
+    assert "pip install onnx onnxruntime" in capsys.readouterr().err

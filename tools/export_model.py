@@ -1,0 +1,258 @@
+#!/usr/bin/env python3
+"""Export a trained detector as TorchScript or ONNX, and check the file against the model.
+
+export_model.py --config-file configs/COCO-InstanceSegmentation/mask_rcnn_CR_R_50_FPN_1x.yaml \\
+    --output output/deploy MODEL.WEIGHTS output/model_final.pth
+export_model.py ... --format onnx --sample-image street.jpg
+export_model.py --config-file configs/Supernet/... --path 1-3-5-7 ...    # one network of a supernet
+
+Writes model.ts or model.onnx into a folder: the whole detector by tracing, as Detectron2's
+tools/deploy/export_model.py does. Its input and outputs are
+
+image          (3, H, W) float32 of any size, 0 to 255, channels in the order of INPUT.FORMAT,
+               resized as INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST say
+pred_boxes     (N, 4) x0, y0, x1, y1 in pixels of that image
+pred_classes   (N,)
+pred_masks     (N, 1, 28, 28) probabilities inside the box; where there is a mask head
+scores         (N,)
+image_size     (2,) H, W
+
+On the sample image, and on the same at two thirds of its size, the file must find on the CPU what
+the model finds. If it does not, nothing is written, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.config import read_config
+from crnas_d2.engine import CRTrainer
+from crnas_d2.engine.hooks import find_supernet
+from crnas_d2.engine.setup import check_config
+from crnas_d2.files import write_atomically
+from crnas_d2.modeling.supernet import ChoiceBlock
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.export import TracingAdapter
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.structures import Instances
+
+try:
+    import onnxruntime
+except ImportError:
+    onnxruntime = None
+
+FILES = {"torchscript": "model.ts", "onnx": "model.onnx"}
+ONNX_OPSET = 16  # the first whose RoiAlign has the half-pixel shift of ROIAlignV2
+
+Function = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the detector")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the file")
+    parser.add_argument("--format", choices=FILES, default="torchscript", help="(%(default)s)")
+    parser.add_argument(
+        "--sample-image",
+        metavar="IMAGE",
+        help="to trace and to check; by default the first one of the first of DATASETS.TEST",
+    )
+    parser.add_argument(
+        "--path", type=parse_path, help="of a supernet: the network to export, such as 1-3-5-7"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="largest difference of an output, over the model's largest value (%(default)s)",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    args = parser.parse_args(argv)
+    if args.format == "onnx" and onnxruntime is None:
+        parser.error("--format onnx checks the file: pip install onnx onnxruntime")
+
+    cfg = read_config(args.config_file, args.opts)
+    cfg.MODEL.DEVICE = "cpu"
+    check_config(cfg, training=False)
+    model = load_model(cfg)
+    choose_network(model, args.path)
+    image = read_sample(cfg, args.sample_image)
+    smaller = F.interpolate(image[None], scale_factor=2 / 3, mode="bilinear")[0]
+
+    found = detect(model, image)
+    if len(found) == 0:
+        raise ValueError(
+            "the model detects nothing in the sample image, so there is nothing to trace or to "
+            "check; expected another --sample-image, or a lower MODEL.ROI_HEADS.SCORE_THRESH_TEST"
+        )
+    adapter = TracingAdapter(model, image, detect).eval()
+    names = [*sorted(found.get_fields()), "image_size"]
+    content, exported = EXPORTS[args.format](adapter, image, names)
+
+    checks = [compare(adapter, exported, x, names, args.tolerance) for x in (image, smaller)]
+    if not all(checks):
+        sys.exit(f"export_model.py: {args.format} differs from the model; nothing was written")
+    os.makedirs(args.output, exist_ok=True)
+    path = os.path.join(args.output, FILES[args.format])
+    write_atomically(path, content)
+    print(f"wrote {path} ({len(content) / 1e6:.1f} MB); outputs: {', '.join(names)}")
+
+
+def parse_path(text: str) -> list[int]:
+    return [int(entry) for entry in text.split("-")]
+
+
+def load_model(cfg: CfgNode) -> GeneralizedRCNN:
+    """
+    Raises:
+        ValueError: the config is of something else, or MODEL.WEIGHTS leaves parameters as they are.
+    """
+    model = CRTrainer.build_model(cfg).eval()
+    if not isinstance(model, GeneralizedRCNN):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: expected a GeneralizedRCNN"
+        )
+    for parameter in model.parameters():
+        parameter.detach().fill_(torch.nan)
+    CRCheckpointer(model, "", cfg).load(cfg.MODEL.WEIGHTS)
+    missing = [name for name, parameter in model.named_parameters() if parameter.isnan().any()]
+    if missing:
+        raise ValueError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} has no values for {len(missing)} parameters of "
+            f"the detector, such as {missing[0]}; expected the checkpoint of a trained one"
+        )
+    return model
+
+
+def choose_network(model: GeneralizedRCNN, path: Sequence[int] | None) -> None:
+    """Of a supernet, leave the network of the path alone, in place.
+
+    Raises:
+        ValueError: there is no path for a supernet, one that it does not have, or one for a model
+            that is none.
+    """
+    supernet = find_supernet(model)
+    if supernet is None and path is not None:
+        raise ValueError(f"--path {path}: the model is no supernet, expected none")
+    if supernet is None:
+        return
+    if path is None:
+        raise ValueError(
+            "the model is a supernet: expected --path, such as "
+            + "-".join(map(str, next(iter(supernet.space))))
+        )
+    supernet.set_path(path)
+    for module in list(supernet.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, ChoiceBlock):
+                setattr(module, name, child.ops[str(child.choice)])
+
+
+def read_sample(cfg: CfgNode, image_file: str | None) -> torch.Tensor:
+    """An image as a test has it, of shape (3, H, W).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: none is named, in DATASETS.TEST neither.
+    """
+    if image_file is None:
+        if not cfg.DATASETS.TEST:
+            raise ValueError("DATASETS.TEST is empty: expected --sample-image")
+        image_file = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]["file_name"]
+    return DatasetMapper(cfg, is_train=False)({"file_name": image_file})["image"].float()
+
+
+def detect(model: GeneralizedRCNN, image: torch.Tensor) -> Instances:
+    """The detections in one image, their masks not yet pasted into it."""
+    with torch.no_grad():
+        return model.inference([{"image": image}], do_postprocess=False)[0]
+
+
+def export_torchscript(
+    adapter: TracingAdapter, image: torch.Tensor, names: Sequence[str]
+) -> tuple[bytes, Function]:
+    file = io.BytesIO()
+    with unheeded_warnings():
+        torch.jit.save(torch.jit.trace(adapter, (image,), check_trace=False), file)
+        file.seek(0)
+        return file.getvalue(), torch.jit.load(file)
+
+
+def export_onnx(
+    adapter: TracingAdapter, image: torch.Tensor, names: Sequence[str]
+) -> tuple[bytes, Function]:
+    file = io.BytesIO()
+    with unheeded_warnings():
+        torch.onnx.export(
+            adapter,
+            (image,),
+            file,
+            dynamo=False,  # torch.export cannot follow the numbers of proposals and detections
+            opset_version=ONNX_OPSET,
+            input_names=["image"],
+            output_names=list(names),
+            dynamic_axes={
+                "image": {1: "height", 2: "width"},
+                **{name: {0: "detections"} for name in names if name != "image_size"},
+            },
+        )
+    content = file.getvalue()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def run(image: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.as_tensor(output) for output in session.run(None, {"image": image.numpy()})]
+
+    return content, run
+
+
+EXPORTS = {"torchscript": export_torchscript, "onnx": export_onnx}
+
+
+def unheeded_warnings() -> warnings.catch_warnings:
+    """Tracing warns of all that it may have taken for constant. The check at another size tells."""
+    return warnings.catch_warnings(action="ignore")
+
+
+def compare(
+    adapter: TracingAdapter,
+    exported: Function,
+    image: torch.Tensor,
+    names: Sequence[str],
+    tolerance: float,
+) -> bool:
+    """Print how far the exported model's outputs are from the model's on an image.
+
+    Returns:
+        Whether there are as many detections, and all outputs are within the tolerance.
+    """
+    expected, outputs = adapter(image), exported(image)
+    count, height, width = len(expected[0]), *image.shape[1:]
+    print(f"image {height}x{width}: {count} detections, {len(outputs[0])} of the exported model")
+    agrees = True
+    for name, output, value in zip(names, outputs, expected, strict=True):
+        if output.shape != value.shape:
+            print(f"  {name}: shape {tuple(output.shape)}, expected {tuple(value.shape)}")
+            agrees = False
+        elif value.numel():
+            output, value = output.double(), value.double()
+            difference = (output - value).abs().max().item()
+            limit = tolerance * value.abs().max().item()
+            print(f"  {name}: largest difference {difference:.2g}, tolerance {limit:.2g}")
+            agrees &= difference <= limit
+    return agrees
+
+
+if __name__ == "__main__":
+    main()
