@@ -15,7 +15,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["crnas_d2*"]) + ["crnas_d2.configs"],
     package_dir={"crnas_d2.configs": "configs"},
-    package_data={"crnas_d2.configs": ["**/*.yaml"]},
+    package_data={"crnas_d2.configs": ["**/*.yaml", "**/*.py"]},
     install_requires=[
         "torch>=2.1",
         "torchvision>=0.16",
@@ -29,6 +29,7 @@ setup(
     extras_require={
         "digits": ["scikit-learn>=1.2"],
         "fast": ["hotcoco>=1.3,<2"],  # scores the architectures of a search
+        "export": ["onnx>=1.15", "onnxruntime>=1.16"],
         "test": [
             "pytest>=7.0",
             "packaging>=21.0",

@@ -62,7 +62,7 @@ def metadata(wheel):
 
 @pytest.mark.parametrize(
     "directory, pattern",
-    [("crnas_d2", "*.py"), ("configs", "*.yaml"), ("tests", "*.py"), ("tools", "*.py")],
+    [("crnas_d2", "*.py"), ("configs", "*.*"), ("tests", "*.py"), ("tools", "*.py")],
 )
 def test_sdist_is_complete(source, sdist, directory, pattern):
     expected = relative_files(source / directory, pattern)
@@ -83,7 +83,9 @@ def test_sdist_can_install_and_test_itself(source, sdist):
 
 def test_wheel_holds_the_package_and_the_configs_and_nothing_else(source, wheel):
     modules = relative_files(source / "crnas_d2", "*.py")
-    configs = relative_files(source / "configs", "*.yaml")
+    configs = relative_files(source / "configs", "*.yaml") | relative_files(
+        source / "configs", "*.py"
+    )
     expected = {f"crnas_d2/{name}": content for name, content in modules.items()}
     expected.update({f"crnas_d2/configs/{name}": content for name, content in configs.items()})
     with zipfile.ZipFile(wheel) as file:
@@ -116,7 +118,7 @@ def test_metadata(metadata):
     assert metadata["Name"] == "crnas_d2"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License"] == "Apache-2.0"
-    assert sorted(metadata.get_all("Provides-Extra")) == ["digits", "fast", "test"]
+    assert sorted(metadata.get_all("Provides-Extra")) == ["digits", "export", "fast", "test"]
 
 
 def pinned():

@@ -18,17 +18,16 @@ takes.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 import torch
 
+from crnas_d2.checkpoint.convert import check_output
 from crnas_d2.checkpoint.description import CONVENTIONS
 from crnas_d2.checkpoint.remap import remap_backbone
 from crnas_d2.checkpoint.seed_network import read_seed_network, save_remapped
 from crnas_d2.config import read_config
-from crnas_d2.files import is_remote
 from detectron2.modeling import build_backbone
 
 
@@ -63,15 +62,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.stage_code and args.opts:
         parser.error(f"{' '.join(args.opts)}: keys and values go with --config-file")
     return args
-
-
-def check_output(path: str, overwrite: bool) -> None:
-    if is_remote(path) or not path.endswith(".safetensors"):
-        raise ValueError(f"output {path}: expected a local file *.safetensors")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise FileNotFoundError(f"output {path}: there is no such folder")
-    if os.path.exists(path) and not overwrite:
-        raise FileExistsError(f"output {path} exists; it is replaced with --overwrite only")
 
 
 def remap(args: argparse.Namespace) -> None:

@@ -1,4 +1,12 @@
 from .checkpointer import CRCheckpointer
 from .inherit import inherit_subnet
+from .remap import remap_backbone
+from .seed_network import read_seed_network, save_remapped
 
-__all__ = ["CRCheckpointer", "inherit_subnet"]
+__all__ = [
+    "CRCheckpointer",
+    "inherit_subnet",
+    "read_seed_network",
+    "remap_backbone",
+    "save_remapped",
+]

@@ -139,12 +139,7 @@ def convert_file(
         FileNotFoundError: there is no input, or no folder for the output.
         ValueError: as in :func:`read_weights` and :func:`convert`, or for the name of the output.
     """
-    if is_remote(output_path) or not output_path.endswith(".safetensors"):
-        raise ValueError(f"output {output_path}: expected a local file *.safetensors")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(output_path))):
-        raise FileNotFoundError(f"output {output_path}: there is no such folder")
-    if os.path.exists(output_path) and not overwrite:
-        raise FileExistsError(f"output {output_path} exists; it is replaced with --overwrite only")
+    check_output(output_path, overwrite)
     state_dict = read_weights(input_path)
     try:
         weights, description = convert(state_dict, source)
@@ -152,6 +147,24 @@ def convert_file(
         raise ValueError(f"{input_path}: {error}") from None
     save_backbone(output_path, weights, description)
     return weights, description
+
+
+def check_output(path: str, overwrite: bool) -> None:
+    """Check that a backbone can be written.
+
+    Args:
+        path: of a local file ``*.safetensors``.
+        overwrite: replace a file that is there.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: as in :func:`convert_file`.
+    """
+    if is_remote(path) or not path.endswith(".safetensors"):
+        raise ValueError(f"output {path}: expected a local file *.safetensors")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise FileNotFoundError(f"output {path}: there is no such folder")
+    if os.path.exists(path) and not overwrite:
+        raise FileExistsError(f"output {path} exists; it is replaced with --overwrite only")
 
 
 def _rename(state_dict: Mapping[str, Any], naming: Naming) -> tuple[dict[str, str], list[str]]:

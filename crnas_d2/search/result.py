@@ -127,14 +127,15 @@ def write_final(folder: str, base: str, cfg: CfgNode, architecture: Architecture
     Args:
         folder: of the file.
         base: file of the baseline's config.
-        cfg: the baseline's config with all changes, but for ``OUTPUT_DIR``.
+        cfg: the baseline's config with all changes; those of ``OUTPUT_DIR`` and ``SEARCH`` are left out.
         architecture: what goes into it.
     """
     cfg = cfg.clone()
     cfg.MODEL.CR.STAGE_CODE = list(architecture.stage_code)
     cfg.MODEL.CR.OPERATION_CODE = list(architecture.operation_code)
     changes = _changes(cfg, read_config(base))
-    changes.pop("OUTPUT_DIR", None)
+    for key in ("OUTPUT_DIR", "SEARCH"):
+        changes.pop(key, None)
     base = os.path.relpath(os.path.realpath(base), os.path.realpath(folder))
     write_yaml(os.path.join(folder, FINAL_FILE), {"_BASE_": base, **changes})
 
