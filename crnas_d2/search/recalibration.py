@@ -39,10 +39,8 @@ def recalibrate(
         For each path. Norms that two neighbouring paths share up to where they part have the
         very same tensors in both.
     """
-    samples = [
-        {} for _ in paths
-    ]  # for each path, for each batch: the moments of its norms in a row
     norms = [[] for _ in paths]
+    samples = [{} for _ in paths]  # by number of batch, the moments of those norms in a row
     with keeping_statistics(backbone), _measuring(backbone) as sizes, supernet.sharing_prefixes():
         for number, images in batches:
             for index, path in enumerate(paths):
