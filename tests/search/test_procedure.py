@@ -132,7 +132,7 @@ def test_table(output):
 def test_final_config_is_taken_by_train_net(output, recipe):
     folder, _ = output
     text = (folder / "final.yaml").read_text()
-    assert text.startswith("_BASE_: ../final.yaml\n") and len(text.splitlines()) < 12
+    assert text.startswith("_BASE_: ../final.yaml\n") and len(text.splitlines()) < 16
     assert "SEARCH" not in text and "OUTPUT_DIR" not in text
     opts = [
         "OUTPUT_DIR",

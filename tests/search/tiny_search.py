@@ -10,6 +10,7 @@ from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
 from crnas_d2.config import configs_dir, read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.engine import CRTrainer
+from crnas_d2.engine.loader import seed_from
 from crnas_d2.engine.trainer import without_sync_bn
 
 CONFIG = """
@@ -33,7 +34,7 @@ DATASETS:
   ARCHVAL: {{SIZE: 7, DIR: "{root}"}}
 INPUT: {{MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64}}
 DATALOADER: {{NUM_WORKERS: 0}}
-SOLVER: {{IMS_PER_BATCH: 2, BASE_LR: 0.02, MAX_ITER: 100, STEPS: [], WARMUP_ITERS: 10}}
+SOLVER: {{IMS_PER_BATCH: 2, BASE_LR: 0.04, MAX_ITER: 200, STEPS: [], WARMUP_ITERS: 10}}
 SEARCH:
   IMAGES_PER_BATCH: 2
   GROUP_SIZE: 4
@@ -56,6 +57,7 @@ def write_search_config(folder, step, masks=False):
     text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=masks)
     path.write_text(text)
     cfg = load(path, "OUTPUT_DIR", folder / f"{step}_supernet", "DATASETS.TEST", ())
+    seed_from(1)
     CRTrainer(cfg).train()
     path.write_text(
         text.replace("MODEL:", f'MODEL:\n  WEIGHTS: "{folder}/{step}_supernet/model_final.pth"', 1)
