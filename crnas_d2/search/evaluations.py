@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from .evaluation import Code, Evaluation, format_code
 from .evaluator import ArchitectureEvaluator
 from .ledger import Ledger
+from .ranking import find_leader
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ class Evaluations:
         """
         self.expected = expected
         self.done: dict[Code, Evaluation] = {}
-        self._metric = cfg.SEARCH.METRIC
-        self._group_size = cfg.SEARCH.GROUP_SIZE
+        self._search = cfg.SEARCH
         self._evaluator = evaluator
         self._ledger = ledger
         self._known = comm.all_gather(ledger.evaluations if ledger else None)[0]
@@ -55,8 +55,8 @@ class Evaluations:
         """The metric of each architecture; None for one that failed or was dropped."""
         self.done.update((code, self._known[code]) for code in codes if code in self._known)
         missing = [code for code in codes if code not in self.done]
-        for start in range(0, len(missing), self._group_size):
-            group = missing[start : start + self._group_size]
+        for start in range(0, len(missing), self._search.GROUP_SIZE):
+            group = missing[start : start + self._search.GROUP_SIZE]
             began = time.perf_counter()
             evaluations = self._evaluator.evaluate(group)
             self._record(evaluations, time.perf_counter() - began)
@@ -72,15 +72,17 @@ class Evaluations:
         self._log_progress()
 
     def _score(self, evaluation: Evaluation) -> float | None:
-        return evaluation.metrics[self._metric] if evaluation.status == "done" else None
+        return evaluation.metrics[self._search.METRIC] if evaluation.status == "done" else None
 
     def _log_progress(self) -> None:
         left = (self.expected - len(self.done)) * self._seconds / self._evaluated
         longest = max(map(len, self.done))
         scores = {code: self._score(e) for code, e in self.done.items() if len(code) == longest}
         scores = {code: score for code, score in scores.items() if score is not None}
-        leader = min(scores, key=lambda code: (-scores[code], code), default=None)
-        leading = f"leader {format_code(leader)} {scores[leader]:.2f}" if scores else "no leader"
+        leading = "no leader"
+        if scores:
+            leader = find_leader(scores)
+            leading = f"leader {format_code(leader)} {scores[leader]:.2f}"
         logger.info(
             f"{len(self.done)} of {self.expected} evaluated, "
             f"eta {datetime.timedelta(seconds=round(left))}, {leading}"

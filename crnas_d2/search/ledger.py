@@ -167,6 +167,14 @@ class Ledger:
             ).fetchall()
         return dict(sorted((parse_code(code), content) for code, content in rows))
 
+    def detections_of(self, code: Code) -> list[bytes]:
+        """What was recorded for an architecture, from its first slice to its last."""
+        with _errors_of(self._path):
+            rows = self._db.execute(
+                "SELECT content FROM detections WHERE code = ? ORDER BY slice", (format_code(code),)
+            ).fetchall()
+        return [content for content, in rows]
+
     def record_slice(self, index: int, detections: Mapping[Code, bytes]) -> None:
         """Add the detections of architectures on a slice of archval: of all of them, or of none.
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
-from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from .detections import Detections
 from .evaluation import Code, Evaluation
 from .evaluations import Evaluations
-from .evaluator import ArchitectureEvaluator
-from .ledger import Ledger
 from .racing import race
 
 
@@ -23,19 +21,13 @@ class RacedEvaluations(Evaluations):
     was stopped takes the same decisions again and goes on.
     """
 
-    def __init__(
-        self,
-        cfg: CfgNode,
-        evaluator: ArchitectureEvaluator,
-        ledger: Ledger | None,
-        expected: int,
-    ):
-        super().__init__(cfg, evaluator, ledger, expected)
-        self._seed = cfg.SEARCH.SEED
-        self._racing = cfg.SEARCH.RACING
-        count = min(self._racing.SLICES, evaluator.mini_batches)
-        ends = [evaluator.mini_batches * i // count for i in range(count + 1)]
-        self._slices = [range(first, last) for first, last in zip(ends, ends[1:])]
+    @cached_property
+    def _slices(self) -> list[range]:
+        """The mini-batches of each slice."""
+        batches = self._evaluator.mini_batches
+        count = min(self._search.RACING.SLICES, batches)
+        ends = [batches * i // count for i in range(count + 1)]
+        return [range(first, last) for first, last in zip(ends, ends[1:])]
 
     def __call__(self, codes: Sequence[Code]) -> list[float | None]:
         if comm.is_main_process():
@@ -55,10 +47,10 @@ class RacedEvaluations(Evaluations):
             self._detect,
             self._evaluator.scorer.ground_truth,
             self._evaluator.scorer.contiguous_ids,
-            confidence=self._racing.CONFIDENCE,
-            resamples=self._racing.RESAMPLES,
-            seed=self._seed,
-            iou_type=self._metric.split("/")[0],
+            confidence=self._search.RACING.CONFIDENCE,
+            resamples=self._search.RACING.RESAMPLES,
+            seed=self._search.SEED,
+            iou_type=self._search.METRIC.split("/")[0],
         )
         self.done.update((code, self._known[code]) for code in codes if code in self._known)
         finished = [self._finish(code, seen[code]) for code in codes if code not in self.done]
@@ -70,8 +62,8 @@ class RacedEvaluations(Evaluations):
         recorded = self._ledger.detections(index)
         failed = {code for code, e in self._known.items() if e.status == "failed"}
         missing = [code for code in codes if code not in recorded and code not in failed]
-        for start in range(0, len(missing), self._group_size):
-            group = missing[start : start + self._group_size]
+        for start in range(0, len(missing), self._search.GROUP_SIZE):
+            group = missing[start : start + self._search.GROUP_SIZE]
             found = self._evaluator.detect(*self._share((group, self._slices[index])))
             whole = {c: d.to_bytes() for c, d in zip(group, found) if isinstance(d, Detections)}
             for code, reason in zip(group, found):
@@ -83,8 +75,8 @@ class RacedEvaluations(Evaluations):
         return {code: Detections.from_bytes(recorded[code]) for code in codes if code in recorded}
 
     def _finish(self, code: Code, slices: int) -> Evaluation:
-        found = [self._ledger.detections(i)[code] for i in range(slices)]
-        detections = Detections.concatenate(map(Detections.from_bytes, found))
+        found = map(Detections.from_bytes, self._ledger.detections_of(code)[:slices])
+        detections = Detections.concatenate(found)
         if slices == len(self._slices):
             return self._evaluator.score(code, detections)
         image_ids = self._evaluator.image_ids(range(self._slices[slices - 1].stop))

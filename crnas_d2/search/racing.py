@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from .bootstrap import BootstrapAP, ResampledImages, poisson_weights
 from .detections import Detections
 from .evaluation import Code, format_code
+from .ranking import find_leader
 
 # The detections of some architectures in the images of a slice, given by its index.
 Detect = Callable[[Sequence[Code], int], Mapping[Code, Detections]]
@@ -52,11 +53,6 @@ def to_drop(
         )
     leader = resampled[find_leader(scores)]
     return [code for code, aps in resampled.items() if np.mean(aps < leader) >= confidence]
-
-
-def find_leader(scores: Mapping[Code, float]) -> Code:
-    """The architecture with the best score, of equals the smaller code."""
-    return min(scores, key=lambda code: (-scores[code], code))
 
 
 def race(

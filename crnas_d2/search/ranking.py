@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Integral, Real
@@ -87,6 +87,11 @@ def rank(codes: Sequence[Code], scores: Sequence[float | None]) -> Ranking:
         tuple(sorted(scored, key=lambda s: (-s.score, s.code))),
         tuple(sorted(code for code, score in table.items() if score is None)),
     )
+
+
+def find_leader(scores: Mapping[Code, float]) -> Code:
+    """The architecture with the best score, of equals the smaller code."""
+    return min(scores, key=lambda code: (-scores[code], code))
 
 
 def format_codes(codes: Iterable[Code], shown: int = 10) -> str:

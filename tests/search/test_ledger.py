@@ -135,6 +135,8 @@ def test_slices_of_a_race(path):
         assert list(ledger.detections(0).items()) == sorted(content.items())
         assert ledger.detections(1) == {CODES[0]: b"slice 1", CODES[1]: b"\0"}
         assert ledger.detections(2) == {}
+        assert ledger.detections_of(CODES[0]) == [content[CODES[0]], b"slice 1"]
+        assert ledger.detections_of((9, 9)) == []
         ledger.record(Evaluation(CODES[1], "dropped", {"bbox/AP": 1.0}, 5), 1.0)
         with pytest.raises(LedgerError, match="2-3 has an evaluation already"):
             ledger.record_slice(2, {CODES[2]: b"new", CODES[1]: b"old"})
