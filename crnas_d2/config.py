@@ -178,6 +178,12 @@ def get_architecture(cfg: CN, family: str | None = None) -> Architecture:
         raise ValueError(f"MODEL.CR: {error}") from None
 
 
+def set_architecture(cfg: CN, architecture: Architecture) -> None:
+    """Put the codes of an architecture into ``cfg.MODEL.CR``."""
+    cfg.MODEL.CR.STAGE_CODE = list(architecture.stage_code)
+    cfg.MODEL.CR.OPERATION_CODE = list(architecture.operation_code)
+
+
 def configs_dir() -> str:
     """Folder of the YAML files: inside the installed package, or at the top of a checkout."""
     package = os.path.dirname(os.path.abspath(__file__))

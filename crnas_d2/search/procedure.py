@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..analysis import analyze_detector
-from ..config import flatten_config, get_architecture, list_differences
+from ..config import flatten_config, get_architecture, list_differences, set_architecture
 from ..engine import CRTrainer
 from ..engine.setup import check_config, prepare
 from ..files import file_sha256, is_remote, read_json, write_atomically
@@ -127,12 +127,12 @@ class Procedure:
     def describe(self) -> str:
         """A table of the steps, their sizes, their cost in images that pass through a network, and
         which of them are done. It looks at no data."""
-        rows = []
+        rows, done = [], {""}
         for step in self._steps:
             cfg = self._config(step)
             if step.searches:
                 cfg = settled(cfg)
-                codes = planned_evaluations(cfg, self._final_config() or cfg)
+                codes = planned_evaluations(cfg, self._final_config())
                 images = codes * cfg.DATASETS.ARCHVAL.SIZE
                 size = f"{codes:,} architectures x {cfg.DATASETS.ARCHVAL.SIZE:,} images"
                 cost = f"{images:,} forward"
@@ -140,7 +140,9 @@ class Procedure:
                 batch = cfg.SOLVER.IMS_PER_BATCH
                 size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"
                 cost = f"{cfg.SOLVER.MAX_ITER * batch:,} forward and backward"
-            state = "done" if self._is_done(step) else "open"
+            if {step.weights, step.architecture} <= done and self._is_done(step):
+                done.add(step.name)
+            state = "done" if step.name in done else "open"
             rows.append([step.name, os.path.relpath(step.config), size, cost, state])
         return tabulate(rows, ["step", "config", "size", "image passes", "state"], "simple")
 
@@ -213,9 +215,8 @@ class Procedure:
         if step.weights:
             cfg.MODEL.WEIGHTS = os.path.join(self._output, step.weights, "model_final.pth")
         if step.architecture and self._has_ended(step.architecture):
-            architecture = read_architecture(os.path.join(self._output, step.architecture))
-            cfg.MODEL.CR.STAGE_CODE = list(architecture.stage_code)
-            cfg.MODEL.CR.OPERATION_CODE = list(architecture.operation_code)
+            folder = os.path.join(self._output, step.architecture)
+            set_architecture(cfg, read_architecture(folder))
         return cfg
 
     def _final_config(self) -> CfgNode | None:
@@ -226,9 +227,8 @@ class Procedure:
         return os.path.isfile(os.path.join(self._output, name, FINISHED))
 
     def _is_done(self, step: Step) -> bool:
-        """Whether it has ended with this very config, and so have those that it depends on."""
-        before = [s for s in self._steps if s.name in (step.weights, step.architecture)]
-        if not self._has_ended(step.name) or not all(map(self._is_done, before)):
+        """Whether it has ended with this very config. Those that it depends on have to be done."""
+        if not self._has_ended(step.name):
             return False
         return read_json(self._path(step, FINISHED))["config"] == self._identity(step)
 

@@ -14,7 +14,7 @@ from tabulate import tabulate
 from detectron2.config import CfgNode
 
 from ..architecture import Architecture
-from ..config import read_config
+from ..config import read_config, set_architecture
 from ..files import read_json, write_atomically
 from .evaluation import Code, format_code
 from .ranking import Ranking
@@ -131,8 +131,7 @@ def write_final(folder: str, base: str, cfg: CfgNode, architecture: Architecture
         architecture: what goes into it.
     """
     cfg = cfg.clone()
-    cfg.MODEL.CR.STAGE_CODE = list(architecture.stage_code)
-    cfg.MODEL.CR.OPERATION_CODE = list(architecture.operation_code)
+    set_architecture(cfg, architecture)
     changes = _changes(cfg, read_config(base))
     for key in ("OUTPUT_DIR", "SEARCH"):
         changes.pop(key, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -16,8 +16,8 @@ from ..config import flatten_config, get_architecture
 from ..engine import CRTrainer
 from ..engine.trainer import without_sync_bn
 from ..files import file_sha256
-from ..spaces import OperationSpace, StageSpace, get_operation_space, get_stage_space
-from .budget import get_cost
+from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space, get_stage_space
+from .budget import Cost, get_cost
 from .evaluation import Code
 from .evaluations import Evaluations
 from .evaluator import ArchitectureEvaluator
@@ -29,6 +29,8 @@ from .random_search import random_search
 from .ranking import Ranking
 from .result import SearchResult
 from .stage_search import eligible_codes, stage_search
+
+Limits = tuple[list[float], Cost]  # the budgets, and the cost that they limit
 
 STRATEGIES = ("greedy", "random", "evolutionary")
 # Keys on which the AP of an architecture does not depend; in a race, the second ones decide who runs
@@ -65,7 +67,8 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
     if file_sha256(cfg.MODEL.WEIGHTS) != sha256:
         raise RuntimeError(f"{cfg.MODEL.WEIGHTS} was replaced while it was read; start again")
     evaluator = ArchitectureEvaluator(cfg, model)
-    expected = planned_evaluations(cfg, final_cfg)
+    limits = _limits(cfg, final_cfg, evaluator.space)
+    expected = _count_evaluations(cfg, evaluator.space, limits)
     with contextlib.ExitStack() as stack:
         ledger = None
         if comm.is_main_process():
@@ -73,8 +76,8 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
             ledger = stack.enter_context(Ledger(path, evaluation_settings(cfg, sha256)))
         kind = RacedEvaluations if cfg.SEARCH.RACING.ENABLED else Evaluations
         evaluations = kind(cfg, evaluator, ledger, expected)
-        if isinstance(evaluator.space, StageSpace):
-            result = _search_stages(cfg, final_cfg or cfg, evaluator.space, evaluations)
+        if limits:
+            result = _search_stages(cfg, limits, evaluator.space, evaluations)
         else:
             result = _search_operations(cfg, evaluator.space, evaluations)
         if comm.is_main_process():
@@ -168,31 +171,37 @@ def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int:
     Args:
         cfg, final_cfg: as in :func:`run_search`.
     """
-    search, architecture = cfg.SEARCH, get_architecture(cfg)
+    architecture, supernet = get_architecture(cfg), cfg.MODEL.SUPERNET
     if "stage_supernet" in cfg.MODEL.BACKBONE.NAME:
-        supernet = cfg.MODEL.SUPERNET
         space = get_stage_space(architecture.family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS)
-        budgets, cost = _budgets(cfg, final_cfg or cfg, space)
+    else:
+        space = get_operation_space(architecture, supernet.OPERATIONS)
+    return _count_evaluations(cfg, space, _limits(cfg, final_cfg, space))
+
+
+def _limits(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -> Limits | None:
+    """The budgets of a stage search, and the cost that they limit; operation codes have none."""
+    if not isinstance(space, StageSpace):
+        return None
+    cost = get_cost(cfg.SEARCH.COST, space, final_cfg or cfg)
+    return cfg.SEARCH.BUDGETS or [float(cost(get_architecture(cfg).stage_code))], cost
+
+
+def _count_evaluations(cfg: CfgNode, space: PathSpace, limits: Limits | None) -> int:
+    search = cfg.SEARCH
+    if limits:
+        budgets, cost = limits
         eligible = eligible_codes(space, budgets, search.TOLERANCE, cost)
         return len(set().union(*eligible.values()))
-    space = get_operation_space(architecture, cfg.MODEL.SUPERNET.OPERATIONS)
     if search.STRATEGY != "greedy" and search.EVALUATIONS:
         return search.EVALUATIONS
     return greedy_evaluations(space, search.SURVIVORS)
 
 
-def _budgets(
-    cfg: CfgNode, final_cfg: CfgNode, space: StageSpace
-) -> tuple[list[float], Callable[[Code], float]]:
-    """The budgets of a stage search, and the cost that they limit."""
-    cost = get_cost(cfg.SEARCH.COST, space, final_cfg)
-    return cfg.SEARCH.BUDGETS or [float(cost(get_architecture(cfg).stage_code))], cost
-
-
 def _search_stages(
-    cfg: CfgNode, final_cfg: CfgNode, space: StageSpace, evaluations: Evaluations
+    cfg: CfgNode, limits: Limits, space: StageSpace, evaluations: Evaluations
 ) -> SearchResult:
-    budgets, cost = _budgets(cfg, final_cfg, space)
+    budgets, cost = limits
     rankings = stage_search(space, budgets, evaluations, cfg.SEARCH.TOLERANCE, cost)
     best = next(iter(rankings.values())).best
     named = {str(budget): ranking for budget, ranking in rankings.items()}
