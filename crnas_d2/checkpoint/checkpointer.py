@@ -146,12 +146,8 @@ class CRCheckpointer(DetectionCheckpointer):
                 )
         logger.info(f"{filename} is of a supernet: loading the weights of its path {list(path)}")
         subnet = inherit_subnet(checkpoint["model"], path)
-        wanted = self.model.state_dict()
-        misshapen = [
-            f"{key} {tuple(tensor.shape)} for {tuple(wanted[key].shape)}"
-            for key, tensor in subnet.items()
-            if key in wanted and key.startswith("backbone.") and tensor.shape != wanted[key].shape
-        ]
+        backbone = {key: t for key, t in subnet.items() if key.startswith("backbone.")}
+        misshapen = _misshapen(backbone, self.model.state_dict())
         if misshapen:
             raise ValueError(
                 f"weights {filename} are of a supernet with other channels than the model: "
@@ -208,11 +204,7 @@ class CRCheckpointer(DetectionCheckpointer):
             and not key.endswith("num_batches_tracked")
         ]
         left_over = [key for key in state_dict if key not in wanted]
-        misshapen = [
-            f"{key} {tuple(tensor.shape)} for {tuple(wanted[key].shape)}"
-            for key, tensor in state_dict.items()
-            if key in wanted and tensor.shape != wanted[key].shape
-        ]
+        misshapen = _misshapen(state_dict, wanted)
         problems = [
             f"{len(keys)} tensor(s) {what} ({_some(keys)})"
             for what, keys in (
@@ -315,6 +307,15 @@ def _differences(
         f"{key}: {saved[key]} in the checkpoint, {value} in the config"
         for key, value in used.items()
         if key.startswith(below) and saved.get(key, value) != value
+    ]
+
+
+def _misshapen(state_dict: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> list[str]:
+    """The tensors of another shape than those of the model, with both shapes."""
+    return [
+        f"{key} {tuple(tensor.shape)} for {tuple(wanted[key].shape)}"
+        for key, tensor in state_dict.items()
+        if key in wanted and tensor.shape != wanted[key].shape
     ]
 
 
