@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 TESTS = Path(__file__).parent
@@ -21,3 +22,13 @@ def own_loggers():
     setup_logger.cache_clear()
     for name in ("crnas_d2", "detectron2", "fvcore"):
         logging.getLogger(name).handlers.clear()
+
+
+@pytest.fixture
+def catalogs():
+    """Whatever a test registers is gone after it."""
+    datasets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
+    yield
+    for catalog, before in ((DatasetCatalog, datasets), (MetadataCatalog, metadata)):
+        catalog.data.clear()
+        catalog.data.update(before)

@@ -26,16 +26,10 @@ from crnas_d2.checkpoint.inherit import inherit_subnet
 from crnas_d2.checkpoint.remap import remap_backbone
 from detectron2.modeling import FPN
 
-WIDE = {  # twice the channels of KINDS
-    "basic": {"block": "basic", "stem_out_channels": 16, "res2_out_channels": 16},
-    "bottleneck": {"stem_out_channels": 16, "res2_out_channels": 32, "width_per_group": 8},
-    "resnext": {
-        "stem_out_channels": 16,
-        "res2_out_channels": 32,
-        "num_groups": 2,
-        "width_per_group": 8,
-    },
-    "mobilenetv2": {"width_multiplier": 0.5},
+DOUBLED = ("stem_out_channels", "res2_out_channels", "width_per_group", "width_multiplier")
+WIDE = {
+    kind: {key: 2 * value if key in DOUBLED else value for key, value in arguments.items()}
+    for kind, arguments in KINDS.items()
 }
 WIDTHS = {"same": KINDS, "wide": WIDE}
 SEED_CODES = {"resnet": (1, 2, 3, 3), "mobilenetv2": (1, 1, 1, 2, 3, 2, 3, 1, 1, 1)}

@@ -2,20 +2,9 @@ import json
 
 import pytest
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 import crnas_d2
-
-
-@pytest.fixture
-def catalogs():
-    """Whatever a test registers is gone after it."""
-    datasets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
-    yield
-    for catalog, before in ((DatasetCatalog, datasets), (MetadataCatalog, metadata)):
-        catalog.data.clear()
-        catalog.data.update(before)
 
 
 @pytest.fixture

@@ -32,16 +32,6 @@ SCENES = {
 }
 
 
-@pytest.fixture
-def catalogs():
-    """Whatever a test registers is gone after it."""
-    datasets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
-    yield
-    for catalog, before in ((DatasetCatalog, datasets), (MetadataCatalog, metadata)):
-        catalog.data.clear()
-        catalog.data.update(before)
-
-
 @pytest.fixture(params=[True, False], ids=["hotcoco", "pycocotools"])
 def fast(request):
     if request.param and scoring.hotcoco is None:

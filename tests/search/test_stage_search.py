@@ -4,20 +4,13 @@ from itertools import product
 
 import pytest
 from made_tables import Evaluator, noise
+from paper_spaces import M, T
 
 from crnas_d2 import ARCHITECTURES
 from crnas_d2.search.stage_search import eligible_codes, stage_search
 from crnas_d2.spaces import get_stage_space
 
-# Section 3.2.1.
-T = [
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
-    [2, 3, 5, 6, 9, 11, 14, 17, 20, 23],
-    [2, 3, 4, 6, 7, 9, 11, 13, 15, 17],
-]
-# Appendix A.2: choices and cost of M_1 to M_5.
-M = [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [2, 3, 4, 5, 6], [2, 3, 4, 5, 6]]
+# Appendix A.2: cost of M_1 to M_5.
 COST = [1.5, 1, 1, 0.75, 1.25]
 RESNET = get_stage_space("resnet")
 MOBILENETV2 = get_stage_space("mobilenetv2")

@@ -12,19 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paper_spaces import M, T
 
 import crnas_d2
 from crnas_d2 import ARCHITECTURES
 from crnas_d2.spaces import ChoiceUnit, StageSpace, get_stage_space
 
-# Section 3.2.1 and appendix A.2, as printed.
-T = [
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
-    [2, 3, 5, 6, 9, 11, 14, 17, 20, 23],
-    [2, 3, 4, 6, 7, 9, 11, 13, 15, 17],
-]
-M = [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [3, 4, 5, 6, 7], [2, 3, 4, 5, 6], [2, 3, 4, 5, 6]]
 CHOICES = {"resnet": T, "mobilenetv2": [[1], [1], *M, [1], [1], [1]]}
 
 # Multiply-adds at 800x1088 of MobileNetV2's blocks after the first one of a stage, from their

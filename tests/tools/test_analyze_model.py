@@ -1,7 +1,6 @@
 """The command line of tools/analyze_model.py, and MODEL_ZOO.md as it must be committed."""
 
 import glob
-import importlib.util
 import os
 import re
 
@@ -12,15 +11,6 @@ from crnas_d2.config import configs_dir
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 R_50 = os.path.join(configs_dir(), "COCO-Detection", "faster_rcnn_R_50_FPN_1x.yaml")
-
-
-@pytest.fixture(scope="module")
-def tool():
-    path = os.path.join(ROOT, "tools", "analyze_model.py")
-    spec = importlib.util.spec_from_file_location("analyze_model", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def cells(line):

@@ -1,6 +1,5 @@
 """tools/export_model.py: what it writes runs without this project and finds what the model finds."""
 
-import importlib.util
 import os
 
 import numpy as np
@@ -16,7 +15,6 @@ from crnas_d2.data import setup_datasets
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.hooks import find_supernet
 
-TOOL = os.path.join(os.path.dirname(__file__), "..", "..", "tools", "export_model.py")
 CONFIG = """
 _BASE_: "{base}"
 MODEL:
@@ -37,14 +35,6 @@ OUTPUTS = {
     "faster": ["pred_boxes", "pred_classes", "scores", "image_size"],
     "mask": ["pred_boxes", "pred_classes", "pred_masks", "scores", "image_size"],
 }
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("export_model", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The picture of tools/visualize_results.py, and what it refuses."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,15 +15,6 @@ DATASETS:
   TEST: ["{name}"]
 """
 NAME = "shown_rectangles"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    path = Path(__file__).parents[2] / "tools" / "visualize_results.py"
-    spec = importlib.util.spec_from_file_location("visualize_results", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
