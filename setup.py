@@ -24,11 +24,14 @@ setup(
         "iopath>=0.1.7",
         "pycocotools>=2.0.6",
         "pillow>=9.0",
+        "matplotlib>=3.6",
+        "jinja2>=3.0",
         "safetensors>=0.4",
     ],
     extras_require={
         "digits": ["scikit-learn>=1.2"],
         "fast": ["hotcoco>=1.3,<2"],  # scores the architectures of a search
+        "slurm": ["submitit>=1.5"],
         "export": ["onnx>=1.15", "onnxruntime>=1.16"],
         "test": [
             "pytest>=7.0",
@@ -38,6 +41,8 @@ setup(
             "onnx>=1.15",
             "onnxscript>=0.1",
             "onnxruntime>=1.16",
+            "playwright>=1.40",
+            "submitit>=1.5",
         ],
     },
 )
