@@ -24,6 +24,7 @@ from .evaluator import ArchitectureEvaluator
 from .evolutionary_search import evolutionary_search
 from .ledger import Ledger
 from .operation_search import greedy_evaluations, greedy_operation_search
+from .progress import Progress
 from .raced_evaluations import RacedEvaluations
 from .random_search import random_search
 from .ranking import Ranking
@@ -75,11 +76,12 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
             ledger = stack.enter_context(Ledger(path, evaluation_settings(cfg, sha256)))
         kind = RacedEvaluations if cfg.SEARCH.RACING.ENABLED else Evaluations
-        evaluations = kind(cfg, evaluator, ledger, expected)
+        progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected)
+        evaluations = kind(cfg, evaluator, ledger, stack.enter_context(progress))
         if limits:
             result = _search_stages(cfg, limits, evaluator.space, evaluations)
         else:
-            result = _search_operations(cfg, evaluator.space, evaluations)
+            result = _search_operations(cfg, evaluator.space, evaluations, expected)
         if comm.is_main_process():
             result.write(cfg.OUTPUT_DIR)
     comm.synchronize()
@@ -209,7 +211,7 @@ def _search_stages(
 
 
 def _search_operations(
-    cfg: CfgNode, space: OperationSpace, evaluations: Evaluations
+    cfg: CfgNode, space: OperationSpace, evaluations: Evaluations, count: int
 ) -> SearchResult:
     search = cfg.SEARCH
     survivors = ()
@@ -217,9 +219,9 @@ def _search_operations(
         found = greedy_operation_search(space, evaluations, search.SURVIVORS)
         ranking, survivors = found.ranking, found.survivors
     elif search.STRATEGY == "random":
-        ranking = random_search(space, evaluations, evaluations.expected, search.SEED)
+        ranking = random_search(space, evaluations, count, search.SEED)
     else:
-        ranking = evolutionary_search(space, evaluations, evaluations.expected, search.SEED)
+        ranking = evolutionary_search(space, evaluations, count, search.SEED)
     architecture = Architecture(space.stage_code, ranking.best)
     return _result(cfg, "operation", architecture, {"all": ranking}, evaluations, survivors)
 

@@ -1,0 +1,104 @@
+"""What a search tells while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+
+from torch.utils.tensorboard import SummaryWriter
+
+from detectron2.utils import comm
+
+from .evaluation import Code, Evaluation, format_code
+from .ranking import find_leader
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(contextlib.AbstractContextManager):
+    """A line in the log for each group of architectures, and TensorBoard's events in the folder of
+    the search: the metric of each architecture and of the leader over the number of architectures
+    evaluated so far, their codes as texts, and the throughput.
+
+    Args:
+        folder: of the search; its main process alone writes there.
+        metric: that is maximized, such as "bbox/AP".
+        expected: how many architectures the search will evaluate.
+    """
+
+    def __init__(self, folder: str, metric: str, expected: int):
+        self._folder = folder
+        self._metric = metric
+        self._expected = expected
+        self._evaluated, self._seconds = 0, 0.0
+        self._resources = contextlib.ExitStack()
+
+    def __exit__(self, *_) -> None:
+        self._resources.close()
+
+    @functools.cached_property
+    def _writer(self) -> SummaryWriter:
+        """Made when there is something to write: a search that has ended leaves no second file."""
+        return self._resources.enter_context(SummaryWriter(self._folder))
+
+    def update(
+        self, evaluations: Sequence[Evaluation], seconds: float, done: Mapping[Code, Evaluation]
+    ) -> None:
+        """
+        Args:
+            evaluations: that have just ended.
+            seconds: that they took together.
+            done: all of the search so far, in order, these included.
+        """
+        self._evaluated += len(evaluations)
+        self._seconds += seconds
+        leader = self._find_leader(done)
+        left = (self._expected - len(done)) * self._seconds / self._evaluated
+        leading = f"leader {leader[0]} {leader[1]:.2f}" if leader else "no leader"
+        logger.info(
+            f"{len(done)} of {self._expected} evaluated, "
+            f"eta {datetime.timedelta(seconds=round(left))}, {leading}"
+        )
+        if comm.is_main_process():
+            self._write(evaluations, seconds, len(done), leader)
+
+    def _find_leader(self, done: Mapping[Code, Evaluation]) -> tuple[str, float] | None:
+        """The best of the longest codes, which are the last step of a greedy search."""
+        longest = max(map(len, done))
+        scores = {
+            code: evaluation.metrics[self._metric]
+            for code, evaluation in done.items()
+            if evaluation.status == "done" and len(code) == longest
+        }
+        if not scores:
+            return None
+        leader = find_leader(scores)
+        return format_code(leader), scores[leader]
+
+    def _write(
+        self,
+        evaluations: Sequence[Evaluation],
+        seconds: float,
+        number: int,
+        leader: tuple[str, float] | None,
+    ) -> None:
+        writer = self._writer
+        for step, evaluation in enumerate(evaluations, start=number - len(evaluations) + 1):
+            text = format_code(evaluation.code)
+            if evaluation.metrics:
+                score = evaluation.metrics[self._metric]
+                writer.add_scalar(f"search/{self._metric}", score, step)
+                text += f": {evaluation.status}, {score:.2f}"
+            else:
+                text += f": failed, {evaluation.reason}"
+            writer.add_text("search/architecture", text, step)
+        if leader:
+            writer.add_scalar(f"search/leader/{self._metric}", leader[1], number)
+            writer.add_text("search/leader", leader[0], number)
+        if seconds:
+            rate = len(evaluations) / seconds * 60
+            writer.add_scalar("search/architectures_per_minute", rate, number)
+        writer.flush()

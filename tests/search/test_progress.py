@@ -1,0 +1,85 @@
+"""What TensorBoard shows of a search, read back from its event files."""
+
+import logging
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from crnas_d2.search.evaluation import Evaluation
+from crnas_d2.search.progress import Progress
+
+AP = "bbox/AP"
+
+
+def done(code, ap):
+    return Evaluation(code, "done", {AP: ap}, 10)
+
+
+GROUPS = [
+    [done((1, 2), 20.5), done((2, 1), 30.25)],
+    [Evaluation((3, 1), "failed", reason="NaN"), Evaluation((1, 3), "dropped", {AP: 40.0}, 4)],
+    [done((2, 2), 30.25)],
+]
+
+
+def tell(folder, groups):
+    """Everything is told as if each group had taken 3 seconds."""
+    finished = {}
+    with Progress(str(folder), AP, 8) as progress:
+        for group in groups:
+            finished.update((e.code, e) for e in group)
+            progress.update(group, 3.0, finished)
+
+
+def read(folder):
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def scalars(events, tag):
+    return [(e.step, e.value) for e in events.Scalars(tag)]
+
+
+def texts(events, tag):
+    tensors = events.Tensors(f"{tag}/text_summary")
+    return [(e.step, e.tensor_proto.string_val[0].decode()) for e in tensors]
+
+
+def test_events(tmp_path):
+    tell(tmp_path, GROUPS)
+    events = read(tmp_path)
+    assert scalars(events, f"search/{AP}") == [(1, 20.5), (2, 30.25), (4, 40.0), (5, 30.25)]
+    assert scalars(events, f"search/leader/{AP}") == [(2, 30.25), (4, 30.25), (5, 30.25)]
+    assert scalars(events, "search/architectures_per_minute") == [(2, 40), (4, 40), (5, 20)]
+    # Of equal scores, the smaller code leads; a dropped one never does.
+    assert texts(events, "search/leader") == [(2, "2-1"), (4, "2-1"), (5, "2-1")]
+    assert texts(events, "search/architecture") == [
+        (1, "1-2: done, 20.50"),
+        (2, "2-1: done, 30.25"),
+        (3, "3-1: failed, NaN"),
+        (4, "1-3: dropped, 40.00"),
+        (5, "2-2: done, 30.25"),
+    ]
+
+
+def test_log(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "crnas_d2")
+    tell(tmp_path, GROUPS)
+    assert [record.message for record in caplog.records] == [
+        "2 of 8 evaluated, eta 0:00:09, leader 2-1 30.25",
+        "4 of 8 evaluated, eta 0:00:06, leader 2-1 30.25",
+        "5 of 8 evaluated, eta 0:00:05, leader 2-1 30.25",
+    ]
+
+
+@pytest.mark.parametrize("codes", [[(1,), (2,)], [(0, 1), (2, 0)]])
+def test_partial_codes_lead_among_their_own_length(tmp_path, codes):
+    """In the greedy search a longer partial code has been chosen from shorter ones."""
+    tell(tmp_path, [[done((), 90.0)], [done(code, 10.0 + i) for i, code in enumerate(codes)]])
+    assert scalars(read(tmp_path), f"search/leader/{AP}") == [(1, 90.0), (3, 11.0)]
+
+
+def test_nothing_new_leaves_no_file(tmp_path):
+    tell(tmp_path, [])
+    assert not list(tmp_path.iterdir())
