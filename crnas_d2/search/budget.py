@@ -46,9 +46,7 @@ def _multiply_adds(space: StageSpace, cfg: CfgNode) -> Cost:
     shortest = [choices[0] for choices in space.choices]
 
     def measure(stage_code: Sequence[int]) -> int:
-        variant = cfg.clone()
-        variant.defrost()
-        variant.MODEL.BACKBONE.NAME = FINAL_BUILDERS[space.family]
+        variant = plain_detector(cfg)
         variant.MODEL.CR.STAGE_CODE = list(stage_code)
         variant.MODEL.CR.OPERATION_CODE = []
         return analyze_detector(variant).backbone_macs
@@ -66,3 +64,12 @@ def _multiply_adds(space: StageSpace, cfg: CfgNode) -> Cost:
         return (fixed + sum((n - least) * macs for n, least, macs in blocks)) / 1e9
 
     return gmacs
+
+
+def plain_detector(cfg: CfgNode) -> CfgNode:
+    """A copy of a detector's config, not frozen, with the network of its codes as the backbone, in
+    place of a supernet."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.NAME = FINAL_BUILDERS[cfg.MODEL.CR.FAMILY]
+    return cfg

@@ -10,8 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,13 +20,16 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..analysis import analyze_detector
-from ..config import flatten_config, get_architecture, list_differences, set_architecture
+from ..architecture import Architecture
+from ..config import flatten_config, list_differences, set_architecture
 from ..engine import CRTrainer
 from ..engine.setup import check_config, prepare
 from ..files import file_sha256, is_remote, read_json, write_atomically
+from .budget import plain_detector
 from .evaluation import format_code
+from .plan import Step, plan
 from .recipe import Recipe
+from .records import Network, StepRecord
 from .result import read_architecture, write_architecture, write_final
 from .step import planned_evaluations, run_search, settled
 
@@ -36,76 +38,6 @@ logger = logging.getLogger(__name__)
 STARTED, FINISHED = "step.json", "results.json"
 # Keys that change where and how fast a step runs, and not what comes out
 FREE_KEYS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One arrow of the way from a recipe to a detector.
-
-    Attributes:
-        name: also of its folder.
-        config: file of its config.
-        searches: or else it trains.
-        weights: name of the step whose final weights it starts from; empty = the config's.
-        architecture: name of the search whose architecture it takes; empty = the config's.
-    """
-
-    name: str
-    config: str
-    searches: bool = False
-    weights: str = ""
-    architecture: str = ""
-
-
-def plan(recipe: Recipe) -> list[Step]:
-    """The steps of a recipe, in order.
-
-    Raises:
-        ValueError: the recipe searches nothing, or has no supernet to inherit from.
-    """
-    names, steps, found = recipe.names, [], ""
-    for kind, search in (("STAGE", "stage_search"), ("DILATION", "operation_search")):
-        supernet = names[f"{kind}_SUPERNET"]
-        if not supernet:
-            continue
-        prefix = kind.lower()
-        pretraining = names[f"{kind}_PRETRAINING"] and f"{prefix}_pretraining"
-        if pretraining:
-            config = names[f"{kind}_PRETRAINING"]
-            steps.append(Step(pretraining, config, architecture=found))
-        steps.append(Step(f"{prefix}_supernet", supernet, False, pretraining, found))
-        steps.append(Step(search, supernet, True, f"{prefix}_supernet", found))
-        found = search
-    if not found:
-        raise ValueError(
-            f"{recipe.path}: SEARCH.RECIPE.STAGE_SUPERNET and DILATION_SUPERNET are empty; "
-            "expected one of them at least"
-        )
-    if names["FINAL"] and recipe.cfg.SEARCH.RECIPE.TRAIN_FINAL:
-        if recipe.cfg.SEARCH.RECIPE.INHERIT and not names["STAGE_SUPERNET"]:
-            raise ValueError(
-                f"{recipe.path}: SEARCH.RECIPE.INHERIT is True and STAGE_SUPERNET is empty; "
-                "expected a stage supernet, which the baseline inherits from"
-            )
-        supernets = [step.name for step in steps if step.name.endswith("_supernet")]
-        steps += _final_steps(recipe, "final", found, supernets[-1])
-        # The dilation supernet has the baseline's stage code only by chance.
-        steps += _final_steps(recipe, "baseline", "", "stage_supernet")
-    return steps
-
-
-def _final_steps(recipe: Recipe, name: str, architecture: str, supernet: str) -> list[Step]:
-    """The training of a final detector, from the weights that the recipe wants."""
-    config = recipe.names["FINAL"]
-    if recipe.cfg.SEARCH.RECIPE.INHERIT:
-        return [Step(name, config, False, supernet, architecture)]
-    if recipe.names["FINAL_PRETRAINING"]:
-        start = f"{name}_pretraining"
-        return [
-            Step(start, recipe.names["FINAL_PRETRAINING"], architecture=architecture),
-            Step(name, config, False, start, architecture),
-        ]
-    return [Step(name, config, architecture=architecture)]
 
 
 class Procedure:
@@ -127,7 +59,15 @@ class Procedure:
     def describe(self) -> str:
         """A table of the steps, their sizes, their cost in images that pass through a network, and
         which of them are done. It looks at no data."""
-        rows, done = [], {""}
+        rows = [
+            [r.name, r.config, r.size, r.image_passes, "done" if r.done else "open"]
+            for r in self.records()
+        ]
+        return tabulate(rows, ["step", "config", "size", "image passes", "state"], "simple")
+
+    def records(self) -> list[StepRecord]:
+        """The steps in order, with what is known of each one before it has run, or after."""
+        records, done = [], {""}
         for step in self._steps:
             cfg = self._config(step)
             if step.searches:
@@ -135,19 +75,53 @@ class Procedure:
                 codes = planned_evaluations(cfg, self._final_config())
                 images = codes * cfg.DATASETS.ARCHVAL.SIZE
                 size = f"{codes:,} architectures x {cfg.DATASETS.ARCHVAL.SIZE:,} images"
-                cost = f"{images:,} forward"
+                passes = f"{images:,} forward"
             else:
                 batch = cfg.SOLVER.IMS_PER_BATCH
                 size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"
-                cost = f"{cfg.SOLVER.MAX_ITER * batch:,} forward and backward"
+                passes = f"{cfg.SOLVER.MAX_ITER * batch:,} forward and backward"
+            finished = {}
             if {step.weights, step.architecture} <= done and self._is_done(step):
                 done.add(step.name)
-            state = "done" if step.name in done else "open"
-            rows.append([step.name, os.path.relpath(step.config), size, cost, state])
-        return tabulate(rows, ["step", "config", "size", "image passes", "state"], "simple")
+                finished = read_json(self._path(step, FINISHED))
+            records.append(
+                StepRecord(
+                    name=step.name,
+                    folder=cfg.OUTPUT_DIR,
+                    config=os.path.relpath(step.config),
+                    searches=step.searches,
+                    size=size,
+                    image_passes=passes,
+                    done=bool(finished),
+                    seconds=finished.get("seconds"),
+                    results=finished.get("results", {}),
+                )
+            )
+        return records
 
-    def run(self) -> str:
+    def networks(self) -> list[Network]:
+        """The baseline and, once a search has ended, what was found."""
+        records = {record.name: record for record in self.records()}
+        baseline = self._final_config() or plain_detector(self._config(self._searches[0]))
+        networks = [self._network("baseline", baseline, records.get("baseline"))]
+        searched = [step.name for step in self._searches if records[step.name].done]
+        if searched:
+            found = baseline.clone()
+            set_architecture(found, self._found_by(searched[-1]))
+            networks.append(self._network("found", found, records.get("final")))
+        return networks
+
+    def _network(self, name: str, cfg: CfgNode, training: StepRecord | None) -> Network:
+        if training is None or not training.done:
+            return Network(name, cfg)
+        weights = os.path.join(training.folder, "model_final.pth")
+        return Network(name, cfg, weights, training.results)
+
+    def run(self, report: Callable[[], None] = lambda: None) -> str:
         """Run all steps that are not done.
+
+        Args:
+            report: called on the main process after each step that has run, and at the end.
 
         Returns:
             The table of the detectors that were trained, or the architecture that was found.
@@ -158,7 +132,8 @@ class Procedure:
         self._check()
         for number, step in enumerate(self._steps, start=1):
             title = f"Step {number} of {len(self._steps)}, {step.name}"
-            if self._is_done(step):
+            done = self._is_done(step)
+            if done:
                 logger.info(f"{title}: done already")
             else:
                 logger.info(f"{title}: begins")
@@ -166,8 +141,11 @@ class Procedure:
                 with _own_log_files():
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
-            if step.searches:
-                self._write_found(step)
+            if comm.is_main_process():
+                if step.searches:
+                    self._write_found(step)
+                if not done or step is self._steps[-1]:
+                    report()
         return self._table()
 
     def _check(self) -> None:
@@ -215,8 +193,7 @@ class Procedure:
         if step.weights:
             cfg.MODEL.WEIGHTS = os.path.join(self._output, step.weights, "model_final.pth")
         if step.architecture and self._has_ended(step.architecture):
-            folder = os.path.join(self._output, step.architecture)
-            set_architecture(cfg, read_architecture(folder))
+            set_architecture(cfg, self._found_by(step.architecture))
         return cfg
 
     def _final_config(self) -> CfgNode | None:
@@ -264,9 +241,7 @@ class Procedure:
 
     def _write_found(self, step: Step) -> None:
         """The products for the user, of the search that came last."""
-        if not comm.is_main_process():
-            return
-        architecture = read_architecture(os.path.join(self._output, step.name))
+        architecture = self._found_by(step.name)
         write_architecture(self._output, architecture)
         cfg = self._final_config()
         if cfg is not None:
@@ -274,48 +249,37 @@ class Procedure:
 
     def _table(self) -> str:
         """The detectors that were trained, side by side; or what was found."""
-        found = read_architecture(self._output_of_search())
-        trained = [step for step in self._steps if step.name in ("baseline", "final")]
-        if not trained:
+        networks = self.networks()
+        if not all(network.weights for network in networks):
+            found = networks[-1].architecture
             return (
                 f"Found: stage code {format_code(found.stage_code)}, operation code "
                 f"{format_code(found.operation_code)}"
             )
-        rows = []
-        for step in trained:
-            cfg = self._config(step)
-            cost = analyze_detector(cfg)
-            architecture = get_architecture(cfg)
-            results = read_json(self._path(step, FINISHED))["results"]
-            rows.append(
-                {
-                    "network": "found" if step.name == "final" else "baseline",
-                    "stage code": format_code(architecture.stage_code),
-                    "operation code": format_code(architecture.operation_code),
-                    "GMACs": cost.macs / 1e9,
-                    "M parameters": cost.parameters / 1e6,
-                    **_main_metrics(results),
-                }
-            )
-        return tabulate(rows[::-1], headers="keys", tablefmt="github", floatfmt=".1f")
+        rows = [
+            {
+                "network": network.name,
+                "stage code": format_code(network.architecture.stage_code),
+                "operation code": format_code(network.architecture.operation_code),
+                "GMACs": network.cost.macs / 1e9,
+                "M parameters": network.cost.parameters / 1e6,
+                **network.main_metrics,
+            }
+            for network in networks
+        ]
+        return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".1f")
 
-    def _output_of_search(self) -> str:
-        return os.path.join(self._output, [s.name for s in self._steps if s.searches][-1])
+    @property
+    def _searches(self) -> list[Step]:
+        return [step for step in self._steps if step.searches]
+
+    def _found_by(self, search: str) -> Architecture:
+        return read_architecture(os.path.join(self._output, search))
 
 
 @functools.lru_cache
 def _sha256(path: str, modified: int) -> str:
     return file_sha256(path)
-
-
-def _main_metrics(results: dict[str, Any]) -> dict[str, float]:
-    """Those over all categories, of a data set."""
-    return {
-        f"{task} {name}": value
-        for task, metrics in results.items()
-        for name, value in metrics.items()
-        if "-" not in name
-    }
 
 
 def _write_json(path: str, content: dict[str, Any]) -> None:

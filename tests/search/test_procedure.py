@@ -15,7 +15,7 @@ from crnas_d2 import ARCHITECTURES, get_config
 from crnas_d2.config import configs_dir, read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.search import Procedure, Recipe, is_recipe
-from crnas_d2.search.procedure import plan
+from crnas_d2.search.plan import plan
 from detectron2.engine import default_argument_parser
 
 STEPS = [
