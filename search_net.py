@@ -13,6 +13,7 @@ import argparse
 
 from crnas_d2.config import read_config
 from crnas_d2.engine import launch, setup
+from crnas_d2.report import report_procedure, report_search
 from crnas_d2.search import Procedure, Recipe, is_recipe, run_search
 from crnas_d2.search.recipe import find_config
 from crnas_d2.search.result import write_final
@@ -25,7 +26,8 @@ def main(args: argparse.Namespace) -> None:
     cfg = read_config(args.config_file, args.opts)
     if is_recipe(cfg):
         setup_logger(distributed_rank=comm.get_rank(), name="crnas_d2")
-        table = Procedure(Recipe(args.config_file, args.opts)).run()
+        procedure = Procedure(Recipe(args.config_file, args.opts))
+        table = procedure.run(report=lambda: report_procedure(procedure))
     else:
         table = search(args)
     if comm.is_main_process():
@@ -40,8 +42,10 @@ def search(args: argparse.Namespace) -> str:
         final = find_config("SEARCH.FINAL", cfg.SEARCH.FINAL, args.config_file)
         final_cfg = read_config(final)
     result = run_search(cfg, final_cfg)
-    if final_cfg and comm.is_main_process():
-        write_final(cfg.OUTPUT_DIR, final, final_cfg, result.architecture)
+    if comm.is_main_process():
+        if final_cfg:
+            write_final(cfg.OUTPUT_DIR, final, final_cfg, result.architecture)
+        report_search(cfg, args.config_file, final_cfg, result)
     return result.table()
 
 

@@ -15,7 +15,10 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["crnas_d2*"]) + ["crnas_d2.configs"],
     package_dir={"crnas_d2.configs": "configs"},
-    package_data={"crnas_d2.configs": ["**/*.yaml", "**/*.py"]},
+    package_data={
+        "crnas_d2.configs": ["**/*.yaml", "**/*.py"],
+        "crnas_d2.report": ["templates/*"],
+    },
     install_requires=[
         "torch>=2.1",
         "torchvision>=0.16",

@@ -62,7 +62,7 @@ def metadata(wheel):
 
 @pytest.mark.parametrize(
     "directory, pattern",
-    [("crnas_d2", "*.py"), ("configs", "*.*"), ("tests", "*.py"), ("tools", "*.py")],
+    [("crnas_d2", "*.*"), ("configs", "*.*"), ("tests", "*.py"), ("tools", "*.py")],
 )
 def test_sdist_is_complete(source, sdist, directory, pattern):
     expected = relative_files(source / directory, pattern)
@@ -82,7 +82,7 @@ def test_sdist_can_install_and_test_itself(source, sdist):
 
 
 def test_wheel_holds_the_package_and_the_configs_and_nothing_else(source, wheel):
-    modules = relative_files(source / "crnas_d2", "*.py")
+    modules = relative_files(source / "crnas_d2", "*.*")
     configs = relative_files(source / "configs", "*.yaml") | relative_files(
         source / "configs", "*.py"
     )
@@ -118,7 +118,13 @@ def test_metadata(metadata):
     assert metadata["Name"] == "crnas_d2"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License"] == "Apache-2.0"
-    assert sorted(metadata.get_all("Provides-Extra")) == ["digits", "export", "fast", "test"]
+    assert sorted(metadata.get_all("Provides-Extra")) == [
+        "digits",
+        "export",
+        "fast",
+        "slurm",
+        "test",
+    ]
 
 
 def pinned():

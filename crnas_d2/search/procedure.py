@@ -22,6 +22,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..architecture import Architecture
 from ..config import flatten_config, list_differences, set_architecture
+from ..data import setup_datasets
 from ..engine import CRTrainer
 from ..engine.setup import check_config, prepare
 from ..files import file_sha256, is_remote, read_json, write_atomically
@@ -45,6 +46,10 @@ class Procedure:
 
     A step that has ended is not run again, one that was stopped goes on, and one that was begun
     with another config is refused. All processes of a job have to see the same ``OUTPUT_DIR``.
+
+    Attributes:
+        recipe: what it was made from.
+        output: ``OUTPUT_DIR``.
     """
 
     def __init__(self, recipe: Recipe):
@@ -52,9 +57,9 @@ class Procedure:
         Raises:
             ValueError, FileNotFoundError: a config of a step has a fault; nothing was done.
         """
-        self._recipe = recipe
+        self.recipe = recipe
         self._steps = plan(recipe)
-        self._output = recipe.cfg.OUTPUT_DIR
+        self.output = recipe.cfg.OUTPUT_DIR
 
     def describe(self) -> str:
         """A table of the steps, their sizes, their cost in images that pass through a network, and
@@ -103,6 +108,7 @@ class Procedure:
         """The baseline and, once a search has ended, what was found."""
         records = {record.name: record for record in self.records()}
         baseline = self._final_config() or plain_detector(self._config(self._searches[0]))
+        setup_datasets(baseline)
         networks = [self._network("baseline", baseline, records.get("baseline"))]
         searched = [step.name for step in self._searches if records[step.name].done]
         if searched:
@@ -187,21 +193,21 @@ class Procedure:
 
     def _config(self, step: Step) -> CfgNode:
         """Of a step, with what earlier steps have given already."""
-        cfg = self._recipe.config(step.config)
-        cfg.OUTPUT_DIR = os.path.join(self._output, step.name)
+        cfg = self.recipe.config(step.config)
+        cfg.OUTPUT_DIR = os.path.join(self.output, step.name)
         cfg.MODEL.SUPERNET.TEST_PATHS = []  # the search evaluates
         if step.weights:
-            cfg.MODEL.WEIGHTS = os.path.join(self._output, step.weights, "model_final.pth")
+            cfg.MODEL.WEIGHTS = os.path.join(self.output, step.weights, "model_final.pth")
         if step.architecture and self._has_ended(step.architecture):
             set_architecture(cfg, self._found_by(step.architecture))
         return cfg
 
     def _final_config(self) -> CfgNode | None:
-        name = self._recipe.names["FINAL"]
-        return self._recipe.config(name) if name else None
+        name = self.recipe.names["FINAL"]
+        return self.recipe.config(name) if name else None
 
     def _has_ended(self, name: str) -> bool:
-        return os.path.isfile(os.path.join(self._output, name, FINISHED))
+        return os.path.isfile(os.path.join(self.output, name, FINISHED))
 
     def _is_done(self, step: Step) -> bool:
         """Whether it has ended with this very config. Those that it depends on have to be done."""
@@ -237,15 +243,15 @@ class Procedure:
         return identity
 
     def _path(self, step: Step, name: str) -> str:
-        return os.path.join(self._output, step.name, name)
+        return os.path.join(self.output, step.name, name)
 
     def _write_found(self, step: Step) -> None:
         """The products for the user, of the search that came last."""
         architecture = self._found_by(step.name)
-        write_architecture(self._output, architecture)
+        write_architecture(self.output, architecture)
         cfg = self._final_config()
         if cfg is not None:
-            write_final(self._output, self._recipe.names["FINAL"], cfg, architecture)
+            write_final(self.output, self.recipe.names["FINAL"], cfg, architecture)
 
     def _table(self) -> str:
         """The detectors that were trained, side by side; or what was found."""
@@ -274,7 +280,7 @@ class Procedure:
         return [step for step in self._steps if step.searches]
 
     def _found_by(self, search: str) -> Architecture:
-        return read_architecture(os.path.join(self._output, search))
+        return read_architecture(os.path.join(self.output, search))
 
 
 @functools.lru_cache

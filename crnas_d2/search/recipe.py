@@ -25,6 +25,7 @@ class Recipe:
 
     Attributes:
         path: of its file.
+        opts: keys and values of the command line.
         cfg: the recipe itself, read as a config.
         names: files of the configs, by the keys of ``SEARCH.RECIPE``, and of ``SEARCH.FINAL`` by
             "FINAL"; empty where there is none.
@@ -41,7 +42,7 @@ class Recipe:
         """
         self.path = path
         self.cfg = read_config(path, opts)
-        self._opts = list(opts)
+        self.opts = list(opts)
         self._common = CfgNode(CfgNode.load_yaml_with_base(path, allow_unsafe=False))
         self._common.get("SEARCH", {}).pop("RECIPE", None)
         self._common.pop("_BASE_", None)
@@ -53,7 +54,7 @@ class Recipe:
         """The config in a file, with what the recipe and the command line set."""
         cfg = read_config(path)
         cfg.merge_from_other_cfg(self._common)
-        cfg.merge_from_list(self._opts)
+        cfg.merge_from_list(self.opts)
         return cfg
 
     def _find(self, key: str, name: str) -> str:

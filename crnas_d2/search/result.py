@@ -99,12 +99,17 @@ def _as_json(ranking: Ranking) -> dict[str, Any]:
 
 
 def write_architecture(folder: str, architecture: Architecture) -> None:
-    """Write ``architecture.yaml``: the keys that make a config's backbone this architecture."""
+    """Write ``architecture.yaml``, see :func:`architecture_keys`."""
+    write_yaml(os.path.join(folder, ARCHITECTURE_FILE), architecture_keys(architecture))
+
+
+def architecture_keys(architecture: Architecture) -> dict[str, Any]:
+    """The keys that make a config's backbone this architecture."""
     codes = {
         "STAGE_CODE": list(architecture.stage_code),
         "OPERATION_CODE": list(architecture.operation_code),
     }
-    write_yaml(os.path.join(folder, ARCHITECTURE_FILE), {"MODEL": {"CR": codes}})
+    return {"MODEL": {"CR": codes}}
 
 
 def read_architecture(folder: str) -> Architecture:

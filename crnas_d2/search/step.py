@@ -173,12 +173,16 @@ def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int:
     Args:
         cfg, final_cfg: as in :func:`run_search`.
     """
+    space = get_space(cfg)
+    return _count_evaluations(cfg, space, _limits(cfg, final_cfg, space))
+
+
+def get_space(cfg: CfgNode) -> StageSpace | OperationSpace:
+    """The space of the supernet that a config describes."""
     architecture, supernet = get_architecture(cfg), cfg.MODEL.SUPERNET
     if "stage_supernet" in cfg.MODEL.BACKBONE.NAME:
-        space = get_stage_space(architecture.family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS)
-    else:
-        space = get_operation_space(architecture, supernet.OPERATIONS)
-    return _count_evaluations(cfg, space, _limits(cfg, final_cfg, space))
+        return get_stage_space(architecture.family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS)
+    return get_operation_space(architecture, supernet.OPERATIONS)
 
 
 def _limits(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -> Limits | None:

@@ -1,0 +1,173 @@
+"""The charts of a search: its scores against what it could choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..analysis.style import BASELINE, DILATION_COLORS, FOUND, GRAY, INK, styled
+from ..architecture import get_family
+from ..search.evaluation import Code, format_code
+from ..search.ranking import ScoredCode
+from ..spaces import OperationSpace, StageSpace
+
+PANELS_PER_ROW = 5
+SPREAD = 0.9  # of the survivors of a block, best first, in blocks
+FOUND_LINE = MappingProxyType({"color": FOUND, "lw": 2.2})
+OTHER_LINE = MappingProxyType({"color": GRAY, "lw": 0.8})
+
+
+def draw_depths(
+    space: StageSpace, scores: Mapping[Code, float], found: Code, baseline: Code, metric: str
+) -> Figure:
+    """The score of each stage code against the number of blocks of each stage.
+
+    Args:
+        space: of the codes. Stages with one choice alone have no panel.
+        scores: by stage code.
+        found: the code that the search chose.
+        baseline: may be without a score.
+        metric: name of the score, which is in percent.
+    """
+    stages = [i for i, choices in enumerate(space.choices) if len(choices) > 1]
+    names = get_family(space.family).stages
+    columns = min(len(stages), PANELS_PER_ROW)
+    rows = -(-len(stages) // columns)
+    with styled():
+        width = max(2.1, 0.3 * max(len(space.choices[stage]) for stage in stages))
+        size = (width * columns + 0.8, 2.4 * rows + 0.7)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        for panel, stage in zip(grid.flat, stages):
+            depths = sorted({code[stage] for code in scores})
+            place = {depth: x for x, depth in enumerate(depths)}
+            panel.plot([place[c[stage]] for c in scores], list(scores.values()), ".", color=GRAY)
+            for depth, x in place.items():
+                same = [score for code, score in scores.items() if code[stage] == depth]
+                panel.plot(x, np.mean(same), "_", color=INK, ms=12, mew=2)
+            for code, color, marker in ((baseline, BASELINE, "s"), (found, FOUND, "D")):
+                if code in scores:
+                    x, score = place[code[stage]], scores[code]
+                    panel.plot(x, score, marker, color=color, ms=8, mec="white")
+            panel.set_title(names[stage])
+            panel.set_xlabel("blocks")
+            panel.set_xticks(list(place.values()), labels=depths)
+            panel.margins(x=0.15)
+        for panel in grid.flat[len(stages) :]:
+            panel.axis("off")
+        for panel in grid[:, 0]:
+            panel.set_ylabel(f"{metric}, %")
+        key = grid[0, 0]
+        key.plot([], [], ".", color=GRAY, label="a stage code")
+        key.plot([], [], "_", color=INK, ms=12, mew=2, label="mean")
+        key.plot([], [], "s", color=BASELINE, ms=8, label=f"baseline {format_code(baseline)}")
+        key.plot([], [], "D", color=FOUND, ms=8, label=f"found {format_code(found)}")
+        figure.legend(loc="outside upper center", ncols=4)
+    return figure
+
+
+def draw_dilations(
+    space: OperationSpace, scores: Mapping[Code, float], found: Code, metric: str
+) -> Figure:
+    """The mean score of the operation codes that have a dilation in a block.
+
+    Args:
+        space: of the codes.
+        scores: by whole operation code.
+        found: the code that the search chose.
+        metric: name of the score, which is in percent.
+    """
+    with styled():
+        figure = Figure(figsize=_size_of_blocks(space, height=3.6), layout="constrained")
+        axes = figure.subplots()
+        for number, unit in enumerate(space.units, start=1):
+            for operation in unit.choices:
+                with_it = [s for code, s in scores.items() if code[unit.index] == operation]
+                if with_it:
+                    chosen = found[unit.index] == operation
+                    _draw_block(axes, number, float(np.mean(with_it)), operation, chosen)
+        axes.set_ylabel(f"mean {metric}, %")
+        _finish_blocks(figure, axes, len(space.units), chosen="framed: found")
+    return figure
+
+
+def draw_greedy_path(
+    space: OperationSpace,
+    steps: Sequence[Mapping[Code, float]],
+    survivors: Sequence[Sequence[ScoredCode]],
+    metric: str,
+) -> Figure:
+    """The greedy operation search (Algorithm 1), block by block.
+
+    Args:
+        space: of the codes.
+        steps: for each step, the score of each partial code that it evaluated.
+        survivors: for each step, the partial codes that it kept, best first.
+        metric: name of the score, which is in percent.
+    """
+    best = survivors[-1][0].code
+    with styled():
+        figure = Figure(figsize=_size_of_blocks(space, height=4.2), layout="constrained")
+        axes = figure.subplots()
+        before: dict[Code, tuple[float, float]] = {}
+        for number, (scores, kept) in enumerate(zip(steps, survivors), start=1):
+            rest = [score for code, score in scores.items() if code not in dict(kept)]
+            axes.plot([number] * len(rest), rest, "x", color=GRAY, ms=4)
+            places = {
+                code: (number + SPREAD * ((rank + 0.5) / len(kept) - 0.5), score)
+                for rank, (code, score) in enumerate(kept)
+            }
+            for code, place in places.items():
+                found = best[: len(code)] == code
+                _draw_block(axes, *place, code[-1], found)
+                for parent in (p for p in before if code[: len(p)] == p):
+                    (x, y), style = zip(before[parent], place), FOUND_LINE if found else OTHER_LINE
+                    axes.plot(x, y, zorder=1, **style)
+            before = places
+        axes.plot([], [], "x", color=GRAY, ms=4, label="not kept")
+        axes.set_ylabel(f"{metric}, %")
+        _finish_blocks(figure, axes, len(space.units), chosen="framed, bold line: found")
+    return figure
+
+
+def _size_of_blocks(space: OperationSpace, height: float) -> tuple[float, float]:
+    return max(6.0, 0.6 * len(space.units) + 1.5), height
+
+
+def _draw_block(axes: Axes, number: float, score: float, operation: int, chosen: bool) -> None:
+    """A dot with the dilation in it."""
+    axes.plot(
+        number,
+        score,
+        "o",
+        color=DILATION_COLORS[operation],
+        ms=13,
+        mec=FOUND if chosen else GRAY,
+        mew=2.4 if chosen else 0.8,
+        zorder=3 if chosen else 2,
+    )
+    axes.annotate(
+        str(operation + 1),
+        (number, score),
+        ha="center",
+        va="center",
+        size=8,
+        color="white" if operation == 2 else INK,
+        zorder=4,
+    )
+
+
+def _finish_blocks(figure: Figure, axes: Axes, blocks: int, chosen: str) -> None:
+    axes.set_xlabel("choice block")
+    axes.set_xticks(range(1, blocks + 1))
+    axes.set_xlim(0.4, blocks + 0.6)
+    axes.margins(y=0.12)
+    for operation, color in enumerate(DILATION_COLORS):
+        label = f"dilation {operation + 1}"
+        axes.plot([], [], "o", color=color, mec=GRAY, ms=9, label=label)
+    axes.plot([], [], "o", color="white", mec=FOUND, mew=2.4, ms=9, label=chosen)
+    figure.legend(loc="outside upper center", ncols=3)

@@ -1,0 +1,151 @@
+"""A search that has ended, as its folder holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from detectron2.config import CfgNode
+
+from ..architecture import Architecture
+from ..config import get_architecture, read_config
+from ..files import read_json
+from ..search.budget import Cost, get_cost
+from ..search.evaluation import Code, Evaluation, parse_code
+from ..search.ledger import Ledger, Records
+from ..search.ranking import ScoredCode
+from ..search.result import RESULT_FILE
+from ..search.step import get_space
+from ..spaces import OperationSpace, StageSpace
+from .charts import draw_depths, draw_dilations, draw_greedy_path
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """
+    Attributes:
+        folder: OUTPUT_DIR of the search.
+        cfg: of the search.
+        result: content of its ``result.json``.
+        records: of its ledger.
+        final_cfg: of the detector whose multiply-adds are listed.
+    """
+
+    folder: str
+    cfg: CfgNode
+    result: Mapping[str, Any]
+    records: Records
+    final_cfg: CfgNode
+
+    @classmethod
+    def read(cls, folder: str, final_cfg: CfgNode) -> SearchRecord:
+        """
+        Raises:
+            OSError, ValueError: the search has not ended, or a file of it is damaged.
+        """
+        return cls(
+            folder,
+            read_config(os.path.join(folder, "config.yaml")),
+            read_json(os.path.join(folder, RESULT_FILE)),
+            Ledger.read(os.path.join(folder, "ledger.sqlite")),
+            final_cfg,
+        )
+
+    @property
+    def of_stages(self) -> bool:
+        return self.result["step"] == "stage"
+
+    @property
+    def metric(self) -> str:
+        return self.result["metric"]
+
+    @property
+    def found(self) -> Architecture:
+        return Architecture(**self.result["architecture"])
+
+    @cached_property
+    def space(self) -> StageSpace | OperationSpace:
+        return get_space(self.cfg)
+
+    @cached_property
+    def survivors(self) -> list[list[ScoredCode]]:
+        """For each step of the greedy search, the partial codes that it kept, best first."""
+        return [_as_scored(step) for step in self.result["survivors"]]
+
+    @cached_property
+    def rankings(self) -> dict[str, dict[Code, float]]:
+        """The codes that competed with each other with their scores, best first, by what it was
+        for: a budget, or a block of the greedy search."""
+        if self.survivors:
+            return self._greedy_rankings()
+        return {
+            f"budget {name}" if self.of_stages else "all": dict(_as_scored(ranking["ranking"]))
+            for name, ranking in self.result["rankings"].items()
+        }
+
+    @property
+    def unranked(self) -> list[Evaluation]:
+        """Those that failed or were dropped."""
+        codes = [parse_code(text) for text in self.result["failed"] + self.result["dropped"]]
+        return [self.records.evaluations[code] for code in codes]
+
+    @property
+    def ties(self) -> list[list[str]]:
+        """The codes that share the best score of a ranking."""
+        return [ranking["ties"] for ranking in self.result["rankings"].values() if ranking["ties"]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of those to list, the one that was maximized first."""
+        task = self.metric.split("/")[0]
+        known = {name for e in self.records.evaluations.values() for name in e.metrics}
+        names = [f"{task}/{name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
+        return [self.metric, *(name for name in names if name in known and name != self.metric)]
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """Multiply-adds of the backbone of a stage code, in G; operation codes cost nothing."""
+        return get_cost("gmacs", self.space, self.final_cfg) if self.of_stages else None
+
+    def charts(self, baseline: Architecture) -> dict[str, Figure]:
+        """Figures of the search, by their captions."""
+        rankings, metric = self.rankings, self.metric
+        if self.of_stages:
+            return {
+                f"{metric} against the blocks of each stage ({name})": draw_depths(
+                    self.space, scores, next(iter(scores)), baseline.stage_code, metric
+                )
+                for name, scores in rankings.items()
+                if scores
+            }
+        if self.survivors:
+            figure = draw_greedy_path(self.space, list(rankings.values()), self.survivors, metric)
+            return {"The way of the greedy search (Algorithm 1)": figure}
+        found = self.found.operation_code
+        figure = draw_dilations(self.space, rankings["all"], found, metric)
+        return {f"Mean {metric} of the codes with a dilation in a block": figure}
+
+    def _greedy_rankings(self) -> dict[str, dict[Code, float]]:
+        """Of each step, all extensions of what the step before it has kept."""
+        rankings = {}
+        parents: list[Code] = [()]
+        for number, (unit, kept) in enumerate(zip(self.space.units, self.survivors), start=1):
+            scores = {
+                code: evaluation.metrics[self.metric]
+                for code, evaluation in self.records.evaluations.items()
+                if evaluation.status == "done"
+                and len(code) == unit.index + 1
+                and any(code[: len(parent)] == parent for parent in parents)
+            }
+            rankings[f"block {number}"] = dict(sorted(scores.items(), key=lambda s: (-s[1], s[0])))
+            parents = [code for code, _ in kept]
+        return rankings
+
+
+def _as_scored(pairs: Sequence[tuple[str, float]]) -> list[ScoredCode]:
+    return [ScoredCode(parse_code(code), score) for code, score in pairs]
