@@ -1,0 +1,288 @@
+"""Effective receptive fields of features: figure 1, after Luo et al. (2016)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from fvcore.nn.precise_bn import update_bn_stats
+from torch import nn
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import read_image
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
+
+from ..checkpoint import CRCheckpointer
+from ..checkpoint.checkpointer import check_same_model, read_checkpoint
+
+SHARE_THRESHOLD = 0.01  # of the maximum
+CALIBRATION_BATCH = 8  # images
+
+
+@dataclass(frozen=True, eq=False)
+class ERF:
+    """What the center unit of a feature sees of an image.
+
+    Attributes:
+        feature: its name.
+        stride: of the feature, in pixels.
+        map: (H, W) float64, mean magnitude of the gradient of the unit at each pixel, scaled so
+            that the maximum is 1.
+    """
+
+    feature: str
+    stride: int
+    map: np.ndarray
+
+    @property
+    def center(self) -> tuple[int, int]:
+        """Row and column of the pixel on which the unit lies."""
+        height, width = (math.ceil(side / self.stride) // 2 for side in self.map.shape)
+        return height * self.stride, width * self.stride
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation in pixels, of the map taken as a distribution over pixels: the root of
+        the second central moment, averaged over the two axes. Of a round Gaussian, it is that
+        Gaussian's. What lies outside of the image is missing in it.
+        """
+        variances = []
+        for axis in (0, 1):
+            weights = self.map.sum(axis=1 - axis) / self.map.sum()
+            positions = np.arange(len(weights))
+            variances.append((weights * (positions - (weights * positions).sum()) ** 2).sum())
+        return math.sqrt(sum(variances) / 2)
+
+    @property
+    def share(self) -> float:
+        """Share of the image's pixels that have more than 1 % of the maximum, from 0 to 1."""
+        return float((self.map > SHARE_THRESHOLD).mean())
+
+
+def effective_receptive_fields(
+    model: nn.Module, features: Sequence[str], images: torch.Tensor
+) -> dict[str, ERF]:
+    """Measure how much each pixel acts on the center unit of features.
+
+    As in Luo et al. (2016), the gradient is 1 on the center unit in every channel of the feature, 0
+    elsewhere, and is propagated back to the image. The magnitudes of what arrives there are summed
+    over the color channels and averaged over the images. All modules are in evaluation mode, so
+    that BN is an affine function with its running statistics. What is a function of the image by
+    definition stays so, such as GN's statistics and the global pooling of NAS-FPN.
+
+    The model is left as it was: its modes, its parameters and their gradients.
+
+    Args:
+        model: a detector or classifier with a ``backbone``, or a backbone: plain, with
+            FPN or NAS-FPN, or a supernet, of which the chosen path is measured.
+        features: names of features that the backbone or the one below its FPN (``bottom_up``)
+            gives, such as "p3" or "res4". "c2" to "c5" are those below the FPN, by their strides
+            4 to 32, as in the paper.
+        images: (N, channels, H, W), normalized as the model does it.
+
+    Returns:
+        By the names in ``features``.
+
+    Raises:
+        ValueError: a feature is unknown; the images are none, smaller than the stride of a feature
+            or of a size that the backbone cannot take; or the gradient is zero or not finite.
+    """
+    backbone = getattr(model, "backbone", model)
+    known = _known_features(backbone)
+    _check_images(backbone, images)
+    _check_features(known, features, images.shape[2:])
+    parameter = next(backbone.parameters())
+    sums = {feature: torch.zeros(images.shape[2:], dtype=torch.float64) for feature in features}
+    with _in_evaluation_mode(backbone), torch.enable_grad():
+        for image in images:
+            x = image[None].detach().to(parameter).requires_grad_()
+            outputs = _all_outputs(backbone, x)
+            for feature in features:
+                output = outputs[known[feature][0]]
+                height, width = output.shape[2:]
+                unit = output[0, :, height // 2, width // 2].sum()
+                (gradient,) = torch.autograd.grad(unit, x, retain_graph=True)
+                sums[feature] += gradient[0].double().abs().sum(0).cpu()
+    erfs = {}
+    for feature, magnitudes in sums.items():
+        maximum = magnitudes.max().item()
+        if not 0 < maximum < math.inf:
+            raise ValueError(
+                f"feature {feature!r}: the largest gradient is {maximum}, expected one that is "
+                "finite and not zero. The weights are not finite, or the norms do not fit them"
+            )
+        erfs[feature] = ERF(feature, known[feature][1], (magnitudes / maximum).numpy())
+    return erfs
+
+
+def _known_features(backbone: nn.Module) -> dict[str, tuple[str, int]]:
+    """By each name that a feature can be asked for: its own name and its stride."""
+    below = getattr(backbone, "bottom_up", backbone).output_shape()
+    known = {}
+    for name, shape in below.items():
+        known.setdefault(f"c{int(math.log2(shape.stride))}", (name, shape.stride))
+    for name, shape in {**below, **backbone.output_shape()}.items():
+        known[name] = (name, shape.stride)
+    return known
+
+
+def _check_images(backbone: nn.Module, images: torch.Tensor) -> None:
+    if images.dim() != 4 or len(images) == 0:
+        raise ValueError(
+            f"images of shape {tuple(images.shape)}: expected (N, channels, height, width) with "
+            "one image or more"
+        )
+    height, width = images.shape[2:]
+    divisor = backbone.size_divisibility
+    if divisor and (height % divisor or width % divisor):
+        raise ValueError(
+            f"images of {height}x{width} pixels: expected multiples of {divisor}, the "
+            "size_divisibility of the backbone"
+        )
+
+
+def _check_features(
+    known: dict[str, tuple[str, int]], features: Sequence[str], size: torch.Size
+) -> None:
+    unknown = [feature for feature in features if feature not in known]
+    if unknown or not features:
+        raise ValueError(f"features {unknown}: expected one or more of {', '.join(known)}")
+    stride = max(known[feature][1] for feature in features)
+    if min(size) < stride:
+        raise ValueError(
+            f"images of {size[0]}x{size[1]} pixels: expected {stride} or more, the stride of a "
+            "feature"
+        )
+
+
+@contextlib.contextmanager
+def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+def _all_outputs(backbone: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Features of a backbone, and of the one below its FPN, from one forward pass."""
+    outputs = {}
+    below = getattr(backbone, "bottom_up", backbone)
+    hook = below.register_forward_hook(lambda module, inputs, output: outputs.update(output))
+    try:
+        outputs.update(backbone(x))
+    finally:
+        hook.remove()
+    return outputs
+
+
+def noise_images(count: int, size: int, seed: int = 0) -> torch.Tensor:
+    """Standard normal noise of shape (count, 3, size, size), the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, size, size, generator=generator)
+
+
+def dataset_images(cfg: CfgNode, dataset: str, count: int, size: int) -> torch.Tensor:
+    """Images evenly spaced in a data set, as the model of a config sees them.
+
+    Args:
+        cfg: of which ``INPUT.FORMAT`` and ``MODEL.PIXEL_*`` are used.
+        dataset: a registered one.
+        count: of the images; all where the data set has fewer.
+        size: to which the shorter side is resized; height and width of the crop from the center.
+
+    Returns:
+        (N, 3, size, size), normalized.
+
+    Raises:
+        ValueError: the data set is not registered, or it is empty.
+    """
+    if dataset not in DatasetCatalog:
+        raise ValueError(f"data set {dataset!r} is not registered; expected one that is")
+    files = [image["file_name"] for image in DatasetCatalog.get(dataset)]
+    if not files:
+        raise ValueError(f"data set {dataset!r} is empty; expected images to measure on")
+    resize = T.ResizeShortestEdge(size, max_size=sys.maxsize)
+    mean, std = (
+        torch.tensor(values).view(-1, 1, 1)
+        for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    )
+    images = []
+    for i in np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int):
+        pixels = read_image(files[i], format=cfg.INPUT.FORMAT)
+        pixels = resize.get_transform(pixels).apply_image(pixels)
+        top, left = ((side - size) // 2 for side in pixels.shape[:2])
+        crop = np.ascontiguousarray(pixels[top : top + size, left : left + size].transpose(2, 0, 1))
+        images.append((torch.as_tensor(crop).float() - mean) / std)
+    return torch.stack(images)
+
+
+def random_network(cfg: CfgNode, images: torch.Tensor, seed: int = 0) -> nn.Module:
+    """The model of a config as it is when a training from scratch begins.
+
+    No layer is frozen, and the BN layers have the statistics of the images, which are those that
+    they normalize with in training. Without them, MobileNetV2's gradients vanish.
+
+    Args:
+        cfg: of any Detectron2 model that has a backbone, but no supernet.
+        images: (N, 3, H, W), on which it will be measured.
+        seed: of the weights. Torch's own state of the CPU is left as it was.
+
+    Raises:
+        ValueError: the images are none, or of a size that the backbone cannot take.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(cfg)
+    _check_images(model.backbone, images)
+    batches = images.to(model.device).split(CALIBRATION_BATCH)
+    with torch.no_grad():
+        update_bn_stats(model.backbone.train(), batches, len(batches))
+    return model.eval()
+
+
+def trained_network(cfg: CfgNode, weights: str) -> nn.Module:
+    """The model of a config with weights from a file.
+
+    Args:
+        cfg: of any Detectron2 model that has a backbone, but no supernet.
+        weights: what :class:`CRCheckpointer` loads: a detector, a classifier of which the backbone
+            is taken, a backbone, or a supernet that has the network of the config.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the weights are of another architecture, or the backbone has parameters for
+            which they have no values.
+    """
+    if not PathManager.isfile(weights):
+        raise FileNotFoundError(f"weights {weights!r}: no such file")
+    if weights.endswith(".pth"):
+        saved = read_checkpoint(weights).get("model_config", {})
+        if saved.get("MODEL.BACKBONE.NAME") == cfg.MODEL.BACKBONE.NAME:
+            codes = ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE")
+            check_same_model(cfg, saved, weights, below=codes)
+    model = build_model(cfg).eval()
+    parameters = dict(model.backbone.named_parameters())
+    for parameter in parameters.values():
+        parameter.detach().fill_(torch.nan)
+    CRCheckpointer(model, "", cfg).load(weights)
+    missing = [name for name, parameter in parameters.items() if parameter.isnan().any()]
+    if missing:
+        raise ValueError(
+            f"weights {weights!r} have no values for {len(missing)} parameters of the backbone, "
+            f"such as {missing[0]}"
+        )
+    return model

@@ -1,0 +1,118 @@
+"""The picture of effective receptive fields: figure 1."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+
+from .erf import ERF, SHARE_THRESHOLD
+from .style import INK, styled
+
+# In inches
+PANEL = 2.1
+TITLE = 0.3
+ROW_LABEL = 0.8
+COLOR_BAR = 1.0
+NOTES = 0.6
+CHARACTER = 0.075  # of the notes
+
+
+def anchor_sizes(cfg: CfgNode, shapes: Mapping[str, ShapeSpec]) -> dict[int, tuple[float, ...]]:
+    """The anchor sizes of a config, in pixels, by the stride of the feature on which they lie.
+
+    Args:
+        cfg: of a detector.
+        shapes: of the features of its backbone, from ``output_shape()``.
+
+    Returns:
+        Empty where the model has no anchors.
+    """
+    features = {
+        "GeneralizedRCNN": cfg.MODEL.RPN.IN_FEATURES,
+        "ProposalNetwork": cfg.MODEL.RPN.IN_FEATURES,
+        "RetinaNet": cfg.MODEL.RETINANET.IN_FEATURES,
+    }.get(cfg.MODEL.META_ARCHITECTURE, [])
+    sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
+    if len(sizes) == 1:  # for all features
+        sizes = sizes * len(features)
+    return {shapes[name].stride: tuple(level) for name, level in zip(features, sizes)}
+
+
+def draw_erfs(
+    networks: Mapping[str, Mapping[str, ERF]],
+    anchors: Mapping[str, Mapping[int, Sequence[float]]] | None = None,
+) -> Figure:
+    """Effective receptive fields, one row for each network and one column for each feature.
+
+    A map is drawn on its image in logarithmic color, white where it is 1 % of its maximum or less.
+
+    Args:
+        networks: by a name for the row, what :func:`effective_receptive_fields` gives.
+        anchors: by the same names, sizes in pixels by stride, from :func:`anchor_sizes`: squares
+            around the centers of the maps of features with that stride.
+
+    Raises:
+        ValueError: there is no network, or they have other features than the first one.
+    """
+    columns = list(next(iter(networks.values()), []))
+    for label, erfs in networks.items():
+        if list(erfs) != columns:
+            raise ValueError(f"network {label!r} has the features {list(erfs)}, expected {columns}")
+    if not columns:
+        raise ValueError("no effective receptive field: expected one network and feature or more")
+
+    colors = colormaps["magma_r"].with_extremes(under="white", bad="white")  # 0 has no logarithm
+    norm = LogNorm(SHARE_THRESHOLD, 1)
+    width = ROW_LABEL + len(columns) * PANEL + COLOR_BAR
+    height = len(networks) * (PANEL + TITLE) + NOTES
+    notes = (
+        f"Axes in pixels. White: {SHARE_THRESHOLD:.0%} of the maximum or less. "
+        "Percentage: share of the image that is not white."
+    )
+    if anchors and any(anchors.values()):
+        notes += " Dashed: anchor boxes of aspect ratio 1."
+    with styled():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(
+            len(networks), len(columns), squeeze=False, sharex="col", sharey="row"
+        )
+        for row, (label, erfs) in zip(axes, networks.items()):
+            for axis, erf in zip(row, erfs.values()):
+                image = axis.imshow(erf.map, cmap=colors, norm=norm, interpolation="antialiased")
+                for size in (anchors or {}).get(label, {}).get(erf.stride, ()):
+                    _draw_box(axis, erf.center, size)
+                axis.set_title(f"{erf.feature}: σ {erf.sigma:.1f} px, {erf.share:.1%}", size=9)
+                axis.set(xticks=_ticks(erf.map.shape[1]), yticks=_ticks(erf.map.shape[0]))
+                axis.tick_params(labelsize=8, length=2)
+                axis.grid(False)
+                for spine in axis.spines.values():
+                    spine.set_visible(True)
+            row[0].set_ylabel(textwrap.fill(label, 22), size=10, weight="bold")
+        bar = figure.colorbar(
+            image, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.9, pad=0.02
+        )
+        bar.set_label("gradient, share of its maximum", size=9)
+        bar.ax.tick_params(labelsize=8)
+        bar.ax.minorticks_off()
+        figure.supxlabel(textwrap.fill(notes, int(width / CHARACTER)), size=9)
+    return figure
+
+
+def _ticks(side: int) -> list[int]:
+    return [0, side // 2, side]
+
+
+def _draw_box(axis: Axes, center: tuple[int, int], size: float) -> None:
+    corner = (center[1] - size / 2, center[0] - size / 2)
+    options = {"fill": False, "linewidth": 1.6}
+    axis.add_patch(Rectangle(corner, size, size, edgecolor="white", **options))
+    axis.add_patch(Rectangle(corner, size, size, edgecolor=INK, linestyle=(0, (4, 3)), **options))
