@@ -126,7 +126,7 @@ def read_network(path: str) -> CfgNode:
     if "supernet" in cfg.MODEL.BACKBONE.NAME:
         raise ValueError(
             f"{path}: MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, expected one network. "
-            "The config of a network in the supernet can have the supernet's checkpoint as --weights"
+            "The config of a network in it can have the supernet's checkpoint as --weights"
         )
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"

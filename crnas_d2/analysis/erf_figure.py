@@ -24,6 +24,7 @@ ROW_LABEL = 0.8
 COLOR_BAR = 1.0
 NOTES = 0.6
 CHARACTER = 0.075  # of the notes
+LABEL_CHARACTERS = 22  # in a line
 
 
 def anchor_sizes(cfg: CfgNode, shapes: Mapping[str, ShapeSpec]) -> dict[int, tuple[float, ...]]:
@@ -79,7 +80,7 @@ def draw_erfs(
         "Percentage: share of the image that is not white."
     )
     if anchors and any(anchors.values()):
-        notes += " Dashed: anchor boxes of aspect ratio 1."
+        notes += " Dashed: square anchor boxes."
     with styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(
@@ -96,7 +97,7 @@ def draw_erfs(
                 axis.grid(False)
                 for spine in axis.spines.values():
                     spine.set_visible(True)
-            row[0].set_ylabel(textwrap.fill(label, 22), size=10, weight="bold")
+            row[0].set_ylabel(_wrapped(label), size=9, weight="bold")
         bar = figure.colorbar(
             image, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.9, pad=0.02
         )
@@ -105,6 +106,11 @@ def draw_erfs(
         bar.ax.minorticks_off()
         figure.supxlabel(textwrap.fill(notes, int(width / CHARACTER)), size=9)
     return figure
+
+
+def _wrapped(label: str) -> str:
+    """Lines as long as a panel is high, parted at spaces and underscores where there are any."""
+    return textwrap.fill(label.replace("_", "_ "), LABEL_CHARACTERS).replace("_ ", "_")
 
 
 def _ticks(side: int) -> list[int]:

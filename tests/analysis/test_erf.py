@@ -421,6 +421,12 @@ def test_picture():
     assert (np.diff(luminance) > 0.2).all()
 
 
+def test_long_names_are_wrapped_at_underscores():
+    name = "cascade_mask_rcnn_CR_R_101_FPN_20e"
+    figure = draw_erfs({name: {"c5": gaussian("c5", 32, 5.0)}})
+    assert panels(figure)[0].get_ylabel() == "cascade_mask_rcnn_\nCR_R_101_FPN_20e"
+
+
 def test_picture_without_anchors():
     figure = draw_erfs({"a": {"c5": gaussian("c5", 32, 5.0)}})
     assert not panels(figure)[0].patches and "anchor" not in figure.get_supxlabel()
