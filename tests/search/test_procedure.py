@@ -6,8 +6,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from tiny_coco import write_tiny_coco
-from tiny_search import CONFIG
+from tiny_search import write_recipe
 
 import search_net
 import train_net
@@ -27,47 +26,12 @@ STEPS = [
     "final",
     "baseline",
 ]
-RECIPE = """
-VERSION: 2
-DATASETS:
-  COCO_JSON:
-    - ["{name}_train", "{root}/annotations.json", "{root}/images"]
-    - ["{name}_val", "{root}/val/annotations.json", "{root}/val/images"]
-SOLVER: {{MAX_ITER: 6}}
-SEARCH:
-  BUDGETS: [5]
-  FINAL: "final.yaml"
-  RECIPE:
-    STAGE_PRETRAINING: "stage_pretraining.yaml"
-    STAGE_SUPERNET: "stage.yaml"
-    DILATION_SUPERNET: "dilation.yaml"
-OUTPUT_DIR: "{root}/output"
-"""
-FINAL = """
-_BASE_: "dilation.yaml"
-MODEL:
-  BACKBONE: {{NAME: "build_cr_resnet_fpn_backbone"}}
-DATASETS: {{TRAIN: ["{name}_train"], TEST: ["{name}_val"]}}
-"""
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """Path of a recipe."""
-    folder = tmp_path_factory.mktemp("procedure")
-    root = folder / "data"
-    write_tiny_coco(root, images=12, shapes=[(64, 48), (48, 64), (64, 64)])
-    write_tiny_coco(root / "val", images=4, seed=1)
-    name = f"procedure_{abs(hash(str(folder)))}"
-    for step in ("stage", "dilation"):
-        text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=False)
-        (folder / f"{step}.yaml").write_text(text)
-    # Instead of a classifier; what matters is that its weights go on.
-    (folder / "stage_pretraining.yaml").write_text('_BASE_: "stage.yaml"\nSEED: 7\n')
-    (folder / "final.yaml").write_text(FINAL.format(name=name))
-    path = folder / "recipe.yaml"
-    path.write_text(RECIPE.format(root=root, name=name))
-    return path
+    return write_recipe(tmp_path_factory.mktemp("procedure"))
 
 
 @pytest.fixture(scope="module")

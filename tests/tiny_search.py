@@ -1,4 +1,4 @@
-"""A supernet detector of toy size on a tiny data set: as a config, with weights in a file."""
+"""Supernet detectors of toy size on a tiny data set: a search over one, and a whole procedure."""
 
 import json
 from random import Random
@@ -41,6 +41,28 @@ SEARCH:
   BN: {{BATCHES: 2, IMAGES_PER_BATCH: 2}}
 OUTPUT_DIR: "{root}/output"
 SEED: 1
+"""
+RECIPE = """
+VERSION: 2
+DATASETS:
+  COCO_JSON:
+    - ["{name}_train", "{root}/annotations.json", "{root}/images"]
+    - ["{name}_val", "{root}/val/annotations.json", "{root}/val/images"]
+SOLVER: {{MAX_ITER: 6}}
+SEARCH:
+  BUDGETS: [5]
+  FINAL: "final.yaml"
+  RECIPE:
+    STAGE_PRETRAINING: "stage_pretraining.yaml"
+    STAGE_SUPERNET: "stage.yaml"
+    DILATION_SUPERNET: "dilation.yaml"
+OUTPUT_DIR: "{root}/output"
+"""
+FINAL = """
+_BASE_: "dilation.yaml"
+MODEL:
+  BACKBONE: {{NAME: "build_cr_resnet_fpn_backbone"}}
+DATASETS: {{TRAIN: ["{name}_train"], TEST: ["{name}_val"]}}
 """
 
 
@@ -105,3 +127,20 @@ def some_paths(space, count, seed=0):
     paths = list(space)
     Random(seed).shuffle(paths)
     return paths[:count]
+
+
+def write_recipe(folder):
+    """A recipe of the whole procedure, and all that it names. Returns its path."""
+    root = folder / "data"
+    write_tiny_coco(root, images=12, shapes=[(64, 48), (48, 64), (64, 64)])
+    write_tiny_coco(root / "val", images=4, seed=1)
+    name = f"procedure_{abs(hash(str(folder)))}"
+    for step in ("stage", "dilation"):
+        text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=False)
+        (folder / f"{step}.yaml").write_text(text)
+    # Instead of a classifier; what matters is that its weights go on.
+    (folder / "stage_pretraining.yaml").write_text('_BASE_: "stage.yaml"\nSEED: 7\n')
+    (folder / "final.yaml").write_text(FINAL.format(name=name))
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(root=root, name=name))
+    return path
