@@ -1,0 +1,298 @@
+"""Architecture sketches as in figure 4: the blocks of each stage, their dilations, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from types import MappingProxyType
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from detectron2.config import CfgNode
+
+from ..architecture import ARCHITECTURES, Architecture, get_family
+from ..config import get_architecture, get_config, set_architecture
+from .flops import INPUT_SIZE, analyze_detector
+from .style import DILATION_COLORS, GRAY, INK, PALE, styled
+
+# Stride of each stage's output to the image.
+STRIDES: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "resnet": {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32},
+        "mobilenetv2": {
+            **{"stem": 2, "c16": 2, "c24": 4, "c32": 8, "c64": 16},
+            **{"c96": 16, "c160": 32, "c320": 32, "c1280": 32},
+        },
+    }
+)
+# Network of the shipped configs, by the published name less "SCR-" or "CR-".
+NETWORKS: Mapping[str, str] = MappingProxyType(
+    {
+        "ResNet18": "R_18",
+        "ResNet50": "R_50",
+        "ResNet101": "R_101",
+        "ResNeXt50": "X_50_32x4d",
+        "ResNeXt101": "X_101_32x4d",
+        "MobileNetV2": "MNV2",
+    }
+)
+
+# In inches.
+MARGIN = 0.2
+MIN_WIDTH = 5.6
+MIN_COLUMN = 0.68
+GAP = 0.14
+BOXES_WIDTH = 6.2
+BOX_WIDTHS = (0.16, 0.3)
+BOX_HEIGHT = 0.26
+BAR_HEIGHT = 0.09
+HEADER = 0.36
+ROW = 1.1
+TABLE_GAP = 0.16
+LEGEND = 0.5
+
+
+@dataclass(frozen=True)
+class SketchedStage:
+    """A stage of a network.
+
+    Attributes:
+        name: such as "res4".
+        stride: of its output to the image.
+        dilations: of the 3x3 convolution of each block; empty for a single layer, which is no
+            choice block.
+        macs: multiply-adds.
+    """
+
+    name: str
+    stride: int
+    dilations: tuple[int, ...]
+    macs: int
+
+
+@dataclass(frozen=True)
+class SketchedNetwork:
+    """A backbone: its stages in the order of the data flow, stem included."""
+
+    label: str
+    stages: tuple[SketchedStage, ...]
+
+    @classmethod
+    def from_config(cls, label: str, cfg: CfgNode) -> SketchedNetwork:
+        """The backbone of a detector, counted by :func:`analyze_detector` at 800x1088.
+
+        Raises:
+            ValueError: the backbone is not one of a single architecture, such as a supernet, or
+                the detector cannot be counted.
+        """
+        builder = cfg.MODEL.BACKBONE.NAME
+        if not builder.startswith("build_cr_"):
+            raise ValueError(
+                f"{label}: MODEL.BACKBONE.NAME is {builder!r}: expected a backbone that "
+                "MODEL.CR describes, such as 'build_cr_resnet_fpn_backbone'"
+            )
+        architecture = get_architecture(cfg)
+        family = get_family(architecture.family)
+        dilations = {
+            stage: entries
+            for stage, entries in zip(family.stages, architecture.dilations)
+            if stage not in family.single
+        }
+        modules = (m for m in analyze_detector(cfg).modules if m.part == "backbone")
+        return cls(
+            label,
+            tuple(
+                SketchedStage(
+                    m.name, STRIDES[family.name][m.name], dilations.get(m.name, ()), m.macs
+                )
+                for m in modules
+            ),
+        )
+
+    @classmethod
+    def from_architecture(
+        cls, label: str, architecture: Architecture, block: str = "bottleneck"
+    ) -> SketchedNetwork:
+        """A backbone of the widths of ResNet50, ResNet18 or MobileNetV2, with other codes.
+
+        Args:
+            block: "bottleneck" or "basic", in the ResNet family.
+
+        Raises:
+            ValueError: there is no such block.
+        """
+        networks = {"bottleneck": "R_50", "basic": "R_18"}
+        if block not in networks:
+            raise ValueError(f"block {block!r}: expected one of {sorted(networks)}")
+        network = networks[block] if architecture.family == "resnet" else "MNV2"
+        cfg = _shipped_config(network)
+        set_architecture(cfg, architecture)
+        return cls.from_config(label, cfg)
+
+    @classmethod
+    def published(cls, name: str, label: str = "") -> SketchedNetwork:
+        """One of :data:`ARCHITECTURES`, with its widths and groups.
+
+        Args:
+            label: instead of the name.
+
+        Raises:
+            ValueError: there is no such name.
+        """
+        if name not in ARCHITECTURES:
+            raise ValueError(
+                f"no architecture {name!r} is published: expected one of {', '.join(ARCHITECTURES)}"
+            )
+        cfg = _shipped_config(NETWORKS[name.rpartition("-")[2]])
+        set_architecture(cfg, ARCHITECTURES[name])
+        return cls.from_config(label or name, cfg)
+
+    @property
+    def macs(self) -> int:
+        return sum(stage.macs for stage in self.stages)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """What part of the multiply-adds each stage has; their sum is 1."""
+        return tuple(stage.macs / self.macs for stage in self.stages)
+
+
+def _shipped_config(network: str) -> CfgNode:
+    return get_config(f"COCO-Detection/faster_rcnn_{network}_FPN_1x.yaml")
+
+
+def draw_sketches(networks: Sequence[SketchedNetwork]) -> Figure:
+    """One row for each network, from top to bottom.
+
+    A box is a block. Its color and the number in it are the dilation of its 3x3 convolution. Below
+    the boxes of a stage stand its part of the multiply-adds, as a bar and in percent, and the number
+    of its blocks. Bars have one scale in the whole figure. Neighbors of one family share their
+    columns and headers.
+
+    Raises:
+        ValueError: there is no network.
+    """
+    if not networks:
+        raise ValueError("there is no network to sketch: expected one or more")
+    tables = [list(rows) for _, rows in groupby(networks, lambda n: [s.name for s in n.stages])]
+    box = _box_width(tables)
+    columns = [_column_widths(table, box) for table in tables]
+    bar = min(
+        width / share
+        for table, widths in zip(tables, columns)
+        for network in table
+        for width, share in zip(widths, network.shares)
+    )
+    content = max(sum(widths) + GAP * (len(widths) - 1) for widths in columns)
+    width = max(MIN_WIDTH, content + 2 * MARGIN)
+    rows = HEADER * len(tables) + TABLE_GAP * (len(tables) - 1) + ROW * len(networks)
+    height = 2 * MARGIN + rows + LEGEND
+    with styled():
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+        axes.set_axis_off()
+        top = MARGIN
+        for table, widths in zip(tables, columns):
+            lefts = [MARGIN + sum(widths[:i]) + GAP * i for i in range(len(widths))]
+            _draw_header(axes, table[0], lefts, top)
+            top += HEADER
+            for network in table:
+                _draw_row(axes, network, lefts, top, box, bar)
+                top += ROW
+            top += TABLE_GAP
+        _draw_legend(figure, height)
+    return figure
+
+
+def _box_width(tables: Sequence[Sequence[SketchedNetwork]]) -> float:
+    blocks = max(sum(_most_blocks(table)) for table in tables)
+    narrowest, widest = BOX_WIDTHS
+    return min(max(BOXES_WIDTH / blocks, narrowest), widest)
+
+
+def _column_widths(table: Sequence[SketchedNetwork], box: float) -> list[float]:
+    return [max(MIN_COLUMN, box * blocks) for blocks in _most_blocks(table)]
+
+
+def _most_blocks(table: Sequence[SketchedNetwork]) -> list[int]:
+    """Of each stage, among all networks."""
+    stages = zip(*(network.stages for network in table))
+    return [max(len(stage.dilations) or 1 for stage in same) for same in stages]
+
+
+def _draw_header(axes: Axes, network: SketchedNetwork, lefts: Sequence[float], top: float) -> None:
+    for stage, left in zip(network.stages, lefts):
+        axes.text(left, top, stage.name, size=9, weight="bold", va="top")
+        axes.text(left, top + 0.16, f"stride {stage.stride}", size=8, color=GRAY, va="top")
+
+
+def _draw_row(
+    axes: Axes,
+    network: SketchedNetwork,
+    lefts: Sequence[float],
+    top: float,
+    box: float,
+    bar: float,
+) -> None:
+    name = axes.text(lefts[0], top + 0.2, network.label, size=10, weight="bold")
+    axes.annotate(
+        f"  {sum(len(stage.dilations) for stage in network.stages)} blocks, "
+        f"{network.macs / 1e9:.1f} GMACs",
+        (1, 0.5),
+        xycoords=name,
+        size=9,
+        color=GRAY,
+        va="center",
+    )
+    top += 0.28
+    for stage, share, left in zip(network.stages, network.shares, lefts):
+        for i, dilation in enumerate(stage.dilations or [None]):
+            x = left + i * box
+            color = PALE if dilation is None else DILATION_COLORS[dilation - 1]
+            axes.add_patch(Rectangle((x, top), box, BOX_HEIGHT, fc=color, ec=INK, lw=0.6))
+            if dilation is not None:
+                axes.text(
+                    x + box / 2,
+                    top + BOX_HEIGHT / 2,
+                    str(dilation),
+                    size=8,
+                    color="white" if dilation == len(DILATION_COLORS) else INK,
+                    ha="center",
+                    va="center_baseline",
+                )
+        below = top + BOX_HEIGHT + 0.07
+        axes.add_patch(Rectangle((left, below), bar * share, BAR_HEIGHT, fc=GRAY, lw=0))
+        below += BAR_HEIGHT + 0.04
+        axes.text(left, below, f"{100 * share:.1f} %", size=8, va="top")
+        if stage.dilations:
+            blocks = len(stage.dilations)
+            text = f"{blocks} block{'s' if blocks > 1 else ''}"
+            axes.text(left, below + 0.14, text, size=8, va="top")
+
+
+def _draw_legend(figure: Figure, height: float) -> None:
+    handles = [
+        Patch(fc=color, ec=INK, lw=0.6, label=f"dilation {dilation}")
+        for dilation, color in enumerate(DILATION_COLORS, 1)
+    ]
+    handles.append(Patch(fc=PALE, ec=INK, lw=0.6, label="no choice block"))
+    figure.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(MARGIN / figure.get_figwidth(), (MARGIN + 0.18) / height),
+        ncols=len(handles),
+        fontsize=8,
+        borderpad=0,
+        borderaxespad=0,
+        columnspacing=1.5,
+    )
+    figure.text(
+        MARGIN / figure.get_figwidth(),
+        MARGIN / height,
+        "Bars and percent: of the backbone's multiply-adds, for an image of "
+        f"{INPUT_SIZE[0]}x{INPUT_SIZE[1]}.",
+        size=8,
+    )

@@ -1,0 +1,196 @@
+"""Sketches: stages and costs against traced shapes and tables, and what stands in the picture."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+
+import crnas_d2
+from crnas_d2 import ARCHITECTURES, Architecture
+from crnas_d2.analysis.flops import trace_detector
+from crnas_d2.analysis.sketch import SketchedNetwork, draw_sketches
+from crnas_d2.analysis.style import DILATION_COLORS, GRAY, PALE, render, styled
+
+# 1e9 multiply-adds at 800x1088 of stem and stages (see test_flops.py), and of the backbone
+R_50 = (2.047, 11.587, 17.826, 25.402, 14.038), 70.899
+LATER_BLOCK = {"ResNet18": 4.0108, "ResNet50": 3.7880, "ResNet101": 3.7880, "ResNeXt50": 3.8158}
+
+
+def config(network):
+    return crnas_d2.get_config(f"COCO-Detection/faster_rcnn_{network}_FPN_1x.yaml")
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def boxes(figure):
+    """Left, top, width, height and color of the boxes of blocks, then of the bars, as drawn."""
+    patches = [p for p in figure.axes[0].patches if isinstance(p, Rectangle)]
+    found = [(*p.get_bbox().bounds, to_hex(p.get_facecolor()).upper()) for p in patches]
+    return [b for b in found if b[4] != GRAY], [b for b in found if b[4] == GRAY]
+
+
+def test_shares_of_resnet50():
+    network = SketchedNetwork.published("ResNet50")
+    stages, backbone = R_50
+    assert [stage.name for stage in network.stages] == ["stem", "res2", "res3", "res4", "res5"]
+    assert [stage.macs / 1e9 for stage in network.stages] == pytest.approx(stages, abs=5e-4)
+    assert network.macs / 1e9 == pytest.approx(backbone, abs=5e-4)
+    assert network.shares == pytest.approx([macs / backbone for macs in stages], abs=1e-4)
+    assert sum(network.shares) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_published_networks(name):
+    network = SketchedNetwork.published(name)
+    architecture = ARCHITECTURES[name]
+    assert network.label == name
+    assert sum(network.shares) == pytest.approx(1)
+    if architecture.family == "resnet":
+        assert [stage.dilations for stage in network.stages] == [(), *architecture.dilations]
+        assert [stage.stride for stage in network.stages] == [4, 4, 8, 16, 32]
+    else:
+        stem, *inner, tail = network.stages  # a detector has no pool
+        assert stem.dilations == tail.dilations == ()
+        assert [stage.dilations for stage in inner] == list(architecture.dilations[1:-2])
+
+
+@pytest.mark.parametrize("name, giga", LATER_BLOCK.items())
+def test_published_name_takes_the_right_blocks(name, giga):
+    """The reallocated network costs as much, and moves whole blocks of a known cost."""
+    baseline, found = map(SketchedNetwork.published, (name, f"SCR-{name}"))
+    assert found.macs == baseline.macs
+    for before, after in list(zip(baseline.stages, found.stages))[1:]:
+        moved = len(after.dilations) - len(before.dilations)
+        assert (after.macs - before.macs) / 1e9 == pytest.approx(moved * giga, abs=5e-4)
+
+
+@pytest.mark.parametrize("network", ["CR_R_50", "CR_MNV2"])
+def test_strides_are_those_of_the_outputs(network):
+    cfg = config(network)
+    _, calls = trace_detector(cfg, (800, 1088), 1, 1)
+    heights = {}
+    for call in calls:
+        match call.name.split("."):
+            case ["backbone", "bottom_up", stage, *_]:
+                heights[stage] = call.output_shape[-2]
+    expected = {stage: 800 // height for stage, height in heights.items()}
+    if "R_50" in network:
+        expected["stem"] *= 2  # the max-pooling, which is no layer
+    sketched = SketchedNetwork.from_config("", cfg)
+    assert {stage.name: stage.stride for stage in sketched.stages} == expected
+
+
+def test_architecture_alone():
+    codes = (1, 2, 3, 1), (0, 1, 2, 0, 1, 2, 0)
+    for block, network in (("basic", "R_18"), ("bottleneck", "R_50")):
+        cfg = config(network)
+        cfg.MODEL.CR.STAGE_CODE, cfg.MODEL.CR.OPERATION_CODE = map(list, codes)
+        expected = SketchedNetwork.from_config("own", cfg)
+        assert SketchedNetwork.from_architecture("own", Architecture(*codes), block) == expected
+    mobile = SketchedNetwork.from_architecture("CR-MobileNetV2", ARCHITECTURES["CR-MobileNetV2"])
+    assert mobile == SketchedNetwork.published("CR-MobileNetV2")
+
+
+def test_each_block_is_a_box_with_its_dilation():
+    figure = draw_sketches([SketchedNetwork.published("CR-ResNet50")])
+    blocks, _ = boxes(figure)
+    dilations = [o + 1 for o in ARCHITECTURES["CR-ResNet50"].operation_code]
+    assert [color for *_, color in blocks] == [PALE, *(DILATION_COLORS[d - 1] for d in dilations)]
+    numbers = [int(text) for text in texts(figure) if re.fullmatch(r"\d", text)]
+    assert numbers == dilations
+    centers = [t.get_position()[0] for t in figure.axes[0].texts if t.get_text() in "123"]
+    assert centers == pytest.approx([left + width / 2 for left, _, width, *_ in blocks[1:]])
+
+
+def test_bars_have_one_scale():
+    networks = [SketchedNetwork.published(n) for n in ("ResNet101", "CR-ResNet18", "MobileNetV2")]
+    _, bars = boxes(draw_sketches(networks))
+    shares = [share for network in networks for share in network.shares]
+    scale = bars[0][2] / shares[0]
+    assert [width for _, _, width, *_ in bars] == pytest.approx([scale * s for s in shares])
+
+
+def test_stages_stand_below_each_other():
+    names = ("ResNet50", "SCR-ResNet50", "ResNet101")
+    _, bars = boxes(draw_sketches([SketchedNetwork.published(name) for name in names]))
+    lefts = [left for left, *_ in bars]
+    assert lefts[:5] == lefts[5:10] == lefts[10:]
+    assert sorted(set(lefts)) == lefts[:5]
+
+
+def test_what_is_written():
+    figure = draw_sketches([SketchedNetwork.published(n) for n in ("ResNet50", "SCR-ResNet50")])
+    written = texts(figure)
+    assert [t for t in written if "stride" in t] == [f"stride {n}" for n in (4, 4, 8, 16, 32)]
+    assert [t for t in written if re.fullmatch(r"\d+ blocks?", t)] == [
+        *("3 blocks", "4 blocks", "6 blocks", "3 blocks"),
+        *("1 block", "3 blocks", "5 blocks", "7 blocks"),
+    ]
+    assert [t for t in written if "%" in t][:5] == ["2.9 %", "16.3 %", "25.1 %", "35.8 %", "19.8 %"]
+    assert written.count("  16 blocks, 70.9 GMACs") == 2
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["dilation 1", "dilation 2", "dilation 3", "no choice block"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("CR-ResNet18",),
+        ("ResNet101", "CR-ResNet101"),
+        ("MobileNetV2", "CR-MobileNetV2", "ResNet18", "ResNet50", "SCR-ResNeXt50", "ResNet101"),
+    ],
+)
+def test_nothing_overlaps_or_leaves_the_picture(names):
+    figure = draw_sketches([SketchedNetwork.published(name) for name in names])
+    with styled():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    renderer = canvas.get_renderer()
+    page = figure.bbox
+    written = [*figure.axes[0].texts, *figure.texts, *figure.legends]
+    areas = [item.get_window_extent(renderer).padded(-1) for item in written]
+    blocks = [p.get_window_extent(renderer) for p in figure.axes[0].patches]
+    assert all(page.x0 <= a.x0 and a.x1 <= page.x1 for a in areas + blocks)
+    assert all(page.y0 <= a.y0 and a.y1 <= page.y1 for a in areas + blocks)
+    for i, area in enumerate(areas):
+        assert not any(area.overlaps(other) for other in areas[:i]), written[i]
+        if not re.fullmatch(r"\d", getattr(written[i], "get_text", str)()):
+            assert not any(area.overlaps(block) for block in blocks), written[i]
+    assert min(text.get_fontsize() for text in written if hasattr(text, "get_fontsize")) >= 8
+
+
+def test_svg():
+    networks = [SketchedNetwork.published(name) for name in ("ResNet18", "CR-ResNet18")]
+    first, second = (render(draw_sketches(networks), "svg") for _ in range(2))
+    assert ElementTree.fromstring(first).tag.endswith("svg")
+    assert first == second
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="no architecture 'CR-ResNet34' .* ResNet18, SCR-ResNet18"):
+        SketchedNetwork.published("CR-ResNet34")
+
+
+def test_unknown_block():
+    with pytest.raises(ValueError, match=r"block 'wide': expected one of \['basic', 'bottleneck'"):
+        SketchedNetwork.from_architecture("own", Architecture((1, 1, 1, 1)), "wide")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Supernet/stage_supernet_R_18_FPN.yaml", "Supernet/dilation_supernet_SCR_R_50_FPN.yaml"],
+)
+def test_supernet_has_no_sketch(name):
+    with pytest.raises(ValueError, match="own: MODEL.BACKBONE.NAME is 'build_.*_supernet"):
+        SketchedNetwork.from_config("own", crnas_d2.get_config(name))
+
+
+def test_no_network():
+    with pytest.raises(ValueError, match="expected one or more"):
+        draw_sketches([])

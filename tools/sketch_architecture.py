@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""One picture of architectures: blocks of each stage, their dilations, and their multiply-adds.
+
+sketch_architecture.py ResNet50 SCR-ResNet50 CR-ResNet50 --output sketch.svg
+sketch_architecture.py configs/Digits/faster_rcnn_R_18_FPN.yaml output/search/final.yaml \\
+    --labels baseline found --output sketch.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from crnas_d2 import ARCHITECTURES
+from crnas_d2.analysis.sketch import SketchedNetwork, draw_sketches
+from crnas_d2.analysis.style import figure_format, write_figure
+from crnas_d2.config import read_config
+from detectron2.utils.file_io import PathManager
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "networks",
+        nargs="+",
+        metavar="NETWORK",
+        help="published name, such as CR-ResNet50, or config file of a detector",
+    )
+    parser.add_argument("--labels", nargs="+", metavar="TEXT", help="instead of the names")
+    parser.add_argument("--output", required=True, metavar="FILE", help=".svg, .png or .pdf")
+    args = parser.parse_args(argv)
+    labels = args.labels or args.networks
+    if len(labels) != len(args.networks):
+        parser.error(f"{len(labels)} --labels for {len(args.networks)} networks: expected as many")
+    try:
+        figure_format(args.output)
+    except ValueError as error:
+        parser.error(f"--output: {error}")
+
+    sketched = [sketch(network, label) for network, label in zip(args.networks, labels)]
+    write_figure(draw_sketches(sketched), args.output)
+    print(f"wrote {args.output}: {', '.join(labels)}")
+
+
+def sketch(network: str, label: str) -> SketchedNetwork:
+    if network in ARCHITECTURES:
+        return SketchedNetwork.published(network, label)
+    if PathManager.isfile(network):
+        return SketchedNetwork.from_config(label, read_config(network))
+    raise ValueError(
+        f"{network!r} is neither a config file nor a published name: expected one of "
+        f"{', '.join(ARCHITECTURES)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
