@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""Submit train_net.py, search_net.py or another script that is started alike as a job on Slurm.
+
+submit.py --nodes 2 --gpus-per-node 8 --timeout-min 2880 --partition gpu -- \\
+    train_net.py --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
+submit.py --gpus-per-node 8 --timeout-min 1440 --slurm account=vision --slurm constraint=h100 -- \\
+    search_net.py --config-file configs/Search/R_50.yaml OUTPUT_DIR output/search
+submit.py --cluster local --cpu-tasks-per-node 2 --timeout-min 30 -- train_net.py --config-file FILE
+
+Each GPU gets a task, and each task runs the script with the environment that torchrun would give
+it. Before the time limit, and when Slurm warns of a preemption, the script gets a SIGTERM and time
+to save; then the job is queued again. A training then goes on with --resume, as it does where Slurm
+itself starts the job again after a failed node; a search goes on by itself.
+
+Run it where the script will run: folder, environment and Python are those of the job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from detectron2.engine import default_argument_parser
+from detectron2.utils.file_io import PathManager
+
+try:
+    import submitit
+except ModuleNotFoundError:
+    sys.exit('tools/submit.py needs submitit: pip install "crnas_d2[slurm]"')
+from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
+
+WARNING_S = 180  # before the time limit, the job is warned
+SAVING_S = 120  # so long may the script take to end after that
+PREEMPTION_S = 10  # so long after a SIGTERM may the warning of a preemption come
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Task:
+    """What runs in each task of a job. submitit calls it, and its ``checkpoint`` on rank 0.
+
+    The script is a process of its own. So the warning, which would otherwise queue the job again in
+    the middle of a training step, waits until the script has ended.
+
+    Attributes:
+        script: a Python file.
+        arguments: of the script.
+        resume: what a script needs in addition that goes on.
+    """
+
+    script: str
+    arguments: tuple[str, ...]
+    resume: tuple[str, ...]
+
+    def __call__(self) -> None:
+        """
+        Raises:
+            subprocess.CalledProcessError: the script has failed.
+        """
+        warning = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
+        queue_again = signal.getsignal(warning)  # by submitit; on rank 0 it does not return
+        received = set()
+        for number in (signal.SIGTERM, warning):
+            signal.signal(number, lambda number, _: received.add(number))
+
+        command = self._command()
+        environment = {**os.environ, **_torchrun_environment()}
+        # Slurm signals all processes of a job, those of the script too
+        ignore_warning = lambda: signal.signal(warning, signal.SIG_IGN)  # noqa: E731
+        process = subprocess.Popen(command, env=environment, preexec_fn=ignore_warning)
+        try:
+            deadline = None
+            while (code := process.poll()) is None:
+                if received and deadline is None:
+                    process.terminate()
+                    deadline = time.monotonic() + SAVING_S
+                if deadline is not None and time.monotonic() > deadline:
+                    process.kill()
+                time.sleep(POLL_S)
+        finally:
+            process.kill()  # where this process is interrupted
+
+        if code == 0:
+            return
+        if received or code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+            deadline = time.monotonic() + PREEMPTION_S
+            while warning not in received and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+        if warning not in received:
+            raise subprocess.CalledProcessError(code, command)
+        queue_again(warning, None)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """The task with which the job goes on."""
+        return DelayedSubmission(replace(self, arguments=self._resumed()))
+
+    def _command(self) -> list[str]:
+        again = "SLURM_RESTART_COUNT" in os.environ
+        arguments = self._resumed() if again else self.arguments
+        return [sys.executable, "-u", self.script, *arguments]
+
+    def _resumed(self) -> tuple[str, ...]:
+        missing = (option for option in self.resume if option not in self.arguments)
+        return (*missing, *self.arguments)
+
+
+def _torchrun_environment() -> dict[str, str]:
+    """By which the script finds its rank, its peers and its GPU."""
+    task = TorchDistributedEnvironment()
+    environment = {
+        "MASTER_ADDR": task.master_addr,
+        "MASTER_PORT": task.master_port,
+        "WORLD_SIZE": task.world_size,
+        "RANK": task.rank,
+        "LOCAL_WORLD_SIZE": task.local_world_size,
+        "LOCAL_RANK": task.local_rank,
+        "TORCHELASTIC_RUN_ID": submitit.JobEnvironment().job_id,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", 1),
+    }
+    return {name: str(value) for name, value in environment.items()}
+
+
+def make_task(parser: argparse.ArgumentParser, command: Sequence[str]) -> Task:
+    """The task of a command line; what is wrong with it ends the program."""
+    script, *arguments = command
+    if not os.path.isfile(script):
+        parser.error(f"{script!r}: no such script in {os.getcwd()}")
+    if os.path.basename(script) != "train_net.py":
+        return Task(script, tuple(arguments), ())
+    parsed = default_argument_parser().parse_args(arguments)
+    if not PathManager.isfile(parsed.config_file):
+        parser.error(f"--config-file {parsed.config_file!r} of {script}: no such file")
+    # An evaluation that starts again has to take the same weights, not the last checkpoint's.
+    return Task(script, tuple(arguments), () if parsed.eval_only else ("--resume",))
+
+
+def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Task]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cluster", choices=("slurm", "local"), help="default: Slurm where there is srun"
+    )
+    parser.add_argument("--nodes", type=_positive, default=1)
+    per_node = parser.add_mutually_exclusive_group(required=True)
+    per_node.add_argument("--gpus-per-node", type=_positive, metavar="N", help="and tasks")
+    per_node.add_argument(
+        "--cpu-tasks-per-node", type=_positive, metavar="N", help="tasks, where there is no GPU"
+    )
+    parser.add_argument("--timeout-min", type=_positive, required=True, help="time limit of a run")
+    parser.add_argument(
+        "--max-timeouts", type=_positive, default=20, help="how often a job may reach that limit"
+    )
+    parser.add_argument("--cpus-per-task", type=_positive, help="for the data workers, mainly")
+    parser.add_argument("--mem-gb", type=float, help="memory of a node")
+    parser.add_argument("--partition")
+    parser.add_argument("--name", default="crnas_d2")
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY[=VALUE]",
+        help="any other option of sbatch, such as account=vision; can be repeated",
+    )
+    parser.add_argument(
+        "--folder",
+        default="output/jobs",
+        help="for logs and files of submitit; all nodes have to see it",
+    )
+    parser.add_argument("command", nargs="+", help="the script and its arguments, after --")
+    args = parser.parse_args(argv)
+    return args, make_task(parser, args.command)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}; expected at least 1")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args, task = parse_args(argv)
+    executor = submitit.AutoExecutor(
+        folder=args.folder,
+        cluster=args.cluster,
+        slurm_max_num_timeout=args.max_timeouts,
+        local_max_num_timeout=args.max_timeouts,
+    )
+    sbatch = {"requeue": True}
+    for option in args.slurm:
+        key, given, value = option.partition("=")
+        sbatch[key] = value if given else True
+    executor.update_parameters(
+        name=args.name,
+        nodes=args.nodes,
+        tasks_per_node=args.gpus_per_node or args.cpu_tasks_per_node,
+        gpus_per_node=args.gpus_per_node,
+        cpus_per_task=args.cpus_per_task,
+        mem_gb=args.mem_gb,
+        timeout_min=args.timeout_min,
+        stderr_to_stdout=True,
+        slurm_partition=args.partition,
+        slurm_signal_delay_s=WARNING_S,
+        slurm_srun_args=[
+            "--kill-on-bad-exit=1"
+        ],  # as torchrun does: peers of a dead rank only wait
+        slurm_additional_parameters=sbatch,
+    )
+    job = executor.submit(task)
+    print(f"{executor.cluster} job {job.job_id}; log of its first task: {job.paths.stdout}")
+
+
+if __name__ == "__main__":
+    main()
