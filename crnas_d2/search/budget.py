@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
@@ -13,11 +14,6 @@ from ..spaces import StageSpace
 from .evaluation import Code
 
 Cost = Callable[[Code], float]
-
-FINAL_BUILDERS = {
-    "resnet": "build_cr_resnet_fpn_backbone",
-    "mobilenetv2": "build_cr_mobilenetv2_fpn_backbone",
-}
 
 
 def get_cost(name: str, space: StageSpace, cfg: CfgNode) -> Cost:
@@ -71,5 +67,8 @@ def plain_detector(cfg: CfgNode) -> CfgNode:
     place of a supernet."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.BACKBONE.NAME = FINAL_BUILDERS[cfg.MODEL.CR.FAMILY]
+    builder = re.sub(
+        "(stage|dilation)_supernet", f"cr_{cfg.MODEL.CR.FAMILY}", cfg.MODEL.BACKBONE.NAME
+    )
+    cfg.MODEL.BACKBONE.NAME = builder
     return cfg
