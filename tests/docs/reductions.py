@@ -1,0 +1,130 @@
+"""All in which the commands that the tests run differ from those in the documents."""
+
+import re
+
+from crnas_d2.config import read_config
+from crnas_d2.search import is_recipe
+
+# What cannot run here, word for word, and why.
+NOT_RUN = {
+    "make install": "builds the environment in which the tests run; see tests/tools/test_install.py",
+    "make demo": "is a search of minutes; its recipe is run in small from docs/distributed.md",
+    "make test": "is what runs this",
+    "pip install -e .": "would change the environment in which the tests run",
+    'pip install -e ".[fast]"': "would change the environment in which the tests run",
+    'export PATH="$PWD/.venv/bin:$PATH"': "chooses the Python, which is that of the tests here",
+    "tensorboard --logdir output/search": "is a server, which does not end",
+}
+
+# Keys that go to all trainings and searches, behind the command's own.
+SMALL = {
+    "INPUT.MIN_SIZE_TRAIN": "(64,)",
+    "INPUT.MAX_SIZE_TRAIN": "96",
+    "INPUT.MIN_SIZE_TEST": "64",
+    "INPUT.MAX_SIZE_TEST": "96",
+    "INPUT.CLASSIFICATION.CROP_SIZE": "32",
+    "INPUT.CLASSIFICATION.TEST_SIZE": "32",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": "20",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": "20",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "8",
+    "DATASETS.ARCHVAL.SIZE": "2",
+    "DATALOADER.NUM_WORKERS": "0",
+    "SOLVER.IMS_PER_BATCH": "4",
+    "SOLVER.BASE_LR": "1e-6",
+    "SOLVER.MAX_ITER": "2",
+    "SOLVER.STEPS": "()",
+    "SOLVER.WARMUP_ITERS": "1",
+    "TEST.EVAL_PERIOD": "0",
+    "SEARCH.BN.BATCHES": "1",
+    "SEARCH.BN.IMAGES_PER_BATCH": "2",
+}
+
+# Keys that make supernets, and what is searched over them, small enough. Detectors that take the
+# weights of a real network keep its width.
+THIN = {
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": "8",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": "8",
+    "MODEL.RESNETS.WIDTH_PER_GROUP": "8",
+    "MODEL.FPN.OUT_CHANNELS": "16",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
+    "MODEL.SUPERNET.STAGE_CHOICES": "[[1, 2, 3], [2, 3, 4], [2, 5, 6, 19], [2, 3, 7]]",
+    "MODEL.SUPERNET.OPERATIONS": "[0, 1]",
+    "MODEL.SUPERNET.TEST_PATHS": "[]",
+    "SEARCH.SURVIVORS": "1",
+}
+
+# Scripts that train or search, or fill or draw what these have made.
+RUNS = ("train_net.py", "search_net.py")
+FILLS = ("tools/remap_weights.py",)
+
+# Options, by what their value becomes. One process stands for eight GPUs, two for torchrun's.
+OPTIONS = {
+    "--num-gpus": "1",
+    "--num-machines": "1",
+    "--machine-rank": "0",
+    "--dist-url": "auto",
+    "--nproc-per-node": "2",
+    "--nnodes": "1",
+    "--rdzv-endpoint": "localhost:0",
+}
+# Of tools/submit.py: the local executor's, on this machine without a GPU.
+SUBMIT_OPTIONS = {"--nodes": "1", "--gpus-per-node": None, "--slurm": None}
+
+
+def reduce(words, folder):
+    """The words of a command, as they are run in a folder.
+
+    Raises:
+        ValueError: a program that is not known here.
+    """
+    program, *arguments = words
+    if program == "torchrun":
+        launcher, script = split_torchrun(replace(arguments, OPTIONS))
+        return ["-m", "torch.distributed.run", *launcher, *reduce_script(script, folder)]
+    if program == "python":
+        if arguments[0] == "tools/submit.py":
+            cut = arguments.index("--")
+            options = replace(arguments[1:cut], SUBMIT_OPTIONS)
+            local = ["--cluster", "local", "--cpu-tasks-per-node", "2"]
+            script = reduce_script(arguments[cut + 1 :], folder)
+            return [arguments[0], *options, *local, "--", *script]
+        return reduce_script(replace(arguments, OPTIONS), folder)
+    raise ValueError(f"it is not known how to run {program!r}")
+
+
+def split_torchrun(arguments):
+    script = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
+    return arguments[:script], arguments[script:]
+
+
+def replace(arguments, values):
+    """The arguments with these values of options; an option of None is left out."""
+    kept = []
+    words = iter(arguments)
+    for word in words:
+        if word not in values:
+            kept.append(word)
+            continue
+        next(words)
+        if values[word] is not None:
+            kept += [word, values[word]]
+    return kept
+
+
+def reduce_script(arguments, folder):
+    script = arguments[0]
+    if script not in RUNS + FILLS or "--config-file" not in arguments or "--dry-run" in arguments:
+        return arguments
+    config = arguments[arguments.index("--config-file") + 1]
+    cfg = read_config(str(folder / config))
+    keys = {} if script in FILLS else dict(SMALL)
+    if is_recipe(cfg) or "supernet" in cfg.MODEL.BACKBONE.NAME:
+        keys.update(THIN)
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE or "SOLVER.REFERENCE_WORLD_SIZE" in arguments:
+        keys["SOLVER.IMS_PER_BATCH"] = "16"
+    return [*arguments, *(word for pair in keys.items() for word in pair)]
+
+
+def job_number(printed):
+    """Of a job that tools/submit.py has started on this machine."""
+    return int(re.search(r"local job (\d+)", printed)[1])

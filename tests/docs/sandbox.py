@@ -1,0 +1,78 @@
+"""A folder in which the commands of the documents find all that they name, in small."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from image_folder import write_image_folder
+from tiny_coco import write_tiny_coco
+from torchvision.models import resnet50
+
+from crnas_d2.files import datasets_root
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+ROOT = Path(__file__).resolve().parents[2]
+LINKS = ("train_net.py", "search_net.py", "tools", "configs", "benchmarks", "crnas_d2", "Makefile")
+
+
+def make_sandbox():
+    """Scripts and configs at their places, and made stand-ins for data sets and weights."""
+    folder = Path(tempfile.mkdtemp(prefix="crnas_d2_docs_"))
+    for name in LINKS:
+        (folder / name).symlink_to(ROOT / name)
+    write_coco(folder / "datasets" / "coco")
+    for split in ("train", "val"):
+        write_image_folder(folder / "datasets" / "imagenet" / split)
+        write_image_folder(folder / "birds" / split)
+    digits = Path(datasets_root()).resolve() / "digits"
+    if digits.is_dir():  # else it is generated when it is used
+        (folder / "datasets" / "digits").symlink_to(digits)
+    write_cells(folder / "cells")
+    torch.manual_seed(0)
+    torch.save(resnet50().state_dict(), folder / "resnet50-0676ba61.pth")
+    return folder
+
+
+def remove_sandbox(folder):
+    shutil.rmtree(folder)
+
+
+def write_cells(folder):
+    """The reader's own data set: train.json, val.json and images, with boxes and masks."""
+    data = json.loads(write_tiny_coco(folder, images=12).read_text())
+    add_polygons(data)
+    for split, images in (("train", data["images"][:8]), ("val", data["images"][8:])):
+        ids = {image["id"] for image in images}
+        annotations = [a for a in data["annotations"] if a["image_id"] in ids]
+        part = {**data, "images": images, "annotations": annotations}
+        (folder / f"{split}.json").write_text(json.dumps(part))
+
+
+def write_coco(folder):
+    """COCO's layout and categories, with 8 and 4 images."""
+    things = [category for category in COCO_CATEGORIES if category["isthing"]]
+    categories = [{"id": category["id"], "name": category["name"]} for category in things]
+    (folder / "annotations").mkdir(parents=True)
+    for split, images in (("train2017", 8), ("val2017", 4)):
+        path = write_tiny_coco(folder / split, images=images)
+        data = json.loads(path.read_text())
+        add_polygons(data)
+        for image in data["images"]:
+            image["file_name"] = f"images/{image['file_name']}"
+        data["categories"] = categories
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
+
+
+def add_polygons(data):
+    for annotation in data["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def environment():
+    """Of the commands: one thread, no GPU, and Detectron2's folder of data sets in the sandbox."""
+    known = {name: value for name, value in os.environ.items() if name != "DETECTRON2_DATASETS"}
+    return {**known, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
