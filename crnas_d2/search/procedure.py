@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -110,10 +110,10 @@ class Procedure:
         baseline = self._final_config() or plain_detector(self._config(self._searches[0]))
         setup_datasets(baseline)
         networks = [self._network("baseline", baseline, records.get("baseline"))]
-        searched = [step.name for step in self._searches if records[step.name].done]
-        if searched:
+        search = self._last_search(records.values())
+        if search:
             found = baseline.clone()
-            set_architecture(found, self._found_by(searched[-1]))
+            set_architecture(found, self._found_by(search))
             networks.append(self._network("found", found, records.get("final")))
         return networks
 
@@ -148,7 +148,7 @@ class Procedure:
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
             if comm.is_main_process():
-                if step.searches:
+                if step.name == self._last_search(self.records()):
                     self._write_found(step)
                 if not done or step is self._steps[-1]:
                     report()
@@ -278,6 +278,10 @@ class Procedure:
     @property
     def _searches(self) -> list[Step]:
         return [step for step in self._steps if step.searches]
+
+    def _last_search(self, records: Iterable[StepRecord]) -> str:
+        """Name of the last search that has ended; empty before the first one."""
+        return next((r.name for r in reversed([*records]) if r.searches and r.done), "")
 
     def _found_by(self, search: str) -> Architecture:
         return read_architecture(os.path.join(self.output, search))

@@ -114,7 +114,15 @@ def test_done_steps_are_not_run_again(output, recipe, monkeypatch):
     folder, table = output
     monkeypatch.setattr(CRTrainer, "train", lambda self: pytest.fail("trained again"))
     monkeypatch.setattr("crnas_d2.search.procedure.run_search", lambda *_: pytest.fail("searched"))
+    written = []
+    monkeypatch.setattr(
+        "crnas_d2.search.procedure.write_architecture", lambda _, found: written.append(found)
+    )
     assert run(recipe, folder, "DATALOADER.NUM_WORKERS", 1) == table
+    found = json.loads((folder / "operation_search/result.json").read_text())["architecture"]
+    assert [vars(architecture) for architecture in written] == [
+        {name: tuple(code) for name, code in found.items()}
+    ]
 
 
 def test_stopped_in_any_step_it_goes_on(output, recipe, monkeypatch):
