@@ -1,0 +1,182 @@
+"""Networks as points of the figures: measured ones, averaged over seeds, and the paper's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from types import MappingProxyType
+
+from ..architecture import ARCHITECTURES, Architecture
+from ..config import get_config
+from ..search.evaluation import format_code
+from .flops import analyze_detector
+from .paper_results import PAPER_RESULTS
+from .runs import BOX_AP, TOP1, Run, common_dataset, group_seeds
+from .sketch import NETWORKS
+from .style import BASELINE, FOUND, GREEN, SKY
+
+PAPER_DATASET, PAPER_CLASSIFICATION = "coco_2017_val", "imagenet_val"
+# Figure 6 prints the accuracy and AP of two points: the best networks of the FLOPs of ResNet50 and
+# of ResNet101. None of it was measured by this project.
+PAPER_ACCURACY = (("FLOPs of ResNet50", 76.5, 38.3), ("FLOPs of ResNet101", 77.3, 40.2))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the networks of one kind look, in figures read by color or by form."""
+
+    label: str
+    marker: str
+    color: str
+    line: str
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "": Kind("baseline", "o", BASELINE, "-"),
+        "SCR": Kind("stages reallocated (SCR)", "s", SKY, ":"),
+        "CR": Kind("with dilated convolutions (CR)", "^", FOUND, "--"),
+        "best": Kind("best of equal FLOPs", "D", GREEN, "-"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network in a figure.
+
+    Attributes:
+        label: its stage code, or its name in the paper.
+        kind: key of :data:`KINDS`.
+        xs: one value for each seed.
+        ys: AP in percent, one value for each seed.
+        series: networks of one name and kind share a line; empty for none.
+        in_paper: whether the paper's APs are drawn, and none that was measured here.
+    """
+
+    label: str
+    kind: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    series: str = ""
+    in_paper: bool = False
+
+    @property
+    def x(self) -> float:
+        return mean(self.xs)
+
+    @property
+    def y(self) -> float:
+        return mean(self.ys)
+
+
+def kind_of(architecture: Architecture) -> str:
+    """Key of :data:`KINDS`: a network without dilation is a baseline if it has the stage code of a
+    published one."""
+    if any(architecture.operation_code):
+        return "CR"
+    baselines = {a.stage_code for name, a in ARCHITECTURES.items() if "-" not in name}
+    return "" if architecture.stage_code in baselines else "SCR"
+
+
+def flops_points(runs: Sequence[Run]) -> list[Point]:
+    """GMACs at 800x1088 and box AP of detectors, averaged over seeds.
+
+    Raises:
+        ValueError: a run has no box AP or cannot be counted.
+    """
+    return [
+        network_point(group[0], [group[0].macs() / 1e9], [run.metric(BOX_AP) for run in group])
+        for group in group_seeds(runs)
+    ]
+
+
+def paper_flops_points() -> list[Point]:
+    """The paper's box AP of Faster R-CNN with FPN at 1x (Tables 1 and 4) at the GMACs of our
+    configs, since Table 4 prints no FLOPs."""
+    names = {network: name for name, network in NETWORKS.items()}
+    points = []
+    for file, result in PAPER_RESULTS.items():
+        match = re.fullmatch(r"COCO-Detection/faster_rcnn_(?:(S?CR)_)?(\w+)_FPN_1x\.yaml", file)
+        if match is None:
+            continue
+        kind, network = match[1] or "", match[2]
+        name = names[network]
+        points.append(
+            Point(
+                label=f"{kind}-{name}" if kind else name,
+                kind=kind,
+                xs=(analyze_detector(get_config(file)).macs / 1e9,),
+                ys=(result.box_ap,),
+                series=name.rstrip("0123456789"),
+                in_paper=True,
+            )
+        )
+    return points
+
+
+def accuracy_points(
+    classifiers: Sequence[Run], detectors: Sequence[Run]
+) -> tuple[list[Point], list[Run]]:
+    """Top-1 accuracy and box AP of networks that were trained as both, averaged over seeds.
+
+    Returns:
+        The points, and the runs without a partner of the same network.
+
+    Raises:
+        ValueError: no runs pair, two classifiers of one network differ in more than the seed, or
+            a run has no such metric.
+    """
+    by_network: dict[tuple[str, ...], list[Run]] = {}
+    for group in group_seeds(classifiers):
+        other = by_network.setdefault(group[0].network, group)
+        if other is not group:
+            raise ValueError(
+                f"{other[0].folder} and {group[0].folder} are classifiers of one network that "
+                "differ in more than the seed: expected one of them"
+            )
+    groups = group_seeds(detectors)
+    pairs = [(by_network[g[0].network], g) for g in groups if g[0].network in by_network]
+    paired = {detectors[0].network for _, detectors in pairs}
+    unpaired = [run for run in (*classifiers, *detectors) if run.network not in paired]
+    if not pairs:
+        raise ValueError(
+            "no classifier has the network of a detector: "
+            + "; ".join(f"{run.folder} is {_label(run)}" for run in unpaired)
+        )
+    return [
+        network_point(
+            group[0], [run.metric(TOP1) for run in seen], [run.metric(BOX_AP) for run in group]
+        )
+        for seen, group in pairs
+    ], unpaired
+
+
+def paper_accuracy_points() -> list[Point]:
+    """The two points of figure 6 that have numbers."""
+    return [Point(label, "best", (x,), (y,), in_paper=True) for label, x, y in PAPER_ACCURACY]
+
+
+def network_point(run: Run, xs: Sequence[float], ys: Sequence[float]) -> Point:
+    """The point of a run's network."""
+    return Point(_label(run), kind_of(run.architecture), tuple(xs), tuple(ys))
+
+
+def _label(run: Run) -> str:
+    return format_code(run.architecture.stage_code)
+
+
+def check_paper_datasets(detectors: Sequence[Run], classifiers: Sequence[Run] = ()) -> None:
+    """
+    Raises:
+        ValueError: runs on other data sets than the paper's, with which its numbers cannot share
+            an axis.
+    """
+    for runs, expected in ((detectors, PAPER_DATASET), (classifiers, PAPER_CLASSIFICATION)):
+        if runs and common_dataset(runs) != expected:
+            raise ValueError(
+                f"the paper's numbers are on {expected}, those of {runs[0].folder} on "
+                f"{runs[0].dataset}: expected one data set on an axis"
+            )

@@ -1,0 +1,217 @@
+"""What trainings and searches left in their ``OUTPUT_DIR``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+
+from ..architecture import Architecture
+from ..config import flatten_config, get_architecture, read_config
+from ..files import read_json, real_path
+from ..search.evaluation import Code, parse_code
+from ..search.result import RESULT_FILE
+from .flops import analyze_detector
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.json"
+# One of them is in each result of a detector or a classifier.
+BOX_AP, TOP1 = "bbox/AP", "classification/top1"
+# Keys that may differ between trainings of one network by several seeds.
+SEED_KEYS = frozenset({"SEED", "OUTPUT_DIR", "MODEL.WEIGHTS"})
+# Keys that make two backbones of equal codes two networks.
+NETWORK_KEYS = (
+    "MODEL.CR.FAMILY",
+    "MODEL.CR.BLOCK",
+    "MODEL.CR.STAGE_CODE",
+    "MODEL.CR.WIDTH_MULTIPLIER",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "MODEL.RESNETS.NUM_GROUPS",
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A training of a detector or a classifier.
+
+    Attributes:
+        folder: its ``OUTPUT_DIR``.
+        cfg: its config.
+        iteration: of its last evaluation.
+        metrics: of that evaluation, on :attr:`dataset`, in percent, by names such as "bbox/AP" and
+            "classification/top1".
+    """
+
+    folder: str
+    cfg: CfgNode
+    iteration: int
+    metrics: Mapping[str, float]
+
+    @property
+    def architecture(self) -> Architecture:
+        return get_architecture(self.cfg)
+
+    @property
+    def dataset(self) -> str:
+        """The first of ``DATASETS.TEST``."""
+        return self.cfg.DATASETS.TEST[0]
+
+    @property
+    def network(self) -> tuple[str, ...]:
+        """Equal for equal backbones: family, block, codes, groups and widths."""
+        flat = flatten_config(self.cfg)
+        return *(flat[key] for key in NETWORK_KEYS), str(self.architecture.operation_code)
+
+    def metric(self, name: str) -> float:
+        """
+        Raises:
+            ValueError: the evaluation has no such metric, or it is not finite.
+        """
+        value = self.metrics.get(name)
+        if value is None or not math.isfinite(value):
+            there = ", ".join(key for key in self.metrics if "/" in key)
+            raise ValueError(f"{self.folder}: {name} is {value}; its last evaluation has {there}")
+        return value
+
+    def macs(self) -> int:
+        """Multiply-adds of the detector for an image of 800x1088.
+
+        Raises:
+            ValueError: :func:`analyze_detector` cannot count it; it is a classifier, for one.
+        """
+        return analyze_detector(self.cfg).macs
+
+
+def read_run(folder: str) -> Run:
+    """
+    Args:
+        folder: ``OUTPUT_DIR`` of ``train_net.py``, or one of the folders ``final`` and ``baseline``
+            of a search. The training may be going on: its last evaluation counts.
+
+    Raises:
+        FileNotFoundError: the folder has no config or no metrics.
+        ValueError: nothing was evaluated yet, or the config has no data set to test on.
+    """
+    paths = [os.path.join(folder, name) for name in (CONFIG_FILE, METRICS_FILE)]
+    for path in paths:
+        if not PathManager.isfile(path):
+            raise FileNotFoundError(f"{path}: no such file; expected an OUTPUT_DIR of train_net.py")
+    cfg = read_config(paths[0])
+    if not cfg.DATASETS.TEST:
+        raise ValueError(f"{paths[0]}: DATASETS.TEST is empty, expected a data set with results")
+    # Detectron2 writes the name of the data set where there are several.
+    prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
+    with PathManager.open(paths[1], "r") as f:
+        lines = [
+            line for line in map(_parse_line, f) if any(prefix + m in line for m in (BOX_AP, TOP1))
+        ]
+    if not lines:
+        raise ValueError(f"{paths[1]}: expected a line with {prefix}{BOX_AP} or {prefix}{TOP1}")
+    metrics = {
+        key.removeprefix(prefix): value
+        for key, value in lines[-1].items()
+        if key.startswith(prefix) and key != "iteration"
+    }
+    return Run(folder, cfg, lines[-1]["iteration"], metrics)
+
+
+def _parse_line(line: str) -> Mapping[str, Any]:
+    """Nothing for a line that is torn, as a killed training leaves it, before others if resumed."""
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_runs(folders: Iterable[str]) -> list[Run]:
+    """
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_run`, or a folder is named twice.
+    """
+    folders = list(folders)
+    seen: set[str] = set()
+    for folder in folders:
+        if real_path(folder) in seen:
+            raise ValueError(f"{folder} is named twice: expected each run once")
+        seen.add(real_path(folder))
+    return [read_run(folder) for folder in folders]
+
+
+def common_dataset(runs: Sequence[Run]) -> str:
+    """The data set that all runs were tested on.
+
+    Raises:
+        ValueError: there are several, whose APs cannot be compared.
+    """
+    folders: dict[str, str] = {}
+    for run in runs:
+        folders.setdefault(run.dataset, run.folder)
+    if len(folders) != 1:
+        named = ", ".join(f"{dataset} ({folder}, ...)" for dataset, folder in folders.items())
+        raise ValueError(f"the runs are tested on {named or 'nothing'}: expected one data set")
+    return next(iter(folders))
+
+
+def group_seeds(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs whose configs differ in seed, initial weights and folder alone, together."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        flat = flatten_config(run.cfg)
+        groups.setdefault(
+            tuple((key, value) for key, value in flat.items() if key not in SEED_KEYS), []
+        ).append(run)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class StageRanking:
+    """The first budget's ranking of a stage search.
+
+    Attributes:
+        folder: ``OUTPUT_DIR`` of the search.
+        dataset: archval.
+        metric: that was maximized.
+        scores: of the stage codes, in percent, best first; the first code is the search's choice.
+    """
+
+    folder: str
+    dataset: str
+    metric: str
+    scores: Mapping[Code, float]
+
+
+def read_stage_ranking(folder: str) -> StageRanking:
+    """
+    Args:
+        folder: ``OUTPUT_DIR`` of ``search_net.py`` for a stage search, or the folder
+            ``stage_search`` of a whole procedure.
+
+    Raises:
+        FileNotFoundError: the folder has no config or no result.
+        ValueError: the result is damaged, of another step, or ranks nothing.
+    """
+    path = os.path.join(folder, RESULT_FILE)
+    if not PathManager.isfile(path):
+        raise FileNotFoundError(f"{path}: no such file; expected the OUTPUT_DIR of a stage search")
+    cfg = read_config(os.path.join(folder, CONFIG_FILE))
+    result = read_json(path)
+    try:
+        step, metric = result["step"], result["metric"]
+        ranking = next(iter(result["rankings"].values()))["ranking"]
+        scores = {parse_code(code): float(score) for code, score in ranking}
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no result of a search: {error!r}") from None
+    if step != "stage" or not scores:
+        raise ValueError(
+            f"{path}: {len(scores)} architectures of the {step} search; expected ranked stage codes"
+        )
+    return StageRanking(folder, cfg.DATASETS.TEST[0], metric, scores)
