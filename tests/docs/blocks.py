@@ -71,7 +71,7 @@ def read_commands(block, variables):
         ValueError: it uses more of a shell than variables, quotes and continued lines.
     """
     for line in block.text.replace("\\\n", " ").splitlines():
-        text = shlex.join(shlex.split(line, comments=True)) and line.partition("  #")[0]
+        text = re.sub(r"(^|\s)#.*", "", line)
         if not text.strip():
             continue
         line = re.sub(r"\$\{?(\w+)\}?", lambda m: _lookup(block, m[1], variables), line)
@@ -101,7 +101,9 @@ def documents(root):
     """README, then the pages of docs, in the order in which README names them."""
     readme = Path(root) / "README.md"
     text = readme.read_text(encoding="utf-8")
-    pages = sorted(
-        Path(root).glob("docs/*.md"), key=lambda p: (text.find(f"docs/{p.name}") % 10**9, p.name)
-    )
-    return [readme, *pages]
+
+    def place(path):
+        name = f"docs/{path.name}"
+        return name not in text, text.find(name), name
+
+    return [readme, *sorted(Path(root).glob("docs/*.md"), key=place)]

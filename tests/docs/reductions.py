@@ -27,6 +27,7 @@ SMALL = {
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": "20",
     "MODEL.RPN.POST_NMS_TOPK_TEST": "20",
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "8",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",  # after two iterations, nothing is sure
     "DATASETS.ARCHVAL.SIZE": "2",
     "DATALOADER.NUM_WORKERS": "0",
     "SOLVER.IMS_PER_BATCH": "4",
@@ -53,9 +54,15 @@ THIN = {
     "SEARCH.SURVIVORS": "1",
 }
 
-# Scripts that train or search, or fill or draw what these have made.
-RUNS = ("train_net.py", "search_net.py")
-FILLS = ("tools/remap_weights.py",)
+# Scripts that take all these keys, and one that takes those of the network.
+RUN = ("train_net.py", "search_net.py")
+FILL = "tools/remap_weights.py"
+
+# What other scripts get behind their own arguments.
+MORE = {
+    "tools/visualize_erf.py": ["--size", "128", "--num-images", "2"],
+    "tools/export_model.py": ["INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "192"],
+}
 
 # Options, by what their value becomes. One process stands for eight GPUs, two for torchrun's.
 OPTIONS = {
@@ -113,15 +120,14 @@ def replace(arguments, values):
 
 def reduce_script(arguments, folder):
     script = arguments[0]
-    if script not in RUNS + FILLS or "--config-file" not in arguments or "--dry-run" in arguments:
-        return arguments
-    config = arguments[arguments.index("--config-file") + 1]
-    cfg = read_config(str(folder / config))
-    keys = {} if script in FILLS else dict(SMALL)
+    if script not in (*RUN, FILL) or "--config-file" not in arguments or "--dry-run" in arguments:
+        return [*arguments, *MORE.get(script, [])]
+    cfg = read_config(str(folder / arguments[arguments.index("--config-file") + 1]))
+    keys = dict(SMALL) if script in RUN else {}
     if is_recipe(cfg) or "supernet" in cfg.MODEL.BACKBONE.NAME:
         keys.update(THIN)
-    if cfg.SOLVER.REFERENCE_WORLD_SIZE or "SOLVER.REFERENCE_WORLD_SIZE" in arguments:
-        keys["SOLVER.IMS_PER_BATCH"] = "16"
+    if "SOLVER.REFERENCE_WORLD_SIZE" in arguments:
+        keys["SOLVER.IMS_PER_BATCH"] = "16"  # of which the one process gets an eighth
     return [*arguments, *(word for pair in keys.items() for word in pair)]
 
 
