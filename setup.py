@@ -29,6 +29,7 @@ setup(
         "pillow>=9.0",
         "matplotlib>=3.6",
         "jinja2>=3.0",
+        "scipy>=1.8",
         "safetensors>=0.4",
     ],
     extras_require={
