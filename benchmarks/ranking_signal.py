@@ -25,15 +25,9 @@ from tabulate import tabulate
 
 from crnas_d2.engine import CRTrainer, setup
 from crnas_d2.files import write_atomically
-from crnas_d2.search.evaluation import Code, parse_code
+from crnas_d2.report.runs import read_stage_ranking
+from crnas_d2.search.evaluation import Code
 from detectron2.engine import default_argument_parser
-
-
-def read_table(folder: str) -> dict[Code, float]:
-    """Scores of a stage search, of its first budget, best first."""
-    rankings = json.loads(Path(folder, "result.json").read_text())["rankings"]
-    ranking = next(iter(rankings.values()))["ranking"]
-    return {parse_code(code): score for code, score in ranking}
 
 
 def choose(ranked: Sequence[Code], count: int) -> list[Code]:
@@ -75,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys, values")
     args = parser.parse_args(argv)
 
-    tables = {os.path.normpath(folder): read_table(folder) for folder in args.search}
+    tables = {os.path.normpath(folder): read_stage_ranking(folder).scores for folder in args.search}
     codes = choose(list(tables[os.path.normpath(args.search[0])]), args.codes)
     runs = [(code, seed) for seed in args.seeds for code in codes]
     if not args.only_report:

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from crnas_d2.analysis import correlation, plots, points
-from crnas_d2.analysis.runs import Run, common_dataset, read_runs, read_stage_ranking
 from crnas_d2.analysis.style import figure_format, write_figure
+from crnas_d2.report import correlation, plots, points
+from crnas_d2.report.runs import Run, common_dataset, read_runs, read_stage_ranking
 
 
 def main(argv: Sequence[str] | None = None) -> None:

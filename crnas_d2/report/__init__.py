@@ -1,4 +1,4 @@
-"""The page that shows a search."""
+"""What shows searches and trainings: the page of a search, and plots over several of them."""
 
 from .report import report_procedure, report_search
 

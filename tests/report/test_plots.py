@@ -12,9 +12,10 @@ from matplotlib.text import Annotation, Text
 import crnas_d2
 from crnas_d2 import ARCHITECTURES, Architecture
 from crnas_d2.analysis import PAPER_RESULTS, analyze_detector
-from crnas_d2.analysis.correlation import correlate, draw_correlations
-from crnas_d2.analysis.plots import draw_accuracy, draw_flops, seeds_text
-from crnas_d2.analysis.points import (
+from crnas_d2.analysis.style import render, styled
+from crnas_d2.report.correlation import correlate, draw_correlations
+from crnas_d2.report.plots import draw_accuracy, draw_flops, seeds_text
+from crnas_d2.report.points import (
     Point,
     accuracy_points,
     check_paper_datasets,
@@ -23,8 +24,7 @@ from crnas_d2.analysis.points import (
     paper_accuracy_points,
     paper_flops_points,
 )
-from crnas_d2.analysis.runs import read_run, read_runs, read_stage_ranking
-from crnas_d2.analysis.style import render, styled
+from crnas_d2.report.runs import read_run, read_runs, read_stage_ranking
 
 
 def coco(network):

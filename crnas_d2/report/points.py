@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from statistics import mean
 from types import MappingProxyType
 
+from ..analysis.flops import analyze_detector
+from ..analysis.paper_results import PAPER_RESULTS
+from ..analysis.sketch import NETWORKS
+from ..analysis.style import BASELINE, FOUND, GREEN, SKY
 from ..architecture import ARCHITECTURES, Architecture
 from ..config import get_config
 from ..search.evaluation import format_code
-from .flops import analyze_detector
-from .paper_results import PAPER_RESULTS
 from .runs import BOX_AP, TOP1, Run, common_dataset, group_seeds
-from .sketch import NETWORKS
-from .style import BASELINE, FOUND, GREEN, SKY
 
 PAPER_DATASET, PAPER_CLASSIFICATION = "coco_2017_val", "imagenet_val"
 # Figure 6 prints the accuracy and AP of two points: the best networks of the FLOPs of ResNet50 and

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from .style import GRAY
+from ..analysis.style import GRAY
 
 # In points: how far labels are from their points, the nearest first; half a marker's size.
 DISTANCES = (7, 18, 32, 48, 66, 90)

@@ -8,7 +8,7 @@ from made_runs import R_18, make_classifier, make_detector, make_run, make_searc
 import crnas_d2
 from crnas_d2 import Architecture
 from crnas_d2.analysis import analyze_detector
-from crnas_d2.analysis.runs import (
+from crnas_d2.report.runs import (
     common_dataset,
     group_seeds,
     read_run,

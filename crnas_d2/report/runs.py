@@ -12,12 +12,12 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
+from ..analysis.flops import analyze_detector
 from ..architecture import Architecture
 from ..config import flatten_config, get_architecture, read_config
 from ..files import read_json, real_path
 from ..search.evaluation import Code, parse_code
 from ..search.result import RESULT_FILE
-from .flops import analyze_detector
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"

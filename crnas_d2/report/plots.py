@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .flops import INPUT_SIZE, PROPOSALS
+from ..analysis.flops import INPUT_SIZE, PROPOSALS
+from ..analysis.style import GRAY, INK, styled
 from .labels import place_labels, settle_layout
 from .points import KINDS, Point
-from .style import GRAY, INK, styled
 
 
 def draw_flops(points: Sequence[Point], dataset: str) -> Figure:
