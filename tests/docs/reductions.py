@@ -27,7 +27,7 @@ SMALL = {
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": "20",
     "MODEL.RPN.POST_NMS_TOPK_TEST": "20",
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "8",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",  # after two iterations, nothing is sure
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
     "DATASETS.ARCHVAL.SIZE": "2",
     "DATALOADER.NUM_WORKERS": "0",
     "SOLVER.IMS_PER_BATCH": "4",
@@ -58,10 +58,13 @@ THIN = {
 RUN = ("train_net.py", "search_net.py")
 FILL = "tools/remap_weights.py"
 
-# What other scripts get behind their own arguments.
+# What other scripts get behind their own arguments. After two iterations no detection is sure.
 MORE = {
-    "tools/visualize_erf.py": ["--size", "128", "--num-images", "2"],
-    "tools/export_model.py": ["INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "192"],
+    "tools/visualize_erf.py": "--size 128 --num-images 2".split(),
+    "tools/export_model.py": [
+        *("INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "192"),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
+    ],
 }
 
 # Options, by what their value becomes. One process stands for eight GPUs, two for torchrun's.
