@@ -42,6 +42,16 @@ SEARCH:
 OUTPUT_DIR: "{root}/output"
 SEED: 1
 """
+# Of the recipe below, in order
+STEPS = [
+    "stage_pretraining",
+    "stage_supernet",
+    "stage_search",
+    "dilation_supernet",
+    "operation_search",
+    "final",
+    "baseline",
+]
 RECIPE = """
 VERSION: 2
 DATASETS:

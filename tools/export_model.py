@@ -33,7 +33,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.checkpoint.trained import load_trained
 from crnas_d2.config import read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.hooks import find_supernet
@@ -124,15 +124,7 @@ def load_model(cfg: CfgNode) -> GeneralizedRCNN:
         raise ValueError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: expected a GeneralizedRCNN"
         )
-    for parameter in model.parameters():
-        parameter.detach().fill_(torch.nan)
-    CRCheckpointer(model, "", cfg).load(cfg.MODEL.WEIGHTS)
-    missing = [name for name, parameter in model.named_parameters() if parameter.isnan().any()]
-    if missing:
-        raise ValueError(
-            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} has no values for {len(missing)} parameters of "
-            f"the detector, such as {missing[0]}; expected the checkpoint of a trained one"
-        )
+    load_trained(model, cfg, cfg.MODEL.WEIGHTS, part=model)
     return model
 
 

@@ -20,8 +20,9 @@ from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
-from ..checkpoint import CRCheckpointer
 from ..checkpoint.checkpointer import check_same_model, read_checkpoint
+from ..checkpoint.trained import load_trained
+from ..engine.trainer import without_sync_bn
 
 SHARE_THRESHOLD = 0.01  # of the maximum
 CALIBRATION_BATCH = 8  # images
@@ -259,7 +260,7 @@ def trained_network(cfg: CfgNode, weights: str) -> nn.Module:
 
     Args:
         cfg: of any Detectron2 model that has a backbone, but no supernet.
-        weights: what :class:`CRCheckpointer` loads: a detector, a classifier of which the backbone
+        weights: what the project's checkpointer loads: a detector, a classifier of which the backbone
             is taken, a backbone, or a supernet that has the network of the config.
 
     Raises:
@@ -275,14 +276,5 @@ def trained_network(cfg: CfgNode, weights: str) -> nn.Module:
             codes = ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE")
             check_same_model(cfg, saved, weights, below=codes)
     model = build_model(cfg).eval()
-    parameters = dict(model.backbone.named_parameters())
-    for parameter in parameters.values():
-        parameter.detach().fill_(torch.nan)
-    CRCheckpointer(model, "", cfg).load(weights)
-    missing = [name for name, parameter in parameters.items() if parameter.isnan().any()]
-    if missing:
-        raise ValueError(
-            f"weights {weights!r} have no values for {len(missing)} parameters of the backbone, "
-            f"such as {missing[0]}"
-        )
+    load_trained(model, cfg, weights, part=model.backbone)
     return model

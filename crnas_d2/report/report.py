@@ -21,7 +21,7 @@ from detectron2.utils.file_io import PathManager
 from .. import __version__
 from ..analysis.flops import INPUT_SIZE, PROPOSALS, DetectorCost, ModuleCost
 from ..analysis.style import render
-from ..config import set_architecture
+from ..config import read_config, set_architecture
 from ..files import write_atomically
 from ..search.budget import plain_detector
 from ..search.evaluation import Code, Evaluation, format_code
@@ -104,6 +104,8 @@ def _write(
     )
     environment.filters |= {"code": format_code, "duration": _format_duration}
     final_config = os.path.join(folder, FINAL_FILE)
+    if not os.path.isfile(final_config):
+        final_config = ""
     content = environment.get_template("report.html").render(
         title=f"Architecture search in {os.path.basename(os.path.abspath(folder))}",
         written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -117,7 +119,8 @@ def _write(
         cost=_match_costs(baseline.cost, found.cost),
         input_size=" x ".join(map(str, INPUT_SIZE)),
         proposals=PROPOSALS,
-        final_config=final_config if os.path.isfile(final_config) else "",
+        final_config=final_config,
+        start=read_config(final_config).MODEL.WEIGHTS if final_config else "",
         keys=yaml.safe_dump(architecture_keys(found.architecture), default_flow_style=None),
         settings={
             **settings,

@@ -249,8 +249,9 @@ class Procedure:
         """The products for the user, of the search that came last."""
         architecture = self._found_by(step.name)
         write_architecture(self.output, architecture)
-        cfg = self._final_config()
-        if cfg is not None:
+        if self.recipe.names["FINAL"]:
+            training = [step for step in self._steps if step.name == "final"]
+            cfg = self._config(training[0]) if training else self._final_config()
             write_final(self.output, self.recipe.names["FINAL"], cfg, architecture)
 
     def _table(self) -> str:

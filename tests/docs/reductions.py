@@ -1,6 +1,8 @@
 """All in which the commands that the tests run differ from those in the documents."""
 
 import re
+import shlex
+import subprocess
 
 from crnas_d2.config import read_config
 from crnas_d2.search import is_recipe
@@ -8,7 +10,6 @@ from crnas_d2.search import is_recipe
 # What cannot run here, word for word, and why.
 NOT_RUN = {
     "make install": "builds the environment in which the tests run; see tests/tools/test_install.py",
-    "make demo": "is a search of minutes; its recipe is run in small from docs/distributed.md",
     "make test": "is what runs this",
     "pip install -e .": "would change the environment in which the tests run",
     'pip install -e ".[fast]"': "would change the environment in which the tests run",
@@ -100,6 +101,19 @@ def reduce(words, folder):
             return [arguments[0], *options, *local, "--", *script]
         return reduce_script(replace(arguments, OPTIONS), folder)
     raise ValueError(f"it is not known how to run {program!r}")
+
+
+def unfold_make(target, root):
+    """The commands of a target of the Makefile, but for those that build the environment."""
+    run = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", target],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    commands = map(shlex.split, run.stdout.replace("\\\n", " ").splitlines())
+    return [["python", *words[1:]] for words in commands if "tools/install.py" not in words]
 
 
 def split_torchrun(arguments):

@@ -16,7 +16,7 @@ import time
 import pytest
 import yaml
 from blocks import documents, read_blocks, read_commands
-from reductions import NOT_RUN, job_number, reduce
+from reductions import NOT_RUN, job_number, reduce, unfold_make
 from sandbox import ROOT
 
 from crnas_d2.config import add_crnas_config, read_config
@@ -82,10 +82,12 @@ def run_bash(block, reader):
     for command in commands(block, reader):
         if command.text in NOT_RUN or not command.words:
             continue
-        arguments = reduce(command.words, reader.folder)
-        printed = run(block, reader, command.text, arguments, command)
-        if arguments[0] == "tools/submit.py":
-            wait_for_job(block, reader.folder, job_number(printed))
+        of_make = command.words[0] == "make"
+        for words in unfold_make(command.words[1], ROOT) if of_make else [command.words]:
+            arguments = reduce(words, reader.folder)
+            printed = run(block, reader, command.text, arguments, command)
+            if arguments[0] == "tools/submit.py":
+                wait_for_job(block, reader.folder, job_number(printed))
 
 
 def run(block, reader, text, arguments, command=None, parse_only=False):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import yaml
-from conftest import Page, run_search_net
-from tiny_search import write_search_config
+from pages import Page, run_search_net
+from tiny_search import STEPS, write_search_config
 
 from crnas_d2.analysis import analyze_detector
 from crnas_d2.config import read_config
@@ -14,16 +14,6 @@ from crnas_d2.report.report import _format_duration
 from crnas_d2.search import Ledger
 from crnas_d2.search.evaluation import format_code, parse_code
 from crnas_d2.search.evaluator import ArchitectureEvaluator
-
-STEPS = [
-    "stage_pretraining",
-    "stage_supernet",
-    "stage_search",
-    "dilation_supernet",
-    "operation_search",
-    "final",
-    "baseline",
-]
 
 
 def results_of(folder, step):

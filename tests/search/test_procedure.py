@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from tiny_search import write_recipe
+from tiny_search import STEPS, write_recipe
 
 import search_net
 import train_net
@@ -16,16 +16,6 @@ from crnas_d2.engine import CRTrainer
 from crnas_d2.search import Procedure, Recipe, is_recipe
 from crnas_d2.search.plan import plan
 from detectron2.engine import default_argument_parser
-
-STEPS = [
-    "stage_pretraining",
-    "stage_supernet",
-    "stage_search",
-    "dilation_supernet",
-    "operation_search",
-    "final",
-    "baseline",
-]
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,7 @@ def test_weights_of_a_backbone_alone(tool, detector):
     weights = path.parent / "backbone.pth"
     backbone = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
     torch.save({"model": backbone}, weights)
-    with pytest.raises(ValueError, match="has no values for .* such as proposal_generator.rpn_h"):
+    with pytest.raises(ValueError, match="have no values for .* such as proposal_generator.rpn_h"):
         export(tool, path, "MODEL.WEIGHTS", weights)
 
 

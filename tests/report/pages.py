@@ -1,0 +1,53 @@
+"""Pages of searches: made, and read."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import search_net
+from detectron2.engine import default_argument_parser
+
+
+class Page(HTMLParser):
+    """What a page says.
+
+    Attributes:
+        tables: each one a list of rows, each one a list of texts.
+        links: values of all attributes that make a browser load or go somewhere.
+        ids: of its elements.
+        text: all of it.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tables, self.links, self.ids, self.text = [], [], [], ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.links += [attributes[key] for key in ("src", "href") if key in attributes]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_data(self, data):
+        self.text += data
+        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] = (self.tables[-1][-1][-1] + " " + data).strip()
+
+    def table(self, column):
+        """The rows of the first table that has a column, as dictionaries, and without its foot."""
+        header, *rows = next(table for table in self.tables if column in table[0])
+        return [dict(zip(header, row)) for row in rows if len(row) == len(header)]
+
+
+def run_search_net(config, folder, *opts):
+    """Run search_net.py in this process; returns the path of the page."""
+    opts = ["OUTPUT_DIR", folder, *opts]
+    args = default_argument_parser().parse_args(["--config-file", *map(str, [config, *opts])])
+    args.eval_only = True
+    search_net.main(args)
+    return folder / "report" / "index.html"
