@@ -247,7 +247,7 @@ def random_network(cfg: CfgNode, images: torch.Tensor, seed: int = 0) -> nn.Modu
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(cfg)
+        model = build_model(without_sync_bn(cfg, "one process measures"))
     _check_images(model.backbone, images)
     batches = images.to(model.device).split(CALIBRATION_BATCH)
     with torch.no_grad():

@@ -446,3 +446,12 @@ def test_picture_without_anchors():
 def test_what_cannot_be_drawn(networks, message):
     with pytest.raises(ValueError, match=message):
         draw_erfs(networks)
+
+
+def test_networks_that_train_with_sync_bn_are_measured_by_one_process():
+    """torch's SyncBN would wait for the other processes, or fail on the CPU."""
+    cfg = crnas_d2.get_config("COCO-Detection/faster_rcnn_R_18_FPN_1x.yaml")
+    cfg.MODEL.DEVICE = "cpu"
+    assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.FPN.NORM == "SyncBN"
+    model = random_network(cfg, noise_images(1, 64))
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())

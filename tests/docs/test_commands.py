@@ -108,7 +108,8 @@ def wait_for_job(block, folder, number):
         assert time.monotonic() < end, f"{block}: job {number} does not end"
         time.sleep(0.2)
     log = (folder / f"output/jobs/{number}_0_log.out").read_text()
-    assert [pickle.loads(path.read_bytes())[0] for path in results] == ["success"] * 2, log[-4000:]
+    outcomes = [pickle.loads(path.read_bytes())[0] for path in results]
+    assert outcomes == ["success"] * 2, log[-8000:]
 
 
 def run_python(block, reader):
