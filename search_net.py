@@ -6,7 +6,7 @@ search_net.py --config-file configs/Search/R_50.yaml --dry-run
 search_net.py --config-file configs/Supernet/stage_supernet_R_50_FPN.yaml --num-gpus 8 \\
     MODEL.WEIGHTS output/supernet/model_final.pth OUTPUT_DIR output/stage_search
 
-Stopped at any moment, the same command goes on.
+Stopped at any moment, the same command goes on. OUTPUT_DIR/report/index.html shows the search.
 """
 
 import argparse
