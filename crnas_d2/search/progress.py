@@ -63,7 +63,14 @@ class Progress(contextlib.AbstractContextManager):
             f"eta {datetime.timedelta(seconds=round(left))}, {leading}"
         )
         if comm.is_main_process():
-            self._write(evaluations, seconds, len(done), leader)
+            for number, evaluation in enumerate(evaluations, start=1):
+                later = {e.code for e in evaluations[number:]}
+                seen = {code: e for code, e in done.items() if code not in later}
+                self._write(evaluation, len(seen), self._find_leader(seen))
+            if seconds:
+                rate = len(evaluations) / seconds * 60
+                self._writer.add_scalar("search/architectures_per_minute", rate, len(done))
+            self._writer.flush()
 
     def _find_leader(self, done: Mapping[Code, Evaluation]) -> tuple[str, float] | None:
         """The best of the longest codes, which are the last step of a greedy search."""
@@ -78,27 +85,15 @@ class Progress(contextlib.AbstractContextManager):
         leader = find_leader(scores)
         return format_code(leader), scores[leader]
 
-    def _write(
-        self,
-        evaluations: Sequence[Evaluation],
-        seconds: float,
-        number: int,
-        leader: tuple[str, float] | None,
-    ) -> None:
-        writer = self._writer
-        for step, evaluation in enumerate(evaluations, start=number - len(evaluations) + 1):
-            text = format_code(evaluation.code)
-            if evaluation.metrics:
-                score = evaluation.metrics[self._metric]
-                writer.add_scalar(f"search/{self._metric}", score, step)
-                text += f": {evaluation.status}, {score:.2f}"
-            else:
-                text += f": failed, {evaluation.reason}"
-            writer.add_text("search/architecture", text, step)
+    def _write(self, evaluation: Evaluation, step: int, leader: tuple[str, float] | None) -> None:
+        text = f"{format_code(evaluation.code)}: {evaluation.status}"
+        if evaluation.metrics:
+            score = evaluation.metrics[self._metric]
+            self._writer.add_scalar(f"search/{self._metric}", score, step)
+            text += f", {score:.2f}"
+        else:
+            text += f", {evaluation.reason}"
+        self._writer.add_text("search/architecture", text, step)
         if leader:
-            writer.add_scalar(f"search/leader/{self._metric}", leader[1], number)
-            writer.add_text("search/leader", leader[0], number)
-        if seconds:
-            rate = len(evaluations) / seconds * 60
-            writer.add_scalar("search/architectures_per_minute", rate, number)
-        writer.flush()
+            self._writer.add_scalar(f"search/leader/{self._metric}", leader[1], step)
+            self._writer.add_text("search/leader", leader[0], step)
