@@ -64,7 +64,8 @@ def draw_depths(
         key = grid[0, 0]
         key.plot([], [], ".", color=GRAY, label="a stage code")
         key.plot([], [], "_", color=INK, ms=12, mew=2, label="mean")
-        key.plot([], [], "s", color=BASELINE, ms=8, label=f"baseline {format_code(baseline)}")
+        if baseline in scores:
+            key.plot([], [], "s", color=BASELINE, ms=8, label=f"baseline {format_code(baseline)}")
         key.plot([], [], "D", color=FOUND, ms=8, label=f"found {format_code(found)}")
         figure.legend(loc="outside upper center", ncols=4)
     return figure

@@ -55,6 +55,7 @@ def test_depths_without_a_score_of_the_baseline():
     scores = {code: float(sum(code[:2])) for code in space.eligible(8) if code != (2, 2, 2, 2)}
     figure = draw_depths(space, scores, max(scores, key=scores.get), (2, 2, 2, 2), METRIC)
     assert all(points(axes, "s") == [] for axes in figure.axes)
+    assert not any("baseline" in text for text in legend(figure))
 
 
 def searched(architecture, survivors):
