@@ -80,14 +80,17 @@ class DetectorCost:
 
     @property
     def macs(self) -> int:
+        """Multiply-adds for one image."""
         return sum(module.macs for module in self.modules)
 
     @property
     def backbone_macs(self) -> int:
+        """Those of the backbone, without its neck."""
         return sum(module.macs for module in self.modules if module.part == "backbone")
 
     @property
     def parameters(self) -> int:
+        """Number of learned values."""
         return sum(module.parameters for module in self.modules)
 
 

@@ -152,6 +152,7 @@ class SketchedNetwork:
 
     @property
     def macs(self) -> int:
+        """Multiply-adds of the backbone for one image."""
         return sum(stage.macs for stage in self.stages)
 
     @property

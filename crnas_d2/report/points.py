@@ -65,10 +65,12 @@ class Point:
 
     @property
     def x(self) -> float:
+        """Mean of the seeds."""
         return mean(self.xs)
 
     @property
     def y(self) -> float:
+        """Mean of the seeds."""
         return mean(self.ys)
 
 

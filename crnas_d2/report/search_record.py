@@ -58,18 +58,22 @@ class SearchRecord:
 
     @property
     def of_stages(self) -> bool:
+        """Whether stage codes were searched, or else operation codes."""
         return self.result["step"] == "stage"
 
     @property
     def metric(self) -> str:
+        """What was maximized, in percent, such as "bbox/AP"."""
         return self.result["metric"]
 
     @property
     def found(self) -> Architecture:
+        """The architecture that the search chose."""
         return Architecture(**self.result["architecture"])
 
     @cached_property
     def space(self) -> StageSpace | OperationSpace:
+        """What the search could choose from."""
         return get_space(self.cfg)
 
     @cached_property
