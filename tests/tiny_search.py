@@ -76,8 +76,12 @@ DATASETS: {{TRAIN: ["{name}_train"], TEST: ["{name}_val"]}}
 """
 
 
-def write_search_config(folder, step, masks=False):
-    """A config for search_net.py, and the weights that it names. Returns its path."""
+def write_search_config(folder, step, masks=False, model=""):
+    """A config for search_net.py, and the weights that it names. Returns its path.
+
+    Args:
+        model: further lines of the node MODEL.
+    """
     folder.mkdir(exist_ok=True)
     root = folder / "data"
     if not root.exists():
@@ -87,6 +91,7 @@ def write_search_config(folder, step, masks=False):
     path = folder / f"{step}.yaml"
     name = f"tiny_{abs(hash(str(folder)))}"
     text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=masks)
+    text = text.replace("MODEL:", f"MODEL:\n{model}", 1)
     path.write_text(text)
     cfg = load(path, "OUTPUT_DIR", folder / f"{step}_supernet", "DATASETS.TEST", ())
     seed_from(1)

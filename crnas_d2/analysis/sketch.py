@@ -18,6 +18,8 @@ from ..config import get_architecture, get_config, set_architecture
 from .flops import INPUT_SIZE, analyze_detector
 from .style import DILATION_COLORS, GRAY, INK, PALE, styled
 
+# How the names of the builders begin whose backbones MODEL.CR describes.
+BUILDERS = "build_cr_"
 # Stride of each stage's output to the image.
 STRIDES: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
@@ -89,7 +91,7 @@ class SketchedNetwork:
                 the detector cannot be counted.
         """
         builder = cfg.MODEL.BACKBONE.NAME
-        if not builder.startswith("build_cr_"):
+        if not builder.startswith(BUILDERS):
             raise ValueError(
                 f"{label}: MODEL.BACKBONE.NAME is {builder!r}: expected a backbone that "
                 "MODEL.CR describes, such as 'build_cr_resnet_fpn_backbone'"

@@ -18,7 +18,7 @@ from ..analysis.erf import (
     trained_network,
 )
 from ..analysis.erf_figure import anchor_sizes, draw_erfs
-from ..analysis.sketch import SketchedNetwork, draw_sketches
+from ..analysis.sketch import BUILDERS, SketchedNetwork, draw_sketches
 from ..data import setup_datasets
 from ..search.records import Network
 
@@ -34,7 +34,11 @@ def draw_networks(networks: Sequence[Network], search_cfg: CfgNode) -> dict[str,
         networks: with their trained weights; where one of them has none, random ones stand for all.
         search_cfg: of the search, on whose archval images the fields are measured.
     """
-    sketches = [SketchedNetwork.from_config(n.name, n.cfg) for n in networks]
+    figures = {}
+    if all(n.cost and n.cfg.MODEL.BACKBONE.NAME.startswith(BUILDERS) for n in networks):
+        sketches = [SketchedNetwork.from_config(n.name, n.cfg) for n in networks]
+        caption = "Blocks, their dilations, and the multiply-adds of each stage"
+        figures[caption] = draw_sketches(sketches)
     trained = all(network.weights for network in networks)
     fields, anchors = {}, {}
     for network in networks:
@@ -43,26 +47,25 @@ def draw_networks(networks: Sequence[Network], search_cfg: CfgNode) -> dict[str,
     caption = (
         f"Effective receptive fields with {weights} weights, mean of {IMAGES} images of archval"
     )
-    return {
-        "Blocks, their dilations, and the multiply-adds of each stage": draw_sketches(sketches),
-        caption: draw_erfs(fields, anchors),
-    }
+    return {**figures, caption: draw_erfs(fields, anchors)}
 
 
 def _measure(
     network: Network, trained: bool, search_cfg: CfgNode
 ) -> tuple[dict[str, ERF], dict[int, tuple[float, ...]]]:
-    """The fields of the features on which the RPN works, and the anchors there."""
+    """The fields of the features that have anchors, and these; without any, of all features."""
     cfg, search_cfg = network.cfg.clone(), search_cfg.clone()
     cfg.MODEL.DEVICE = search_cfg.MODEL.DEVICE
     setup_datasets(search_cfg)
     with torch.device("meta"):
         backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
-    features = [f for f in cfg.MODEL.RPN.IN_FEATURES if shapes[f].stride <= DEEPEST_STRIDE]
+    anchors = anchor_sizes(cfg, shapes)
+    strides = anchors or {shape.stride for shape in shapes.values()}
+    features = [f for f, s in shapes.items() if s.stride in strides and s.stride <= DEEPEST_STRIDE]
     step = max(backbone.size_divisibility, DEEPEST_STRIDE)
     size = min(LARGEST_PLATE, cfg.INPUT.MIN_SIZE_TEST or LARGEST_PLATE)
     size = max(size // step, 1) * step
     images = dataset_images(cfg, search_cfg.DATASETS.TEST[0], IMAGES, size)
     model = trained_network(cfg, network.weights) if trained else random_network(cfg, images)
-    return effective_receptive_fields(model, features, images), anchor_sizes(cfg, shapes)
+    return effective_receptive_fields(model, features, images), anchors

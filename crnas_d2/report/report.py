@@ -70,7 +70,8 @@ def report_search(
     baseline.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     found = baseline.clone()
     set_architecture(found, result.architecture)
-    record = SearchRecord.read(cfg.OUTPUT_DIR, baseline)
+    networks = [Network("baseline", baseline), Network("found", found)]
+    record = SearchRecord.read(cfg.OUTPUT_DIR, networks[0])
     images = max(e.images for e in record.records.evaluations.values())
     step = StepRecord(
         name=f"{result.step}_search",
@@ -83,7 +84,6 @@ def report_search(
         seconds=sum(record.records.seconds.values()),
         results={result.metric: result.ranking.scored[0].score},
     )
-    networks = [Network("baseline", baseline), Network("found", found)]
     return _write(cfg.OUTPUT_DIR, [step], networks, {})
 
 
@@ -94,7 +94,7 @@ def _write(
     settings: Mapping[str, str],
 ) -> str:
     baseline, found = networks
-    records = [SearchRecord.read(s.folder, baseline.cfg) for s in steps if s.searches and s.done]
+    records = [SearchRecord.read(s.folder, baseline) for s in steps if s.searches and s.done]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__),
         autoescape=True,
@@ -116,7 +116,7 @@ def _write(
         comparison=_compare(records[-1].metric, baseline, found),
         test_sets=", ".join(baseline.cfg.DATASETS.TEST),
         figures=[_embed(c, f) for c, f in draw_networks(networks, records[-1].cfg).items()],
-        cost=_match_costs(baseline.cost, found.cost),
+        cost=_match_costs(baseline.cost, found.cost) if baseline.cost else [],
         input_size=" x ".join(map(str, INPUT_SIZE)),
         proposals=PROPOSALS,
         final_config=final_config,

@@ -19,6 +19,7 @@ from ..search.budget import Cost, get_cost
 from ..search.evaluation import Code, Evaluation, parse_code
 from ..search.ledger import Ledger, Records
 from ..search.ranking import ScoredCode
+from ..search.records import Network
 from ..search.result import RESULT_FILE
 from ..search.step import get_space
 from ..spaces import OperationSpace, StageSpace
@@ -33,17 +34,17 @@ class SearchRecord:
         cfg: of the search.
         result: content of its ``result.json``.
         records: of its ledger.
-        final_cfg: of the detector whose multiply-adds are listed.
+        final: detector whose multiply-adds are listed.
     """
 
     folder: str
     cfg: CfgNode
     result: Mapping[str, Any]
     records: Records
-    final_cfg: CfgNode
+    final: Network
 
     @classmethod
-    def read(cls, folder: str, final_cfg: CfgNode) -> SearchRecord:
+    def read(cls, folder: str, final: Network) -> SearchRecord:
         """
         Raises:
             OSError, ValueError: the search has not ended, or a file of it is damaged.
@@ -53,7 +54,7 @@ class SearchRecord:
             read_config(os.path.join(folder, "config.yaml")),
             read_json(os.path.join(folder, RESULT_FILE)),
             Ledger.read(os.path.join(folder, "ledger.sqlite")),
-            final_cfg,
+            final,
         )
 
     @property
@@ -113,8 +114,11 @@ class SearchRecord:
 
     @cached_property
     def cost(self) -> Cost | None:
-        """Multiply-adds of the backbone of a stage code, in G; operation codes cost nothing."""
-        return get_cost("gmacs", self.space, self.final_cfg) if self.of_stages else None
+        """Multiply-adds of the backbone of a stage code, in G; None where they are not known, or
+        the same for all codes, as those of operation codes."""
+        if not (self.of_stages and self.final.cost):
+            return None
+        return get_cost("gmacs", self.space, self.final.cfg)
 
     def charts(self, baseline: Architecture) -> dict[str, Figure]:
         """Figures of the search, by their captions."""

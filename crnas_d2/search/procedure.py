@@ -20,6 +20,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..analysis import DetectorCost
 from ..architecture import Architecture
 from ..config import flatten_config, list_differences, set_architecture
 from ..data import setup_datasets
@@ -268,8 +269,7 @@ class Procedure:
                 "network": network.name,
                 "stage code": format_code(network.architecture.stage_code),
                 "operation code": format_code(network.architecture.operation_code),
-                "GMACs": network.cost.macs / 1e9,
-                "M parameters": network.cost.parameters / 1e6,
+                **_short(network.cost),
                 **network.main_metrics,
             }
             for network in networks
@@ -291,6 +291,10 @@ class Procedure:
 @functools.lru_cache
 def _sha256(path: str, modified: int) -> str:
     return file_sha256(path)
+
+
+def _short(cost: DetectorCost | None) -> dict[str, float]:
+    return {"GMACs": cost.macs / 1e9, "M parameters": cost.parameters / 1e6} if cost else {}
 
 
 def _write_json(path: str, content: dict[str, Any]) -> None:

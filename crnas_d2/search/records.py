@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,8 @@ from detectron2.config import CfgNode
 from ..analysis import DetectorCost, analyze_detector
 from ..architecture import Architecture
 from ..config import get_architecture
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,14 @@ class Network:
         return get_architecture(self.cfg)
 
     @cached_property
-    def cost(self) -> DetectorCost:
-        """Multiply-adds and parameters, module by module, for an image of 800x1088."""
-        return analyze_detector(self.cfg)
+    def cost(self) -> DetectorCost | None:
+        """Multiply-adds and parameters, module by module, for an image of 800x1088; None of a
+        detector that cannot be counted, such as a RetinaNet."""
+        try:
+            return analyze_detector(self.cfg)
+        except ValueError as error:
+            logger.warning(f"The cost of the network {self.name!r} is not told: {error}")
+            return None
 
     @property
     def main_metrics(self) -> dict[str, float]:

@@ -154,6 +154,21 @@ def test_other_strategies(tmp_path, strategy):
     assert "of the codes with a dilation in a block" in path.read_text()
 
 
+RETINANET = """
+  META_ARCHITECTURE: "RetinaNet"
+  RETINANET: {IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"], NUM_CONVS: 1}
+"""
+
+
+def test_a_detector_whose_cost_is_not_known(tmp_path):
+    """The page shows what there is: the search, and the receptive fields."""
+    config = write_search_config(tmp_path / "retinanet", "stage", model=RETINANET)
+    page = Page(run_search_net(config, tmp_path / "out", "SEARCH.BUDGETS", "[5]"))
+    assert len(page.table("stage code")) == 4
+    assert "GMACs" not in page.text and "Multiply-adds" not in page.text
+    assert "Effective receptive fields" in page.text
+
+
 def test_before_the_end(procedure_page, tmp_path):
     """After the stage search there is a page already, with what is still to come."""
     from crnas_d2.report import report_procedure
