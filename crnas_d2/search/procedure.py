@@ -38,8 +38,14 @@ from .step import planned_evaluations, run_search, settled
 logger = logging.getLogger(__name__)
 
 STARTED, FINISHED = "step.json", "results.json"
-# Keys that change where and how fast a step runs, and not what comes out
-FREE_KEYS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
+# Keys that change where and how a step runs, and not what comes out
+FREE_KEYS = (
+    "OUTPUT_DIR",
+    "MODEL.WEIGHTS",
+    "MODEL.DEVICE",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+)
 
 
 class Procedure:

@@ -108,7 +108,8 @@ def test_done_steps_are_not_run_again(output, recipe, monkeypatch):
     monkeypatch.setattr(
         "crnas_d2.search.procedure.write_architecture", lambda _, found: written.append(found)
     )
-    assert run(recipe, folder, "DATALOADER.NUM_WORKERS", 1) == table
+    free = ["DATALOADER.NUM_WORKERS", 1, "SOLVER.CHECKPOINT_PERIOD", 3]
+    assert run(recipe, folder, *free) == table
     found = json.loads((folder / "operation_search/result.json").read_text())["architecture"]
     assert [vars(architecture) for architecture in written] == [
         {name: tuple(code) for name, code in found.items()}
