@@ -7,7 +7,6 @@ import datetime
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jinja2
@@ -19,12 +18,12 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.file_io import PathManager
 
 from .. import __version__
-from ..analysis.flops import INPUT_SIZE, PROPOSALS, DetectorCost, ModuleCost
+from ..analysis.flops import INPUT_SIZE, PROPOSALS, DetectorCost
 from ..analysis.style import render
 from ..config import read_config, set_architecture
 from ..files import write_atomically
 from ..search.budget import plain_detector
-from ..search.evaluation import Code, Evaluation, format_code
+from ..search.evaluation import Evaluation, format_code
 from ..search.procedure import Procedure
 from ..search.records import Network, StepRecord
 from ..search.result import FINAL_FILE, SearchResult, architecture_keys

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from detectron2.config import CfgNode
 
 from ..architecture import Architecture
-from ..config import get_architecture, read_config
+from ..config import read_config
 from ..files import read_json
 from ..search.budget import Cost, get_cost
 from ..search.evaluation import Code, Evaluation, parse_code

@@ -9,7 +9,6 @@ from detectron2.config import CfgNode
 
 from ..analysis import analyze_detector
 from ..architecture import get_family
-from ..config import get_architecture
 from ..spaces import StageSpace
 from .evaluation import Code
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import gc
 import json
 import logging
@@ -22,13 +21,14 @@ from detectron2.utils.logger import setup_logger
 
 from ..analysis import DetectorCost
 from ..architecture import Architecture
-from ..config import flatten_config, list_differences, set_architecture
+from ..config import set_architecture
 from ..data import setup_datasets
 from ..engine import CRTrainer
 from ..engine.setup import check_config, prepare
-from ..files import file_sha256, is_remote, read_json, write_atomically
+from ..files import read_json, write_atomically
 from .budget import plain_detector
 from .evaluation import format_code
+from .identity import identify, refuse_changes
 from .plan import Step, plan
 from .recipe import Recipe
 from .records import Network, StepRecord
@@ -38,14 +38,6 @@ from .step import planned_evaluations, run_search, settled
 logger = logging.getLogger(__name__)
 
 STARTED, FINISHED = "step.json", "results.json"
-# Keys that change where and how a step runs, and not what comes out
-FREE_KEYS = (
-    "OUTPUT_DIR",
-    "MODEL.WEIGHTS",
-    "MODEL.DEVICE",
-    "DATALOADER.NUM_WORKERS",
-    "SOLVER.CHECKPOINT_PERIOD",
-)
 
 
 class Procedure:
@@ -170,9 +162,10 @@ class Procedure:
                 settled(cfg)
 
     def _run(self, step: Step) -> None:
-        cfg, identity = self._config(step), self._identity(step)
+        cfg = self._config(step)
+        identity = identify(cfg, step.searches)
         if comm.is_main_process() and not step.searches:  # a search has its ledger for that
-            self._refuse_changes(step)
+            refuse_changes(self._path(step, STARTED), identity)
             os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
             _write_json(self._path(step, STARTED), identity)
         comm.synchronize()
@@ -220,34 +213,9 @@ class Procedure:
         """Whether it has ended with this very config. Those that it depends on have to be done."""
         if not self._has_ended(step.name):
             return False
-        return read_json(self._path(step, FINISHED))["config"] == self._identity(step)
-
-    def _refuse_changes(self, step: Step) -> None:
-        path = self._path(step, STARTED)
-        if not os.path.isfile(path):
-            return
-        differences = list_differences(read_json(path), self._identity(step))
-        if differences:
-            raise ValueError(
-                "\n  ".join(
-                    [f"{os.path.dirname(path)} was begun with another config:", *differences]
-                )
-                + "\nGo on with the config there, choose another OUTPUT_DIR, or move that folder and "
-                "those of the later steps away."
-            )
-
-    def _identity(self, step: Step) -> dict[str, str]:
-        """All that a step's product depends on."""
-        cfg = self._config(step)
-        keys = flatten_config(cfg)
-        ignored = FREE_KEYS if step.searches else (*FREE_KEYS, "SEARCH.")
-        identity = {k: v for k, v in keys.items() if not k.startswith((*ignored, "SEARCH.RECIPE."))}
-        weights = cfg.MODEL.WEIGHTS
-        if is_remote(weights):
-            identity["weights"] = weights
-        elif weights:
-            identity["weights"] = _sha256(weights, os.stat(weights).st_mtime_ns)
-        return identity
+        return read_json(self._path(step, FINISHED))["config"] == identify(
+            self._config(step), step.searches
+        )
 
     def _path(self, step: Step, name: str) -> str:
         return os.path.join(self.output, step.name, name)
@@ -292,11 +260,6 @@ class Procedure:
 
     def _found_by(self, search: str) -> Architecture:
         return read_architecture(os.path.join(self.output, search))
-
-
-@functools.lru_cache
-def _sha256(path: str, modified: int) -> str:
-    return file_sha256(path)
 
 
 def _short(cost: DetectorCost | None) -> dict[str, float]:

@@ -13,7 +13,6 @@ from thin_supernets import (
     assert_same,
     covering_paths,
     family_of,
-    make_final,
     make_space,
     make_supernet,
     randomize,

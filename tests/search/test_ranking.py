@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import crnas_d2
-from crnas_d2.search.ranking import Ranking, check_count, rank
+from crnas_d2.search.ranking import check_count, rank
 
 CODES = [(2, 1), (1, 2), (1, 1), (2, 2)]
 

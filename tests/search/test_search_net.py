@@ -7,12 +7,11 @@ import random
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tiny_search import load, write_search_config
+from tiny_search import write_search_config
 
 import search_net
 from crnas_d2.config import read_config
