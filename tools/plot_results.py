@@ -20,6 +20,7 @@ from tabulate import tabulate
 from crnas_d2.analysis.style import figure_format, write_figure
 from crnas_d2.report import correlation, plots, points
 from crnas_d2.report.runs import Run, common_dataset, read_runs, read_stage_ranking
+from crnas_d2.search.evaluation import format_code
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -96,10 +97,9 @@ def draw_correlation(parser: argparse.ArgumentParser, args: argparse.Namespace) 
     for found in correlations:
         metric = found.ranking.metric
         print_points(found.points, f"{metric} in the search", f"{metric} alone, on {dataset}")
-        choice = "-".join(map(str, found.choice))
         print(
             f"{found.ranking.folder}: Kendall's tau {found.tau:.2f} (p {found.p:.3f}), "
-            f"the search's choice is {choice}"
+            f"the search's choice is {format_code(found.choice)}"
         )
         print_left_out(found.unmatched, "has a stage code that the search did not rank")
     print_iterations(runs)

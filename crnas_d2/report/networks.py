@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
 
 from detectron2.config import CfgNode
-from detectron2.modeling import build_backbone
+from detectron2.modeling import Backbone, build_backbone
 
 from ..analysis.erf import (
-    ERF,
     dataset_images,
     effective_receptive_fields,
     random_network,
@@ -40,9 +39,15 @@ def draw_networks(networks: Sequence[Network], search_cfg: CfgNode) -> dict[str,
         caption = "Blocks, their dilations, and the multiply-adds of each stage"
         figures[caption] = draw_sketches(sketches)
     trained = all(network.weights for network in networks)
+    images = _draw_images(networks[0].cfg, search_cfg)
     fields, anchors = {}, {}
     for network in networks:
-        fields[network.name], anchors[network.name] = _measure(network, trained, search_cfg)
+        cfg = network.cfg.clone()
+        cfg.MODEL.DEVICE = search_cfg.MODEL.DEVICE
+        model = trained_network(cfg, network.weights) if trained else random_network(cfg, images)
+        anchors[network.name] = anchor_sizes(cfg, model.backbone.output_shape())
+        features = _features(model.backbone, anchors[network.name])
+        fields[network.name] = effective_receptive_fields(model, features, images)
     weights = "trained" if trained else "random"
     caption = (
         f"Effective receptive fields with {weights} weights, mean of {IMAGES} images of archval"
@@ -50,22 +55,18 @@ def draw_networks(networks: Sequence[Network], search_cfg: CfgNode) -> dict[str,
     return {**figures, caption: draw_erfs(fields, anchors)}
 
 
-def _measure(
-    network: Network, trained: bool, search_cfg: CfgNode
-) -> tuple[dict[str, ERF], dict[int, tuple[float, ...]]]:
-    """The fields of the features that have anchors, and these; without any, of all features."""
-    cfg, search_cfg = network.cfg.clone(), search_cfg.clone()
-    cfg.MODEL.DEVICE = search_cfg.MODEL.DEVICE
+def _draw_images(cfg: CfgNode, search_cfg: CfgNode) -> torch.Tensor:
+    """Images of archval of the size at which the detector works, at most that of figure 1."""
+    search_cfg = search_cfg.clone()
     setup_datasets(search_cfg)
     with torch.device("meta"):
-        backbone = build_backbone(cfg)
-    shapes = backbone.output_shape()
-    anchors = anchor_sizes(cfg, shapes)
-    strides = anchors or {shape.stride for shape in shapes.values()}
-    features = [f for f, s in shapes.items() if s.stride in strides and s.stride <= DEEPEST_STRIDE]
-    step = max(backbone.size_divisibility, DEEPEST_STRIDE)
+        step = max(build_backbone(cfg).size_divisibility, DEEPEST_STRIDE)
     size = min(LARGEST_PLATE, cfg.INPUT.MIN_SIZE_TEST or LARGEST_PLATE)
-    size = max(size // step, 1) * step
-    images = dataset_images(cfg, search_cfg.DATASETS.TEST[0], IMAGES, size)
-    model = trained_network(cfg, network.weights) if trained else random_network(cfg, images)
-    return effective_receptive_fields(model, features, images), anchors
+    return dataset_images(cfg, search_cfg.DATASETS.TEST[0], IMAGES, max(size // step, 1) * step)
+
+
+def _features(backbone: Backbone, anchors: Mapping[int, Sequence[float]]) -> list[str]:
+    """Those that have anchors; all where there are none."""
+    shapes = backbone.output_shape()
+    strides = anchors or {shape.stride for shape in shapes.values()}
+    return [f for f, s in shapes.items() if s.stride in strides and s.stride <= DEEPEST_STRIDE]

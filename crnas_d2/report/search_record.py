@@ -18,9 +18,9 @@ from ..files import read_json
 from ..search.budget import Cost, get_cost
 from ..search.evaluation import Code, Evaluation, parse_code
 from ..search.ledger import Ledger, Records
-from ..search.ranking import ScoredCode
+from ..search.ranking import ScoredCode, rank
 from ..search.records import Network
-from ..search.result import RESULT_FILE
+from ..search.result import RESULT_FILE, read_architecture
 from ..search.step import get_space
 from ..spaces import OperationSpace, StageSpace
 from .charts import draw_depths, draw_dilations, draw_greedy_path
@@ -67,10 +67,10 @@ class SearchRecord:
         """What was maximized, in percent, such as "bbox/AP"."""
         return self.result["metric"]
 
-    @property
+    @cached_property
     def found(self) -> Architecture:
         """The architecture that the search chose."""
-        return Architecture(**self.result["architecture"])
+        return read_architecture(self.folder)
 
     @cached_property
     def space(self) -> StageSpace | OperationSpace:
@@ -150,7 +150,8 @@ class SearchRecord:
                 and len(code) == unit.index + 1
                 and any(code[: len(parent)] == parent for parent in parents)
             }
-            rankings[f"block {number}"] = dict(sorted(scores.items(), key=lambda s: (-s[1], s[0])))
+            ranking = rank(list(scores), list(scores.values()))
+            rankings[f"block {number}"] = dict(ranking.scored)
             parents = [code for code, _ in kept]
         return rankings
 

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -71,7 +71,8 @@ class Procedure:
 
     def records(self) -> list[StepRecord]:
         """The steps in order, with what is known of each one before it has run, or after."""
-        records, done = [], {""}
+        done = self._done_steps()
+        records = []
         for step in self._steps:
             cfg = self._config(step)
             if step.searches:
@@ -84,10 +85,7 @@ class Procedure:
                 batch = cfg.SOLVER.IMS_PER_BATCH
                 size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"
                 passes = f"{cfg.SOLVER.MAX_ITER * batch:,} forward and backward"
-            finished = {}
-            if {step.weights, step.architecture} <= done and self._is_done(step):
-                done.add(step.name)
-                finished = read_json(self._path(step, FINISHED))
+            finished = read_json(self._path(step, FINISHED)) if step in done else {}
             records.append(
                 StepRecord(
                     name=step.name,
@@ -96,7 +94,7 @@ class Procedure:
                     searches=step.searches,
                     size=size,
                     image_passes=passes,
-                    done=bool(finished),
+                    done=step in done,
                     seconds=finished.get("seconds"),
                     results=finished.get("results", {}),
                 )
@@ -105,22 +103,24 @@ class Procedure:
 
     def networks(self) -> list[Network]:
         """The baseline and, once a search has ended, what was found."""
-        records = {record.name: record for record in self.records()}
+        done = self._done_steps()
         baseline = self._final_config() or plain_detector(self._config(self._searches[0]))
         setup_datasets(baseline)
-        networks = [self._network("baseline", baseline, records.get("baseline"))]
-        search = self._last_search(records.values())
+        networks = [self._network("baseline", baseline, "baseline", done)]
+        search = _last_search(done)
         if search:
             found = baseline.clone()
-            set_architecture(found, self._found_by(search))
-            networks.append(self._network("found", found, records.get("final")))
+            set_architecture(found, self._found_by(search.name))
+            networks.append(self._network("found", found, "final", done))
         return networks
 
-    def _network(self, name: str, cfg: CfgNode, training: StepRecord | None) -> Network:
-        if training is None or not training.done:
-            return Network(name, cfg)
-        weights = os.path.join(training.folder, "model_final.pth")
-        return Network(name, cfg, weights, training.results)
+    def _network(self, name: str, cfg: CfgNode, training: str, done: Sequence[Step]) -> Network:
+        """A detector, with what its training has given if that is done."""
+        for step in done:
+            if step.name == training:
+                results = read_json(self._path(step, FINISHED))["results"]
+                return Network(name, cfg, self._path(step, "model_final.pth"), results)
+        return Network(name, cfg)
 
     def run(self, report: Callable[[], None] = lambda: None) -> str:
         """Run all steps that are not done.
@@ -147,7 +147,7 @@ class Procedure:
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
             if comm.is_main_process():
-                if step.name == self._last_search(self.records()):
+                if step == _last_search(self._done_steps()):
                     self._write_found(step)
                 if not done or step is self._steps[-1]:
                     report()
@@ -209,6 +209,15 @@ class Procedure:
     def _has_ended(self, name: str) -> bool:
         return os.path.isfile(os.path.join(self.output, name, FINISHED))
 
+    def _done_steps(self) -> list[Step]:
+        """Those that have ended with this very config, as have those that they depend on."""
+        done: list[Step] = []
+        for step in self._steps:
+            names = {"", *(earlier.name for earlier in done)}
+            if {step.weights, step.architecture} <= names and self._is_done(step):
+                done.append(step)
+        return done
+
     def _is_done(self, step: Step) -> bool:
         """Whether it has ended with this very config. Those that it depends on have to be done."""
         if not self._has_ended(step.name):
@@ -254,12 +263,12 @@ class Procedure:
     def _searches(self) -> list[Step]:
         return [step for step in self._steps if step.searches]
 
-    def _last_search(self, records: Iterable[StepRecord]) -> str:
-        """Name of the last search that has ended; empty before the first one."""
-        return next((r.name for r in reversed([*records]) if r.searches and r.done), "")
-
     def _found_by(self, search: str) -> Architecture:
         return read_architecture(os.path.join(self.output, search))
+
+
+def _last_search(steps: Sequence[Step]) -> Step | None:
+    return next((step for step in reversed(steps) if step.searches), None)
 
 
 def _short(cost: DetectorCost | None) -> dict[str, float]:
