@@ -12,7 +12,6 @@ from torch import nn
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY
 
 from ..architecture import Architecture, get_family
 from ..config import get_architecture
@@ -251,9 +250,3 @@ class CRMobileNetV2(StagedBackbone):
             "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
-
-
-@BACKBONE_REGISTRY.register()
-def build_cr_mobilenetv2_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CRMobileNetV2:
-    """A :class:`CRMobileNetV2` from ``MODEL.CR.*`` and, for norm and out features, ``MODEL.RESNETS.*``."""
-    return CRMobileNetV2(cfg, input_shape)

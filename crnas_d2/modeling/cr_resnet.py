@@ -9,7 +9,6 @@ from torch import nn
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 
 from ..architecture import Architecture, get_family
@@ -244,9 +243,3 @@ class CRResNet(ResNet):
             "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
-
-
-@BACKBONE_REGISTRY.register()
-def build_cr_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CRResNet:
-    """A :class:`CRResNet` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``."""
-    return CRResNet(cfg, input_shape)

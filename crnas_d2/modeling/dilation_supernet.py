@@ -8,7 +8,6 @@ from torch import nn
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
 
 from ..architecture import Architecture, get_family
 from ..config import get_architecture
@@ -65,9 +64,3 @@ class DilationSupernet(Supernet):
             "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
-
-
-@BACKBONE_REGISTRY.register()
-def build_dilation_supernet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DilationSupernet:
-    """A :class:`DilationSupernet` of the stage code ``MODEL.CR.STAGE_CODE``."""
-    return DilationSupernet(cfg, input_shape)

@@ -12,13 +12,9 @@ from torch import nn
 
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import Backbone
 
-from .cr_mobilenetv2 import CRMobileNetV2
-from .cr_resnet import CRResNet
-from .dilation_supernet import DilationSupernet
 from .norm import Norm, fit_norm
-from .stage_supernet import StageSupernet
 
 
 class Merge(NamedTuple):
@@ -213,27 +209,3 @@ def build_nasfpn(cfg: CfgNode, bottom_up: Backbone) -> NASFPN:
         num_cells=nas_fpn.NUM_CELLS,
         norm=nas_fpn.NORM,
     )
-
-
-@BACKBONE_REGISTRY.register()
-def build_cr_resnet_nasfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASFPN:
-    """NAS-FPN over a :class:`CRResNet`."""
-    return build_nasfpn(cfg, CRResNet(cfg, input_shape))
-
-
-@BACKBONE_REGISTRY.register()
-def build_cr_mobilenetv2_nasfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASFPN:
-    """NAS-FPN over a :class:`CRMobileNetV2`."""
-    return build_nasfpn(cfg, CRMobileNetV2(cfg, input_shape))
-
-
-@BACKBONE_REGISTRY.register()
-def build_stage_supernet_nasfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASFPN:
-    """NAS-FPN over a :class:`StageSupernet`."""
-    return build_nasfpn(cfg, StageSupernet(cfg, input_shape))
-
-
-@BACKBONE_REGISTRY.register()
-def build_dilation_supernet_nasfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASFPN:
-    """NAS-FPN over a :class:`DilationSupernet`."""
-    return build_nasfpn(cfg, DilationSupernet(cfg, input_shape))

@@ -8,7 +8,6 @@ from torch import nn
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
 
 from ..architecture import get_family
 from ..config import get_architecture
@@ -60,9 +59,3 @@ class StageSupernet(Supernet):
             "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
-
-
-@BACKBONE_REGISTRY.register()
-def build_stage_supernet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> StageSupernet:
-    """A :class:`StageSupernet` of the family ``MODEL.CR.FAMILY``, over ``MODEL.SUPERNET.STAGE_CHOICES``."""
-    return StageSupernet(cfg, input_shape)

@@ -1,0 +1,63 @@
+"""The backbones in Detectron2's registry: each body alone, and under each neck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+
+from .cr_mobilenetv2 import CRMobileNetV2
+from .cr_resnet import CRResNet
+from .dilation_supernet import DilationSupernet
+from .fpn import build_fpn, build_retinanet_fpn
+from .nas_fpn import build_nasfpn
+from .stage_supernet import StageSupernet
+
+Builder = Callable[[CfgNode, ShapeSpec], Backbone]
+Neck = Callable[[CfgNode, Backbone], Backbone]
+
+BODIES: Mapping[str, type[Backbone]] = MappingProxyType(
+    {
+        "cr_resnet": CRResNet,
+        "cr_mobilenetv2": CRMobileNetV2,
+        "stage_supernet": StageSupernet,
+        "dilation_supernet": DilationSupernet,
+    }
+)
+# Without one, the builder gives the features of the body.
+NECKS: Mapping[str, Neck | None] = MappingProxyType(
+    {
+        "": None,
+        "_fpn": build_fpn,
+        "_retinanet_fpn": build_retinanet_fpn,
+        "_nasfpn": build_nasfpn,
+    }
+)
+
+
+def _register(name: str, body: type[Backbone], neck: Neck | None) -> Builder:
+    def build(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+        bottom_up = body(cfg, input_shape)
+        return neck(cfg, bottom_up) if neck else bottom_up
+
+    build.__name__ = build.__qualname__ = name
+    build.__module__ = __package__
+    build.__doc__ = f"A :class:`{body.__name__}` from a config."
+    if neck:
+        build.__doc__ += f" Over it: {neck.__doc__.splitlines()[0]}"
+    BACKBONE_REGISTRY.register(build)
+    return build
+
+
+# By the name that MODEL.BACKBONE.NAME gives
+BUILDERS: Mapping[str, Builder] = MappingProxyType(
+    {
+        name: _register(name, body, neck)
+        for body_name, body in BODIES.items()
+        for neck_name, neck in NECKS.items()
+        for name in [f"build_{body_name}{neck_name}_backbone"]
+    }
+)
