@@ -8,13 +8,25 @@ from typing import Any, Collection, Dict, Iterator, List, Optional, Set, Tuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from PIL import Image
 
 from ..files import is_remote, raise_faults, read_json, real_path
+from .masks import mask_fault
 
-__all__ = ["SCORED_KEYS", "box_fault", "leaves_root", "register_coco_json", "validate_coco_json"]
+__all__ = [
+    "SCORED_KEYS",
+    "box_fault",
+    "leaves_root",
+    "register_coco_json",
+    "size_fault",
+    "validate_coco_json",
+]
 
 # What pycocotools reads from every annotation that it scores, beside those that are always needed.
 SCORED_KEYS = ("area", "iscrowd")
+
+# pycocotools keeps ids as floating-point numbers, which hold those below exactly.
+ID_LIMIT = 10**15
 
 # A box may leave its image by this many pixels: x and width may each be rounded to whole pixels,
 # and some tools count from 1. Detectron2 clips such a box.
@@ -67,8 +79,8 @@ def validate_coco_json(
     Ids are integers, each used once; every annotation belongs to an image and a category of the
     file; its box [x, y, width, height] is finite, not empty, and leaves the image by at most
     ``BOX_TOLERANCE`` pixels; masks are polygons or run lengths of the image's size; images have a
-    size and a file of their own below the image root (that it exists is checked only where the
-    root is local); category names are unique.
+    size that can be read and a file of their own below the image root (that it exists is checked
+    only where the root is local); category names are unique.
 
     Args:
         json_file: path or URI of the json file.
@@ -107,6 +119,23 @@ def leaves_root(file_name: str) -> bool:
     to link images into a folder is the owner's own choice."""
     parts = re.split(r"[/\\]", file_name)
     return os.path.isabs(file_name) or not parts[0] or ".." in parts or "\0" in file_name
+
+
+def size_fault(width: int, height: int) -> Optional[str]:
+    """
+    Args:
+        width, height: of an image, above 0.
+
+    Returns:
+        what is wrong with them; None where nothing is.
+    """
+    limit = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS
+    if limit and width * height > limit:
+        return (
+            f"width, height are {short(width)}, {short(height)}; expected at most {limit} pixels, as Pillow opens "
+            "no larger image"
+        )
+    return None
 
 
 def box_fault(
@@ -149,9 +178,10 @@ def _with_id(entries: List[Any], kind: str, faults: List[str]) -> Iterator[Tuple
     seen: Set[int] = set()
     for index, entry in enumerate(entries):
         id = entry.get("id") if type(entry) is dict else None
-        if type(id) is not int:
+        if type(id) is not int or abs(id) >= ID_LIMIT:
             faults.append(
-                f"{kind} at index {index}: {short(entry)}; expected an object with an integer id"
+                f"{kind} at index {index}: {short(entry)}; expected an object with an integer id "
+                "of at most 15 digits"
             )
         elif id in seen:
             faults.append(f"{kind} {id}: another {kind} has the same id")
@@ -185,6 +215,9 @@ def _check_images(
         sizes[id] = size if all(type(v) is int and v > 0 for v in size) else None
         if sizes[id] is None:
             faults.append(f"image {id}: width, height are {short(size)}; expected integers above 0")
+        elif size_fault(*size):
+            sizes[id] = None
+            faults.append(f"image {id}: {size_fault(*size)}")
         name = image.get("file_name")
         if type(name) is not str or not name:
             faults.append(f"image {id}: file_name is {short(name)}; expected text")
@@ -244,35 +277,11 @@ def _annotation_faults(
     if area is not None and not (_is_number(area) and area >= 0):
         yield f"area is {short(area)}; expected a number that is not negative"
     segmentation = annotation.get("segmentation")
-    if segmentation and not _is_mask(segmentation, size):
-        yield (
-            f"segmentation is {short(segmentation)}; expected polygons [[x, y, x, y, x, y, ...], "
-            "...] or run lengths {'size': [height, width] of the image, 'counts': ...}"
-        )
+    fault = mask_fault(segmentation, size) if segmentation else None
+    if fault:
+        yield fault
 
 
 def _is_number(value: Any) -> bool:
     # Also false for NaN.
     return type(value) in (int, float) and abs(value) < 1e12
-
-
-def _is_mask(segmentation: Any, size: Optional[Tuple[int, int]]) -> bool:
-    if type(segmentation) is list:
-        return all(map(_is_polygon, segmentation))
-    if type(segmentation) is not dict or size is None:
-        return type(segmentation) is dict
-    counts = segmentation.get("counts")
-    if type(counts) is list:
-        whole = all(type(c) is int and c >= 0 for c in counts) and sum(counts) == size[0] * size[1]
-    else:
-        whole = type(counts) is str and counts != ""
-    return whole and segmentation.get("size") == [size[1], size[0]]
-
-
-def _is_polygon(points: Any) -> bool:
-    if type(points) is not list or len(points) < 6 or len(points) % 2:
-        return False
-    try:
-        return _is_number(float(sum(points)))
-    except (TypeError, OverflowError):
-        return False

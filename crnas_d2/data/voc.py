@@ -5,6 +5,7 @@ Detectron2, below its folder of data sets.
 """
 
 import os
+import re
 import xml.etree.ElementTree as ET
 from typing import Iterator, List, Sequence, Tuple
 
@@ -12,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 from detectron2.utils.file_io import PathManager
 
-from .coco_json import box_fault, leaves_root
+from .coco_json import box_fault, leaves_root, size_fault
 from ..files import raise_faults, real_path
 
 __all__ = ["register_voc_dir", "validate_voc_dir"]
@@ -126,10 +127,13 @@ def _image_faults(
         yield f"{file}: {error}"
         return
     sides = [root.findtext(f"size/{side}") for side in ("width", "height")]
-    if not all(side and side.isdecimal() and int(side) > 0 for side in sides):
+    if not all(re.fullmatch(r"0*[1-9]\d{0,14}", side or "") for side in sides):
         yield f"{file}: width, height are {sides}; expected integers above 0"
         return
     size = tuple(map(int, sides))
+    if size_fault(*size):
+        yield f"{file}: {size_fault(*size)}"
+        return
     for index, item in enumerate(root.findall("object"), start=1):
         faults = _object_faults(item, size, class_names, scored)
         yield from (f"{file}, object {index}: {fault}" for fault in faults)

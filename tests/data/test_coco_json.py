@@ -86,6 +86,21 @@ FAULTS = {
     "corners in place of sizes": (box(30, 20, 38, 28), "annotation 200 .* leaves the image"),
     "no width": (drop("images", 13, "width"), "image 13: width, height are"),
     "height 0": (set_in("images", 13, height=0), "image 13: width, height are"),
+    "image of more pixels than Pillow opens": (
+        set_in("images", 13, width=10**9),
+        "image 13: width, height are 1000000000, 30; expected at most 178956970 pixels",
+    ),
+    "width beyond floats": (
+        set_in("images", 13, width=10**400),
+        "image 13: width, height are 1000",
+    ),
+    "annotation id beyond floats": (set_in("annotations", 200, id=10**15), "annotation at index"),
+    "annotation id far beyond floats": (
+        set_in("annotations", 200, id=-(10**400)),
+        "annotation at index",
+    ),
+    "box of the largest floats": (box(1, 2, 1e308, 4), "annotation 200 .* 4 finite numbers"),
+    "infinite area": (set_in("annotations", 200, area=float("inf")), "annotation 200 .*: area is"),
     "width is text": (set_in("images", 13, width="40"), "image 13: width, height are"),
     "no file name": (drop("images", 13, "file_name"), "image 13: file_name is None"),
     "absolute file name": (
@@ -135,9 +150,9 @@ FAULTS = {
     "negative area": (set_in("annotations", 200, area=-1), "annotation 200 .*: area is -1"),
     "ignored object": (set_in("annotations", 200, ignore=1), "annotation 200 .*: 'ignore'"),
     "mask is text": (mask("all"), "annotation 200 .*: segmentation is 'all'"),
-    "mask is one flat polygon": (mask([1, 2, 3, 4, 5, 6]), "annotation 200 .*: segmentation is"),
-    "polygon of 2 points": (mask([[1, 2, 3, 4]]), "annotation 200 .*: segmentation is"),
-    "polygon of 7 numbers": (mask([[1, 2, 3, 4, 5, 6, 7]]), "annotation 200 .*: segmentation is"),
+    "mask is one flat polygon": (mask([1, 2, 3, 4, 5, 6]), "annotation 200 .*: segmentation has"),
+    "polygon of 2 points": (mask([[1, 2, 3, 4]]), "annotation 200 .*: segmentation has"),
+    "polygon of 7 numbers": (mask([[1, 2, 3, 4, 5, 6, 7]]), "annotation 200 .*: segmentation has"),
     "polygon with NaN": (mask([[1, 2, 3, 4, 5, float("nan")]]), "annotation 200 .*: segmentation"),
     "polygon with text": (mask([[1, 2, 3, 4, 5, "6"]]), "annotation 200 .*: segmentation"),
     "run lengths of another size": (
@@ -219,7 +234,7 @@ def test_boxes_up_to_a_pixel_outside_are_accepted(write_coco, bbox):
     [
         mask([]),
         mask({"size": [30, 40], "counts": [600, 600]}),
-        mask({"size": [30, 40], "counts": "PPYo1"}),
+        mask({"size": [30, 40], "counts": "`U1"}),
         drop("annotations", 200, "segmentation"),
         drop("annotations", 200, "area"),
         drop("annotations", 200, "iscrowd"),

@@ -180,6 +180,14 @@ FAULTS = {
     "box right of the image": (edit_xml("<xmax>30", "<xmax>42"), "two.xml, object 2: .*leaves"),
     "box above the image": (edit_xml("<ymin>5", "<ymin>-1"), "two.xml, object 1: .*leaves"),
     "no size": (edit_xml("<width>40</width>", ""), r"two.xml: width, height are \[None, '30'\]"),
+    "size beyond integers": (
+        edit_xml("<width>40", "<width>" + "9" * 5000),
+        "two.xml: width, height are",
+    ),
+    "size beyond what Pillow opens": (
+        edit_xml("<width>40", "<width>1000000000"),
+        "two.xml: width, height are 1000000000, 30; expected at most 178956970 pixels",
+    ),
     "size 0": (edit_xml("<width>40", "<width>0"), r"two.xml: width, height are \['0', '30'\]"),
     "truncated file": (edit_xml("</annotation>", ""), "two.xml: no element found"),
     "no annotation file": (

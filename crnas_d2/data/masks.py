@@ -1,0 +1,117 @@
+"""Masks in COCO format: polygons and run lengths that pycocotools can draw."""
+
+from __future__ import annotations
+
+import math
+from reprlib import repr as short
+from typing import Any
+
+import numpy as np
+
+EXPECTED = (
+    "expected polygons [[x, y, x, y, x, y, ...], ...] or run lengths {'size': [height, width] of "
+    "the image, 'counts': ...}"
+)
+
+
+def mask_fault(segmentation: Any, size: tuple[int, int] | None) -> str | None:
+    """
+    Args:
+        segmentation: of an annotation.
+        size: (width, height) of its image; None where that is not known.
+
+    Returns:
+        what is wrong with it; None where nothing is. pycocotools checks little of this: it ends
+        the process, or does not come back.
+    """
+    if type(segmentation) is dict:
+        return None if size is None else _run_length_fault(segmentation, size)
+    if type(segmentation) is not list:
+        return f"segmentation is {short(segmentation)}; {EXPECTED}"
+    faults = (_polygon_fault(points, size) for points in segmentation)
+    return next(filter(None, faults), None)
+
+
+def _polygon_fault(points: Any, size: tuple[int, int] | None) -> str | None:
+    if not _is_polygon(points):
+        return f"segmentation has the polygon {short(points)}; {EXPECTED}"
+    if size is None:
+        return None
+    extents = []
+    for axis, side, coordinates in zip("xy", size, (points[::2], points[1::2])):
+        least, most = min(coordinates), max(coordinates)
+        if least < -side or most > 2 * side:
+            return (
+                f"segmentation has a polygon with {axis} = {least if least < -side else most:g}; "
+                f"expected {-side} to {2 * side}, as the image of {size[0]} x {size[1]} pixels and "
+                "as much again on each side"
+            )
+        extents.append(most - least)
+
+    # An outline that runs along pixels takes each of their edges once.
+    edges = 2 * size[0] * size[1] + size[0] + size[1]
+    count = len(points) // 2
+    # pycocotools keeps a point for each fifth of a pixel.
+    if count > edges or (count * max(extents) > edges and _outline(points) > edges):
+        return (
+            f"segmentation has a polygon of {count} points and {_outline(points):.0f} pixels "
+            f"outline; expected at most {edges} of both, the edges of all pixels of the image of "
+            f"{size[0]} x {size[1]}"
+        )
+    return None
+
+
+def _is_polygon(points: Any) -> bool:
+    if type(points) is not list or len(points) < 6 or len(points) % 2:
+        return False
+    try:
+        return math.isfinite(sum(points))  # NaN stays, so one look is enough
+    except (TypeError, OverflowError):
+        return False
+
+
+def _outline(points: list[float]) -> float:
+    """Length of a polygon's outline, each edge by the longer one of its two axes."""
+    corners = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+
+
+def _run_length_fault(segmentation: dict, size: tuple[int, int]) -> str | None:
+    width, height = size
+    if segmentation.get("size") != [height, width]:
+        return (
+            f"segmentation has run lengths of size {short(segmentation.get('size'))}; expected "
+            f"{[height, width]}, height and width of the image"
+        )
+    counts = segmentation.get("counts")
+    runs = _uncompressed(counts) if type(counts) is str else counts
+    if type(runs) is not list or not all(type(run) is int and run >= 0 for run in runs):
+        return f"segmentation has the counts {short(counts)}; {EXPECTED}"
+    if sum(runs) != width * height:
+        return (
+            f"segmentation has run lengths of {sum(runs)} pixels in all; expected "
+            f"{width * height}, those of the image of {width} x {height}"
+        )
+    return None
+
+
+def _uncompressed(counts: str) -> list[int] | None:
+    """The run lengths in a text of pycocotools; None where it is no such text.
+
+    A character is 48 plus six bits: five of a number, the lowest first, and one that says that it
+    goes on. The last of the five is the sign. From the fourth on, a number is the difference to the
+    last but one.
+    """
+    codes = np.array([ord(character) - 48 for character in counts])
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        return None
+    ends = np.flatnonzero(~codes & 32)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    digits = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    if digits.max() > 6:
+        return None
+    numbers = np.add.reduceat((codes & 31) << 5 * digits, starts)
+    numbers -= np.where(codes[ends] & 16, 1 << 5 * (digits[ends] + 1), 0)
+    for first in (1, 2):
+        numbers[first::2] = numbers[first::2].cumsum()
+    return numbers.tolist()
