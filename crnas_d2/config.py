@@ -32,6 +32,9 @@ def add_crnas_config(cfg: CN) -> None:
     # Recompute each stage's activations in the backward pass instead of keeping them
     cr.ACTIVATION_CHECKPOINT = False
 
+    # Names of the classes in the order of the model's outputs; derived from the data set
+    cfg.MODEL.CLASS_NAMES = []
+
     nas_fpn = cfg.MODEL.NAS_FPN = CN()
     # Cells, stacked, and channels of NAS-FPN; its inputs are always res3, res4 and res5
     nas_fpn.NUM_CELLS = 7

@@ -20,7 +20,8 @@ from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
-from ..checkpoint.checkpointer import check_same_model, read_checkpoint
+from ..checkpoint.checkpointer import read_checkpoint
+from ..checkpoint.same_model import check_same_model
 from ..checkpoint.trained import load_trained
 from ..engine.trainer import without_sync_bn
 

@@ -16,9 +16,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from ..config import flatten_config, get_architecture
+from ..config import get_architecture
 from ..files import is_remote, open_atomically, write_atomically
 from .inherit import inherit_subnet
+from .same_model import flatten_model_config, list_changes
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class CRCheckpointer(DetectionCheckpointer):
     * Of a supernet's checkpoint, a network of its space takes the weights that are its own there.
     * A checkpoint takes its name when it is whole, and a resume takes the newest that can be read.
     * A file of which nothing fits the model is an error instead of a warning.
-    * A checkpoint keeps the keys of ``cfg.MODEL``, for :func:`check_same_model`.
+    * A checkpoint keeps the keys of ``cfg.MODEL``, for :mod:`.same_model`.
     """
 
     def __init__(self, model: torch.nn.Module, save_dir: str, cfg: CfgNode, **checkpointables: Any):
@@ -174,7 +175,7 @@ class CRCheckpointer(DetectionCheckpointer):
             f"{filename} is of a classifier: loading its backbone ({len(backbone)} tensors) "
             f"without its head ({', '.join(head)})"
         )
-        changed = _differences(
+        changed = list_changes(
             self._model_config,
             checkpoint["model_config"],
             ("MODEL.CR.OPERATION_CODE", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.PIXEL_"),
@@ -270,44 +271,6 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         if not zipfile.is_zipfile(file):
             raise ValueError(f"{path} is cut off, or not in the zip format of torch.save")
     return torch.load(local, map_location="cpu", weights_only=True, mmap=True)
-
-
-def flatten_model_config(cfg: CfgNode) -> dict[str, str]:
-    """All keys below ``cfg.MODEL`` with their values, less the two that name no part of the model."""
-    flat = flatten_config(cfg.MODEL, "MODEL.")
-    del flat["MODEL.DEVICE"], flat["MODEL.WEIGHTS"]
-    return flat
-
-
-def check_same_model(
-    cfg: CfgNode, saved: dict[str, str], filename: str, below: str | tuple[str, ...] = "MODEL."
-) -> None:
-    """Refuse a checkpoint of another model.
-
-    Args:
-        cfg: the config in use.
-        saved: the entry "model_config" of a checkpoint. Keys that it does not have are not compared.
-        filename: of the checkpoint, for the message.
-        below: compare the keys that start so, or with one of these.
-
-    Raises:
-        ValueError: a key has another value; the message shows both.
-    """
-    changed = _differences(flatten_model_config(cfg), saved, below)
-    if changed:
-        raise ValueError(
-            f"{filename} is of another model than the config:\n  " + "\n  ".join(changed)
-        )
-
-
-def _differences(
-    used: dict[str, str], saved: dict[str, str], below: str | tuple[str, ...]
-) -> list[str]:
-    return [
-        f"{key}: {saved[key]} in the checkpoint, {value} in the config"
-        for key, value in used.items()
-        if key.startswith(below) and saved.get(key, value) != value
-    ]
 
 
 def _misshapen(state_dict: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> list[str]:

@@ -29,7 +29,8 @@ def setup_datasets(cfg: CfgNode) -> None:
        "cells_archtrain" is a part of "cells_train", or else of "cells".
     3. Checks that all data sets of TRAIN and TEST fit the task of the model and have the same
        categories in the same order, and that no image of a test set is in an archval.
-    4. Sets ``NUM_CLASSES`` of the detection heads or the classifier to the number of categories.
+    4. Sets ``NUM_CLASSES`` of the detection heads and the classifier, which the mask head follows,
+       to the number of categories, and ``MODEL.CLASS_NAMES`` to their names.
 
     A second call with the same config changes nothing.
 
@@ -55,6 +56,8 @@ def setup_datasets(cfg: CfgNode) -> None:
         for head in ("ROI_HEADS", "RETINANET", "CLASSIFIER"):
             if cfg.MODEL[head].NUM_CLASSES != len(categories):
                 cfg.MODEL[head].NUM_CLASSES = len(categories)
+        if cfg.MODEL.CLASS_NAMES != categories:
+            cfg.MODEL.CLASS_NAMES = categories
         logging.getLogger(__name__).info(
             f"NUM_CLASSES = {len(categories)}, from the categories of {names[0]}"
         )

@@ -13,7 +13,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint.checkpointer import check_same_model, find_checkpoint, read_checkpoint
+from ..checkpoint.checkpointer import find_checkpoint, read_checkpoint
+from ..checkpoint.same_model import check_same_model, check_same_network
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
 from ..files import is_remote
@@ -49,9 +50,9 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
     check_config(cfg, training=not args.eval_only, has_weights=checkpoint is not None)
     if checkpoint is not None:
-        _check_checkpoint(cfg, checkpoint, below="MODEL.")
+        check_same_model(cfg, _model_config(checkpoint), checkpoint)
     elif args.eval_only:
-        _check_checkpoint(cfg, cfg.MODEL.WEIGHTS, below=_keys_of_architecture(cfg))
+        check_same_network(cfg, _model_config(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="crnas_d2", configure_stdout=False)
@@ -98,16 +99,6 @@ def _check_weights(cfg: CfgNode, training: bool) -> None:
         raise FileNotFoundError(f"MODEL.WEIGHTS {weights!r}: no such file")
 
 
-def _keys_of_architecture(cfg: CfgNode) -> tuple[str, ...]:
-    """Those that tell one network from another; a supernet has many."""
-    keys = ["MODEL.META_ARCHITECTURE", "MODEL.CR.FAMILY", "MODEL.CR.BLOCK"]
-    if "stage_supernet" not in cfg.MODEL.BACKBONE.NAME:
-        keys.append("MODEL.CR.STAGE_CODE")
-    if "supernet" not in cfg.MODEL.BACKBONE.NAME:
-        keys.append("MODEL.CR.OPERATION_CODE")
-    return tuple(keys)
-
-
-def _check_checkpoint(cfg: CfgNode, path: str, below: str | tuple[str, ...]) -> None:
-    if path.endswith(".pth"):
-        check_same_model(cfg, read_checkpoint(path).get("model_config", {}), path, below)
+def _model_config(path: str) -> dict[str, str]:
+    """Of the model that a checkpoint is of, as far as the file says."""
+    return read_checkpoint(path).get("model_config", {}) if path.endswith(".pth") else {}

@@ -333,6 +333,7 @@ def test_setup_from_yaml(cfg, write_coco, tmp_path):
     cfg.merge_from_file(str(tmp_path / "own.yaml"), allow_unsafe=False)
     setup_datasets(cfg)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 2
+    assert cfg.MODEL.CLASS_NAMES == ["cup", "ball"]  # in the order of their ids, 2 and 7
     assert [len(DatasetCatalog.get(name)) for name in ("cells_train", "cells_val")] == [5, 2]
     cfg.freeze()
     setup_datasets(cfg)
@@ -369,6 +370,14 @@ def test_num_classes_of_detectron2s_own_data(cfg):
         cfg.DATASETS.TEST = (name,)
         setup_datasets(cfg)
         assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == num_classes
+        assert cfg.MODEL.CLASS_NAMES == MetadataCatalog.get(name).thing_classes
+
+
+def test_a_config_without_data_keeps_its_classes(cfg):
+    cfg.MODEL.CLASS_NAMES, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ["cup", "hat", "ball"], 3
+    setup_datasets(cfg)
+    assert cfg.MODEL.CLASS_NAMES == ["cup", "hat", "ball"]
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 3
 
 
 def swap(coco):

@@ -79,6 +79,7 @@ def test_config_registers_and_counts(classifier_cfg):
     setup_datasets(classifier_cfg)
     setup_datasets(classifier_cfg)
     assert classifier_cfg.MODEL.CLASSIFIER.NUM_CLASSES == 3
+    assert classifier_cfg.MODEL.CLASS_NAMES == ["blue", "green", "red"]
     assert len(DatasetCatalog.get("colours_train")) == 12
     assert len(DatasetCatalog.get("colours_val")) == 6
 

@@ -281,6 +281,7 @@ def test_setup_from_yaml(cfg, voc_dir, tmp_path):
     cfg.merge_from_file(str(tmp_path / "own.yaml"), allow_unsafe=False)
     setup_datasets(cfg)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    assert cfg.MODEL.CLASS_NAMES == ["cup", "ball"]
     cfg.freeze()
     setup_datasets(cfg)
     edit_xml("<xmin>5", "<xmin>4.5")(voc_dir)

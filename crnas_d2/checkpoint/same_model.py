@@ -1,0 +1,146 @@
+"""Whether a checkpoint is of the model that a config describes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY
+
+from ..architecture import Architecture
+from ..config import flatten_config
+from ..spaces import get_stage_space
+
+ModelConfig = Mapping[str, str]  # the entry "model_config" of a checkpoint
+
+BUILDER = "MODEL.BACKBONE.NAME"
+# Beside the codes and the choices: what shapes a network's tensors, and what they mean
+NETWORK_KEYS = (
+    "MODEL.META_ARCHITECTURE",
+    BUILDER,
+    "MODEL.CR.FAMILY",
+    "MODEL.CR.BLOCK",
+    "MODEL.CR.WIDTH_MULTIPLIER",
+    "MODEL.RESNETS.NUM_GROUPS",
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+    "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.NAS_FPN.OUT_CHANNELS",
+    "MODEL.NAS_FPN.NUM_CELLS",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+    "MODEL.CLASS_NAMES",
+)
+
+
+def flatten_model_config(cfg: CfgNode) -> dict[str, str]:
+    """All keys below ``cfg.MODEL`` with their values, less the two that name no part of the model."""
+    flat = flatten_config(cfg.MODEL, "MODEL.")
+    del flat["MODEL.DEVICE"], flat["MODEL.WEIGHTS"]
+    return flat
+
+
+def check_same_model(
+    cfg: CfgNode, saved: ModelConfig, filename: str, below: str | tuple[str, ...] = "MODEL."
+) -> None:
+    """Refuse to go on with the checkpoint of a model of which anything is different.
+
+    Args:
+        cfg: the config in use.
+        saved: of the checkpoint. Keys that it does not have are not compared, nor are names of
+            classes where either has none.
+        filename: of the checkpoint, for the message.
+        below: compare the keys that start so, or with one of these.
+
+    Raises:
+        ValueError: a key has another value; the message shows both.
+    """
+    _refuse(list_changes(flatten_model_config(cfg), saved, below), filename)
+
+
+def check_same_network(cfg: CfgNode, saved: ModelConfig, filename: str) -> None:
+    """Refuse to evaluate the weights of another network, as :func:`check_same_model` does.
+
+    What an evaluation may change is not compared, such as thresholds or the kind of norm. A supernet
+    may have fewer choices than the one that was trained, and the weights of a supernet may serve a
+    network of its space.
+    """
+    used = flatten_model_config(cfg)
+    inherits = "supernet" in saved.get(BUILDER, "") and "supernet" not in used[BUILDER]
+    changed = _changed_keys(_network(used), _network(saved, plain=inherits))
+    if not inherits:
+        changed += _lacking_choices(used, saved)
+    _refuse(_show(changed, used, saved), filename)
+
+
+def list_changes(used: ModelConfig, saved: ModelConfig, below: str | tuple[str, ...]) -> list[str]:
+    """The keys that start so, or with one of these, and have another value in a checkpoint; with
+    both values."""
+    changed = [key for key in _changed_keys(used, saved) if key.startswith(below)]
+    return _show(changed, used, saved)
+
+
+def _changed_keys(used: ModelConfig, saved: ModelConfig) -> list[str]:
+    return [
+        key
+        for key, value in used.items()
+        if saved.get(key, value) != value
+        and not (key == "MODEL.CLASS_NAMES" and "[]" in (saved[key], value))
+    ]
+
+
+def _show(keys: list[str], used: ModelConfig, saved: ModelConfig) -> list[str]:
+    return [f"{key}: {saved[key]} in the checkpoint, {used[key]} in the config" for key in keys]
+
+
+def _refuse(changed: list[str], filename: str) -> None:
+    if changed:
+        raise ValueError(
+            f"{filename} is of another model than the config:\n  " + "\n  ".join(changed)
+        )
+
+
+def _network(flat: ModelConfig, plain: bool = False) -> dict[str, str]:
+    """The keys of a network; equal networks have equal ones.
+
+    Args:
+        plain: of the networks of a supernet, for itself.
+    """
+    network = {key: flat[key] for key in NETWORK_KEYS if key in flat}
+    name = flat.get(BUILDER, "")
+    if plain:
+        name = re.sub("(stage|dilation)_supernet", f"cr_{flat.get('MODEL.CR.FAMILY')}", name)
+    if name in BACKBONE_REGISTRY:  # under several names, perhaps
+        network[BUILDER] = BACKBONE_REGISTRY.get(name).__name__
+    if network.get("MODEL.CR.FAMILY") != "resnet":
+        network.pop("MODEL.CR.BLOCK", None)
+    if not plain and "stage_supernet" not in name and "MODEL.CR.STAGE_CODE" in flat:
+        codes = [ast.literal_eval(flat[f"MODEL.CR.{key}_CODE"]) for key in ("STAGE", "OPERATION")]
+        architecture = Architecture(*codes)
+        network["MODEL.CR.STAGE_CODE"] = str(list(architecture.stage_code))
+        if "supernet" not in name:
+            network["MODEL.CR.OPERATION_CODE"] = str(list(architecture.operation_code))
+    return network
+
+
+def _lacking_choices(used: ModelConfig, saved: ModelConfig) -> list[str]:
+    """The key of what a supernet may choose, where the one that was trained does not have all of it."""
+    kind = "STAGE_CHOICES" if "stage_supernet" in used[BUILDER] else "OPERATIONS"
+    key = f"MODEL.SUPERNET.{kind}"
+    if "supernet" not in used[BUILDER] or key not in saved:
+        return []
+
+    def choices(flat: ModelConfig) -> list[set[int]]:
+        entries = ast.literal_eval(flat[key])
+        if kind == "OPERATIONS":
+            return [set(entries)]
+        return list(map(set, get_stage_space(flat["MODEL.CR.FAMILY"], entries).choices))
+
+    there, wanted = choices(saved), choices(used)
+    if len(there) == len(wanted) and all(w <= t for w, t in zip(wanted, there)):
+        return []
+    return [key]
