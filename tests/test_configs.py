@@ -28,7 +28,7 @@ CLASSIFIERS = [
     if crnas_d2.get_config(name).MODEL.META_ARCHITECTURE == "ImageClassifier"
 ]
 DETECTORS = [name for name in CONFIGS if name not in CLASSIFIERS]
-COCO = [name for name in CONFIGS if name.startswith("COCO-Detection")]
+COCO = [name for name in CONFIGS if name.startswith("COCO-Detection/faster_rcnn")]
 NAS_FPN = [name for name in COCO if "_NASFPN_" in name]
 IMAGENET = [name for name in CONFIGS if name.startswith("ImageNet")]
 SUPERNETS = [name for name in IMAGENET if "supernet" in name]
@@ -69,9 +69,11 @@ def test_pyramid(name):
     backbone = choose_a_path(build_meta_backbone(cfg))
     with torch.device("meta"):
         features = backbone(torch.empty(1, 3, 256, 384))
-    assert list(features) == cfg.MODEL.RPN.IN_FEATURES
+    of_head = cfg.MODEL.RETINANET if "retinanet" in name else cfg.MODEL.RPN
+    assert list(features) == of_head.IN_FEATURES
     neck = cfg.MODEL.NAS_FPN if name in NAS_FPN else cfg.MODEL.FPN
-    for level, (feature_name, feature) in enumerate(features.items(), start=2 + (name in NAS_FPN)):
+    first = 3 if name in NAS_FPN or "retinanet" in name else 2
+    for level, (feature_name, feature) in enumerate(features.items(), start=first):
         stride = 2**level
         assert backbone.output_shape()[feature_name].stride == stride
         assert feature.shape == (1, neck.OUT_CHANNELS, 256 // stride, 384 // stride)

@@ -12,7 +12,7 @@ from torch import nn
 
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling import GeneralizedRCNN, RetinaNet, build_model
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import BaseMaskRCNNHead, StandardROIHeads
 
@@ -20,6 +20,7 @@ INPUT_SIZE = (800, 1088)  # height and width: "the median of the input size on C
 PROPOSALS = 1000
 MASK_ROIS = 100
 WEIGHTED_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+PARTS = ("backbone", "neck", "RPN", "RoI heads", "dense head")  # in the order of the data flow
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ModuleCost:
     """What one module of a detector costs for one image.
 
     Attributes:
-        part: "backbone", "neck", "RPN" or "RoI heads".
+        part: one of :data:`PARTS`; "dense head" is RetinaNet's.
         name: the stage, layer group or head.
         macs: multiply-adds, for all RoIs in a head that runs on RoIs.
         parameters: number of learned values, frozen ones and those of FrozenBN included.
@@ -100,17 +101,17 @@ def analyze_detector(
     proposals: int = PROPOSALS,
     mask_rois: int = MASK_ROIS,
 ) -> DetectorCost:
-    """Measure a two-stage detector on the meta device: real shapes, no memory, no weights.
+    """Measure a detector on the meta device: real shapes, no memory, no weights.
 
     Convolutions and linear layers count one multiply-add for each use of a weight. RoIAlign,
     norms, activations, element-wise sums, resizing, pooling and biases count nothing.
 
     Args:
-        cfg: of a ``GeneralizedRCNN`` with RPN and :class:`StandardROIHeads` or a subclass, such as
-            Cascade R-CNN. Any backbone and neck; layers of a neck other than FPN and
-            NAS-FPN are one module.
+        cfg: of a ``RetinaNet``, or of a ``GeneralizedRCNN`` with RPN and :class:`StandardROIHeads`
+            or a subclass, such as Cascade R-CNN. Any backbone and neck; layers of a neck other than
+            FPN and NAS-FPN are one module.
         input_size: height and width of the image, in pixels, before the model pads it.
-        proposals: RoIs of the box head, of each one in Cascade R-CNN.
+        proposals: RoIs of the box head, of each one in Cascade R-CNN. RetinaNet has none.
         mask_rois: RoIs of the mask head.
 
     Raises:
@@ -126,7 +127,6 @@ def analyze_detector(
     parameters = _sum_by_place(_learned_values(model), has_neck)
 
     rois = {"box": proposals, "mask": mask_rois}
-    parts = ("backbone", "neck", "RPN", "RoI heads")
     return DetectorCost(
         tuple(
             ModuleCost(
@@ -136,14 +136,14 @@ def analyze_detector(
                 parameters=parameters.get((part, name), 0),
                 rois=rois[name.split()[0]] if part == "RoI heads" else None,
             )
-            for part, name in sorted(places, key=lambda place: parts.index(place[0]))
+            for part, name in sorted(places, key=lambda place: PARTS.index(place[0]))
         )
     )
 
 
 def trace_detector(
     cfg: CfgNode, input_size: tuple[int, int], proposals: int, mask_rois: int
-) -> tuple[GeneralizedRCNN, list[LayerCall]]:
+) -> tuple[GeneralizedRCNN | RetinaNet, list[LayerCall]]:
     """Build a detector on the meta device and run each of its modules once, on one image.
 
     Args, Raises: as :func:`analyze_detector`.
@@ -167,25 +167,52 @@ def trace_detector(
     with torch.no_grad(), _recorded_calls(model) as calls:
         image = torch.empty(3, *input_size, device="meta")
         features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
-        rpn = model.proposal_generator
-        rpn.rpn_head([features[name] for name in rpn.in_features])
-
-        heads = model.roi_heads
-        pooled = _pooled(features, heads.box_in_features, heads.box_pooler, proposals)
-        for head, predictor in zip(_each(heads.box_head), _each(heads.box_predictor), strict=True):
-            predictor(head(pooled))
-        if heads.mask_on:
-            pooled = _pooled(features, heads.mask_in_features, heads.mask_pooler, mask_rois)
-            heads.mask_head.layers(pooled)
+        if isinstance(model, RetinaNet):
+            model.head([features[name] for name in model.head_in_features])
+        else:
+            _run_two_stages(model, features, proposals, mask_rois)
     return model, calls
 
 
+def _run_two_stages(
+    model: GeneralizedRCNN, features: dict[str, torch.Tensor], proposals: int, mask_rois: int
+) -> None:
+    rpn = model.proposal_generator
+    rpn.rpn_head([features[name] for name in rpn.in_features])
+
+    heads = model.roi_heads
+    pooled = _pooled(features, heads.box_in_features, heads.box_pooler, proposals)
+    for head, predictor in zip(_each(heads.box_head), _each(heads.box_predictor), strict=True):
+        predictor(head(pooled))
+    if heads.mask_on:
+        pooled = _pooled(features, heads.mask_in_features, heads.mask_pooler, mask_rois)
+        heads.mask_head.layers(pooled)
+
+
 def _check_countable(cfg: CfgNode, model: nn.Module) -> None:
-    if not isinstance(model, GeneralizedRCNN):
+    if isinstance(model, GeneralizedRCNN):
+        _check_two_stages(cfg, model)
+    elif not isinstance(model, RetinaNet):
         raise ValueError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: the computation of a "
-            "GeneralizedRCNN alone can be counted"
+            "GeneralizedRCNN or a RetinaNet alone can be counted"
         )
+    has_neck = hasattr(model.backbone, "bottom_up")
+    for name, module in model.named_modules():
+        dimensions = [parameter.ndim for parameter in module.parameters(recurse=False)]
+        if dimensions and _locate(name, has_neck) is None:
+            raise ValueError(
+                f"{name} is not counted: expected a backbone, and RetinaNet's head or an RPN head, "
+                "box heads and a mask head, alone"
+            )
+        if max(dimensions, default=0) > 1 and not isinstance(module, WEIGHTED_LAYERS):
+            raise ValueError(
+                f"{name} is a {type(module).__name__}: expected weights in "
+                f"{', '.join(layer.__name__ for layer in WEIGHTED_LAYERS)} alone"
+            )
+
+
+def _check_two_stages(cfg: CfgNode, model: GeneralizedRCNN) -> None:
     if not isinstance(model.proposal_generator, RPN):
         raise ValueError(
             f"MODEL.PROPOSAL_GENERATOR.NAME is {cfg.MODEL.PROPOSAL_GENERATOR.NAME!r}: expected an RPN"
@@ -201,19 +228,6 @@ def _check_countable(cfg: CfgNode, model: nn.Module) -> None:
             f"MODEL.ROI_MASK_HEAD.NAME is {cfg.MODEL.ROI_MASK_HEAD.NAME!r}: expected a head derived "
             "from BaseMaskRCNNHead"
         )
-    has_neck = hasattr(model.backbone, "bottom_up")
-    for name, module in model.named_modules():
-        dimensions = [parameter.ndim for parameter in module.parameters(recurse=False)]
-        if dimensions and _locate(name, has_neck) is None:
-            raise ValueError(
-                f"{name} is not counted: expected a backbone, an RPN head, box heads and a mask "
-                "head alone"
-            )
-        if max(dimensions, default=0) > 1 and not isinstance(module, WEIGHTED_LAYERS):
-            raise ValueError(
-                f"{name} is a {type(module).__name__}: expected weights in "
-                f"{', '.join(layer.__name__ for layer in WEIGHTED_LAYERS)} alone"
-            )
 
 
 @contextmanager
@@ -290,4 +304,8 @@ def _locate(path: str, has_neck: bool) -> tuple[str, str] | None:
             return "RoI heads", f"{head.replace('_', ' ')} {int(index) + 1}"
         case ["roi_heads", "box_head" | "box_predictor" | "mask_head" as head, *_]:
             return "RoI heads", head.replace("_", " ")
+        case ["head", "cls_subnet" | "cls_score", *_]:
+            return "dense head", "class subnet"
+        case ["head", "bbox_subnet" | "bbox_pred", *_]:
+            return "dense head", "box subnet"
     return None

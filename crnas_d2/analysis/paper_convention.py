@@ -34,8 +34,13 @@ def paper_convention_gflops(cfg: CfgNode) -> float:
     between baseline and CR: CR networks have fewer BN elements, and so fewer operations, as Table 3
     has it.
 
-    Args, Raises: as :func:`analyze_detector`.
+    Args, Raises: as :func:`analyze_detector`; the paper has two-stage detectors alone.
     """
+    if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: expected a GeneralizedRCNN, "
+            "as the paper counts no other"
+        )
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE.FREEZE_AT = 0

@@ -332,6 +332,48 @@ def test_all_operators_are_counted():
     assert counter.get_total_flops() == 2 * expected
 
 
+def retinanet(network):
+    return crnas_d2.get_config(f"COCO-Detection/retinanet_{network}_FPN_1x.yaml")
+
+
+def test_golden_values_of_retinanet():
+    stages, stage_macs, *_ = GOLDEN["R_50"]
+    pixels = {3: 100 * 136, 4: 50 * 68, 5: 25 * 34, 6: 13 * 17, 7: 7 * 9}
+    layer, all_pixels = 9 * 256 * 256, sum(pixels.values())
+    cost = analyze_detector(retinanet("R_50"))
+    assert macs(cost) == {
+        **{stage: giga(number) for stage, number in zip(stages, stage_macs, strict=True)},
+        "FPN lateral": 256 * (512 * pixels[3] + 1024 * pixels[4] + 2048 * pixels[5]),
+        "FPN output": layer * (pixels[3] + pixels[4] + pixels[5]),
+        "FPN top block": 9 * 2048 * 256 * pixels[6] + layer * pixels[7],
+        "class subnet": (4 * layer + 9 * 256 * 9 * 80) * all_pixels,
+        "box subnet": (4 * layer + 9 * 256 * 9 * 4) * all_pixels,
+    }
+    assert cost.macs == sum(macs(cost).values())
+    assert [(m.part, m.rois) for m in cost.modules[-2:]] == [("dense head", None)] * 2
+    assert analyze_detector(retinanet("CR_R_50")).macs == cost.macs
+
+
+@pytest.mark.parametrize("norm", ["", "BN", "GN"])
+def test_detectron2s_own_retinanet_as_torch_counts_it(norm):
+    cfg = detectron2_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
+    cfg.MODEL.RETINANET.NORM = norm
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        features = model.backbone(torch.empty(1, 3, 800, 1088, device="meta"))
+        model.head([features[name] for name in ("p3", "p4", "p5", "p6", "p7")])
+    cost = analyze_detector(cfg)
+    assert counter.get_total_flops() == 2 * cost.macs
+    assert macs(cost) == macs(analyze_detector(retinanet("R_50")))
+    frozen = sum(
+        b.numel() for n, b in model.named_buffers() if n.endswith(("norm.weight", "norm.bias"))
+    )
+    assert cost.parameters == frozen + sum(p.numel() for p in model.parameters())
+
+
 @BACKBONE_REGISTRY.register()
 class BackboneWithTestMixer(BackboneWithTestNeck):
     def __init__(self, cfg, input_shape):
@@ -349,8 +391,8 @@ def config_with_uncountable_layer():
     "make_config, message",
     [
         (
-            lambda: detectron2_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml"),
-            "META_ARCHITECTURE is 'RetinaNet'",
+            lambda: crnas_d2.get_config("ImageNet/R_18.yaml"),
+            "META_ARCHITECTURE is 'ImageClassifier'",
         ),
         (
             lambda: detectron2_config("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"),
