@@ -19,6 +19,7 @@ setup(
         "crnas_d2.configs": ["**/*.yaml", "**/*.py"],
         "crnas_d2.report": ["templates/*"],
     },
+    entry_points={"console_scripts": ["crnas = crnas_d2.__main__:main"]},
     install_requires=[
         "torch>=2.1",
         "torchvision>=0.16",

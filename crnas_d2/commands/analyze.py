@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Multiply-adds and parameters of a detector, module by module, with the number of RoIs fixed.
 
 analyze_model.py --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
@@ -14,19 +13,20 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from crnas_d2.analysis import (
+from detectron2.config import CfgNode
+
+from ..analysis import (
     PAPER_RESULTS,
     DetectorCost,
     analyze_detector,
     format_model_zoo,
     paper_convention_gflops,
 )
-from crnas_d2.analysis.flops import INPUT_SIZE, MASK_ROIS, PROPOSALS
-from crnas_d2.config import configs_dir, read_config
-from crnas_d2.files import write_atomically
-from detectron2.config import CfgNode
+from ..analysis.flops import INPUT_SIZE, MASK_ROIS, PROPOSALS
+from ..config import configs_dir, read_config
+from ..files import write_atomically
 
-MODEL_ZOO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "MODEL_ZOO.md")
+MODEL_ZOO = "MODEL_ZOO.md"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     which.add_argument("--config-file", metavar="FILE", help="config of the detector")
     which.add_argument("--all", action="store_true", help="write MODEL_ZOO.md of all configs")
     parser.add_argument(
-        "--output", metavar="FILE", default=os.path.normpath(MODEL_ZOO), help="what --all writes"
+        "--output",
+        metavar="FILE",
+        default=MODEL_ZOO,
+        help="what --all writes (default: %(default)s)",
     )
     parser.add_argument(
         "--input-size",
@@ -110,7 +113,3 @@ def compare_with_paper(config_file: str, cfg: CfgNode) -> str:
         f"Paper (Table {result.table}): {result.gflops:.1f} GFLOPs. Counted in what we read as the "
         f"paper's convention: {paper_convention_gflops(cfg):.1f} (see MODEL_ZOO.md)."
     )
-
-
-if __name__ == "__main__":
-    main()

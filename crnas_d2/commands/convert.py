@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Convert ImageNet weights into those of a backbone, as safetensors that MODEL.WEIGHTS takes.
 
 convert_weights.py https://download.pytorch.org/models/resnet50-11ad3fa6.pth R-50.safetensors
@@ -10,16 +9,19 @@ pickles of Detectron2's model zoo, of which nothing is run. Network and origin a
 and shapes of the tensors; all of the backbone's must be there, and no others but a classifier's.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
+from collections.abc import Sequence
 
 import yaml
 
-from crnas_d2.checkpoint.convert import convert_file
-from crnas_d2.checkpoint.description import CONVENTIONS
+from ..checkpoint.convert import convert_file
+from ..checkpoint.description import CONVENTIONS
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,11 +34,11 @@ def parse_args() -> argparse.Namespace:
         "torchvision's, Caffe2's for FAIR's (a ResNeXt) or MSRA's (any other)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
     try:
         weights, description = convert_file(
             args.input, args.output, source=args.source, overwrite=args.overwrite
@@ -52,7 +54,3 @@ def main() -> None:
     config = description.config()
     config["MODEL"] = {"WEIGHTS": args.output, **config["MODEL"]}
     print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None), end="")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Effective receptive fields of detectors side by side, with the anchor boxes over them (figure 1).
 
 visualize_erf.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
@@ -21,7 +20,9 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from crnas_d2.analysis.erf import (
+from detectron2.config import CfgNode
+
+from ..analysis.erf import (
     ERF,
     dataset_images,
     effective_receptive_fields,
@@ -29,11 +30,10 @@ from crnas_d2.analysis.erf import (
     random_network,
     trained_network,
 )
-from crnas_d2.analysis.erf_figure import anchor_sizes, draw_erfs
-from crnas_d2.analysis.style import figure_format, write_figure
-from crnas_d2.config import read_config
-from crnas_d2.data import setup_datasets
-from detectron2.config import CfgNode
+from ..analysis.erf_figure import anchor_sizes, draw_erfs
+from ..analysis.style import figure_format, write_figure
+from ..config import read_config
+from ..data import setup_datasets
 
 RANDOM = "random"
 
@@ -154,7 +154,3 @@ def format_erfs(networks: Mapping[str, Mapping[str, ERF]]) -> str:
     headers = ["network", "feature", "stride", "sigma (px)", "above 1 %"]
     align = ["left", "left", "right", "right", "right"]
     return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
-
-
-if __name__ == "__main__":
-    main()

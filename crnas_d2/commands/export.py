@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Export a trained detector as TorchScript or ONNX, and check the file against the model.
 
 export_model.py --config-file configs/COCO-InstanceSegmentation/mask_rcnn_CR_R_50_FPN_1x.yaml \\
@@ -33,18 +32,19 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-from crnas_d2.checkpoint.trained import load_trained
-from crnas_d2.config import read_config
-from crnas_d2.engine import CRTrainer
-from crnas_d2.engine.hooks import find_supernet
-from crnas_d2.engine.setup import check_config
-from crnas_d2.files import write_atomically
-from crnas_d2.modeling.supernet import ChoiceBlock
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.export import TracingAdapter
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Instances
+
+from ..checkpoint.trained import load_trained
+from ..config import read_config
+from ..engine import CRTrainer
+from ..engine.hooks import find_supernet
+from ..engine.setup import check_config
+from ..files import write_atomically
+from ..modeling.supernet import ChoiceBlock
 
 try:
     import onnxruntime
@@ -244,7 +244,3 @@ def compare(
             print(f"  {name}: largest difference {difference:.2g}, tolerance {limit:.2g}")
             agrees &= difference <= limit
     return agrees
-
-
-if __name__ == "__main__":
-    main()

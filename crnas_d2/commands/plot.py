@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Figures of trainings: FLOPs or accuracy against AP, and how well a search ranks.
 
 A run is the OUTPUT_DIR of a training, or the folder "final" or "baseline" of a search.
@@ -17,10 +16,10 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from crnas_d2.analysis.style import figure_format, write_figure
-from crnas_d2.report import correlation, plots, points
-from crnas_d2.report.runs import Run, common_dataset, read_runs, read_stage_ranking
-from crnas_d2.search.evaluation import format_code
+from ..analysis.style import figure_format, write_figure
+from ..report import correlation, plots, points
+from ..report.runs import Run, common_dataset, read_runs, read_stage_ranking
+from ..search.evaluation import format_code
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -132,7 +131,3 @@ def print_iterations(runs: Sequence[Run]) -> None:
                 f"Note: {run.folder} was evaluated at iteration {run.iteration} of "
                 f"{run.cfg.SOLVER.MAX_ITER} last."
             )
-
-
-if __name__ == "__main__":
-    main()

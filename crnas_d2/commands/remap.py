@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Put the weights of a trained network into one of another architecture, or into a supernet.
 
 remap_weights.py resnet50-11ad3fa6.pth CR-R-50.safetensors --stage-code 1 3 5 7 \\
@@ -23,12 +22,13 @@ from collections.abc import Sequence
 
 import torch
 
-from crnas_d2.checkpoint.convert import check_output
-from crnas_d2.checkpoint.description import CONVENTIONS
-from crnas_d2.checkpoint.remap import remap_backbone
-from crnas_d2.checkpoint.seed_network import read_seed_network, save_remapped
-from crnas_d2.config import read_config
 from detectron2.modeling import build_backbone
+
+from ..checkpoint.convert import check_output
+from ..checkpoint.description import CONVENTIONS
+from ..checkpoint.remap import remap_backbone
+from ..checkpoint.seed_network import read_seed_network, save_remapped
+from ..config import read_config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -91,7 +91,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         remap(parse_args(argv))
     except (OSError, ValueError) as error:
         sys.exit(f"remap_weights.py: {error}")
-
-
-if __name__ == "__main__":
-    main()

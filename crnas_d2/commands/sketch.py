@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """One picture of architectures: blocks of each stage, their dilations, and their multiply-adds.
 
 sketch_architecture.py ResNet50 SCR-ResNet50 CR-ResNet50 --output sketch.svg
@@ -11,11 +10,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from crnas_d2 import ARCHITECTURES
-from crnas_d2.analysis.sketch import SketchedNetwork, draw_sketches
-from crnas_d2.analysis.style import figure_format, write_figure
-from crnas_d2.config import read_config
 from detectron2.utils.file_io import PathManager
+
+from .. import ARCHITECTURES
+from ..analysis.sketch import SketchedNetwork, draw_sketches
+from ..analysis.style import figure_format, write_figure
+from ..config import read_config
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,7 +53,3 @@ def sketch(network: str, label: str) -> SketchedNetwork:
         f"{network!r} is neither a config file nor a published name: expected one of "
         f"{', '.join(ARCHITECTURES)}"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Submit train_net.py, search_net.py or another script that is started alike as a job on Slurm.
 
 submit.py --nodes 2 --gpus-per-node 8 --timeout-min 2880 --partition gpu -- \\
@@ -32,8 +31,7 @@ from detectron2.utils.file_io import PathManager
 try:
     import submitit
 except ModuleNotFoundError:
-    sys.exit('tools/submit.py needs submitit: pip install "crnas_d2[slurm]"')
-from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
+    submitit = None
 
 WARNING_S = 180  # before the time limit, the job is warned
 SAVING_S = 120  # so long may the script take to end after that
@@ -96,9 +94,9 @@ class Task:
             raise subprocess.CalledProcessError(code, command)
         queue_again(warning, None)
 
-    def checkpoint(self) -> DelayedSubmission:
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """The task with which the job goes on."""
-        return DelayedSubmission(replace(self, arguments=self._resumed()))
+        return submitit.helpers.DelayedSubmission(replace(self, arguments=self._resumed()))
 
     def _command(self) -> list[str]:
         again = "SLURM_RESTART_COUNT" in os.environ
@@ -112,7 +110,7 @@ class Task:
 
 def _torchrun_environment() -> dict[str, str]:
     """By which the script finds its rank, its peers and its GPU."""
-    task = TorchDistributedEnvironment()
+    task = submitit.helpers.TorchDistributedEnvironment()
     environment = {
         "MASTER_ADDR": task.master_addr,
         "MASTER_PORT": task.master_port,
@@ -187,6 +185,8 @@ def _positive(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, task = parse_args(argv)
+    if submitit is None:
+        sys.exit('crnas submit needs submitit: pip install "crnas_d2[slurm]"')
     executor = submitit.AutoExecutor(
         folder=args.folder,
         cluster=args.cluster,
@@ -215,7 +215,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     job = executor.submit(task)
     print(f"{executor.cluster} job {job.job_id}; log of its first task: {job.paths.stdout}")
-
-
-if __name__ == "__main__":
-    main()

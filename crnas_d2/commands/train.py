@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Train or evaluate a detector with a CR backbone, as Detectron2's own tools/train_net.py does.
 
 train_net.py --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml --num-gpus 8
@@ -9,16 +8,29 @@ On SIGTERM it saves the iteration that it has just finished and ends with exit c
 command with --resume goes on from there.
 """
 
-import argparse
+from __future__ import annotations
 
-from crnas_d2.checkpoint import CRCheckpointer
-from crnas_d2.engine import CRTrainer, launch, setup
+import argparse
+from collections.abc import Sequence
+
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
+from ..checkpoint import CRCheckpointer
+from ..engine import CRTrainer, launch, setup
 
-def main(args: argparse.Namespace) -> dict | None:
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = default_argument_parser()
+    args = parser.parse_args(argv)
+    if not args.config_file:
+        parser.error("--config-file is missing")
+    launch(train, args)
+
+
+def train(args: argparse.Namespace) -> dict | None:
+    """Train or evaluate, in each process of the job. Returns the results of the last test."""
     cfg = setup(args)
 
     if args.eval_only:
@@ -33,11 +45,3 @@ def main(args: argparse.Namespace) -> dict | None:
     trainer = CRTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
-
-
-if __name__ == "__main__":
-    parser = default_argument_parser()
-    args = parser.parse_args()
-    if not args.config_file:
-        parser.error("--config-file is missing")
-    launch(main, args)

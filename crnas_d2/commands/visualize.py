@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """One picture of a detector's results: test images with ground truth beside detections.
 
 visualize_results.py --config-file configs/Digits/faster_rcnn_CR_R_18_FPN.yaml \\
@@ -19,13 +18,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from crnas_d2.config import read_config
-from crnas_d2.data import setup_datasets
-from crnas_d2.files import read_json, write_atomically
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
+
+from ..config import read_config
+from ..data import setup_datasets
+from ..files import read_json, write_atomically
 
 # In pixels of the picture.
 PANEL = 400
@@ -206,7 +206,3 @@ def compose(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str) -> 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
-
-
-if __name__ == "__main__":
-    main()

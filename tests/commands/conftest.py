@@ -1,15 +1,10 @@
-import importlib.util
-from pathlib import Path
+import importlib
 
 import pytest
 
 
 @pytest.fixture(scope="module")
 def tool(request):
-    """The script that a file of tests is about, as a module: test_x.py tests tools/x.py."""
-    name = request.module.__name__.removeprefix("test_")
-    path = Path(__file__).parents[2] / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The command that a file of tests is about: test_x_command.py tests crnas_d2/commands/x.py."""
+    name = request.module.__name__.removeprefix("test_").removesuffix("_command")
+    return importlib.import_module(f"crnas_d2.commands.{name}")

@@ -1,4 +1,4 @@
-"""The command line of tools/analyze_model.py, and MODEL_ZOO.md as it must be committed."""
+"""The command line of crnas analyze, and MODEL_ZOO.md as it must be committed."""
 
 import glob
 import os

@@ -1,7 +1,5 @@
-"""The command line of tools/convert_weights.py."""
+"""The command line of crnas convert."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,17 +14,14 @@ from crnas_d2.checkpoint import CRCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "convert_weights.py"
-
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the script in ``tmp_path``; returns what it prints."""
+def run(tool, monkeypatch, capsys, tmp_path):
+    """Run the command in ``tmp_path``; returns what it prints."""
     monkeypatch.chdir(tmp_path)
 
     def run(*args):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *args])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        tool.main(args)
         return capsys.readouterr().out
 
     return run

@@ -1,4 +1,4 @@
-"""The command line of tools/visualize_erf.py: its table, its picture, and what it refuses."""
+"""The command line of crnas erf: its table, its picture, and what it refuses."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""tools/export_model.py: what it writes runs without this project and finds what the model finds."""
+"""crnas export: what it writes runs without this project and finds what the model finds."""
 
 import os
 

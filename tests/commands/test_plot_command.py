@@ -1,4 +1,4 @@
-"""The command line of tools/plot_results.py."""
+"""The command line of crnas plot."""
 
 from xml.etree import ElementTree
 

@@ -1,8 +1,6 @@
-"""The command line of tools/remap_weights.py."""
+"""The command line of crnas remap."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,20 +15,18 @@ from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.config import configs_dir, read_config
 from detectron2.modeling import build_backbone
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "remap_weights.py"
 SUPERNET = f"{configs_dir()}/Digits/stage_supernet_R_18_FPN.yaml"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the script in ``tmp_path``, where in.pth is a ResNet18; returns what it prints."""
+def run(tool, monkeypatch, capsys, tmp_path):
+    """Run the command in ``tmp_path``, where in.pth is a ResNet18; returns what it prints."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     torch.save(resnet18().state_dict(), "in.pth")
 
     def run(*args):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *args])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        tool.main(args)
         return capsys.readouterr().out
 
     return run

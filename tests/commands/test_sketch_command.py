@@ -1,4 +1,4 @@
-"""The command line of tools/sketch_architecture.py."""
+"""The command line of crnas sketch."""
 
 import os
 from xml.etree import ElementTree

@@ -1,10 +1,8 @@
-"""tools/submit.py: real jobs of submitit's local executor, the file for sbatch, and a task alone."""
+"""crnas submit: real jobs of submitit's local executor, the file for sbatch, and a task alone."""
 
-import importlib
 import json
 import os
 import pickle
-import runpy
 import signal
 import stat
 import subprocess
@@ -185,13 +183,6 @@ def test_a_failed_script_fails_the_job(tmp_path):
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    """The script as a module, which its dataclass has to find."""
-    monkeypatch.syspath_prepend(SUBMIT.parent)
-    return importlib.import_module("submit")
-
-
-@pytest.fixture
 def task(tool, monkeypatch, tmp_path):
     """Runs a task in this process, as the only one of its job, with signals that arrive after the
     script has begun. Returns the warnings that reached submitit."""
@@ -327,10 +318,12 @@ def test_faulty_commands_are_not_submitted(tool, monkeypatch, tmp_path, capsys, 
     assert message in capsys.readouterr().err
 
 
-def test_without_submitit(monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", None)
+def test_without_submitit(tool, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tool, "submitit", None)
+    Path("script.py").touch()
     with pytest.raises(SystemExit, match=r'pip install "crnas_d2\[slurm\]"'):
-        runpy.run_path(str(SUBMIT))
+        tool.main(["--gpus-per-node", "1", "--timeout-min", "9", "--", "script.py"])
 
 
 def test_file_for_sbatch(tool, monkeypatch, tmp_path, capsys):

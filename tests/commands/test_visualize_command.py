@@ -1,4 +1,4 @@
-"""The picture of tools/visualize_results.py, and what it refuses."""
+"""The picture of crnas visualize, and what it refuses."""
 
 import json
 

@@ -55,14 +55,25 @@ THIN = {
     "SEARCH.SURVIVORS": "1",
 }
 
-# Scripts that take all these keys, and one that takes those of the network.
-RUN = ("train_net.py", "search_net.py")
-FILL = "tools/remap_weights.py"
+# The scripts, by the command of crnas that each one is.
+SCRIPTS = {
+    "train_net.py": "train",
+    "search_net.py": "search",
+    "tools/remap_weights.py": "remap",
+    "tools/visualize_erf.py": "erf",
+    "tools/export_model.py": "export",
+    "tools/submit.py": "submit",
+}
+MODULE = ["-m", "crnas_d2"]
 
-# What other scripts get behind their own arguments. After two iterations no detection is sure.
+# Commands that take all these keys, and one that takes those of the network.
+RUN = ("train", "search")
+FILL = "remap"
+
+# What other commands get behind their own arguments. After two iterations no detection is sure.
 MORE = {
-    "tools/visualize_erf.py": "--size 128 --num-images 2".split(),
-    "tools/export_model.py": [
+    "erf": "--size 128 --num-images 2".split(),
+    "export": [
         *("INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "192"),
         *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
     ],
@@ -78,7 +89,7 @@ OPTIONS = {
     "--nnodes": "1",
     "--rdzv-endpoint": "localhost:0",
 }
-# Of tools/submit.py: the local executor's, on this machine without a GPU.
+# Of crnas submit: the local executor's, on this machine without a GPU.
 SUBMIT_OPTIONS = {"--nodes": "1", "--gpus-per-node": None, "--slurm": None}
 
 
@@ -92,15 +103,26 @@ def reduce(words, folder):
     if program == "torchrun":
         launcher, script = split_torchrun(replace(arguments, OPTIONS))
         return ["-m", "torch.distributed.run", *launcher, *reduce_script(script, folder)]
+    if program == "crnas":
+        return [*MODULE, *reduce_command(arguments, folder)]
     if program == "python":
-        if arguments[0] == "tools/submit.py":
-            cut = arguments.index("--")
-            options = replace(arguments[1:cut], SUBMIT_OPTIONS)
-            local = ["--cluster", "local", "--cpu-tasks-per-node", "2"]
-            script = reduce_script(arguments[cut + 1 :], folder)
-            return [arguments[0], *options, *local, "--", *script]
-        return reduce_script(replace(arguments, OPTIONS), folder)
+        return reduce_command(arguments, folder)
     raise ValueError(f"it is not known how to run {program!r}")
+
+
+def reduce_command(arguments, folder):
+    if not is_submit(arguments):
+        return reduce_script(replace(arguments, OPTIONS), folder)
+    cut = arguments.index("--")
+    options = replace(arguments[1:cut], SUBMIT_OPTIONS)
+    local = ["--cluster", "local", "--cpu-tasks-per-node", "2"]
+    return [arguments[0], *options, *local, "--", *reduce_script(arguments[cut + 1 :], folder)]
+
+
+def is_submit(arguments):
+    """Whether the arguments of python submit a job."""
+    name = arguments[2] if arguments[:2] == MODULE else arguments[0]
+    return SCRIPTS.get(name, name) == "submit"
 
 
 def unfold_make(target, root):
@@ -117,8 +139,12 @@ def unfold_make(target, root):
 
 
 def split_torchrun(arguments):
-    script = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
-    return arguments[:script], arguments[script:]
+    """Its own arguments, up to the script or the name behind ``-m crnas_d2``."""
+    if "-m" in arguments:
+        start = arguments.index("-m") + len(MODULE)
+    else:
+        start = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
+    return arguments[:start], arguments[start:]
 
 
 def replace(arguments, values):
@@ -136,11 +162,11 @@ def replace(arguments, values):
 
 
 def reduce_script(arguments, folder):
-    script = arguments[0]
-    if script not in (*RUN, FILL) or "--config-file" not in arguments or "--dry-run" in arguments:
-        return [*arguments, *MORE.get(script, [])]
+    command = SCRIPTS.get(arguments[0], arguments[0])
+    if command not in (*RUN, FILL) or "--config-file" not in arguments or "--dry-run" in arguments:
+        return [*arguments, *MORE.get(command, [])]
     cfg = read_config(str(folder / arguments[arguments.index("--config-file") + 1]))
-    keys = dict(SMALL) if script in RUN else {}
+    keys = dict(SMALL) if command in RUN else {}
     if is_recipe(cfg) or "supernet" in cfg.MODEL.BACKBONE.NAME:
         keys.update(THIN)
     if "SOLVER.REFERENCE_WORLD_SIZE" in arguments:
@@ -149,5 +175,5 @@ def reduce_script(arguments, folder):
 
 
 def job_number(printed):
-    """Of a job that tools/submit.py has started on this machine."""
+    """Of a job that crnas submit has started on this machine."""
     return int(re.search(r"local job (\d+)", printed)[1])

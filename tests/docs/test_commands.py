@@ -16,7 +16,7 @@ import time
 import pytest
 import yaml
 from blocks import documents, read_blocks, read_commands
-from reductions import NOT_RUN, job_number, reduce, unfold_make
+from reductions import NOT_RUN, is_submit, job_number, reduce, unfold_make
 from sandbox import ROOT
 
 from crnas_d2.config import add_crnas_config, read_config
@@ -86,7 +86,7 @@ def run_bash(block, reader):
         for words in unfold_make(command.words[1], ROOT) if of_make else [command.words]:
             arguments = reduce(words, reader.folder)
             printed = run(block, reader, command.text, arguments, command)
-            if arguments[0] == "tools/submit.py":
+            if is_submit(arguments):
                 wait_for_job(block, reader.folder, job_number(printed))
 
 

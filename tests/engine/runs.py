@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from tiny_coco import write_tiny_coco
 
-import train_net
+from crnas_d2.commands import train as train_command
 from crnas_d2.engine import CRTrainer, setup
 from detectron2.engine import default_argument_parser
 
 TIMEOUT = 120
-TRAIN_NET = Path(train_net.__file__)
+TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 TWO_PROCESSES = ["--num-gpus", "2", "--dist-url", "auto"]
 
@@ -60,7 +60,7 @@ def parse(config, *arguments):
 
 def train(config, *arguments):
     """Run train_net.py in this process."""
-    return train_net.main(parse(config, *arguments))
+    return train_command.train(parse(config, *arguments))
 
 
 def run_trainer(config, *arguments, change=lambda trainer: None):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from image_folder import write_image_folder
 
-import train_net
+from crnas_d2.commands import train as train_command
 from crnas_d2.config import configs_dir
-from crnas_d2.engine import CRTrainer
+from crnas_d2.engine import CRTrainer, setup
 from detectron2.engine import default_argument_parser
 
 TINY = """
@@ -43,7 +43,7 @@ def write_config(root, builder="build_cr_resnet_backbone", paths=()):
 
 
 def train(config, *arguments):
-    return train_net.main(
+    return train_command.train(
         default_argument_parser().parse_args(["--config-file", str(config), *map(str, arguments)])
     )
 
@@ -84,7 +84,7 @@ def test_trains_evaluates_and_resumes(tmp_path):
 
 def test_batches(tmp_path):
     config = write_config(tmp_path)
-    cfg = train_net.setup(default_argument_parser().parse_args(["--config-file", str(config)]))
+    cfg = setup(default_argument_parser().parse_args(["--config-file", str(config)]))
     first, again = (next(iter(CRTrainer.build_train_loader(cfg))) for _ in range(2))
     assert first["image"].shape == (4, 3, 32, 32)
     assert first["image"].dtype == torch.uint8

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import train_net
+from crnas_d2.commands import train as train_command
 from detectron2.engine import default_argument_parser
 
-ROOT = Path(train_net.__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def train(config, *arguments):
-    return train_net.main(
+    return train_command.train(
         default_argument_parser().parse_args(["--config-file", str(config), *map(str, arguments)])
     )
 

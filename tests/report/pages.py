@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
-import search_net
+from crnas_d2.commands import search as search_command
 from detectron2.engine import default_argument_parser
 
 
@@ -49,5 +49,5 @@ def run_search_net(config, folder, *opts):
     opts = ["OUTPUT_DIR", folder, *opts]
     args = default_argument_parser().parse_args(["--config-file", *map(str, [config, *opts])])
     args.eval_only = True
-    search_net.main(args)
+    search_command.search(args)
     return folder / "report" / "index.html"

@@ -8,9 +8,9 @@ import torch
 import yaml
 from tiny_search import STEPS, write_recipe
 
-import search_net
-import train_net
 from crnas_d2 import ARCHITECTURES, get_config
+from crnas_d2.commands import search as search_command
+from crnas_d2.commands import train as train_command
 from crnas_d2.config import configs_dir, read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.search import Procedure, Recipe, is_recipe
@@ -95,7 +95,7 @@ def test_final_config_is_taken_by_train_net(output, recipe):
         folder / "final/model_final.pth",
     ]
     args = ["--eval-only", "--config-file", folder / "final.yaml", *opts]
-    results = train_net.main(default_argument_parser().parse_args(list(map(str, args))))
+    results = train_command.train(default_argument_parser().parse_args(list(map(str, args))))
     expected = json.loads((folder / "final/results.json").read_text())["results"]
     assert results["bbox"] == pytest.approx(expected["bbox"], nan_ok=True, abs=1e-9)
 
@@ -257,7 +257,7 @@ def test_search_net_prints_the_table(output, recipe, capsys):
     folder, table = output
     args = ["--config-file", str(recipe), "OUTPUT_DIR", str(folder)]
     args = default_argument_parser().parse_args(args)
-    search_net.main(args)
+    search_command.search(args)
     assert capsys.readouterr().out.rstrip().endswith(table)
 
 

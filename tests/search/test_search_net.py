@@ -7,19 +7,21 @@ import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from tiny_search import write_search_config
 
-import search_net
+from crnas_d2.commands import search as search_command
 from crnas_d2.config import read_config
 from crnas_d2.search import Ledger
 from crnas_d2.search.evaluator import ArchitectureEvaluator
 from crnas_d2.search.ledger import LedgerError
 from detectron2.engine import default_argument_parser
 
+SEARCH_NET = Path(__file__).resolve().parents[2] / "search_net.py"
 TIMEOUT = 120
 BUDGET = ["SEARCH.BUDGETS", "[5, 6]"]  # 4 + 7 of the 24 stage codes
 OPTIONS = {"stage": BUDGET, "dilation": []}
@@ -52,12 +54,12 @@ def search(config, folder, *opts):
     opts = ["OUTPUT_DIR", folder, *opts]
     args = default_argument_parser().parse_args(["--config-file", *map(str, [config, *opts])])
     args.eval_only = True
-    return search_net.search(args)
+    return search_command.search_supernet(args)
 
 
 def in_two_processes(config, folder, *opts):
     """What search_net.py prints."""
-    command = [sys.executable, search_net.__file__, "--config-file", config, "--num-gpus", "2"]
+    command = [sys.executable, SEARCH_NET, "--config-file", config, "--num-gpus", "2"]
     run = subprocess.run(
         list(map(str, [*command, "--dist-url", "auto", "OUTPUT_DIR", folder, *opts])),
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},

@@ -1,0 +1,36 @@
+"""``crnas NAME ...``, also ``python -m crnas_d2 NAME ...``: all commands under one name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .commands import COMMANDS
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command.
+
+    Args:
+        argv: its name and its arguments; None takes those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="crnas",
+        description="Computation reallocation for object detection. Commands:\n\n"
+        + "\n".join(f"  {name:<11}{line}" for name, line in COMMANDS.items()),
+        epilog="crnas COMMAND --help tells what a command takes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those above")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
+    args = parser.parse_args(argv)
+    sys.argv[0] = f"crnas {args.command}"
+    importlib.import_module(f"{__package__}.commands.{args.command}").main(args.arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+"""One picture of architectures: `crnas sketch`."""
+
+from crnas_d2.commands.sketch import main
+
+if __name__ == "__main__":
+    main()

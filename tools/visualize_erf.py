@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+"""Effective receptive fields of detectors: `crnas erf`."""
+
+from crnas_d2.commands.erf import main
+
+if __name__ == "__main__":
+    main()
