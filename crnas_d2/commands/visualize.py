@@ -8,7 +8,6 @@ visualize_results.py ... --conf-threshold 0.3 --max-images 12 DATASETS.TEST "('o
 from __future__ import annotations
 
 import argparse
-import colorsys
 import io
 import os
 from collections import defaultdict
@@ -21,11 +20,12 @@ from matplotlib.figure import Figure
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
 
 from ..config import read_config
 from ..data import setup_datasets
 from ..files import read_json, write_atomically
+from ..report.drawing import draw_objects
+from ..report.fonts import find_families, unheeded_glyphs
 
 # In pixels of the picture.
 PANEL = 400
@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for image in (images[i] for i in chosen):
         found = detections[image["image_id"]]
         shown = [detection for detection in found if detection["score"] >= args.conf_threshold]
-        pairs.append((os.path.basename(image["file_name"]), *draw_pair(image, shown, metadata)))
+        pairs.append(
+            (os.path.basename(image["file_name"]), *draw_pair(image, shown, metadata.thing_classes))
+        )
     picture = compose(
         pairs, f"{dataset}: detections with a score of {args.conf_threshold:g} or more"
     )
@@ -121,53 +123,23 @@ def detections_by_image(
 
 
 def draw_pair(
-    image: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], metadata: Metadata
+    image: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ground truth and detections of an image, (h, w, 3) uint8 with max(h, w) = ``PANEL``.
 
     Masks are drawn where the detections have them.
     """
     pixels = read_image(image["file_name"], format="RGB")
+    scale = PANEL / max(pixels.shape[:2])
     truth = image["annotations"]
     if not any("segmentation" in detection for detection in detections):
         truth = [{k: v for k, v in o.items() if k != "segmentation"} for o in truth]
-    return draw(pixels, truth, metadata), draw(pixels, detections, metadata)
-
-
-def draw(
-    pixels: np.ndarray, objects: Sequence[Mapping[str, Any]], metadata: Metadata
-) -> np.ndarray:
-    visualizer = Visualizer(pixels, metadata, scale=PANEL / max(pixels.shape[:2]))
-    height, width = pixels.shape[:2]
-    line = 16 / visualizer.output.scale
-    for instance in objects:
-        color = class_color(instance["category_id"], len(metadata.thing_classes))
-        box = BoxMode.convert(instance["bbox"], instance["bbox_mode"], BoxMode.XYXY_ABS)
-        if "segmentation" in instance:
-            visualizer.overlay_instances(masks=[instance["segmentation"]], assigned_colors=[color])
-        visualizer.draw_box(box, alpha=1, edge_color=color)
-        label = metadata.thing_classes[instance["category_id"]]
-        if "score" in instance:
-            label += f" {instance['score']:.2f}"
-        if instance.get("iscrowd"):
-            label += " crowd"
-        x0, y0, x1, y1 = box
-        # Above the box, or below it where the image ends; leftwards in the right half.
-        y = y0 - line if y0 > line else min(y1 + 2, height - line)
-        x, alignment = (x0, "left") if x0 + x1 < width else (x1, "right")
-        visualizer.draw_text(
-            label,
-            (min(max(x, 0), width), y),
-            font_size=9 / visualizer.output.scale,
-            color=color,
-            horizontal_alignment=alignment,
-        )
-    return visualizer.output.get_image()
-
-
-def class_color(index: int, num_classes: int) -> tuple[float, float, float]:
-    """The same bright colour for a class in all panels."""
-    return colorsys.hsv_to_rgb(index / num_classes, 0.65, 1.0)
+    return (
+        draw_objects(pixels, truth, class_names, scale),
+        draw_objects(pixels, detections, class_names, scale),
+    )
 
 
 def compose(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str) -> bytes:
@@ -181,9 +153,19 @@ def compose(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str) -> 
     width = columns * (pair_width + MARGIN) + MARGIN
     height = HEADER + sum(heights)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    families = find_families((title, *(caption for caption, *_ in pairs)))
 
     def text(x: float, y: float, content: str, size: float, **options: Any) -> None:
-        figure.text(x / width, 1 - y / height, content, size=size, va="center", **options)
+        figure.text(
+            x / width,
+            1 - y / height,
+            content,
+            size=size,
+            va="center",
+            family=families,
+            parse_math=False,
+            **options,
+        )
 
     text(MARGIN, 26, title, 15)
     for column in range(columns):
@@ -204,5 +186,6 @@ def compose(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str) -> 
             color="dimgray",
         )
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with unheeded_glyphs():
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -8,6 +8,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tiny_coco import write_tiny_coco
 
+from crnas_d2.report.drawing import class_color, draw_objects
+
 CONFIG = """
 DATASETS:
   COCO_JSON: [["{name}", "{root}/annotations.json", "{root}/images"]]
@@ -90,7 +92,7 @@ def test_detections_that_equal_the_ground_truth_look_like_it(tool, run, data):
     truth, detections = panels(tool, picture, 0)
     scale = tool.PANEL / 64
     for index, annotation in enumerate(data["annotations"][:2]):
-        color = tool.class_color(index, 2)
+        color = class_color(index, 2)
         x, y, w, h = np.multiply(annotation["bbox"], scale)
         for panel in (truth, detections):
             # Along the middle of the box, the colour is at its edges.
@@ -107,7 +109,7 @@ def test_detections_that_equal_the_ground_truth_look_like_it(tool, run, data):
 def test_threshold_hides_detections(tool, run, data):
     results = as_results(data["annotations"], 0.6)
     results[1]["score"] = 0.3
-    first, second = tool.class_color(0, 2), tool.class_color(1, 2)
+    first, second = class_color(0, 2), class_color(1, 2)
     shown = {}
     for threshold in ("0.2", "0.5", "0.7"):
         picture = run(results, "--max-images", "1", "--conf-threshold", threshold)
@@ -118,30 +120,31 @@ def test_threshold_hides_detections(tool, run, data):
 
 
 def test_masks_are_filled_where_the_results_have_them(tool, data, tmp_path):
-    metadata = MetadataCatalog.get(NAME).set(thing_classes=["red", "blue"])
+    names = ["red", "blue"]
     path = str(tmp_path / "data" / "images" / "0001.png")
     square = {"bbox": [8, 8, 48, 48], "bbox_mode": 1, "category_id": 1}
     truth = {**square, "segmentation": [[8, 8, 56, 8, 56, 56, 8, 56]]}
     image = {"file_name": path, "annotations": [truth]}
-    plain, _ = tool.draw_pair(image, [{**square, "score": 0.9}], metadata)
-    filled, detected = tool.draw_pair(image, [{**truth, "score": 0.9}], metadata)
+    plain, _ = tool.draw_pair(image, [{**square, "score": 0.9}], names)
+    filled, detected = tool.draw_pair(image, [{**truth, "score": 0.9}], names)
     middle = slice(100, 300)
-    blank = tool.draw(np.asarray(Image.open(path)), [], metadata)
+    blank = draw_objects(np.asarray(Image.open(path)), [], names, tool.PANEL / 64)
     assert (plain[middle, middle] == blank[middle, middle]).all()
     assert (filled[middle, middle] == detected[middle, middle]).all()
-    halfway = (blank + np.multiply(tool.class_color(1, 2), 255)) / 2
+    halfway = (blank + np.multiply(class_color(1, 2), 255)) / 2
     assert np.abs(filled[middle, middle] - halfway[middle, middle]).max() <= 2
 
 
-def test_wide_image_fits_its_panel(tool, data):
-    metadata = MetadataCatalog.get(NAME).set(thing_classes=["red", "blue"])
+def test_wide_image_fits_its_panel(tool, tmp_path):
     box = {"bbox": [0, 0, 1600, 30], "bbox_mode": 0, "category_id": 0, "score": 1.0}
-    drawn = tool.draw(np.full((400, 1600, 3), 60, np.uint8), [box], metadata)
+    path = str(tmp_path / "wide.png")
+    Image.fromarray(np.full((400, 1600, 3), 60, np.uint8)).save(path)
+    _, drawn = tool.draw_pair({"file_name": path, "annotations": []}, [box], ["red"])
     assert drawn.shape == (tool.PANEL // 4, tool.PANEL, 3)
 
 
-def test_digits_of_the_embedded_data_set_have_ten_colors(tool):
-    colors = {tool.class_color(i, 10) for i in range(10)}
+def test_digits_of_the_embedded_data_set_have_ten_colors():
+    colors = {class_color(i, 10) for i in range(10)}
     assert len(colors) == 10 and all(max(color) == 1 for color in colors)
 
 
