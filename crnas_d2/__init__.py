@@ -6,7 +6,7 @@ Importing it registers the backbones and the data sets.
 from . import checkpoint, data, spaces
 from .architecture import ARCHITECTURES, Architecture
 from .config import add_crnas_config, get_config
-from .modeling import CRMobileNetV2, CRResNet, DilationSupernet, StageSupernet, lazy_model
+from .modeling import CRMobileNetV2, CRResNet, DilationSupernet, StageSupernet
 
 __all__ = [
     "ARCHITECTURES",
@@ -19,7 +19,6 @@ __all__ = [
     "checkpoint",
     "data",
     "get_config",
-    "lazy_model",
     "spaces",
 ]
 __version__ = "0.1.0"

@@ -50,9 +50,9 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
     check_config(cfg, training=not args.eval_only, has_weights=checkpoint is not None)
     if checkpoint is not None:
-        check_same_model(cfg, _model_config(checkpoint), checkpoint)
+        check_same_model(cfg, read_model_config(checkpoint), checkpoint)
     elif args.eval_only:
-        check_same_network(cfg, _model_config(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
+        check_same_network(cfg, read_model_config(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="crnas_d2", configure_stdout=False)
@@ -71,18 +71,33 @@ def check_config(cfg: CfgNode, training: bool, has_weights: bool = False) -> Non
         ValueError, FileNotFoundError: as :func:`setup`.
     """
     _choose_device(cfg)
+    if training and cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+        raise ValueError("SOLVER.AMP.ENABLED is True; Detectron2 trains with AMP on GPUs only")
     if not has_weights:
         _check_weights(cfg, training)
     get_architecture(cfg)
     setup_datasets(cfg)
 
 
+def check_trained(cfg: CfgNode) -> None:
+    """Check a trained model without its data sets, and choose the device.
+
+    Args:
+        cfg: not frozen.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`setup`.
+    """
+    _choose_device(cfg)
+    _check_weights(cfg, training=False)
+    get_architecture(cfg)
+    check_same_network(cfg, read_model_config(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
+
+
 def _choose_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r} but there is no GPU: using the CPU")
         cfg.MODEL.DEVICE = "cpu"
-    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
-        raise ValueError("SOLVER.AMP.ENABLED is True; Detectron2 trains with AMP on GPUs only")
 
 
 def _check_weights(cfg: CfgNode, training: bool) -> None:
@@ -99,6 +114,6 @@ def _check_weights(cfg: CfgNode, training: bool) -> None:
         raise FileNotFoundError(f"MODEL.WEIGHTS {weights!r}: no such file")
 
 
-def _model_config(path: str) -> dict[str, str]:
+def read_model_config(path: str) -> dict[str, str]:
     """Of the model that a checkpoint is of, as far as the file says."""
     return read_checkpoint(path).get("model_config", {}) if path.endswith(".pth") else {}

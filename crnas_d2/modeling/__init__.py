@@ -3,7 +3,6 @@ from .classifier import ImageClassifier
 from .cr_mobilenetv2 import CRMobileNetV2
 from .cr_resnet import CRResNet
 from .dilation_supernet import DilationSupernet
-from .lazy import lazy_model
 from .nas_fpn import NASFPN
 from .stage_supernet import StageSupernet
 
@@ -16,6 +15,5 @@ __all__ = [
     "ImageClassifier",
     "NASFPN",
     "StageSupernet",
-    "lazy_model",
     *BUILDERS,
 ]

@@ -1,0 +1,137 @@
+"""Pictures and videos that are no data set: which ones some names mean, and their pixels."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.file_io import PathManager
+
+from ..files import is_remote, real_path
+
+logger = logging.getLogger(__name__)
+
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+
+
+class UnreadableError(OSError):
+    """A file is no picture or video, or a damaged one."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    Attributes:
+        path: of the file.
+        name: below the folder that was named; of a file that was named itself, without folders.
+    """
+
+    path: str
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.lower().endswith(VIDEOS)
+
+
+def find_sources(inputs: Sequence[str], leave_out: str) -> list[Source]:
+    """The pictures and videos that some names mean, in alphabetic order for each name.
+
+    Args:
+        inputs: files, of whatever extension, URLs that ``PathManager`` opens, patterns of files
+            such as ``photos/**/*.jpg``, and folders, in which all pictures and videos are meant, at
+            any depth.
+        leave_out: a folder in which none is meant.
+
+    Raises:
+        FileNotFoundError: a name means nothing.
+    """
+    sources: dict[str, Source] = {}
+    for name in inputs:
+        if os.path.isdir(name):
+            found = _find_in_folder(name, real_path(leave_out))
+        elif is_remote(name) or os.path.isfile(name):
+            found = [Source(name, os.path.basename(name))]
+        else:
+            paths = filter(os.path.isfile, sorted(glob.glob(name, recursive=True)))
+            found = [Source(path, os.path.basename(path)) for path in paths]
+        if not found:
+            raise FileNotFoundError(
+                f"input {name!r}: there is no such file, or no picture or video in this folder; "
+                f"those end in {', '.join((*PICTURES, *VIDEOS))}"
+            )
+        for source in found:
+            sources.setdefault(real_path(source.path), source)
+    return list(sources.values())
+
+
+def _find_in_folder(folder: str, leave_out: str) -> list[Source]:
+    sources = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if real_path(os.path.join(parent, f)) != leave_out)
+        for name in sorted(names):
+            if name.lower().endswith((*PICTURES, *VIDEOS)):
+                path = os.path.join(parent, name)
+                sources.append(Source(path, os.path.relpath(path, folder)))
+    return sources
+
+
+def read_picture(path: str) -> np.ndarray:
+    """A picture, turned as its EXIF data say.
+
+    Returns:
+        (h, w, 3) RGB uint8.
+
+    Raises:
+        UnreadableError: it cannot be read as a picture.
+    """
+    try:
+        return read_image(path, format="RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableError(f"{path}: {error}") from error
+
+
+class Video:
+    """The frames of a video, one after the other, once: each (h, w, 3) RGB uint8, turned as the
+    file says.
+
+    Attributes:
+        frames_per_second: 25 where the file does not tell.
+    """
+
+    def __init__(self, path: str):
+        """
+        Raises:
+            UnreadableError: it cannot be read as a video. Its first frame raises it too.
+        """
+        self._path = path
+        self._capture = cv2.VideoCapture(PathManager.get_local_path(path))
+        if not self._capture.isOpened():
+            raise UnreadableError(f"{path}: OpenCV cannot read it as a video")
+        self.frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        self._told = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))  # below 0 where unknown
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        count = 0
+        while True:
+            there, frame = self._capture.read()
+            if not there:
+                break
+            count += 1
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        self._capture.release()
+        if not count:
+            raise UnreadableError(f"{self._path}: OpenCV finds no frame in it")
+        if count < self._told:
+            logger.warning(
+                f"{self._path}: {count} frames can be read, of the {self._told} that it tells of"
+            )

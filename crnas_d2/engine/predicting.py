@@ -1,0 +1,131 @@
+"""Trained detectors on pictures, by Detectron2's own predictor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.engine import DefaultPredictor
+from detectron2.utils.file_io import PathManager
+
+from ..checkpoint.checkpointer import find_checkpoint
+from ..checkpoint.trained import load_trained
+from ..config import read_config
+from .hooks import find_supernet
+from .setup import check_trained, read_model_config
+from .trainer import CRTrainer
+
+# Of the models that come with Detectron2 and this project: what they give, where it is no detection.
+OTHER_OUTPUTS = {
+    "ImageClassifier": "a class of the whole picture",
+    "PanopticFPN": "a panoptic segmentation",
+    "ProposalNetwork": "proposals without classes",
+    "SemanticSegmentor": "a class of each pixel",
+}
+# Keys of a checkpoint's model that depend on its training set.
+CLASS_KEYS = (
+    "MODEL.ROI_HEADS.NUM_CLASSES",
+    "MODEL.RETINANET.NUM_CLASSES",
+    "MODEL.CLASS_NAMES",
+)
+
+
+class Predictor(DefaultPredictor):
+    """Detectron2's ``DefaultPredictor``, called in the same way, with the same results.
+
+    It also
+
+    * loads weights by :class:`CRCheckpointer`, and refuses those that do not fill the model,
+    * takes number and names of the classes from the checkpoint, so that no data set is needed.
+
+    Attributes:
+        cfg: as it is used.
+        class_names: by index; "class 0" and so on where nothing tells them.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: of a detector, with its ``MODEL.WEIGHTS``. It stays as it is.
+
+        Raises:
+            ValueError, FileNotFoundError: the model gives no detections, or the weights are absent
+                or of another model.
+        """
+        self.cfg = cfg.clone()
+        self.cfg.defrost()
+        _check_output(self.cfg)
+        check_trained(self.cfg)
+        _take_classes(self.cfg)
+        self.model = CRTrainer.build_model(self.cfg).eval()
+        if find_supernet(self.model) is not None:
+            raise ValueError(
+                f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, a supernet, which is many "
+                "networks; expected one of them, such as final.yaml of a search"
+            )
+        load_trained(self.model, self.cfg, self.cfg.MODEL.WEIGHTS, part=self.model)
+        self.aug = ResizeShortestEdge(
+            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
+        )
+        self.input_format = cfg.INPUT.FORMAT
+        self.class_names = name_classes(self.cfg)
+
+
+def read_trained(path: str, opts: Sequence[str] = ()) -> CfgNode:
+    """The config of a trained detector, with its weights.
+
+    Args:
+        path: a config with ``MODEL.WEIGHTS``; or a folder: of a search, whose ``final.yaml`` is
+            read, or of a training, whose ``config.yaml`` is read, with its last checkpoint.
+        opts: keys and values in turn, which go before all others.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the folder has none of these.
+    """
+    if not PathManager.isdir(path):
+        return read_config(path, opts)
+    final, config = (os.path.join(path, name) for name in ("final.yaml", "config.yaml"))
+    if PathManager.isfile(final):
+        return read_config(final, opts)
+    checkpoint = find_checkpoint(path) if PathManager.isfile(config) else None
+    if checkpoint is None:
+        raise FileNotFoundError(
+            f"{path}: expected final.yaml, as a search that has ended leaves it, or config.yaml and "
+            "a checkpoint, as a training does"
+        )
+    return read_config(config, ["MODEL.WEIGHTS", checkpoint, *opts])
+
+
+def name_classes(cfg: CfgNode) -> list[str]:
+    """The names of a detector's classes, in the order of its outputs."""
+    head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    count = cfg.MODEL[head].NUM_CLASSES
+    names = cfg.MODEL.CLASS_NAMES
+    if not names and cfg.DATASETS.TEST and cfg.DATASETS.TEST[0] in MetadataCatalog:
+        names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", [])
+    return list(names) if len(names) == count else [f"class {i}" for i in range(count)]
+
+
+def _check_output(cfg: CfgNode) -> None:
+    kind = cfg.MODEL.META_ARCHITECTURE
+    if kind in OTHER_OUTPUTS:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is {kind!r}, which gives {OTHER_OUTPUTS[kind]}; expected a "
+            "detector, such as 'GeneralizedRCNN' or 'RetinaNet'"
+        )
+    if cfg.MODEL.ROI_HEADS.NAME == "RROIHeads":
+        raise ValueError(
+            "MODEL.ROI_HEADS.NAME is 'RROIHeads', which gives rotated boxes; expected a detector of "
+            "upright ones"
+        )
+
+
+def _take_classes(cfg: CfgNode) -> None:
+    """Put into a config the classes that its weights were trained for, where they tell."""
+    saved = read_model_config(cfg.MODEL.WEIGHTS)
+    for key in CLASS_KEYS:
+        if key in saved:
+            cfg.merge_from_list([key, saved[key]])
