@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from detectron2.engine import HookBase
+from detectron2.modeling import RetinaNet
 from detectron2.utils import comm
 
 from ..modeling.supernet import Supernet
@@ -99,6 +100,31 @@ class ActiveGradientReduction(HookBase):
         flat /= dist.get_world_size()
         for parameter, mean in zip(active, flat.split([p.numel() for p in active])):
             parameter.grad.copy_(mean.view_as(parameter))
+
+
+class LossNormalizer(HookBase):
+    """Keeps in checkpoints what a RetinaNet divides its losses by, on each rank.
+
+    That is a running mean, which Detectron2 has in an attribute outside of the model's state.
+    """
+
+    def __init__(self, model: RetinaNet):
+        self._model = model
+        self._of_ranks: list[float] = []
+
+    def after_step(self) -> None:
+        self._of_ranks = comm.all_gather(self._model.loss_normalizer)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        return {"of_ranks": self._of_ranks} if self._of_ranks else {}
+
+    def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
+        """With another number of ranks than before, each one goes on with their mean."""
+        self._of_ranks = of_ranks = state_dict["of_ranks"]
+        if len(of_ranks) == comm.get_world_size():
+            self._model.loss_normalizer = of_ranks[comm.get_rank()]
+        else:
+            self._model.loss_normalizer = sum(of_ranks) / len(of_ranks)
 
 
 class StopOnSignal(HookBase):

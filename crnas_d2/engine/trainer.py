@@ -14,6 +14,7 @@ from detectron2.data.build import _train_loader_from_config
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.modeling import RetinaNet
 from detectron2.utils import comm
 
 from ..checkpoint import CRCheckpointer
@@ -22,6 +23,7 @@ from ..data.imagenet import is_classification
 from .classification_evaluator import ClassificationEvaluator
 from .hooks import (
     ActiveGradientReduction,
+    LossNormalizer,
     SeededStep,
     StopOnSignal,
     UniformPathSampling,
@@ -80,6 +82,7 @@ class CRTrainer(DefaultTrainer):
         supernet = find_supernet(self.model)
         if supernet is not None:
             before.append(UniformPathSampling(supernet, self.cfg.MODEL.SUPERNET.SEED))
+        before += [LossNormalizer(m) for m in self.model.modules() if isinstance(m, RetinaNet)]
         return [*before, *super().build_hooks(), StopOnSignal()]
 
     def resume_or_load(self, resume: bool = True) -> None:
