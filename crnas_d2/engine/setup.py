@@ -18,6 +18,8 @@ from ..checkpoint.same_model import check_same_model, check_same_network
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
 from ..files import is_remote
+from ..modeling import BUILDERS
+from ..modeling.keys import check_keys, check_res5_heads
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,9 @@ def check_config(cfg: CfgNode, training: bool, has_weights: bool = False) -> Non
     if not has_weights:
         _check_weights(cfg, training)
     get_architecture(cfg)
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+        check_keys(cfg)
+        check_res5_heads(cfg)
     setup_datasets(cfg)
 
 
