@@ -70,13 +70,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     cfg = read_config(args.config_file, args.opts)
     print(format_cost(analyze_detector(cfg, *sizes)))
-    height, width = args.input_size
-    print(
-        f"\nImage {height}x{width}, {args.proposals} proposals, {args.mask_rois} mask RoIs, "
-        f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES} classes; RoIAlign not counted."
-    )
+    print("\n" + describe_input(cfg, *sizes))
     if as_in_paper:
         print(compare_with_paper(args.config_file, cfg))
+
+
+def describe_input(
+    cfg: CfgNode, input_size: tuple[int, int], proposals: int, mask_rois: int
+) -> str:
+    """What the numbers are of."""
+    height, width = input_size
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return f"Image {height}x{width}, {cfg.MODEL.RETINANET.NUM_CLASSES} classes."
+    return (
+        f"Image {height}x{width}, {proposals} proposals, {mask_rois} mask RoIs, "
+        f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES} classes; RoIAlign not counted."
+    )
 
 
 def format_cost(cost: DetectorCost) -> str:

@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.export import TracingAdapter
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import GeneralizedRCNN, RetinaNet
 from detectron2.structures import Instances
 
 from ..checkpoint.trained import load_trained
@@ -54,6 +54,7 @@ except ImportError:
 FILES = {"torchscript": "model.ts", "onnx": "model.onnx"}
 ONNX_OPSET = 16  # the first whose RoiAlign has the half-pixel shift of ROIAlignV2
 
+Detector = GeneralizedRCNN | RetinaNet
 Function = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
@@ -95,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(found) == 0:
         raise ValueError(
             "the model detects nothing in the sample image, so there is nothing to trace or to "
-            "check; expected another --sample-image, or a lower MODEL.ROI_HEADS.SCORE_THRESH_TEST"
+            "check; expected another --sample-image, or a lower "
+            f"{'MODEL.RETINANET' if isinstance(model, RetinaNet) else 'MODEL.ROI_HEADS'}"
+            ".SCORE_THRESH_TEST"
         )
     adapter = TracingAdapter(model, image, detect).eval()
     names = [*sorted(found.get_fields()), "image_size"]
@@ -114,21 +117,22 @@ def parse_path(text: str) -> list[int]:
     return [int(entry) for entry in text.split("-")]
 
 
-def load_model(cfg: CfgNode) -> GeneralizedRCNN:
+def load_model(cfg: CfgNode) -> Detector:
     """
     Raises:
         ValueError: the config is of something else, or MODEL.WEIGHTS leaves parameters as they are.
     """
     model = CRTrainer.build_model(cfg).eval()
-    if not isinstance(model, GeneralizedRCNN):
+    if not isinstance(model, Detector):
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: expected a GeneralizedRCNN"
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: expected a GeneralizedRCNN "
+            "or a RetinaNet"
         )
     load_trained(model, cfg, cfg.MODEL.WEIGHTS, part=model)
     return model
 
 
-def choose_network(model: GeneralizedRCNN, path: Sequence[int] | None) -> None:
+def choose_network(model: Detector, path: Sequence[int] | None) -> None:
     """Of a supernet, leave the network of the path alone, in place.
 
     Raises:
@@ -166,9 +170,11 @@ def read_sample(cfg: CfgNode, image_file: str | None) -> torch.Tensor:
     return DatasetMapper(cfg, is_train=False)({"file_name": image_file})["image"].float()
 
 
-def detect(model: GeneralizedRCNN, image: torch.Tensor) -> Instances:
+def detect(model: Detector, image: torch.Tensor) -> Instances:
     """The detections in one image, their masks not yet pasted into it."""
     with torch.no_grad():
+        if isinstance(model, RetinaNet):
+            return model([{"image": image}])[0]["instances"]
         return model.inference([{"image": image}], do_postprocess=False)[0]
 
 

@@ -37,6 +37,15 @@ def test_table_of_one_config(tool, capsys):
     assert "convention: 192.7" in out
 
 
+def test_retinanet(tool, capsys):
+    tool.main(["--config-file", R_50.replace("faster_rcnn", "retinanet")])
+    out = capsys.readouterr().out
+    table = table_of(out)
+    assert table["dense head", "class subnet"] == ["72.866", "35.9%", "", "4.020"]
+    assert table["detector", ""][:2] == ["202.780", "100.0%"]
+    assert "\nImage 800x1088, 80 classes.\nThe paper has no numbers for this config." in out
+
+
 def test_sizes_and_config_keys(tool, capsys):
     options = ["--input-size", "400", "544", "--proposals", "10", "--mask-rois", "3"]
     keys = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"]

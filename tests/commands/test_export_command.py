@@ -26,6 +26,7 @@ MODEL:
   ANCHOR_GENERATOR: {{SIZES: [[8], [16], [32], [64], [128]]}}
   RPN: {{POST_NMS_TOPK_TEST: 30}}
   ROI_HEADS: {{SCORE_THRESH_TEST: 0.0}}
+  RETINANET: {{SCORE_THRESH_TEST: 0.0, NUM_CLASSES: 3, TOPK_CANDIDATES_TEST: 5}}
   ROI_BOX_HEAD: {{FC_DIM: 16}}
   ROI_MASK_HEAD: {{CONV_DIM: 16}}
 DATASETS: {{TRAIN: [], TEST: []}}
@@ -34,6 +35,7 @@ INPUT: {{MIN_SIZE_TEST: 96}}
 OUTPUTS = {
     "faster": ["pred_boxes", "pred_classes", "scores", "image_size"],
     "mask": ["pred_boxes", "pred_classes", "pred_masks", "scores", "image_size"],
+    "retinanet": ["pred_boxes", "pred_classes", "scores", "image_size"],
 }
 
 
@@ -50,6 +52,10 @@ def detector(tmp_path):
         for tensor in model.backbone.state_dict().values():
             if tensor.dim() == 1:  # norms that are no identity
                 tensor.uniform_(0.5, 1.0)
+        if "retinanet" in base:
+            for tensor in model.head.state_dict().values():
+                if tensor.dim() == 4:  # or all scores are the prior
+                    tensor.normal_(std=0.08)
         (tmp_path / "weights").mkdir()
         CRCheckpointer(model, str(tmp_path / "weights"), cfg).save("model")
         return path, model
@@ -93,6 +99,7 @@ OTHER_IMAGE = torch.rand(3, 97, 141, generator=torch.Generator().manual_seed(1))
     [
         ("faster", "COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"),
         ("mask", "COCO-InstanceSegmentation/mask_rcnn_CR_R_50_FPN_1x.yaml"),
+        ("retinanet", "COCO-Detection/retinanet_CR_R_50_FPN_1x.yaml"),
     ],
 )
 @pytest.mark.parametrize("format, name", [("torchscript", "model.ts"), ("onnx", "model.onnx")])
@@ -107,7 +114,10 @@ def test_exported_detector(tool, detector, capsys, kind, base, format, name):
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         assert [x.name for x in session.get_outputs()] == OUTPUTS[kind]
     with torch.no_grad():
-        (instances,) = model.inference([{"image": OTHER_IMAGE}], do_postprocess=False)
+        if kind == "retinanet":
+            instances = model([{"image": OTHER_IMAGE}])[0]["instances"]
+        else:
+            (instances,) = model.inference([{"image": OTHER_IMAGE}], do_postprocess=False)
     assert_same_detections(run(file, OTHER_IMAGE), instances)
 
 
@@ -148,10 +158,14 @@ def test_difference_is_told_and_nothing_written(tool, detector, capsys, monkeypa
     assert not (path.parent / "out").exists()
 
 
-def test_nothing_to_compare(tool, detector):
-    path, _ = detector("COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml")
-    with pytest.raises(ValueError, match="detects nothing in the sample image"):
-        export(tool, path, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.99")
+@pytest.mark.parametrize(
+    "detector_name, node", [("faster_rcnn", "ROI_HEADS"), ("retinanet", "RETINANET")]
+)
+def test_nothing_to_compare(tool, detector, detector_name, node):
+    path, _ = detector(f"COCO-Detection/{detector_name}_CR_R_50_FPN_1x.yaml")
+    key = f"MODEL.{node}.SCORE_THRESH_TEST"
+    with pytest.raises(ValueError, match=f"detects nothing in the sample image.* lower {key}"):
+        export(tool, path, key, "0.999")
 
 
 def test_weights_of_a_backbone_alone(tool, detector):
