@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from detectron2.config import CfgNode
 
 from ..analysis import analyze_detector
-from ..architecture import Architecture, get_family
-from ..config import set_architecture
+from ..architecture import get_family
 from ..spaces import StageSpace
 from .evaluation import Code
 
@@ -43,7 +42,8 @@ def _multiply_adds(space: StageSpace, cfg: CfgNode) -> Cost:
 
     def measure(stage_code: Sequence[int]) -> int:
         variant = plain_detector(cfg)
-        set_architecture(variant, Architecture(stage_code))
+        variant.MODEL.CR.STAGE_CODE = list(stage_code)
+        variant.MODEL.CR.OPERATION_CODE = []
         return analyze_detector(variant).backbone_macs
 
     fixed = measure(shortest)
