@@ -182,7 +182,8 @@ def get_architecture(cfg: CN, family: str | None = None) -> Architecture:
 
 
 def set_architecture(cfg: CN, architecture: Architecture) -> None:
-    """Put the codes of an architecture into ``cfg.MODEL.CR``."""
+    """Put the codes of an architecture into ``cfg.MODEL.CR``, where alone they stand."""
+    cfg.MODEL.RESNETS.DEPTH = 50  # Detectron2's default, which says nothing of the codes
     cfg.MODEL.CR.STAGE_CODE = list(architecture.stage_code)
     cfg.MODEL.CR.OPERATION_CODE = list(architecture.operation_code)
 

@@ -76,11 +76,11 @@ DATASETS: {{TRAIN: ["{name}_train"], TEST: ["{name}_val"]}}
 """
 
 
-def write_search_config(folder, step, masks=False, model=""):
+def write_search_config(folder, step, masks=False, detector="faster_rcnn"):
     """A config for search_net.py, and the weights that it names. Returns its path.
 
     Args:
-        model: further lines of the node MODEL.
+        detector: or else "retinanet".
     """
     folder.mkdir(exist_ok=True)
     root = folder / "data"
@@ -91,7 +91,7 @@ def write_search_config(folder, step, masks=False, model=""):
     path = folder / f"{step}.yaml"
     name = f"tiny_{abs(hash(str(folder)))}"
     text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=masks)
-    text = text.replace("MODEL:", f"MODEL:\n{model}", 1)
+    text = DETECTORS[detector](text)
     path.write_text(text)
     cfg = load(path, "OUTPUT_DIR", folder / f"{step}_supernet", "DATASETS.TEST", ())
     seed_from(1)
@@ -100,6 +100,23 @@ def write_search_config(folder, step, masks=False, model=""):
         text.replace("MODEL:", f'MODEL:\n  WEIGHTS: "{folder}/{step}_supernet/model_final.pth"', 1)
     )
     return path
+
+
+def to_retinanet(text):
+    """The config of a RetinaNet, from that of a Faster R-CNN or of a supernet in it."""
+    base = f'"{configs_dir()}/Base-RCNN-FPN.yaml"'
+    return (
+        text.replace(base, f'[{base}, "{configs_dir()}/Base-RetinaNet.yaml"]')
+        .replace("_fpn_backbone", "_retinanet_fpn_backbone")
+        .replace(
+            "  ANCHOR_GENERATOR:",
+            "  RETINANET: {NUM_CONVS: 1, SCORE_THRESH_TEST: 0.0}\n  ANCHOR_GENERATOR:",
+        )
+        .replace("[[8], [16], [32], [64], [128]]", "[[16], [32], [64], [128], [256]]")
+    )
+
+
+DETECTORS = {"faster_rcnn": str, "retinanet": to_retinanet}
 
 
 def add_masks(json_file):
@@ -128,7 +145,8 @@ def build(cfg):
 def build_subnet(cfg, path):
     """The detector of a path, built alone, with its weights from the supernet's file."""
     final = cfg.clone()
-    final.MODEL.BACKBONE.NAME = "build_cr_resnet_fpn_backbone"
+    neck = cfg.MODEL.BACKBONE.NAME.split("supernet")[1]
+    final.MODEL.BACKBONE.NAME = f"build_cr_resnet{neck}"
     key = "STAGE_CODE" if "stage" in cfg.MODEL.BACKBONE.NAME else "OPERATION_CODE"
     final.MODEL.CR[key] = list(path)
     model = CRTrainer.build_model(final).eval()
@@ -144,18 +162,23 @@ def some_paths(space, count, seed=0):
     return paths[:count]
 
 
-def write_recipe(folder):
-    """A recipe of the whole procedure, and all that it names. Returns its path."""
+def write_recipe(folder, detector="faster_rcnn"):
+    """A recipe of the whole procedure, and all that it names. Returns its path.
+
+    Args:
+        detector: or else "retinanet".
+    """
+    adapt = DETECTORS[detector]
     root = folder / "data"
     write_tiny_coco(root, images=12, shapes=[(64, 48), (48, 64), (64, 64)])
     write_tiny_coco(root / "val", images=4, seed=1)
     name = f"procedure_{abs(hash(str(folder)))}"
     for step in ("stage", "dilation"):
         text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=False)
-        (folder / f"{step}.yaml").write_text(text)
+        (folder / f"{step}.yaml").write_text(adapt(text))
     # Instead of a classifier; what matters is that its weights go on.
     (folder / "stage_pretraining.yaml").write_text('_BASE_: "stage.yaml"\nSEED: 7\n')
-    (folder / "final.yaml").write_text(FINAL.format(name=name))
+    (folder / "final.yaml").write_text(adapt(FINAL.format(name=name)))
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(root=root, name=name))
     return path

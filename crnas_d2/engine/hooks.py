@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 
 from detectron2.engine import HookBase
+from detectron2.modeling import RetinaNet
 from detectron2.utils import comm
 
 from ..modeling.supernet import Supernet
 from .loader import seed_from
-from .terminal import report, report_images
 
 logger = logging.getLogger(__name__)
 
@@ -102,22 +102,29 @@ class ActiveGradientReduction(HookBase):
             parameter.grad.copy_(mean.view_as(parameter))
 
 
-class Reporting(HookBase):
-    """Tells the terminal each iteration and its loss.
+class LossNormalizer(HookBase):
+    """Keeps in checkpoints what a RetinaNet divides its losses by, on each rank.
 
-    Args:
-        images: of a mini-batch, on all ranks together.
+    That is a running mean, which Detectron2 has in an attribute outside of the model's state.
     """
 
-    def __init__(self, images: int):
-        self._images = images
+    def __init__(self, model: RetinaNet):
+        self._model = model
+        self._of_ranks: list[float] = []
 
     def after_step(self) -> None:
-        iteration, last = self.trainer.iter + 1, self.trainer.max_iter
-        loss = self.trainer.storage.latest().get("total_loss")  # and the iteration that it is of
-        detail = f"loss {loss[0]:.3g}" if loss else ""
-        report_images(self._images, backward=True)
-        report("iteration", iteration, last, self._images, backward=True, detail=detail)
+        self._of_ranks = comm.all_gather(self._model.loss_normalizer)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        return {"of_ranks": self._of_ranks} if self._of_ranks else {}
+
+    def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
+        """With another number of ranks than before, each one goes on with their mean."""
+        self._of_ranks = of_ranks = state_dict["of_ranks"]
+        if len(of_ranks) == comm.get_world_size():
+            self._model.loss_normalizer = of_ranks[comm.get_rank()]
+        else:
+            self._model.loss_normalizer = sum(of_ranks) / len(of_ranks)
 
 
 class StopOnSignal(HookBase):

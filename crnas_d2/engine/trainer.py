@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import weakref
 
@@ -15,6 +14,7 @@ from detectron2.data.build import _train_loader_from_config
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.modeling import RetinaNet
 from detectron2.utils import comm
 
 from ..checkpoint import CRCheckpointer
@@ -23,15 +23,14 @@ from ..data.imagenet import is_classification
 from .classification_evaluator import ClassificationEvaluator
 from .hooks import (
     ActiveGradientReduction,
-    Reporting,
+    LossNormalizer,
     SeededStep,
     StopOnSignal,
     UniformPathSampling,
     find_supernet,
 )
-from .loader import ReportedLoader, build_train_loader
+from .loader import build_train_loader
 from .step import AMPStep, Step
-from .terminal import LoggedLines, log_results
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +79,10 @@ class CRTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Those of Detectron2, between what happens before a step and what may end the run."""
         before = [SeededStep(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
-        if comm.is_main_process():
-            before.append(Reporting(self.cfg.SOLVER.IMS_PER_BATCH))
         supernet = find_supernet(self.model)
         if supernet is not None:
             before.append(UniformPathSampling(supernet, self.cfg.MODEL.SUPERNET.SEED))
+        before += [LossNormalizer(m) for m in self.model.modules() if isinstance(m, RetinaNet)]
         return [*before, *super().build_hooks(), StopOnSignal()]
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -114,36 +112,26 @@ class CRTrainer(DefaultTrainer):
         return build_train_loader(**arguments, seed=seed)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> ReportedLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         if is_classification(dataset_name):
-            loader = build_classification_test_loader(cfg, dataset_name)
-        else:
-            loader = super().build_test_loader(cfg, dataset_name)
-        return ReportedLoader(loader)
+            return build_classification_test_loader(cfg, dataset_name)
+        return super().build_test_loader(cfg, dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict:
-        """As in Detectron2; a supernet is evaluated on each of ``MODEL.SUPERNET.TEST_PATHS``. What
-        is printed goes to the log.
+        """As in Detectron2; a supernet is evaluated on each of ``MODEL.SUPERNET.TEST_PATHS``.
 
         Returns:
             The results; of a supernet, for each path, such as "2-2-2-2".
         """
         supernet = find_supernet(model)
         if supernet is None:
-            return cls._test_network(cfg, model, evaluators)
+            return super().test(cfg, model, evaluators)
         results = {}
         for path in cfg.MODEL.SUPERNET.TEST_PATHS:
             supernet.set_path(path)
             logger.info(f"Evaluating path {list(path)}")
-            results["-".join(map(str, path))] = cls._test_network(cfg, model, evaluators)
-        return results
-
-    @classmethod
-    def _test_network(cls, cfg: CfgNode, model: torch.nn.Module, evaluators) -> dict:
-        with contextlib.redirect_stdout(LoggedLines("pycocotools")):
-            results = super().test(cfg, model, evaluators)
-        log_results(results, cfg.DATASETS.TEST)
+            results["-".join(map(str, path))] = super().test(cfg, model, evaluators)
         return results
 
     @classmethod

@@ -15,8 +15,9 @@ from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
 
 from ..architecture import Architecture, get_family
 from ..config import get_architecture
+from .keys import check_keys
 from .norm import Norm, fit_norm
-from .stages import StagedBackbone, Stages
+from .stages import StagedBackbone, Stages, check_res5_dilation
 
 # Sandler et al. (2018), table 2: (expansion t, output channels c, stride s) of each inverted residual stage
 INVERTED_RESIDUALS = {
@@ -124,6 +125,7 @@ class MobileNetV2Stages(Stages):
     names = ("stem", *INVERTED_RESIDUALS, "c1280")
     features = FEATURES
     choice_layer = "depthwise"
+    res5_stages = ("c160", "c320")
 
     def __init__(
         self,
@@ -131,6 +133,7 @@ class MobileNetV2Stages(Stages):
         width_multiplier: float = 1.0,
         norm: Norm = "BN",
         activation_checkpoint: bool = False,
+        res5_dilation: int = 1,
     ):
         """
         Args:
@@ -139,16 +142,20 @@ class MobileNetV2Stages(Stages):
                 rounded to multiples of 8.
             norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
             activation_checkpoint: see :class:`CheckpointedStage`.
+            res5_dilation: 1; or 2, which keeps c160 and c320 at the stride of c96 and doubles the
+                dilations of their depthwise convolutions (DC5).
 
         Raises:
-            ValueError: the multiplier is not positive.
+            ValueError: the multiplier is not positive, or the dilation is another.
         """
         if width_multiplier <= 0:
             raise ValueError(f"width_multiplier {width_multiplier}: expected a positive number")
+        check_res5_dilation(res5_dilation)
         self.in_channels = in_channels
         self.width_multiplier = width_multiplier
         self.norm = fit_norm(norm)
         self.activation_checkpoint = activation_checkpoint
+        self.res5_dilation = res5_dilation
 
     def out_channels(self, name: str) -> int:
         if name == "c1280":
@@ -157,6 +164,8 @@ class MobileNetV2Stages(Stages):
         return round_channels(channels * self.width_multiplier)
 
     def stride(self, name: str) -> int:
+        if name == "c160":
+            return 2 // self.res5_dilation
         return {"stem": 2, "c1280": 1}.get(name) or INVERTED_RESIDUALS[name][2]
 
     def make_stage(self, name: str, dilations: Sequence[int] = (1,)) -> nn.Sequential:
@@ -177,17 +186,23 @@ class MobileNetV2Stages(Stages):
                 dilation=dilation,
                 norm=self.norm,
             )
-            for i, dilation in enumerate(dilations)
+            for i, dilation in enumerate(self.real_dilations(name, dilations))
         )
 
 
 def mobilenetv2_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-    """Arguments of :class:`MobileNetV2Stages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.NORM``."""
+    """Arguments of :class:`MobileNetV2Stages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``.
+
+    Raises:
+        ValueError: see :func:`check_keys`.
+    """
+    check_keys(cfg)
     return {
         "in_channels": input_shape.channels,
         "width_multiplier": cfg.MODEL.CR.WIDTH_MULTIPLIER,
         "norm": cfg.MODEL.RESNETS.NORM,
         "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
+        "res5_dilation": cfg.MODEL.RESNETS.RES5_DILATION,
     }
 
 
@@ -195,7 +210,7 @@ class CRMobileNetV2(StagedBackbone):
     """A MobileNetV2 of any stage code and operation code, as a Detectron2 backbone.
 
     Its features are "stem" (stride 2), "res2" (after c24, stride 4), "res3" (c32, 8), "res4" (c96, 16)
-    and "res5" (the last 1x1 convolution with 1280 channels, 32).
+    and "res5" (the last 1x1 convolution with 1280 channels, 32; 16, where ``res5_dilation`` is 2).
     With the code of the baseline it is the network of Sandler et al. (2018), as in torchvision.
     """
 
@@ -212,13 +227,14 @@ class CRMobileNetV2(StagedBackbone):
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
         activation_checkpoint: bool = False,
+        res5_dilation: int = 1,
     ):
         """
         Args:
             stage_code: the 10 entries of appendix A.2, [1, 1, m1, m2, m3, m4, m5, 1, 1, 1].
             operation_code: the dilation less 1 of each block's depthwise 3x3; zero for the stem
                 and the two entries of the tail. Empty means all zeros.
-            in_channels, width_multiplier, norm, activation_checkpoint: see
+            in_channels, width_multiplier, norm, activation_checkpoint, res5_dilation: see
                 :class:`MobileNetV2Stages`.
             num_classes: if given, a classifier on top of res5 that has the output "linear".
             out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
@@ -229,7 +245,9 @@ class CRMobileNetV2(StagedBackbone):
             ValueError: the codes make no architecture of this family, or a feature is unknown.
         """
         architecture = Architecture.of_family("mobilenetv2", stage_code, operation_code)
-        stages = MobileNetV2Stages(in_channels, width_multiplier, norm, activation_checkpoint)
+        stages = MobileNetV2Stages(
+            in_channels, width_multiplier, norm, activation_checkpoint, res5_dilation
+        )
         dilations = dict(zip(get_family("mobilenetv2").stages, architecture.dilations))
         super().__init__(
             stages,

@@ -13,14 +13,18 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, Bottlenec
 
 from ..architecture import Architecture, get_family
 from ..config import get_architecture
+from .keys import check_keys
 from .norm import Norm, fit_norm
-from .stages import Stages
+from .stages import Stages, check_res5_dilation
 
 BLOCKS = ("basic", "bottleneck")
 
 
 class DilatedBasicBlock(BasicBlock):
-    """Detectron2's basic block, its second 3x3 convolution dilated (section 3.2.2)."""
+    """Detectron2's basic block, its second 3x3 convolution dilated (section 3.2.2).
+
+    The first one is dilated too where the block keeps a stride that it would have halved (DC5).
+    """
 
     def __init__(
         self,
@@ -30,8 +34,10 @@ class DilatedBasicBlock(BasicBlock):
         stride: int = 1,
         norm: Norm = "BN",
         dilation: int = 1,
+        first_dilation: int = 1,
     ):
         super().__init__(in_channels, out_channels, stride=stride, norm=norm)
+        self.conv1.dilation = self.conv1.padding = (first_dilation, first_dilation)
         self.conv2 = Conv2d(
             out_channels,
             out_channels,
@@ -50,6 +56,7 @@ class ResNetStages(Stages):
     names = ("stem", *get_family("resnet").stages)
     features = {name: name for name in names}
     choice_layer = "conv2"
+    res5_stages = ("res5",)
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class ResNetStages(Stages):
         stride_in_1x1: bool = False,
         norm: Norm = "BN",
         activation_checkpoint: bool = False,
+        res5_dilation: int = 1,
     ):
         """
         Args:
@@ -75,14 +83,17 @@ class ResNetStages(Stages):
             stride_in_1x1: put a bottleneck's stride into its first 1x1 instead of its 3x3.
             norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
             activation_checkpoint: see :class:`CheckpointedStage`.
+            res5_dilation: 1; or 2, which keeps res5 at the stride of res4 and doubles the
+                dilations of its 3x3 convolutions (DC5), of both of them in a basic block.
 
         Raises:
-            ValueError: the block is unknown or cannot have groups.
+            ValueError: the block is unknown or cannot have groups, or the dilation is another.
         """
         if block not in BLOCKS:
             raise ValueError(f"unknown block {block!r}: expected one of {list(BLOCKS)}")
         if block == "basic" and num_groups != 1:
             raise ValueError(f"num_groups {num_groups}: a basic block has no groups, expected 1")
+        check_res5_dilation(res5_dilation)
         self.block = block
         self.in_channels = in_channels
         self.stem_out_channels = stem_out_channels
@@ -92,6 +103,7 @@ class ResNetStages(Stages):
         self.stride_in_1x1 = stride_in_1x1
         self.norm = fit_norm(norm)
         self.activation_checkpoint = activation_checkpoint
+        self.res5_dilation = res5_dilation
 
     def out_channels(self, name: str) -> int:
         if name == "stem":
@@ -99,7 +111,7 @@ class ResNetStages(Stages):
         return self.res2_out_channels * self._widening(name)
 
     def stride(self, name: str) -> int:
-        return {"stem": 4, "res2": 1}.get(name, 2)
+        return {"stem": 4, "res2": 1, "res5": 2 // self.res5_dilation}.get(name, 2)
 
     def make_stage(self, name: str, dilations: Sequence[int] = (1,)) -> nn.Module:
         if name == "stem":
@@ -110,13 +122,15 @@ class ResNetStages(Stages):
             options["bottleneck_channels"] = channels
             options["num_groups"] = self.num_groups
             options["stride_in_1x1"] = self.stride_in_1x1
+        else:
+            (options["first_dilation"],) = self.real_dilations(name, (1,))
         blocks = ResNet.make_stage(
             BottleneckBlock if self.block == "bottleneck" else DilatedBasicBlock,
             len(dilations),
             in_channels=self.stage_in_channels(name),
             out_channels=self.out_channels(name),
             stride_per_block=[self.stride(name)] + [1] * (len(dilations) - 1),
-            dilation_per_block=dilations,
+            dilation_per_block=self.real_dilations(name, dilations),
             norm=self.norm,
             **options,
         )
@@ -130,19 +144,10 @@ def resnet_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
     """Arguments of :class:`ResNetStages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``.
 
     Raises:
-        ValueError: dilations or deformable convolutions are asked for by Detectron2's own keys.
+        ValueError: see :func:`check_keys`.
     """
+    check_keys(cfg)
     resnets = cfg.MODEL.RESNETS
-    if resnets.RES5_DILATION != 1:
-        raise ValueError(
-            f"MODEL.RESNETS.RES5_DILATION is {resnets.RES5_DILATION}; expected 1, "
-            "as dilations are told by MODEL.CR.OPERATION_CODE"
-        )
-    if any(resnets.DEFORM_ON_PER_STAGE):
-        raise ValueError(
-            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {resnets.DEFORM_ON_PER_STAGE}; "
-            "a CR backbone has no deformable convolutions"
-        )
     return {
         "block": cfg.MODEL.CR.BLOCK,
         "in_channels": input_shape.channels,
@@ -153,6 +158,7 @@ def resnet_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         "stride_in_1x1": resnets.STRIDE_IN_1X1,
         "norm": resnets.NORM,
         "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
+        "res5_dilation": resnets.RES5_DILATION,
     }
 
 
@@ -160,7 +166,8 @@ class CRResNet(ResNet):
     """A ResNet or ResNeXt of any stage code and operation code, as a Detectron2 backbone.
 
     Maps images of shape (N, in_channels, H, W), H and W multiples of 32, to features of shape
-    (N, channels, H / stride, W / stride), strides 4, 8, 16, 32 for "res2" to "res5".
+    (N, channels, H / stride, W / stride), strides 4, 8, 16, 32 for "res2" to "res5" (16, where
+    ``res5_dilation`` is 2).
     With the codes of a baseline it is Detectron2's own network, parameter names included.
     """
 
@@ -182,6 +189,7 @@ class CRResNet(ResNet):
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
         activation_checkpoint: bool = False,
+        res5_dilation: int = 1,
     ):
         """
         Args:
@@ -189,7 +197,8 @@ class CRResNet(ResNet):
             operation_code: o, the dilation less 1 of each block's 3x3 convolution (of the second
                 one in a basic block); empty means all zeros.
             block, in_channels, stem_out_channels, res2_out_channels, num_groups, width_per_group,
-                stride_in_1x1, norm, activation_checkpoint: see :class:`ResNetStages`.
+                stride_in_1x1, norm, activation_checkpoint, res5_dilation: see
+                :class:`ResNetStages`.
             num_classes: if given, a classifier on top of res5 that has the output "linear".
             out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
                 Stages that none of them needs are not built, unless there is a classifier.
@@ -210,6 +219,7 @@ class CRResNet(ResNet):
             stride_in_1x1,
             norm,
             activation_checkpoint,
+            res5_dilation,
         )
         available = [*stages.names] + ([] if num_classes is None else ["linear"])
         out_features = list(out_features or available[-1:])

@@ -22,14 +22,19 @@ class Stages(ABC):
         names: of all stages that a detector runs, in order.
         features: the feature that a stage gives, by the name of the stage.
         choice_layer: name of the layer in a block whose dilation is searched.
+        res5_stages: of ``names``, those with the stride 32, but for 1x1 convolutions.
         in_channels: channels of the image.
+        res5_dilation: 1; or 2, which keeps ``res5_stages`` at the stride 16 and doubles their
+            dilations (DC5).
         activation_checkpoint: see :class:`CheckpointedStage`.
     """
 
     names: Sequence[str]
     features: Mapping[str, str]
     choice_layer: str
+    res5_stages: Sequence[str]
     in_channels: int
+    res5_dilation: int
     activation_checkpoint: bool
 
     @abstractmethod
@@ -44,8 +49,15 @@ class Stages(ABC):
     def make_stage(self, name: str, dilations: Sequence[int] = (1,)) -> nn.Module:
         """One stage: a block for each dilation, in a ``nn.Sequential`` unless it is a stem.
 
+        The dilations are those of an operation code, see :meth:`real_dilations`.
+
         Maps (N, channels, H, W) to (N, out_channels(name), H / stride(name), W / stride(name)).
         """
+
+    def real_dilations(self, name: str, dilations: Sequence[int]) -> tuple[int, ...]:
+        """Those with which the blocks of a stage are built, by those of an operation code."""
+        factor = self.res5_dilation if name in self.res5_stages else 1
+        return tuple(factor * dilation for dilation in dilations)
 
     def chain(self, blocks: Iterable[nn.Module]) -> nn.Sequential:
         """Put blocks into a row."""
@@ -55,6 +67,15 @@ class Stages(ABC):
         """Channels of a stage's input."""
         index = self.names.index(name)
         return self.out_channels(self.names[index - 1]) if index else self.in_channels
+
+
+def check_res5_dilation(res5_dilation: int) -> None:
+    """
+    Raises:
+        ValueError: it is not 1 or 2.
+    """
+    if res5_dilation not in (1, 2):
+        raise ValueError(f"res5_dilation {res5_dilation}: expected 1 or 2")
 
 
 class StagedBackbone(Backbone):

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from detectron2.config import CfgNode
 
 from ..analysis import analyze_detector
-from ..architecture import get_family
+from ..architecture import Architecture, get_family
+from ..config import set_architecture
 from ..spaces import StageSpace
 from .evaluation import Code
 
@@ -42,8 +43,7 @@ def _multiply_adds(space: StageSpace, cfg: CfgNode) -> Cost:
 
     def measure(stage_code: Sequence[int]) -> int:
         variant = plain_detector(cfg)
-        variant.MODEL.CR.STAGE_CODE = list(stage_code)
-        variant.MODEL.CR.OPERATION_CODE = []
+        set_architecture(variant, Architecture(stage_code))
         return analyze_detector(variant).backbone_macs
 
     fixed = measure(shortest)

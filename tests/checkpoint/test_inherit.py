@@ -200,12 +200,14 @@ def make_detector_cfg(backbone, family):
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.CR.FAMILY = family
     cfg.MODEL.CR.STAGE_CODE = [1, 2, 1, 2] if family == "resnet" else [1, 1, 1, 2, 2, 1, 2, 1, 1, 1]
-    cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.RESNETS.OUT_FEATURES = FEATURES
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
+    if family == "mobilenetv2":
+        cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
+    else:
+        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
+        cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
     cfg.MODEL.SUPERNET.STAGE_CHOICES = CHOICES[family]
     cfg.MODEL.FPN.IN_FEATURES = FEATURES
     cfg.MODEL.FPN.OUT_CHANNELS = 8

@@ -37,10 +37,12 @@ BGR = {
 def thin(name, *opts):
     cfg = crnas_d2.get_config(name)
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16 if cfg.MODEL.CR.BLOCK == "bottleneck" else 8
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
-    cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
+    if cfg.MODEL.CR.FAMILY == "mobilenetv2":
+        cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
+    else:
+        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16 if cfg.MODEL.CR.BLOCK == "bottleneck" else 8
+        cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
     cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = "BN"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.FPN.OUT_CHANNELS = 8

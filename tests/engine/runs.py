@@ -29,6 +29,12 @@ NETWORKS = {
         *("MODEL.SUPERNET.STAGE_CHOICES", "[[1, 2], [1, 2], [1, 2, 3], [1, 2]]"),
     ],
     "dilation": ["MODEL.BACKBONE.NAME", "build_dilation_supernet_fpn_backbone"],
+    "retinanet": [
+        *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CONVS", 1),
+        *("MODEL.BACKBONE.NAME", "build_stage_supernet_retinanet_fpn_backbone"),
+        *("MODEL.SUPERNET.STAGE_CHOICES", "[[1, 2], [1, 2], [1, 2, 3], [1, 2]]"),
+        *("MODEL.FPN.IN_FEATURES", "['res3', 'res4', 'res5']"),
+    ],
 }
 
 # Everything that draws random numbers: augmentations, and RPN and RoI heads that sample.

@@ -94,7 +94,7 @@ def test_channels_and_strides_of_every_feature(width):
         assert features[name].shape == (2, c, 64 // stride, 96 // stride)
 
 
-def reference(weights, images, architecture):
+def reference(weights, images, architecture, res5_dilation=1):
     """Features by functional calls alone; a dilated kernel is a larger one with zeros in it."""
 
     def conv(x, name, stride=1, dilation=1, groups=1):
@@ -117,6 +117,8 @@ def reference(weights, images, architecture):
             name = f"{stage}.{block}"
             dilation = 1 + code[sum(architecture.stage_code[:i]) + block]
             s = stride if block == 0 else 1
+            if res5_dilation == 2 and stage in ("c160", "c320"):
+                s, dilation = 1, 2 * dilation
             hidden = x if expansion == 1 else relu6(conv(x, f"{name}.expand"))
             groups = hidden.shape[1]
             hidden = relu6(conv(hidden, f"{name}.depthwise", s, dilation, groups))
@@ -129,18 +131,23 @@ def reference(weights, images, architecture):
     }
 
 
-def test_dilated_network_is_the_papers():
+@pytest.mark.parametrize("res5_dilation", [1, 2])
+def test_dilated_network_is_the_papers(res5_dilation):
     torch.manual_seed(0)
     architecture = ARCHITECTURES["CR-MobileNetV2"]
     model = CRMobileNetV2(
-        architecture.stage_code, architecture.operation_code, out_features=FEATURES, **THIN
+        architecture.stage_code,
+        architecture.operation_code,
+        out_features=FEATURES,
+        res5_dilation=res5_dilation,
+        **THIN,
     )
     randomize_norms(model)
     model.double().eval()
     images = torch.rand(1, 3, 128, 160, dtype=torch.double)
     with torch.no_grad():
         features = model(images)
-        expected = reference(model.state_dict(), images, architecture)
+        expected = reference(model.state_dict(), images, architecture, res5_dilation)
     for feature in FEATURES:
         assert expected[feature].std() > 1e-3
         torch.testing.assert_close(features[feature], expected[feature], rtol=1e-10, atol=1e-10)

@@ -151,7 +151,9 @@ def dense(weight, dilation):
     return kernel
 
 
-def reference(weights, images, architecture, *, block, num_groups=1, stride_in_1x1=False):
+def reference(
+    weights, images, architecture, *, block, num_groups=1, stride_in_1x1=False, res5_dilation=1
+):
     """Features of a CR-ResNet, by functional calls alone; every convolution is an undilated one."""
 
     def conv(x, name, stride=1, dilation=1, groups=1):
@@ -166,10 +168,11 @@ def reference(weights, images, architecture, *, block, num_groups=1, stride_in_1
     for stage, blocks in zip(STAGES, architecture.stage_code, strict=True):
         for index in range(blocks):
             name = f"{stage}.{index}"
-            stride = 2 if index == 0 and stage != "res2" else 1
-            dilation = next(code) + 1
+            factor = res5_dilation if stage == "res5" else 1
+            stride = 2 if index == 0 and stage != "res2" and factor == 1 else 1
+            dilation = factor * (next(code) + 1)
             if block == "basic":
-                out = F.relu(conv(x, f"{name}.conv1", stride))
+                out = F.relu(conv(x, f"{name}.conv1", stride, factor))
                 out = conv(out, f"{name}.conv2", dilation=dilation)
             else:
                 first, second = (stride, 1) if stride_in_1x1 else (1, stride)
@@ -192,6 +195,8 @@ def reference(weights, images, architecture, *, block, num_groups=1, stride_in_1
         ("CR-ResNet50", {"block": "bottleneck", "num_groups": 4}),
         ("CR-ResNet101", {"block": "bottleneck"}),
         ("CR-ResNet101", {"block": "bottleneck", "stride_in_1x1": True}),
+        ("CR-ResNet18", {"block": "basic", "res5_dilation": 2}),
+        ("CR-ResNet101", {"block": "bottleneck", "res5_dilation": 2}),
     ],
 )
 def test_dilated_network_is_the_papers(name, options):
@@ -307,6 +312,7 @@ def test_default_widths_are_those_of_the_block():
 def test_image_channels():
     cfg = make_cfg("CR-ResNet18", BASELINES_THIN["ResNet18"])
     cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_backbone"
+    cfg.MODEL.RESNETS.DEPTH = 50
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [0.5], [0.2]
     model = build_backbone(cfg)
     assert isinstance(model, CRResNet) and model.architecture == ARCHITECTURES["CR-ResNet18"]
@@ -381,6 +387,7 @@ def test_deepcopy_shares_nothing():
         ({"operation_code": [0, 1, 2, 3]}, ["entry 3 in stage res5; expected 0..2"]),
         ({"block": "Bottleneck"}, ["unknown block 'Bottleneck'", "['basic', 'bottleneck']"]),
         ({"block": "basic", "num_groups": 32}, ["num_groups 32", "expected 1"]),
+        ({"res5_dilation": 4}, ["res5_dilation 4", "expected 1 or 2"]),
         ({"out_features": ["res2", "res6"]}, ["['res6']", "'stem', 'res2'", "'res5']"]),
         ({"out_features": ["linear"]}, ["['linear']"]),
     ],

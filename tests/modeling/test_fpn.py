@@ -25,15 +25,17 @@ def make_cfg(name="CR-ResNet50", builder=None):
     cfg.MODEL.CR.BLOCK = "basic" if name.endswith("ResNet18") else "bottleneck"
     cfg.MODEL.CR.STAGE_CODE = list(architecture.stage_code)
     cfg.MODEL.CR.OPERATION_CODE = list(architecture.operation_code)
-    cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
     cfg.MODEL.BACKBONE.NAME = builder or BUILDERS[architecture.family]
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.RESNETS.OUT_FEATURES = STAGES
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 16
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 32
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
-    cfg.MODEL.RESNETS.NUM_GROUPS = 4 if "ResNeXt" in name else 1
+    if architecture.family == "mobilenetv2":
+        cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
+    else:
+        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 16
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 32
+        cfg.MODEL.RESNETS.NUM_GROUPS = 4 if "ResNeXt" in name else 1
+        cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
     cfg.MODEL.FPN.IN_FEATURES = STAGES
     cfg.MODEL.FPN.OUT_CHANNELS = 24
     cfg.MODEL.FPN.NORM = "BN"
@@ -137,7 +139,7 @@ def test_builder_of_another_family(builder):
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION is 2", "MODEL.CR.OPERATION_CODE"]),
+        (["MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION is 2", "feature pyramid"]),
         (
             ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]],
             ["DEFORM_ON_PER_STAGE is [False, True, True, True]", "deformable"],

@@ -26,12 +26,14 @@ def make_cfg(step, family, fpn=True):
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.CR.FAMILY = family
     cfg.MODEL.CR.STAGE_CODE = list(ARCHITECTURES[FAMILIES[family]].stage_code)
-    cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.RESNETS.OUT_FEATURES = FEATURES
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
+    if family == "mobilenetv2":
+        cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
+    else:
+        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
+        cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
     cfg.MODEL.FPN.IN_FEATURES = FEATURES
     cfg.MODEL.FPN.OUT_CHANNELS = 16
     cfg.MODEL.FPN.NORM = "BN"
@@ -230,7 +232,7 @@ def test_config_without_our_keys(step, fpn):
         ("dilation", ["MODEL.CR.STAGE_CODE", [1, 2]], ["MODEL.CR: ", "[1, 2] has 2 entries"]),
         ("stage", ["MODEL.CR.FAMILY", "vgg"], ["'vgg'", "'mobilenetv2', 'resnet'"]),
         ("dilation", ["MODEL.RESNETS.OUT_FEATURES", ["res2", "res7"]], ["['res7']"]),
-        ("dilation", ["MODEL.RESNETS.RES5_DILATION", 2], ["RES5_DILATION is 2"]),
+        ("dilation", ["MODEL.RESNETS.RES5_DILATION", 4], ["RES5_DILATION is 4", "1 or 2"]),
         ("stage", ["MODEL.CR.BLOCK", "preact"], ["unknown block 'preact'"]),
     ],
 )

@@ -154,16 +154,22 @@ def test_other_strategies(tmp_path, strategy):
     assert "of the codes with a dilation in a block" in path.read_text()
 
 
-RETINANET = """
-  META_ARCHITECTURE: "RetinaNet"
-  RETINANET: {IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"], NUM_CONVS: 1}
-"""
-
-
-def test_a_detector_whose_cost_is_not_known(tmp_path):
-    """The page shows what there is: the search, and the receptive fields."""
-    config = write_search_config(tmp_path / "retinanet", "stage", model=RETINANET)
+def test_retinanet(tmp_path):
+    config = write_search_config(tmp_path / "retinanet", "stage", detector="retinanet")
     page = Page(run_search_net(config, tmp_path / "out", "SEARCH.BUDGETS", "[5]"))
+    rows = page.table("stage code")
+    assert len(rows) == 4 and all(float(row["GMACs"]) > 0 for row in rows)
+    assert "class subnet" in page.text and "box subnet" in page.text
+
+
+def test_a_detector_whose_cost_is_not_known(stage_config, tmp_path, monkeypatch):
+    """The page shows what there is: the search, and the receptive fields."""
+
+    def refuse(cfg):
+        raise ValueError("MODEL.META_ARCHITECTURE is 'Own'")
+
+    monkeypatch.setattr("crnas_d2.search.records.analyze_detector", refuse)
+    page = Page(run_search_net(stage_config, tmp_path / "out", "SEARCH.BUDGETS", "[5]"))
     assert len(page.table("stage code")) == 4
     assert "GMACs" not in page.text and "Multiply-adds" not in page.text
     assert "Effective receptive fields" in page.text

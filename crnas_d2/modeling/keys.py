@@ -1,0 +1,143 @@
+"""Keys of a config that a backbone cannot follow: refused, where others would be ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.roi_heads import Res5ROIHeads
+
+DILATIONS = "as dilations are told by MODEL.CR.OPERATION_CODE"
+DEFORMABLE = "as a CR backbone has no deformable convolutions"
+# Keys of MODEL.RESNETS, the one value that all backbones have, or the one entry, and why.
+# The last three are of Detectron2's DeepLab.
+FIXED: Mapping[str, tuple[Any, str]] = MappingProxyType(
+    {
+        "DEFORM_ON_PER_STAGE": (False, DEFORMABLE),
+        "DEFORM_MODULATED": (False, DEFORMABLE),
+        "DEFORM_NUM_GROUPS": (1, DEFORMABLE),
+        "RES4_DILATION": (1, DILATIONS),
+        "RES5_MULTI_GRID": (1, DILATIONS),
+        "STEM_TYPE": ("basic", "as a CR backbone has no other stem"),
+    }
+)
+# Widths that MobileNetV2 does not take from there, at Detectron2's defaults.
+WIDTHS: Mapping[str, int] = MappingProxyType(
+    {"NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "STEM_OUT_CHANNELS": 64, "RES2_OUT_CHANNELS": 256}
+)
+# What Detectron2's depths say. Of 50, the default, nobody knows whether it was asked for.
+DEFAULT_DEPTH = 50
+DEPTHS: Mapping[int, tuple[str, list[int]]] = MappingProxyType(
+    {
+        18: ("basic", [2, 2, 2, 2]),
+        34: ("basic", [3, 4, 6, 3]),
+        101: ("bottleneck", [3, 4, 23, 3]),
+        152: ("bottleneck", [3, 8, 36, 3]),
+    }
+)
+
+
+def check_keys(cfg: CfgNode) -> None:
+    """Check that the keys which say something about a backbone agree with each other.
+
+    A key of ``MODEL.RESNETS`` or ``MODEL.CR`` is followed, or has its default.
+
+    Raises:
+        ValueError: names the key, its value, and what was expected.
+    """
+    for key, value, expected, reason in _fixed_keys(cfg):
+        if isinstance(value, (list, tuple)):
+            value, expected = list(value), [expected] * len(value)
+        if value != expected:
+            raise ValueError(f"{key} is {value!r}; expected {expected!r}, {reason}")
+    _check_depth(cfg)
+    _check_res5_dilation(cfg)
+    if _stops_below_res5(cfg):
+        check_res5_heads(cfg)
+
+
+def check_res5_heads(cfg: CfgNode) -> None:
+    """Check that RoI heads which have res5 in them (C4) build it by the codes.
+
+    Raises:
+        ValueError: they do not, or they should run the paths of a supernet.
+    """
+    model, heads = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
+    if model not in META_ARCH_REGISTRY or heads not in ROI_HEADS_REGISTRY:
+        return
+    kind = ROI_HEADS_REGISTRY.get(heads)
+    if not (
+        issubclass(META_ARCH_REGISTRY.get(model), GeneralizedRCNN)
+        and issubclass(kind, Res5ROIHeads)
+    ):
+        return
+    if "supernet" in cfg.MODEL.BACKBONE.NAME:
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME is {heads!r}, which has res5 in the RoI heads; expected "
+            "'StandardROIHeads' or others without it, as the path of a supernet is that of a "
+            "backbone with all stages"
+        )
+    if kind._build_res5_block.__func__ is Res5ROIHeads._build_res5_block.__func__:
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME is {heads!r}, whose res5 has 3 bottleneck blocks of dilation 1 "
+            "whatever MODEL.CR says; expected 'CRRes5ROIHeads', whose res5 has the codes"
+        )
+
+
+def _fixed_keys(cfg: CfgNode) -> Iterator[tuple[str, Any, Any, str]]:
+    """Those that can have one value only: key, value, the one that is expected, and why."""
+    cr, resnets = cfg.MODEL.CR, cfg.MODEL.RESNETS
+    for key, (expected, reason) in FIXED.items():
+        if key in resnets:
+            yield f"MODEL.RESNETS.{key}", resnets[key], expected, reason
+    if cr.FAMILY == "mobilenetv2":
+        for key, default in WIDTHS.items():
+            reason = "the default, as the channels of MobileNetV2 follow MODEL.CR.WIDTH_MULTIPLIER"
+            yield f"MODEL.RESNETS.{key}", resnets[key], default, reason
+        reason = "the default, as MODEL.CR.FAMILY is 'mobilenetv2', which has blocks of its own"
+        yield "MODEL.CR.BLOCK", cr.BLOCK, "bottleneck", reason
+    else:
+        reason = f"as MODEL.CR.FAMILY is {cr.FAMILY!r}, whose channels follow MODEL.RESNETS"
+        yield "MODEL.CR.WIDTH_MULTIPLIER", cr.WIDTH_MULTIPLIER, 1, reason
+
+
+def _check_depth(cfg: CfgNode) -> None:
+    cr, depth = cfg.MODEL.CR, cfg.MODEL.RESNETS.DEPTH
+    if depth == DEFAULT_DEPTH:
+        return
+    own = (cr.BLOCK, list(cr.STAGE_CODE))
+    if DEPTHS.get(depth) != own:
+        raise ValueError(
+            f"MODEL.RESNETS.DEPTH is {depth}; expected {_depths_of(own)}, as MODEL.CR has "
+            f"{own[0]} blocks and the stage code {own[1]}"
+        )
+
+
+def _check_res5_dilation(cfg: CfgNode) -> None:
+    dilation = cfg.MODEL.RESNETS.RES5_DILATION
+    if dilation not in (1, 2):
+        raise ValueError(f"MODEL.RESNETS.RES5_DILATION is {dilation!r}; expected 1 or 2")
+    if dilation == 2 and _has_pyramid(cfg):
+        raise ValueError(
+            "MODEL.RESNETS.RES5_DILATION is 2; expected 1 under the feature pyramid of "
+            f"{cfg.MODEL.BACKBONE.NAME!r}, where each level has twice the stride of the one before"
+        )
+
+
+def _stops_below_res5(cfg: CfgNode) -> bool:
+    """Whether the RoI heads work on a feature of the backbone, which has no res5 itself."""
+    features = set(cfg.MODEL.RESNETS.OUT_FEATURES)
+    is_direct = not _has_pyramid(cfg) and features.issuperset(cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    return is_direct and "res5" not in features
+
+
+def _has_pyramid(cfg: CfgNode) -> bool:
+    return "fpn_backbone" in cfg.MODEL.BACKBONE.NAME
+
+
+def _depths_of(own: tuple[str, list[int]]) -> str:
+    fitting = [depth for depth, codes in DEPTHS.items() if codes == own]
+    return " or ".join(map(str, [DEFAULT_DEPTH, *fitting]))
