@@ -3,6 +3,10 @@
 Importing it registers the backbones and the data sets.
 """
 
+from .library_warnings import ignore_library_warnings
+
+ignore_library_warnings()  # before anything below imports Detectron2
+
 from . import checkpoint, data, spaces
 from .architecture import ARCHITECTURES, Architecture
 from .config import add_crnas_config, get_config

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.logger import setup_logger
-
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+
+from crnas_d2.engine.terminal import LOGGERS
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
 
 # Two threads that share their cores with other programs wait for each other most of the time.
 torch.set_num_threads(1)
@@ -17,11 +18,15 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def own_loggers():
-    """Detectron2 sets a logger up once in a process, on the streams and files of that moment."""
+    """A job sets the loggers up for its whole process, on the streams and files of that moment."""
     yield
     setup_logger.cache_clear()
-    for name in ("crnas_d2", "detectron2", "fvcore"):
-        logging.getLogger(name).handlers.clear()
+    logging.captureWarnings(False)
+    for name in LOGGERS:
+        log = logging.getLogger(name)
+        log.handlers.clear()
+        log.setLevel(logging.NOTSET)
+        log.propagate = True
 
 
 @pytest.fixture

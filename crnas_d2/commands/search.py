@@ -15,10 +15,9 @@ from collections.abc import Sequence
 
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..config import read_config
-from ..engine import launch, setup
+from ..engine import launch, setup, terminal
 from ..report import report_procedure, report_search
 from ..search import Procedure, Recipe, is_recipe, run_search
 from ..search.recipe import find_config
@@ -29,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = default_argument_parser()
     parser.add_argument(
         "--dry-run", action="store_true", help="print the steps of a recipe, their sizes and costs"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show on the terminal all that log.txt has"
     )
     parser.set_defaults(eval_only=True)  # of the supernet; there is nothing to train or to resume
     args = parser.parse_args(argv)
@@ -42,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def search(args: argparse.Namespace) -> None:
     """Run the procedure of a recipe, or one search, in each process of the job."""
+    terminal.open_terminal(getattr(args, "verbose", False))
     cfg = read_config(args.config_file, args.opts)
     if is_recipe(cfg):
-        setup_logger(distributed_rank=comm.get_rank(), name="crnas_d2")
         procedure = Procedure(Recipe(args.config_file, args.opts))
         table = procedure.run(report=lambda: report_procedure(procedure))
     else:
@@ -60,7 +62,8 @@ def search_supernet(args: argparse.Namespace) -> str:
     if cfg.SEARCH.FINAL:
         final = find_config("SEARCH.FINAL", cfg.SEARCH.FINAL, args.config_file)
         final_cfg = read_config(final)
-    result = run_search(cfg, final_cfg)
+    with terminal.step("search"):
+        result = run_search(cfg, final_cfg)
     if comm.is_main_process():
         if final_cfg:
             write_final(cfg.OUTPUT_DIR, final, final_cfg, result.architecture)

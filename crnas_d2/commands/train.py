@@ -11,6 +11,7 @@ command with --resume goes on from there.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 
 from detectron2.engine import default_argument_parser
@@ -18,11 +19,16 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ..checkpoint import CRCheckpointer
-from ..engine import CRTrainer, launch, setup
+from ..engine import CRTrainer, launch, setup, terminal
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = default_argument_parser()
+    parser.add_argument(
+        "--verbose", action="store_true", help="show on the terminal all that log.txt has"
+    )
     args = parser.parse_args(argv)
     if not args.config_file:
         parser.error("--config-file is missing")
@@ -37,11 +43,15 @@ def train(args: argparse.Namespace) -> dict | None:
         model = CRTrainer.build_model(cfg)
         checkpointer = CRCheckpointer(model, cfg.OUTPUT_DIR, cfg)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = CRTrainer.test(cfg, model)
+        with terminal.step("test"):
+            results = CRTrainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
 
     trainer = CRTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    with terminal.step("training"):
+        results = trainer.train()
+    logger.info(f"Weights, metrics, TensorBoard's events and log.txt are in {cfg.OUTPUT_DIR}")
+    return results

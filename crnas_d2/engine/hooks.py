@@ -15,6 +15,7 @@ from detectron2.utils import comm
 
 from ..modeling.supernet import Supernet
 from .loader import seed_from
+from .terminal import report, report_images
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,24 @@ class LossNormalizer(HookBase):
             self._model.loss_normalizer = of_ranks[comm.get_rank()]
         else:
             self._model.loss_normalizer = sum(of_ranks) / len(of_ranks)
+
+
+class Reporting(HookBase):
+    """Tells the terminal each iteration and its loss.
+
+    Args:
+        images: of a mini-batch, on all ranks together.
+    """
+
+    def __init__(self, images: int):
+        self._images = images
+
+    def after_step(self) -> None:
+        iteration, last = self.trainer.iter + 1, self.trainer.max_iter
+        loss = self.trainer.storage.latest().get("total_loss")  # and the iteration that it is of
+        detail = f"loss {loss[0]:.3g}" if loss else ""
+        report_images(self._images, backward=True)
+        report("iteration", iteration, last, self._images, backward=True, detail=detail)
 
 
 class StopOnSignal(HookBase):

@@ -1,4 +1,4 @@
-"""A training loader that can start at any iteration."""
+"""A training loader that can start at any iteration, and a test loader that tells where it is."""
 
 from __future__ import annotations
 
@@ -19,6 +19,26 @@ from detectron2.data import DatasetFromList
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
+
+from .terminal import report, report_images
+
+
+class ReportedLoader:
+    """The loader of a test, which tells the terminal how many images have passed."""
+
+    def __init__(self, loader: DataLoader):
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        total, size = len(self._loader.dataset), self._loader.batch_size * comm.get_world_size()
+        for number, batch in enumerate(self._loader, start=1):
+            yield batch
+            done = min(number * size, total)
+            report_images(done - (number - 1) * size)
+            report("test image", done, total, 1)
 
 
 class TrainingBatches(Sampler):

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 
 import torch
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.file_io import PathManager
-from detectron2.utils.logger import setup_logger
 
 from ..checkpoint.checkpointer import find_checkpoint, read_checkpoint
 from ..checkpoint.same_model import check_same_model, check_same_network
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
-from ..files import is_remote
+from ..files import is_remote, write_atomically
+from ..library_warnings import ignore_missing_cuda
 from ..modeling import BUILDERS
 from ..modeling.keys import check_keys, check_res5_heads
+from .terminal import open_log, open_terminal
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +31,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Read the config, check all that can be checked before work begins, register its data sets.
 
     Args:
-        args: from :func:`detectron2.engine.default_argument_parser`.
+        args: from :func:`detectron2.engine.default_argument_parser`; with ``verbose``, the
+            terminal shows all that the log file has.
 
     Returns:
         The frozen config, already saved as ``OUTPUT_DIR/config.yaml``.
@@ -37,6 +41,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ValueError: a value in the config cannot work here; the message names it.
         FileNotFoundError: the config or the weights are not there.
     """
+    open_terminal(getattr(args, "verbose", False))
     return prepare(read_config(args.config_file, args.opts), args)
 
 
@@ -47,8 +52,6 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         cfg: not frozen.
         args: of which ``resume``, ``eval_only`` and ``config_file`` are used.
     """
-    setup_logger(distributed_rank=comm.get_rank(), name="crnas_d2")
-
     checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
     check_config(cfg, training=not args.eval_only, has_weights=checkpoint is not None)
     if checkpoint is not None:
@@ -56,9 +59,26 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     elif args.eval_only:
         check_same_network(cfg, read_model_config(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="crnas_d2", configure_stdout=False)
+    open_log(cfg.OUTPUT_DIR)
+    _log_setting(cfg, args)
+    if comm.is_main_process():
+        write_atomically(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump().encode())
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     return cfg
+
+
+def _log_setting(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Write into the log file what Detectron2's set-up does, without colours."""
+    logger.debug(f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}")
+    with ignore_missing_cuda():
+        logger.debug(f"Environment info:\n{collect_env_info()}")
+    logger.debug(f"Command line arguments: {args}")
+    with PathManager.open(args.config_file) as file:
+        logger.debug(f"Contents of args.config_file={args.config_file}:\n{file.read()}")
+    logger.debug(f"Running with full config:\n{cfg.dump()}")
+    logger.debug(f"Full config saved to {os.path.join(cfg.OUTPUT_DIR, 'config.yaml')}")
 
 
 def check_config(cfg: CfgNode, training: bool, has_weights: bool = False) -> None:

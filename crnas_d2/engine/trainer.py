@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
 
@@ -24,13 +25,15 @@ from .classification_evaluator import ClassificationEvaluator
 from .hooks import (
     ActiveGradientReduction,
     LossNormalizer,
+    Reporting,
     SeededStep,
     StopOnSignal,
     UniformPathSampling,
     find_supernet,
 )
-from .loader import build_train_loader
+from .loader import ReportedLoader, build_train_loader
 from .step import AMPStep, Step
+from .terminal import LoggedLines, log_results
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +82,8 @@ class CRTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Those of Detectron2, between what happens before a step and what may end the run."""
         before = [SeededStep(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
+        if comm.is_main_process():
+            before.append(Reporting(self.cfg.SOLVER.IMS_PER_BATCH))
         supernet = find_supernet(self.model)
         if supernet is not None:
             before.append(UniformPathSampling(supernet, self.cfg.MODEL.SUPERNET.SEED))
@@ -112,26 +117,36 @@ class CRTrainer(DefaultTrainer):
         return build_train_loader(**arguments, seed=seed)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> ReportedLoader:
         if is_classification(dataset_name):
-            return build_classification_test_loader(cfg, dataset_name)
-        return super().build_test_loader(cfg, dataset_name)
+            loader = build_classification_test_loader(cfg, dataset_name)
+        else:
+            loader = super().build_test_loader(cfg, dataset_name)
+        return ReportedLoader(loader)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict:
-        """As in Detectron2; a supernet is evaluated on each of ``MODEL.SUPERNET.TEST_PATHS``.
+        """As in Detectron2; a supernet is evaluated on each of ``MODEL.SUPERNET.TEST_PATHS``. What
+        is printed goes to the log.
 
         Returns:
             The results; of a supernet, for each path, such as "2-2-2-2".
         """
         supernet = find_supernet(model)
         if supernet is None:
-            return super().test(cfg, model, evaluators)
+            return cls._test_network(cfg, model, evaluators)
         results = {}
         for path in cfg.MODEL.SUPERNET.TEST_PATHS:
             supernet.set_path(path)
             logger.info(f"Evaluating path {list(path)}")
-            results["-".join(map(str, path))] = super().test(cfg, model, evaluators)
+            results["-".join(map(str, path))] = cls._test_network(cfg, model, evaluators)
+        return results
+
+    @classmethod
+    def _test_network(cls, cfg: CfgNode, model: torch.nn.Module, evaluators) -> dict:
+        with contextlib.redirect_stdout(LoggedLines("pycocotools")):
+            results = super().test(cfg, model, evaluators)
+        log_results(results, cfg.DATASETS.TEST)
         return results
 
     @classmethod

@@ -44,6 +44,7 @@ class Evaluations:
         self._ledger = ledger
         self._progress = progress
         self._known = comm.all_gather(ledger.evaluations if ledger else None)[0]
+        progress.begin(len(self._known))
 
     def __call__(self, codes: Sequence[Code]) -> list[float | None]:
         """The metric of each architecture; None for one that failed or was dropped."""

@@ -18,6 +18,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
 from ..engine.hooks import find_supernet
+from ..engine.terminal import report_images
 from ..spaces import PathSpace
 from .detections import Detections
 from .evaluation import Code, Evaluation
@@ -86,6 +87,11 @@ class ArchitectureEvaluator:
         """c, the number of mini-batches of archval."""
         return math.ceil(len(self._archval) / self._images_per_batch)
 
+    @property
+    def image_passes(self) -> int:
+        """Images that pass through the network of one architecture, to evaluate it."""
+        return len(self._archval) + len(self._statistics_images or ())
+
     def image_ids(self, batches: range) -> list[int]:
         """Of the images in some mini-batches."""
         first, last = batches.start * self._images_per_batch, batches.stop * self._images_per_batch
@@ -151,6 +157,7 @@ class ArchitectureEvaluator:
                         detections, is_finite = self._run(inputs)
                         found[index].append(detections)
                         finite[index] &= is_finite
+                        report_images(len(inputs) * comm.get_world_size())
         everywhere = comm.gather([(Detections.concatenate(f), ok) for f, ok in zip(found, finite)])
         return [
             (
@@ -218,17 +225,22 @@ class ArchitectureEvaluator:
         missing = [code for code in codes if code not in known]
         if missing:
             backbone = self._model.backbone
-            batches = self._statistics_batches()
+            batches = self._statistics_batches(len(missing))
             known.update(zip(missing, recalibrate(backbone, self._supernet, missing, batches)))
         return [known[code] for code in codes]
 
-    def _statistics_batches(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The image tensors of this process, with their numbers, from which statistics are taken."""
+    def _statistics_batches(self, codes: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """The image tensors of this process, with their numbers, from which statistics are taken.
+
+        Args:
+            codes: through how many networks each of them passes.
+        """
         images, size = self._statistics_images, self._statistics_batch
         own = _own_share(range(math.ceil(len(images) / size)))
         loader = self._loader(images, own.start * size, own.stop * size, size)
         for number, inputs in zip(own, loader):
             yield number, self._model.preprocess_image(inputs).tensor
+            report_images(len(inputs) * codes * comm.get_world_size())
 
 
 def _own_share(batches: range) -> range:

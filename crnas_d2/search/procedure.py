@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +16,13 @@ from tabulate import tabulate
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..analysis import DetectorCost
 from ..architecture import Architecture
 from ..config import set_architecture
 from ..data import setup_datasets
 from ..engine import CRTrainer
+from ..engine import terminal
 from ..engine.setup import check_config, prepare
 from ..files import read_json, write_atomically
 from .budget import plain_detector
@@ -31,7 +30,7 @@ from .evaluation import format_code
 from .identity import identify, refuse_changes
 from .plan import Step, plan
 from .recipe import Recipe
-from .records import Network, StepRecord
+from .records import Network, StepRecord, work_of
 from .result import read_architecture, write_architecture, write_final
 from .step import planned_evaluations, run_search, settled
 
@@ -75,6 +74,7 @@ class Procedure:
         records = []
         for step in self._steps:
             cfg = self._config(step)
+            codes = None
             if step.searches:
                 cfg = settled(cfg)
                 codes = planned_evaluations(cfg, self._final_config())
@@ -95,6 +95,7 @@ class Procedure:
                     size=size,
                     image_passes=passes,
                     done=step in done,
+                    work=work_of(cfg, codes),
                     seconds=finished.get("seconds"),
                     results=finished.get("results", {}),
                 )
@@ -135,6 +136,7 @@ class Procedure:
             ValueError, FileNotFoundError: a config or a file on disk has a fault.
         """
         self._check()
+        records = self.records()
         for number, step in enumerate(self._steps, start=1):
             title = f"Step {number} of {len(self._steps)}, {step.name}"
             done = self._is_done(step)
@@ -143,7 +145,9 @@ class Procedure:
             else:
                 logger.info(f"{title}: begins")
                 began = time.perf_counter()
-                with _own_log_files():
+                record, *after = records[number - 1 :]
+                later = [record.work for record in after if not record.done]
+                with terminal.step(step.name, number, len(records), record.work.pixels, later):
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
             if comm.is_main_process():
@@ -277,19 +281,3 @@ def _short(cost: DetectorCost | None) -> dict[str, float]:
 
 def _write_json(path: str, content: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-@contextlib.contextmanager
-def _own_log_files() -> Iterator[None]:
-    """Within it, Detectron2's set-up begins anew, so that a step's log has that step alone."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "crnas_d2")]
-    outside = [list(log.handlers) for log in loggers]
-    for log in loggers:
-        log.handlers.clear()
-    setup_logger.cache_clear()
-    try:
-        yield
-    finally:
-        for log, handlers in zip(loggers, outside):
-            log.handlers[:] = handlers
-        setup_logger.cache_clear()

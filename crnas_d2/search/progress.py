@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from detectron2.utils import comm
 
+from ..engine.terminal import report
 from .evaluation import Code, Evaluation, format_code
 from .ranking import find_leader
 
@@ -19,21 +19,23 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(contextlib.AbstractContextManager):
-    """A line in the log for each group of architectures, and TensorBoard's events in the folder of
-    the search: the metric of each architecture and of the leader over the number of architectures
-    evaluated so far, their codes as texts, and the throughput.
+    """Tells the terminal where the search is, writes a line into the log for each group of
+    architectures, and TensorBoard's events into the folder of the search: the metric of each
+    architecture and of the leader over the number of architectures evaluated so far, their codes as
+    texts, and the throughput.
 
     Args:
         folder: of the search; its main process alone writes there.
         metric: that is maximized, such as "bbox/AP".
         expected: how many architectures the search will evaluate.
+        images: that pass through the network of each of them.
     """
 
-    def __init__(self, folder: str, metric: str, expected: int):
+    def __init__(self, folder: str, metric: str, expected: int, images: int):
         self._folder = folder
         self._metric = metric
         self._expected = expected
-        self._evaluated, self._seconds = 0, 0.0
+        self._images = images
         self._resources = contextlib.ExitStack()
 
     def __exit__(self, *_) -> None:
@@ -44,6 +46,13 @@ class Progress(contextlib.AbstractContextManager):
         """Made when there is something to write: a search that has ended leaves no second file."""
         return self._resources.enter_context(SummaryWriter(self._folder))
 
+    def begin(self, known: int) -> None:
+        """
+        Args:
+            known: how many architectures were evaluated before.
+        """
+        self._report(known)
+
     def update(
         self, evaluations: Sequence[Evaluation], seconds: float, done: Mapping[Code, Evaluation]
     ) -> None:
@@ -53,15 +62,10 @@ class Progress(contextlib.AbstractContextManager):
             seconds: that they took together.
             done: all of the search so far, in order, these included.
         """
-        self._evaluated += len(evaluations)
-        self._seconds += seconds
         leader = self._find_leader(done)
-        left = (self._expected - len(done)) * self._seconds / self._evaluated
         leading = f"leader {leader[0]} {leader[1]:.2f}" if leader else "no leader"
-        logger.info(
-            f"{len(done)} of {self._expected} evaluated, "
-            f"eta {datetime.timedelta(seconds=round(left))}, {leading}"
-        )
+        self._report(len(done), leading)
+        logger.debug(f"{len(done)} of {self._expected} evaluated, {leading}")
         if comm.is_main_process():
             for number, evaluation in enumerate(evaluations, start=1):
                 later = {e.code for e in evaluations[number:]}
@@ -71,6 +75,10 @@ class Progress(contextlib.AbstractContextManager):
                 rate = len(evaluations) / seconds * 60
                 self._writer.add_scalar("search/architectures_per_minute", rate, len(done))
             self._writer.flush()
+
+    def _report(self, done: int, leading: str = "") -> None:
+        expected = max(done, self._expected)
+        report("architecture", done, expected, self._images, detail=leading)
 
     def _find_leader(self, done: Mapping[Code, Evaluation]) -> tuple[str, float] | None:
         """The best of the longest codes, which are the last step of a greedy search."""

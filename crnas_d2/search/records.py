@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from ..analysis import DetectorCost, analyze_detector
 from ..architecture import Architecture
 from ..config import get_architecture
+from ..engine.forecast import Work
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class StepRecord:
         searches: or else it trains.
         size: iterations and images of a training, architectures and images of a search.
         image_passes: images that pass through a network, and in which direction.
+        work: what it has to do, for a forecast of its time.
         done: whether it has ended.
         seconds: that its last run took; None before the end.
         results: what was measured at its end.
@@ -40,6 +42,7 @@ class StepRecord:
     size: str
     image_passes: str
     done: bool
+    work: Work = Work()
     seconds: float | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,3 +87,27 @@ class Network:
             for name, value in metrics.items()
             if "-" not in name
         }
+
+
+def work_of(cfg: CfgNode, evaluations: int | None) -> Work:
+    """What a step has to do.
+
+    Args:
+        cfg: of the step; of a search, :func:`~crnas_d2.search.step.settled`.
+        evaluations: how many architectures it evaluates; None of a training.
+    """
+    if evaluations is None:
+        images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
+        return Work(backward=images, pixels=_pixels(cfg, cfg.INPUT.MIN_SIZE_TRAIN))
+    images, norms = cfg.DATASETS.ARCHVAL.SIZE, cfg.SEARCH.BN
+    if norms.MODE == "recalibrate":
+        images += norms.BATCHES * norms.IMAGES_PER_BATCH
+    return Work(forward=evaluations * images, pixels=_pixels(cfg, [cfg.INPUT.MIN_SIZE_TEST]))
+
+
+def _pixels(cfg: CfgNode, shorter_sides: Sequence[int]) -> float:
+    """Of an input, about: those of detectors are taken to be a third longer than high."""
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        return float(cfg.INPUT.CLASSIFICATION.CROP_SIZE**2)
+    side = sum(shorter_sides) / len(shorter_sides) or 480.0  # 0 is the image as it is
+    return side * side * 4 / 3

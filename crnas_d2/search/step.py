@@ -76,7 +76,7 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
             ledger = stack.enter_context(Ledger(path, evaluation_settings(cfg, sha256)))
         kind = RacedEvaluations if cfg.SEARCH.RACING.ENABLED else Evaluations
-        progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected)
+        progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected, evaluator.image_passes)
         evaluations = kind(cfg, evaluator, ledger, stack.enter_context(progress))
         if limits:
             result = _search_stages(cfg, limits, evaluator.space, evaluations)

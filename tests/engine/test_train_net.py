@@ -110,7 +110,8 @@ def test_two_processes_by_detectron2_and_by_torchrun(tiny_config, tmp_path):
         output = tmp_path / name
         done = run_script(launcher, tiny_config, *arguments, *options, "OUTPUT_DIR", output)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        assert "World size: 2" in done.stdout
+        assert "World size: 2" in (output / "log.txt").read_text()
+        assert "World size: 2" in (output / "log.txt.rank1").read_text()
         assert "BN instead of SyncBN in MODEL.FPN.NORM, MODEL.RESNETS.NORM" in done.stdout
         weights[name] = torch.load(output / "model_final.pth", weights_only=True)["model"]
     for key, tensor in weights["launch"].items():

@@ -1,0 +1,303 @@
+"""What a job shows while it runs, and what it writes into its log file."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import create_small_table
+
+from .forecast import Forecast, Work
+
+OWN = "crnas_d2"
+LOGGERS = (OWN, "detectron2", "fvcore", "pycocotools", "py.warnings")
+SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
+
+
+def open_terminal(verbose: bool = False) -> None:
+    """Let the main process show what happens on standard output, and all others nothing.
+
+    Args:
+        verbose: show all that the log file has.
+    """
+    handler = Terminal(sys.stdout, verbose) if comm.is_main_process() else logging.NullHandler()
+    logging.captureWarnings(True)
+    for name in LOGGERS:
+        log = logging.getLogger(name)
+        _remove(log, SHOWING)
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+        log.propagate = False
+
+
+def open_log(folder: str) -> None:
+    """From now on write all that is logged into ``log.txt`` of a folder, and into no other file.
+
+    Each process has its own file: "log.txt.rank1" and so on. Where no terminal was opened, it is.
+    """
+    if not any(isinstance(h, SHOWING) for h in logging.getLogger(OWN).handlers):
+        open_terminal()
+    log_file = LogFile(folder)
+    for name in LOGGERS:
+        log = logging.getLogger(name)
+        _remove(log, LogFile)
+        log.addHandler(log_file)
+
+
+@contextlib.contextmanager
+def step(
+    name: str, number: int = 1, count: int = 1, pixels: float = 1.0, later: Sequence[Work] = ()
+) -> Iterator[None]:
+    """Within it, the terminal shows where this step is, of which :func:`report` tells.
+
+    Args:
+        name: of the step.
+        number: of it, counted from 1.
+        count: of the steps of the job.
+        pixels: of one of its images, about.
+        later: what the steps after it have to do.
+    """
+    terminals = _terminals()
+    for terminal in terminals:
+        terminal.begin(name, number, count, pixels, later)
+    try:
+        yield
+    finally:
+        for terminal in terminals:
+            terminal.end()
+
+
+def report(
+    unit: str, done: int, total: int, images: float, backward: bool = False, detail: str = ""
+) -> None:
+    """Tell where the step is.
+
+    Args:
+        unit: what is counted, such as "iteration".
+        done: how many of them have ended.
+        total: how many there are.
+        images: that pass through the network in one of them.
+        backward: whether they pass backward too.
+        detail: what else there is to say, such as the loss.
+    """
+    for terminal in _terminals():
+        terminal.show(f"{unit} {done:,} of {total:,}", (total - done) * images, backward, detail)
+
+
+def report_images(count: int, backward: bool = False) -> None:
+    """Tell that images have passed through the network.
+
+    Args:
+        count: of all processes together.
+        backward: whether they passed backward too.
+    """
+    for terminal in _terminals():
+        terminal.passed(count, backward)
+
+
+def log_results(results: Mapping[str, Any], datasets: Sequence[str]) -> None:
+    """Log a small table for each task, of the metrics over all classes.
+
+    Args:
+        results: of :meth:`DefaultTrainer.test`: by task, or by data set and task.
+        datasets: that they are of.
+    """
+    for name, values in results.items():
+        if any(isinstance(value, Mapping) for value in values.values()):
+            log_results(values, [name])
+            continue
+        metrics = {metric: value for metric, value in values.items() if "-" not in metric}
+        if metrics:
+            logging.getLogger(__name__).info(
+                f"{name} of {', '.join(datasets)}:\n{create_small_table(metrics)}"
+            )
+
+
+class Terminal(logging.Handler):
+    """Standard output: the lines of this package, each once, and all warnings and errors; and where
+    the work is, as one live line on a terminal, and in a file or a pipe as a line now and then.
+    """
+
+    def __init__(self, stream: TextIO, verbose: bool = False):
+        """
+        Args:
+            stream: that is written to.
+            verbose: show every line of all packages.
+        """
+        super().__init__()
+        self._stream = stream
+        self._verbose = verbose
+        self._is_live = stream.isatty()
+        self._shown: set[str] = set()
+        self._shown_in_step: set[str] = set()
+        self._forecast = Forecast()
+        self._live_line: _LiveLine | None = None
+        self._title = self._place = self._detail = ""
+        self._has_others = False
+        self._backward = False
+        self._last_line = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+            if self._verbose:
+                self._write(f"[{clock}] {record.name}: {self.format(record)}")
+            elif self._is_news(record):
+                level = f"{record.levelname} " if record.levelno >= logging.WARNING else ""
+                self._write(f"[{clock}] {level}{record.getMessage().strip()}")
+        except Exception:  # as all handlers do: a line that cannot be shown stops no job
+            self.handleError(record)
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        """Whether it is for all eyes, and was not shown before; lines of an earlier step may come
+        again."""
+        message, warns = record.getMessage(), record.levelno >= logging.WARNING
+        own = record.name.split(".")[0] == OWN and record.levelno >= logging.INFO
+        if message in self._shown | self._shown_in_step or not (warns or own):
+            return False
+        (self._shown_in_step if self._title and not warns else self._shown).add(message)
+        return True
+
+    def _write(self, line: str) -> None:
+        tqdm.write(line, file=self._stream)
+        self._stream.flush()
+
+    def begin(
+        self, name: str, number: int, count: int, pixels: float, later: Sequence[Work]
+    ) -> None:
+        """A step begins, see :func:`step`."""
+        self._forecast.begin(pixels, later)
+        self._title = f"step {number} of {count}, {name}" if count > 1 else name
+        self._has_others = count > 1
+        self._place = self._detail = ""
+        self._last_line = time.monotonic()
+        if self._is_live:
+            self._live_line = _LiveLine(
+                desc=self.line(),
+                bar_format="{desc}",
+                file=self._stream,
+                ncols=_width(),
+                nrows=20,  # tqdm shows nothing where the terminal says 0
+                miniters=1,
+                leave=False,
+            )
+
+    def end(self) -> None:
+        """The step has ended: the live line goes away."""
+        if self._live_line is not None:
+            self._live_line.close()
+            self._live_line = None
+        self._title = ""
+        self._shown_in_step.clear()
+
+    def show(self, place: str, images_left: float, backward: bool, detail: str) -> None:
+        """The step is at a place, see :func:`report`."""
+        self._place, self._detail, self._backward = place, detail, backward
+        self._forecast.expect(images_left, backward)
+        self._refresh()
+
+    def passed(self, images: int, backward: bool) -> None:
+        """Images have passed through the network."""
+        self._forecast.passed(images, backward)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if not self._title:
+            return
+        if self._live_line is not None:
+            self._live_line.ncols = _width()
+            self._live_line.set_description_str(self.line(), refresh=False)
+            self._live_line.update()  # draws it, but not too often
+        elif not self._is_live and time.monotonic() > self._last_line + SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._write(f"[{time.strftime('%H:%M:%S')}] {self.line()}")
+
+    def line(self) -> str:
+        """Where the step is, how fast it is, and how long it and the whole job will take."""
+        parts = [self._place or "begins"]
+        rate = self._forecast.images_per_second(self._backward)
+        if rate is not None:
+            whole = f" (all ~{_duration(self._forecast.all_left())})" if self._has_others else ""
+            parts.append(f"{_duration(self._forecast.step_left())} left{whole}")
+            parts.append(f"{rate:.3g} images/s")
+        parts += [self._detail] if self._detail else []
+        return f"{self._title}: {', '.join(parts)}"
+
+
+SHOWING = (Terminal, logging.NullHandler)  # of the main process, and of all others
+
+
+class _LiveLine(tqdm):
+    monitor_interval = 0  # seconds; 0 is no thread, beside which loaders would be forked
+
+
+class LogFile(logging.StreamHandler):
+    """``log.txt`` of a folder, as Detectron2 names and writes it, without colours."""
+
+    def __init__(self, folder: str):
+        rank = comm.get_rank()
+        PathManager.mkdirs(folder)
+        path = os.path.join(folder, f"log.txt.rank{rank}" if rank else "log.txt")
+        super().__init__(PathManager.open(path, "a"))
+        self.setFormatter(
+            logging.Formatter(
+                "[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S"
+            )
+        )
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+class LoggedLines:
+    """A file that logs each line which is written to it, for what a package prints.
+
+    Args:
+        name: of the logger.
+    """
+
+    def __init__(self, name: str):
+        self._log = logging.getLogger(name)
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._log.info(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits but a line that has not ended."""
+
+
+def _terminals() -> list[Terminal]:
+    """That of this process, if it has one."""
+    return [h for h in logging.getLogger(OWN).handlers if isinstance(h, Terminal)]
+
+
+def _remove(log: logging.Logger, kinds: type | tuple[type, ...]) -> None:
+    for handler in list(log.handlers):
+        if isinstance(handler, kinds):
+            log.removeHandler(handler)
+            handler.close()
+
+
+def _width() -> int:
+    """Columns of the terminal; 80 where it does not say."""
+    return shutil.get_terminal_size().columns - 1
+
+
+def _duration(seconds: float) -> datetime.timedelta:
+    return datetime.timedelta(seconds=round(seconds))
