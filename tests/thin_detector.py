@@ -20,6 +20,7 @@ MODEL:
   ANCHOR_GENERATOR: {{SIZES: [[8], [16], [32], [64], [128]]}}
   RPN: {{POST_NMS_TOPK_TEST: 30}}
   ROI_HEADS: {{SCORE_THRESH_TEST: 0.0, NUM_CLASSES: {num_classes}}}
+  RETINANET: {{SCORE_THRESH_TEST: 0.0, NUM_CLASSES: {num_classes}, TOPK_CANDIDATES_TEST: 5}}
   ROI_BOX_HEAD: {{FC_DIM: 16}}
   ROI_MASK_HEAD: {{CONV_DIM: 16}}
 DATASETS: {{TRAIN: [], TEST: []}}
@@ -54,5 +55,9 @@ def write_detector(folder, base, class_names=("a", "b", "c")):
     for tensor in model.backbone.state_dict().values():
         if tensor.dim() == 1:  # norms that are no identity
             tensor.uniform_(0.5, 1.0)
+    if "retinanet" in base:
+        for tensor in model.head.state_dict().values():
+            if tensor.dim() == 4:  # or all scores are the prior
+                tensor.normal_(std=0.08)
     CRCheckpointer(model, str(folder), cfg).save("model_final", trainer={})
     return path

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 import warnings
@@ -36,13 +37,16 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.export import TracingAdapter
 from detectron2.modeling import GeneralizedRCNN, RetinaNet
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances
 
 from ..checkpoint.trained import load_trained
 from ..config import read_config
+from ..data import setup_datasets
 from ..engine import CRTrainer
+from ..engine.agreement import Selection, leave_out_ties, match_detections
 from ..engine.hooks import find_supernet
-from ..engine.setup import check_config
+from ..engine.setup import prepare_trained
 from ..files import write_atomically
 from ..modeling.supernet import ChoiceBlock
 
@@ -86,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     cfg = read_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = "cpu"
-    check_config(cfg, training=False)
+    image = read_sample(cfg, args.sample_image)
+    prepare_trained(cfg)
     model = load_model(cfg)
     choose_network(model, args.path)
-    image = read_sample(cfg, args.sample_image)
     smaller = F.interpolate(image[None], scale_factor=2 / 3, mode="bilinear")[0]
 
     found = detect(model, image)
@@ -166,6 +170,7 @@ def read_sample(cfg: CfgNode, image_file: str | None) -> torch.Tensor:
     if image_file is None:
         if not cfg.DATASETS.TEST:
             raise ValueError("DATASETS.TEST is empty: expected --sample-image")
+        setup_datasets(cfg)
         image_file = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]["file_name"]
     return DatasetMapper(cfg, is_train=False)({"file_name": image_file})["image"].float()
 
@@ -230,23 +235,73 @@ def compare(
     names: Sequence[str],
     tolerance: float,
 ) -> bool:
-    """Print how far the exported model's outputs are from the model's on an image.
+    """Print how far what the exported model finds in an image is from what the model finds.
 
     Returns:
-        Whether there are as many detections, and all outputs are within the tolerance.
+        Whether each detection of the one is a detection of the other, all outputs within the
+        tolerance, but for ties in the selection of the detections.
     """
-    expected, outputs = adapter(image), exported(image)
-    count, height, width = len(expected[0]), *image.shape[1:]
-    print(f"image {height}x{width}: {count} detections, {len(outputs[0])} of the exported model")
-    agrees = True
-    for name, output, value in zip(names, outputs, expected, strict=True):
-        if output.shape != value.shape:
-            print(f"  {name}: shape {tuple(output.shape)}, expected {tuple(value.shape)}")
-            agrees = False
-        elif value.numel():
-            output, value = output.double(), value.double()
-            difference = (output - value).abs().max().item()
-            limit = tolerance * value.abs().max().item()
-            print(f"  {name}: largest difference {difference:.2g}, tolerance {limit:.2g}")
-            agrees &= difference <= limit
-    return agrees
+    with torch.no_grad():
+        first, second = (dict(zip(names, run(image), strict=True)) for run in (adapter, exported))
+    size, other_size = first.pop("image_size").tolist(), second.pop("image_size").tolist()
+    agreement = match_detections(first, second, tolerance)
+    counts = [len(detections["scores"]) for detections in (first, second)]
+    print(
+        f"image {size[0]}x{size[1]}: {counts[0]} detections, {counts[1]} of the exported model, "
+        f"{counts[0] - len(agreement.missing)} of them the same"
+    )
+    for name, difference in agreement.differences.items():
+        print(
+            f"  {name}: largest difference {difference:.2g}, tolerance {agreement.limits[name]:.2g}"
+        )
+    missing, extra = leave_out_ties(
+        agreement,
+        first,
+        second,
+        find_selection(adapter.model),
+        lambda score: find_candidates(adapter.model, image, score),
+    )
+    for what, detections, indices in (
+        ("of the model alone", first, missing),
+        ("of the exported model alone", second, extra),
+    ):
+        for index in indices[:3]:
+            box = ", ".join(f"{x:.2f}" for x in detections["pred_boxes"][index].tolist())
+            kind, score = detections["pred_classes"][index], detections["scores"][index]
+            print(f"  {what}: class {kind}, score {score:.6f}, box {box}")
+        if len(indices) > 3:
+            print(f"  {what}: {len(indices) - 3} more")
+    return size == other_size and not missing and not extra
+
+
+def find_selection(model: Detector) -> Selection:
+    selector, names = find_selector(model)
+    score_threshold, iou_threshold, most = (getattr(selector, name) for name in names)
+    return Selection(score_threshold, iou_threshold, most if most >= 0 else math.inf)
+
+
+def find_candidates(model: Detector, image: torch.Tensor, score: float) -> dict[str, torch.Tensor]:
+    """What the model would detect with scores above this one, without NMS."""
+    selector, names = find_selector(model)
+    usual = [getattr(selector, name) for name in names]
+    try:
+        for name, value in zip(names, (score, 1.0, sys.maxsize)):
+            setattr(selector, name, value)
+        found = detect(model, image)
+    finally:
+        for name, value in zip(names, usual):
+            setattr(selector, name, value)
+    return {
+        "pred_boxes": found.pred_boxes.tensor,
+        "pred_classes": found.pred_classes,
+        "scores": found.scores,
+    }
+
+
+def find_selector(model: Detector) -> tuple[torch.nn.Module, Sequence[str]]:
+    """What selects the detections, and its attributes for :class:`Selection`."""
+    names = ("test_score_thresh", "test_nms_thresh")
+    if isinstance(model, RetinaNet):
+        return model, (*names, "max_detections_per_image")
+    predictors = [m for m in model.modules() if isinstance(m, FastRCNNOutputLayers)]
+    return predictors[-1], (*names, "test_topk_per_image")  # of the last stage of a cascade

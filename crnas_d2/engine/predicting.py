@@ -15,7 +15,7 @@ from ..checkpoint.checkpointer import find_checkpoint
 from ..checkpoint.trained import load_trained
 from ..config import read_config
 from .hooks import find_supernet
-from .setup import check_trained, read_model_config
+from .setup import prepare_trained
 from .trainer import CRTrainer
 
 # Of the models that come with Detectron2 and this project: what they give, where it is no detection.
@@ -25,12 +25,6 @@ OTHER_OUTPUTS = {
     "ProposalNetwork": "proposals without classes",
     "SemanticSegmentor": "a class of each pixel",
 }
-# Keys of a checkpoint's model that depend on its training set.
-CLASS_KEYS = (
-    "MODEL.ROI_HEADS.NUM_CLASSES",
-    "MODEL.RETINANET.NUM_CLASSES",
-    "MODEL.CLASS_NAMES",
-)
 
 
 class Predictor(DefaultPredictor):
@@ -58,8 +52,7 @@ class Predictor(DefaultPredictor):
         self.cfg = cfg.clone()
         self.cfg.defrost()
         _check_output(self.cfg)
-        check_trained(self.cfg)
-        _take_classes(self.cfg)
+        prepare_trained(self.cfg)
         self.model = CRTrainer.build_model(self.cfg).eval()
         if find_supernet(self.model) is not None:
             raise ValueError(
@@ -121,11 +114,3 @@ def _check_output(cfg: CfgNode) -> None:
             "MODEL.ROI_HEADS.NAME is 'RROIHeads', which gives rotated boxes; expected a detector of "
             "upright ones"
         )
-
-
-def _take_classes(cfg: CfgNode) -> None:
-    """Put into a config the classes that its weights were trained for, where they tell."""
-    saved = read_model_config(cfg.MODEL.WEIGHTS)
-    for key in CLASS_KEYS:
-        if key in saved:
-            cfg.merge_from_list([key, saved[key]])

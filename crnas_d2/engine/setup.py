@@ -26,6 +26,13 @@ from .terminal import open_log, open_terminal
 
 logger = logging.getLogger(__name__)
 
+# Keys of a detector that depend on its training set
+CLASS_KEYS = (
+    "MODEL.ROI_HEADS.NUM_CLASSES",
+    "MODEL.RETINANET.NUM_CLASSES",
+    "MODEL.CLASS_NAMES",
+)
+
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Read the config, check all that can be checked before work begins, register its data sets.
@@ -55,9 +62,9 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
     check_config(cfg, training=not args.eval_only, has_weights=checkpoint is not None)
     if checkpoint is not None:
-        check_same_model(cfg, read_model_config(checkpoint), checkpoint)
+        check_same_model(cfg, _model_config(checkpoint), checkpoint)
     elif args.eval_only:
-        check_same_network(cfg, read_model_config(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
+        check_same_network(cfg, _model_config(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
     cfg.freeze()
     open_log(cfg.OUTPUT_DIR)
     _log_setting(cfg, args)
@@ -97,15 +104,13 @@ def check_config(cfg: CfgNode, training: bool, has_weights: bool = False) -> Non
         raise ValueError("SOLVER.AMP.ENABLED is True; Detectron2 trains with AMP on GPUs only")
     if not has_weights:
         _check_weights(cfg, training)
-    get_architecture(cfg)
-    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
-        check_keys(cfg)
-        check_res5_heads(cfg)
+    _check_keys(cfg)
     setup_datasets(cfg)
 
 
-def check_trained(cfg: CfgNode) -> None:
-    """Check a trained model without its data sets, and choose the device.
+def prepare_trained(cfg: CfgNode) -> None:
+    """Make a config ready for its trained weights, without its data sets: check what can be
+    checked, choose the device, and take number and names of the classes from the checkpoint.
 
     Args:
         cfg: not frozen.
@@ -115,14 +120,25 @@ def check_trained(cfg: CfgNode) -> None:
     """
     _choose_device(cfg)
     _check_weights(cfg, training=False)
-    get_architecture(cfg)
-    check_same_network(cfg, read_model_config(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
+    _check_keys(cfg)
+    saved = _model_config(cfg.MODEL.WEIGHTS)
+    check_same_network(cfg, saved, cfg.MODEL.WEIGHTS)
+    for key in CLASS_KEYS:
+        if key in saved:
+            cfg.merge_from_list([key, saved[key]])
 
 
 def _choose_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r} but there is no GPU: using the CPU")
         cfg.MODEL.DEVICE = "cpu"
+
+
+def _check_keys(cfg: CfgNode) -> None:
+    get_architecture(cfg)
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+        check_keys(cfg)
+        check_res5_heads(cfg)
 
 
 def _check_weights(cfg: CfgNode, training: bool) -> None:
@@ -139,6 +155,6 @@ def _check_weights(cfg: CfgNode, training: bool) -> None:
         raise FileNotFoundError(f"MODEL.WEIGHTS {weights!r}: no such file")
 
 
-def read_model_config(path: str) -> dict[str, str]:
+def _model_config(path: str) -> dict[str, str]:
     """Of the model that a checkpoint is of, as far as the file says."""
     return read_checkpoint(path).get("model_config", {}) if path.endswith(".pth") else {}

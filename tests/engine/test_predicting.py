@@ -28,6 +28,7 @@ def assert_equal(found, expected):
     "base",
     [
         FASTER,
+        "COCO-Detection/retinanet_CR_R_50_FPN_1x.yaml",
         "COCO-InstanceSegmentation/mask_rcnn_CR_R_50_FPN_1x.yaml",
     ],
 )

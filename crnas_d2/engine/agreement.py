@@ -1,0 +1,137 @@
+"""Whether two runs of one detector on one image have found the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torchvision.ops import box_iou
+
+# Outputs of N rows each, "pred_boxes", "pred_classes" and "scores" among them
+Detections = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a detector selects its detections among candidates.
+
+    Attributes:
+        score_threshold: that a score is above.
+        iou_threshold: of two boxes of one class that overlap by more, NMS drops the one with the
+            lower score.
+        most: how many detections are left at most, those with the highest scores.
+    """
+
+    score_threshold: float
+    iou_threshold: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Detections of a first and a second run, matched.
+
+    Attributes:
+        limits: of each output, how far the two of a pair may be apart.
+        differences: of each output, how far the two of any pair are apart at most.
+        missing, extra: indices of those of the first and of the second that have no partner.
+    """
+
+    limits: Mapping[str, float]
+    differences: Mapping[str, float]
+    missing: list[int]
+    extra: list[int]
+
+
+def match_detections(first: Detections, second: Detections, tolerance: float) -> Agreement:
+    """Match detections one to one, as many as can be, whatever their order: those of equal scores
+    have none.
+
+    Two are a pair only if their classes are equal and no other output of theirs differs by more
+    than the tolerance, over the largest value that the output has in the first run.
+    """
+    limits = {
+        name: tolerance * values.abs().max().item() if values.numel() else 0.0
+        for name, values in first.items()
+        if name != "pred_classes"
+    }
+    distances = relative_distances(first, second, limits)
+    unfit = len(distances) + 1.0  # more than all pairs together
+    rows, columns = linear_sum_assignment(distances.where(distances <= 1, unfit))
+    fits = distances[rows, columns] <= 1
+    rows, columns = torch.as_tensor(rows)[fits], torch.as_tensor(columns)[fits]
+    differences = {
+        name: (first[name][rows].double() - second[name][columns].double()).abs().max().item()
+        for name in limits
+        if len(rows) and first[name].numel()
+    }
+    return Agreement(
+        limits,
+        differences,
+        missing=sorted(set(range(len(distances))) - set(rows.tolist())),
+        extra=sorted(set(range(distances.shape[1])) - set(columns.tolist())),
+    )
+
+
+def relative_distances(
+    first: Detections, second: Detections, limits: Mapping[str, float]
+) -> torch.Tensor:
+    """Of each detection to each other one: the largest difference, over its limit, that the outputs
+    with a limit have; infinite where the classes differ, or something is no number.
+
+    Returns:
+        (N, M)
+    """
+    distances = (first["pred_classes"][:, None] != second["pred_classes"]).double()
+    distances[distances > 0] = torch.inf
+    for name, limit in limits.items():
+        if first[name].shape[1:] != second[name].shape[1:]:
+            return distances + torch.inf
+        pair = [d[name].double()[:, None].flatten(1) for d in (first, second)]
+        difference = (pair[0][:, None] - pair[1]).abs().amax(dim=-1) / max(limit, 1e-300)
+        distances = distances.maximum(difference.nan_to_num(nan=torch.inf))
+    return distances
+
+
+def leave_out_ties(
+    agreement: Agreement,
+    first: Detections,
+    second: Detections,
+    selection: Selection,
+    find_candidates: Callable[[float], Detections],
+) -> tuple[list[int], list[int]]:
+    """Of the detections without a partner, those for which the selection had no choice.
+
+    It has one where two scores differ by no more than their limit: that of a detection and of the
+    threshold, or of the last detection where both runs have as many as there may be; and those of
+    two boxes of one class, of which NMS keeps one. In the last case the box of the second run must
+    be a candidate of the first, or it is a wrong one.
+
+    Args:
+        find_candidates: takes a score, and gives the detections of the first run that score more,
+            before NMS.
+
+    Returns:
+        What is left of ``missing`` and ``extra``.
+    """
+    limit = agreement.limits["scores"]
+    cut = selection.score_threshold
+    if min(len(first["scores"]), len(second["scores"])) >= selection.most:
+        cut = max(cut, first["scores"].min().item())
+    missing = [i for i in agreement.missing if not first["scores"][i] <= cut + limit]
+    extra = [i for i in agreement.extra if not second["scores"][i] <= cut + limit]
+    if not missing or not extra:
+        return missing, extra
+    limits = {name: agreement.limits[name] for name in ("pred_boxes", "scores")}
+    candidates = find_candidates(second["scores"][extra].min().item() - 2 * limit)
+    known = (relative_distances(candidates, second, limits) <= 1).any(dim=0)
+    overlaps = box_iou(first["pred_boxes"], second["pred_boxes"]) > selection.iou_threshold
+    ties = relative_distances(first, second, {"scores": limit}) <= 1
+    ties &= relative_distances(first, second, limits) > 1  # another box, not another mask of one
+    ties &= overlaps & known
+    return (
+        [i for i in missing if not ties[i, extra].any()],
+        [i for i in extra if not ties[missing, i].any()],
+    )
