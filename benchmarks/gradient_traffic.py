@@ -4,9 +4,10 @@
 gradient_traffic.py --config-file Supernet/stage_supernet_R_50_FPN.yaml --steps 5
 
 Two processes train the whole detector by gloo. Counted are the tensors that a rank hands over to
-collectives for anything: gradients, the check that both run the same path, losses, signals. "DDP" is
-the same step with DistributedDataParallel(find_unused_parameters=True) instead of the reduction of
-active gradients. Images are tiny, since their size does not change that of a gradient.
+collectives for anything: gradients, the check that both run the same path, statistics of norms,
+losses, signals. "DDP" is the same step with DistributedDataParallel(find_unused_parameters=True)
+instead of the reduction of active gradients. Images are tiny, since their size does not change that
+of a gradient.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from crnas_d2.engine.hooks import (
     UniformPathSampling,
     find_supernet,
 )
+from crnas_d2.engine.shared_statistics import SharedStatistics
 from crnas_d2.engine.step import Step
 from detectron2.engine import HookBase, launch
 from detectron2.modeling import build_model
@@ -95,7 +97,7 @@ def train(args: argparse.Namespace, traffic: Traffic, by_ddp: bool) -> list[tupl
     trainer = Step(model, itertools.repeat(make_batch(cfg, 1, 64, 64)), optimizer)
     reduction = None if by_ddp else ActiveGradientReduction(model)
     recorder = Recorder(traffic)
-    trainer.register_hooks([sampling, reduction, StopOnSignal(), recorder])
+    trainer.register_hooks([sampling, reduction, SharedStatistics(model), StopOnSignal(), recorder])
     trainer.train(0, args.steps)
     return recorder.steps
 

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # Metadata entry "format" of a file that holds a backbone alone
 BACKBONE_FORMAT = "crnas_d2.backbone"
 BACKBONE_PREFIXES = ("backbone.bottom_up.", "backbone.", "")
+# Name of the checkpoint with the best test result; a run never goes on from there
+BEST = "model_best"
 
 
 class CRCheckpointer(DetectionCheckpointer):
@@ -73,8 +75,9 @@ class CRCheckpointer(DetectionCheckpointer):
             opened = open_atomically(path)
         with opened as file:
             torch.save(data, file)
-        self.tag_last_checkpoint(f"{name}.pth")
-        self._last = path
+        if name != BEST:
+            self.tag_last_checkpoint(f"{name}.pth")
+            self._last = path
 
     def _remove_leftovers(self) -> None:
         """Remove the temporary files of runs that were killed while they saved."""
@@ -226,8 +229,8 @@ class CRCheckpointer(DetectionCheckpointer):
 def find_checkpoint(folder: str) -> str | None:
     """The checkpoint from which a run in a folder goes on.
 
-    It is the last one saved, or, where that cannot be read, the newest that can. What is passed
-    over is logged.
+    It is the last one saved, or, where that cannot be read, the newest that can; and never the
+    best one. What is passed over is logged.
 
     Returns:
         Its path; None where there is none.
@@ -240,7 +243,8 @@ def find_checkpoint(folder: str) -> str | None:
         return None
     with PathManager.open(tag, "rb") as file:
         last = file.read().decode(errors="replace").strip()
-    others = [name for name in PathManager.ls(folder) if name.endswith(".pth") and name != last]
+    passed_over = {last, f"{BEST}.pth"}
+    others = [n for n in PathManager.ls(folder) if n.endswith(".pth") and n not in passed_over]
     if not is_remote(folder):
         others.sort(key=lambda name: os.path.getmtime(os.path.join(folder, name)), reverse=True)
     faults = []

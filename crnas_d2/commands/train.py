@@ -44,7 +44,7 @@ def train(args: argparse.Namespace) -> dict | None:
         checkpointer = CRCheckpointer(model, cfg.OUTPUT_DIR, cfg)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         with terminal.step("test"):
-            results = CRTrainer.test(cfg, model)
+            results = CRTrainer.evaluate(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results

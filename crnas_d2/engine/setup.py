@@ -22,6 +22,7 @@ from ..files import is_remote, write_atomically
 from ..library_warnings import ignore_missing_cuda
 from ..modeling import BUILDERS
 from ..modeling.keys import check_keys, check_res5_heads
+from .evaluators import check_evaluation
 from .terminal import open_log, open_terminal
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     """
     checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
     check_config(cfg, training=not args.eval_only, has_weights=checkpoint is not None)
+    check_evaluation(cfg, training=not args.eval_only)
     if checkpoint is not None:
         check_same_model(cfg, _model_config(checkpoint), checkpoint)
     elif args.eval_only:

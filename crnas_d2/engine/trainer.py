@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import weakref
+from collections import OrderedDict
 
 import torch
+from fvcore.nn.precise_bn import get_bn_modules
 from torch.utils.data import DataLoader, default_collate
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data.build import _train_loader_from_config
 from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
-from detectron2.modeling import RetinaNet
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA, RetinaNet
 from detectron2.utils import comm
 
 from ..checkpoint import CRCheckpointer
 from ..data.classification import ClassificationMapper, build_classification_test_loader
 from ..data.imagenet import is_classification
-from .classification_evaluator import ClassificationEvaluator
+from .best_checkpoint import BestCheckpointer
+from .evaluators import build_evaluator
 from .hooks import (
     ActiveGradientReduction,
     LossNormalizer,
@@ -32,6 +35,7 @@ from .hooks import (
     find_supernet,
 )
 from .loader import ReportedLoader, build_train_loader
+from .shared_statistics import PreciseBN, SharedStatistics
 from .step import AMPStep, Step
 from .terminal import LoggedLines, log_results
 
@@ -43,11 +47,13 @@ class CRTrainer(DefaultTrainer):
 
     * trains on the CPU in several processes,
     * trains a supernet by single-path uniform sampling, moving the gradients of the path alone,
+    * has one network on all ranks, the running statistics of BN included,
     * resumes to the state that it would have reached without the interruption, given a ``SEED``,
     * saves and ends on SIGTERM, and stops with all ranks when a loss is not finite,
     * loads and saves through :class:`CRCheckpointer`,
     * trains "SyncBN" as "BN" where there is nothing to synchronize or no GPU to do it on,
-    * chooses the mapper and the evaluator by the data set.
+    * chooses the mapper and the evaluator by the data set,
+    * tests with augmentation at the end, if asked, and keeps the best checkpoint, if asked.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -80,15 +86,45 @@ class CRTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Those of Detectron2, between what happens before a step and what may end the run."""
-        before = [SeededStep(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
-        if comm.is_main_process():
-            before.append(Reporting(self.cfg.SOLVER.IMS_PER_BATCH))
+        """What a step needs, then what it leaves to be shared, saved, tested and written, in this
+        order, then what may end the run."""
+        cfg, best, main = self.cfg, self.cfg.TEST.BEST_METRIC, comm.is_main_process()
         supernet = find_supernet(self.model)
-        if supernet is not None:
-            before.append(UniformPathSampling(supernet, self.cfg.MODEL.SUPERNET.SEED))
-        before += [LossNormalizer(m) for m in self.model.modules() if isinstance(m, RetinaNet)]
-        return [*before, *super().build_hooks(), StopOnSignal()]
+        precise = cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)
+        save_period, test_period = cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD
+        return [
+            SeededStep(cfg.SEED) if cfg.SEED >= 0 else None,
+            Reporting(cfg.SOLVER.IMS_PER_BATCH) if main else None,
+            UniformPathSampling(supernet, cfg.MODEL.SUPERNET.SEED) if supernet else None,
+            *(LossNormalizer(m) for m in self.model.modules() if isinstance(m, RetinaNet)),
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            self._build_precise_bn() if precise else None,
+            SharedStatistics(self.model) if comm.get_world_size() > 1 else None,
+            # Before the test: if that fails, the checkpoint is there.
+            hooks.PeriodicCheckpointer(self.checkpointer, save_period) if main else None,
+            hooks.EvalHook(test_period, self._test),
+            hooks.EvalHook(0, self._test_with_tta) if cfg.TEST.AUG.ENABLED else None,
+            BestCheckpointer(test_period, self.checkpointer, best) if main and best else None,
+            hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
+            StopOnSignal(),
+        ]
+
+    def _build_precise_bn(self) -> HookBase:
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        loader = self.build_train_loader(cfg)
+        return PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+
+    def _test(self) -> dict:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def _test_with_tta(self) -> dict:
+        results = self.test_with_tta(self.cfg, self.model)
+        self._last_eval_results.update(results)
+        return results
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As in Detectron2; also goes on in the data, and prints from where."""
@@ -150,32 +186,33 @@ class CRTrainer(DefaultTrainer):
         return results
 
     @classmethod
+    def test_with_tta(cls, cfg: CfgNode, model: torch.nn.Module) -> dict:
+        """Test with augmentation by ``TEST.AUG``, as Detectron2's tools/train_net.py does.
+
+        Returns:
+            The results, of tasks such as "bbox_TTA".
+        """
+        logger.info("Running inference with test-time augmentation")
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
+        return OrderedDict({f"{name}_TTA": result for name, result in results.items()})
+
+    @classmethod
+    def evaluate(cls, cfg: CfgNode, model: torch.nn.Module) -> dict:
+        """All that the end of a training tests: as it is, then with augmentation if that is on."""
+        results = cls.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            results.update(cls.test_with_tta(cfg, model))
+        return results
+
+    @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        """The evaluator that belongs to a data set by its metadata.
-
-        Args:
-            cfg: the config.
-            dataset_name: a registered data set.
-            output_folder: where predictions go, by default ``OUTPUT_DIR/inference``.
-
-        Raises:
-            ValueError: there is no evaluator for this kind of data set.
-        """
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        if kind == "coco":
-            return COCOEvaluator(
-                dataset_name, output_dir=output_folder or f"{cfg.OUTPUT_DIR}/inference"
-            )
-        if kind == "pascal_voc":
-            return PascalVOCDetectionEvaluator(dataset_name)
-        if kind == "classification":
-            return ClassificationEvaluator()
-        raise ValueError(
-            f"data set {dataset_name!r} has evaluator_type {kind!r} in its metadata; "
-            "expected 'coco', 'pascal_voc' or 'classification'"
-        )
+        """See :func:`build_evaluator`; predictions go to ``OUTPUT_DIR/inference`` by default."""
+        output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        return build_evaluator(cfg, dataset_name, output_folder)
 
 
 def without_needless_sync_bn(cfg: CfgNode) -> CfgNode:

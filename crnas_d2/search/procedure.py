@@ -23,6 +23,7 @@ from ..config import set_architecture
 from ..data import setup_datasets
 from ..engine import CRTrainer
 from ..engine import terminal
+from ..engine.evaluators import check_evaluation
 from ..engine.setup import check_config, prepare
 from ..files import read_json, write_atomically
 from .budget import plain_detector
@@ -162,6 +163,7 @@ class Procedure:
         for step in self._steps:
             cfg = self._config(step)
             check_config(cfg, not step.searches, has_weights=bool(step.weights))
+            check_evaluation(cfg, not step.searches)
             if step.searches:
                 settled(cfg)
 

@@ -1,6 +1,7 @@
 """Training runs of toy size, in this process or as a user starts them."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -148,6 +149,11 @@ def checkpoints(output):
 
 def last_checkpoint(output):
     return torch.load(output / (output / "last_checkpoint").read_text(), weights_only=True)
+
+
+def last_metrics(output):
+    """The last line of metrics.json."""
+    return json.loads((output / "metrics.json").read_text().splitlines()[-1])
 
 
 def copy_of_state(model):

@@ -1,10 +1,12 @@
 """Two processes on the CPU, by gloo: started by torchrun, then by --num-gpus 2, then as two_ranks.py."""
 
+import json
 import os
 import signal
 
 import pytest
 import torch
+from fvcore.nn.precise_bn import update_bn_stats
 from runs import (
     TORCHRUN,
     TWO_PROCESSES,
@@ -12,9 +14,15 @@ from runs import (
     assert_same_state,
     checkpoints,
     last_checkpoint,
+    last_metrics,
+    parse,
     train,
 )
-from two_ranks import EXACT, INTERRUPTED, train_exactly
+from two_ranks import EXACT, INTERRUPTED, PRECISE_BN, WITH_BN, make_norms, train_exactly
+
+from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.engine import CRTrainer, setup
+from detectron2.utils.events import EventStorage
 
 STAGES = ["res2", "res3", "res4", "res5"]
 TWO_RANKS = os.path.join(os.path.dirname(__file__), "two_ranks.py")
@@ -76,20 +84,85 @@ def test_interrupted_twice_equals_never_interrupted(config, terminated, ranks):
     )
     assert_same_state(interrupted, whole)
     for seen in ranks:
-        for name, _ in parameters(seen["whole"]):
-            assert torch.equal(seen["interrupted"][name], seen["whole"][name]), name
-
-
-def parameters(state):
-    return [(n, t) for n, t in state.items() if "running_" not in n and "num_batches" not in n]
+        assert_same_state(seen["interrupted"], seen["whole"])
 
 
 @pytest.mark.parametrize("name", ["whole", "interrupted"])
-def test_parameters_are_equal_on_both_ranks(ranks, name):
-    one, other = (dict(parameters(seen[name])) for seen in ranks)
+def test_all_ranks_have_one_network(ranks, name):
+    one, other = (seen[name] for seen in ranks)
     assert_same_state(one, other)
-    statistics = {n for n in ranks[0][name] if "running_mean" in n}
-    assert any(not torch.equal(ranks[0][name][n], ranks[1][name][n]) for n in statistics)
+
+
+def test_statistics_are_those_of_the_mixture_of_the_ranks(ranks):
+    before = [make_norms(rank).state_dict() for rank in range(2)]
+    for norm in ("plain", "choice.ops.0"):
+        means, variances = (
+            torch.stack([state[f"{norm}.running_{moment}"] for state in before]).double()
+            for moment in ("mean", "var")
+        )
+        samples = means + variances.sqrt() * torch.tensor([-1.0, 1.0]).double()[:, None, None]
+        variance, mean = torch.var_mean(samples.flatten(0, 1), 0, correction=0)
+        for seen in ranks:
+            state = seen["statistics"]
+            torch.testing.assert_close(state[f"{norm}.running_mean"], mean.float())
+            torch.testing.assert_close(state[f"{norm}.running_var"], variance.float())
+    one, other = (seen["statistics"] for seen in ranks)
+    for name, tensor in one.items():
+        if name.startswith(("plain", "choice.ops.0")):
+            assert torch.equal(tensor, other[name]), name
+        else:
+            assert torch.equal(tensor, before[0][name]), name
+            assert torch.equal(other[name], before[1][name]), name
+    assert one["plain.num_batches_tracked"] == 8
+
+
+def test_cumulated_statistics_are_of_the_batches_of_all_ranks(ranks):
+    batches = torch.stack([batch for seen in ranks for batch in seen["cumulated"]["batches"]])
+    for seen in ranks:
+        state = seen["cumulated"]["state"]
+        assert state["num_batches_tracked"] == 3
+        torch.testing.assert_close(state["running_mean"], batches.mean((0, 1)))
+    assert_same_state(*(seen["cumulated"]["state"] for seen in ranks))
+
+
+def test_precise_statistics_are_of_the_images_of_all_ranks(config, ranks):
+    """They are those of one process that sees, one at a time, the images that the two have seen."""
+    assert_same_state(*(seen["precise"] for seen in ranks))
+    cfg = setup(parse(config, *PRECISE_BN, "SOLVER.IMS_PER_BATCH", 1))
+    model = CRTrainer.build_model(cfg)
+    CRCheckpointer(model, "", cfg).load(str(config.parent / "precise" / "model_final.pth"))
+    norms = {name for name, _ in model.named_buffers() if "running_" in name}
+    with EventStorage():
+        update_bn_stats(model.train(), CRTrainer.build_train_loader(cfg), num_iters=4)
+    alone, saved = model.state_dict(), last_checkpoint(config.parent / "precise")["model"]
+    assert norms
+    for name in norms:
+        torch.testing.assert_close(saved[name], alone[name], rtol=1e-4, atol=1e-5)
+
+
+def detections(output):
+    return json.loads((output / "inference" / "coco_instances_results.json").read_text())
+
+
+def test_what_is_printed_is_what_the_file_gives(config, ranks):
+    """On any number of processes, after a resume, and whatever the periods of saving and testing:
+    the same state, the same detections, the same results, in every digit."""
+    folder = config.parent
+    for seen in ranks:
+        for state in seen["bn"]["states"]:
+            assert_same_state(state, ranks[0]["bn"]["states"][0])
+    alone = folder / "bn_evaluated_by_one"
+    weights = ["MODEL.WEIGHTS", folder / "bn" / "model_final.pth"]
+    results = train(config, "--eval-only", *WITH_BN, *weights, "OUTPUT_DIR", alone)
+    assert json.dumps(ranks[0]["bn"]["results"]) == json.dumps(results)
+    truth = detections(alone)
+    assert truth
+    assert detections(folder / "bn_evaluated_by_two") == truth
+    for name in ("bn", "bn_resumed", "bn_periods"):
+        assert detections(folder / name) == truth
+        metrics = last_metrics(folder / name)
+        printed = {key: metrics[f"bbox/{key}"] for key in results["bbox"]}
+        assert json.dumps(printed) == json.dumps(results["bbox"])
 
 
 def test_all_ranks_start_with_the_weights_of_the_first(config, ranks):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import last_metrics
 
 from crnas_d2.commands import train as train_command
 from detectron2.engine import default_argument_parser
@@ -32,10 +33,6 @@ def run_script(launcher, config, *arguments):
         # One thread as torchrun sets it, for equal sums; no GPU, of which there may be only one.
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
-
-
-def last_metrics(output):
-    return json.loads((output / "metrics.json").read_text().splitlines()[-1])
 
 
 def read_all_but_log(output):

@@ -10,11 +10,22 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import torch  # noqa: E402
-from runs import NETWORKS, RANDOM, copy_of_state, parse, run_trainer  # noqa: E402
+from runs import (  # noqa: E402
+    NETWORKS,
+    RANDOM,
+    copy_checkpoint,
+    copy_of_state,
+    parse,
+    run_trainer,
+    train,
+)
 
 from crnas_d2.engine import launch  # noqa: E402
 from crnas_d2.engine.hooks import ActiveGradientReduction  # noqa: E402
+from crnas_d2.engine.shared_statistics import SharedStatistics  # noqa: E402
+from crnas_d2.modeling.supernet import ChoiceBlock  # noqa: E402
 from detectron2.engine import hooks  # noqa: E402
+from detectron2.layers import FrozenBatchNorm2d  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 
 # One process with both images has the mean of the gradients of two with one each, if norms see one
@@ -31,6 +42,17 @@ INTERRUPTED = [
     *RANDOM,
     *("SOLVER.MAX_ITER", "28", "SOLVER.STEPS", "(10, 20)", "SOLVER.CHECKPOINT_PERIOD", "3"),
     *("DATASETS.TEST", "()"),
+]
+# A detector with BN in its backbone, its FPN and its box head
+WITH_BN = [
+    *RANDOM,
+    *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_CONV", "1"),
+    *("MODEL.ROI_BOX_HEAD.CONV_DIM", "8", "MODEL.ROI_BOX_HEAD.NORM", "BN"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
+]
+PRECISE_BN = [
+    *("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2"),
+    *("DATALOADER.ASPECT_RATIO_GROUPING", "False", "DATASETS.TEST", "()"),
 ]
 
 
@@ -96,6 +118,68 @@ def reduce_partly():
     }
 
 
+def make_norms(rank):
+    """Norms whose statistics differ from rank to rank."""
+    torch.manual_seed(rank)
+    model = torch.nn.ModuleDict(
+        {
+            "plain": torch.nn.BatchNorm2d(3),
+            "choice": ChoiceBlock(0, {k: torch.nn.BatchNorm2d(2) for k in (0, 1)}),
+            "without": torch.nn.BatchNorm2d(2, track_running_stats=False),
+            "frozen": FrozenBatchNorm2d(2),
+            "resting": torch.nn.BatchNorm2d(2),
+        }
+    )
+    model["resting"].eval()
+    for name, buffer in model.named_buffers():
+        if "num_batches" not in name:
+            buffer.copy_(torch.rand(buffer.shape) + (100 if "mean" in name else 0.01))
+    model["plain"].num_batches_tracked.fill_(7 + rank)  # only rank 1 ran it
+    return model
+
+
+def share_statistics():
+    model = make_norms(comm.get_rank())
+    SharedStatistics(model).after_step()
+    return copy_of_state(model)
+
+
+def cumulate():
+    """Three steps of a norm that averages over all of its batches; each rank has its own."""
+    norm = torch.nn.BatchNorm1d(2, momentum=None)
+    hook = SharedStatistics(norm)
+    generator = torch.Generator().manual_seed(comm.get_rank())
+    batches = []
+    for _ in range(3):
+        batches.append(torch.randn(5, 2, generator=generator))
+        norm(batches[-1])
+        hook.after_step()
+    return {"batches": batches, "state": copy_of_state(norm)}
+
+
+def train_with_bn(config, folder):
+    """A run; one that is stopped after two iterations, and resumed; one with other periods; and
+    the evaluation of the first."""
+    output = ["OUTPUT_DIR", folder / "bn"]
+    states = [
+        copy_of_state(run_trainer(config, *WITH_BN, "SOLVER.CHECKPOINT_PERIOD", 1, *output).model)
+    ]
+    resumed = folder / "bn_resumed"
+    if comm.is_main_process():
+        copy_checkpoint(folder / "bn" / "model_0000001.pth", resumed)
+    comm.synchronize()
+    for options in (
+        ["--resume", *WITH_BN, "OUTPUT_DIR", resumed],
+        [*WITH_BN, "TEST.EVAL_PERIOD", 1, "OUTPUT_DIR", folder / "bn_periods"],
+    ):
+        states.append(copy_of_state(run_trainer(config, *options).model))
+    weights = ["MODEL.WEIGHTS", folder / "bn" / "model_final.pth"]
+    results = train(
+        config, "--eval-only", *WITH_BN, *weights, "OUTPUT_DIR", folder / "bn_evaluated_by_two"
+    )
+    return {"states": states, "results": results}
+
+
 def main(args):
     folder = Path(args.config_file).parent
     config = args.config_file
@@ -104,6 +188,12 @@ def main(args):
         "other_paths": draw_other_paths(config, folder),
         "diverged": diverge(config, folder),
         "partly": reduce_partly(),
+        "statistics": share_statistics(),
+        "cumulated": cumulate(),
+        "bn": train_with_bn(config, folder),
+        "precise": copy_of_state(
+            run_trainer(config, *PRECISE_BN, "OUTPUT_DIR", folder / "precise").model
+        ),
     }
     for name, options in (("whole", []), ("interrupted", ["--resume"])):
         output = ["OUTPUT_DIR", folder / name]

@@ -1,0 +1,246 @@
+"""Which evaluator a test set gets, and what can be known of a test before a training begins."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+)
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
+from detectron2.utils import comm
+
+from .classification_evaluator import ClassificationEvaluator
+
+# What Detectron2's models give, of which an evaluator scores something
+OUTPUTS = {
+    "GeneralizedRCNN": ("instances",),
+    "RetinaNet": ("instances",),
+    "ProposalNetwork": ("proposals",),
+    "SemanticSegmentor": ("sem_seg",),
+    "PanopticFPN": ("instances", "sem_seg", "panoptic_seg"),
+    "ImageClassifier": ("classes",),
+}
+
+# Names of Detectron2's results
+AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+COCO = {"bbox": AP, "segm": AP, "keypoints": ("AP", "AP50", "AP75", "APm", "APl")}
+COCO_CLASSES = dict.fromkeys(COCO, ("AP",))
+PROPOSALS = {"box_proposals": tuple(f"AR{size}@{n}" for n in (100, 1000) for size in ("", *"sml"))}
+RARITY = ("APr", "APc", "APf")
+SEM_SEG = {"sem_seg": ("mIoU", "fwIoU", "mACC", "pACC")}
+SEM_SEG_CLASSES = {"sem_seg": ("IoU", "ACC")}
+PANOPTIC = {"panoptic_seg": tuple(q + of for of in ("", "_th", "_st") for q in ("PQ", "SQ", "RQ"))}
+
+
+class Kind(NamedTuple):
+    """What belongs to an ``evaluator_type``.
+
+    Attributes:
+        outputs: of a model, of which the evaluator needs one.
+        metrics: of each task, named as Detectron2 does; of a class, with its name behind these.
+        package: which Detectron2's evaluator imports when it has work to do.
+        per_class: of each task, what is told of every class too, such as "AP" as "AP-person".
+        one_machine: whether all processes have to be on one.
+    """
+
+    outputs: tuple[str, ...]
+    metrics: Mapping[str, Sequence[str]]
+    package: str | None = None
+    per_class: Mapping[str, Sequence[str]] = MappingProxyType({})
+    one_machine: bool = False
+
+
+KINDS = {
+    "coco": Kind(("instances", "proposals"), {**COCO, **PROPOSALS}, per_class=COCO_CLASSES),
+    "lvis": Kind(
+        ("instances", "proposals"),
+        {"bbox": AP + RARITY, "segm": AP + RARITY, **PROPOSALS},
+        package="lvis",
+    ),
+    "pascal_voc": Kind(("instances",), {"bbox": AP[:3]}),
+    "cityscapes_instance": Kind(
+        ("instances",), {"segm": AP[:2]}, package="cityscapesscripts", one_machine=True
+    ),
+    "cityscapes_sem_seg": Kind(
+        ("sem_seg",),
+        {"sem_seg": ("IoU", "iIoU", "IoU_sup", "iIoU_sup")},
+        package="cityscapesscripts",
+        one_machine=True,
+    ),
+    "sem_seg": Kind(("sem_seg",), SEM_SEG, per_class=SEM_SEG_CLASSES),
+    "coco_panoptic_seg": Kind(
+        ("panoptic_seg",),
+        {**SEM_SEG, **COCO, **PANOPTIC},
+        package="panopticapi",
+        per_class={**SEM_SEG_CLASSES, **COCO_CLASSES},
+    ),
+    "classification": Kind(("classes",), {"classification": ("top1", "top5")}),
+}
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """The evaluator of a data set, by the "evaluator_type" in its metadata, as in Detectron2's
+    tools/train_net.py; and one for classification.
+
+    Args:
+        cfg: the config.
+        dataset_name: a registered data set.
+        output_folder: where predictions go.
+
+    Raises:
+        ValueError: there is no evaluator for this type.
+    """
+    kind, _ = _kind_of(dataset_name)
+    if kind == "classification":
+        return ClassificationEvaluator()
+    if kind == "pascal_voc":
+        return PascalVOCDetectionEvaluator(dataset_name)
+    if kind == "cityscapes_instance":
+        return CityscapesInstanceEvaluator(dataset_name)
+    if kind == "cityscapes_sem_seg":
+        return CityscapesSemSegEvaluator(dataset_name)
+    if kind == "lvis":
+        return LVISEvaluator(dataset_name, output_dir=output_folder)
+    evaluators = []
+    if kind in ("sem_seg", "coco_panoptic_seg"):
+        evaluators.append(SemSegEvaluator(dataset_name, output_dir=output_folder))
+    if kind in ("coco", "coco_panoptic_seg"):
+        evaluators.append(COCOEvaluator(dataset_name, output_dir=output_folder))
+    if kind == "coco_panoptic_seg":
+        evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
+    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def check_evaluation(cfg: CfgNode, training: bool) -> None:
+    """Check whether the data sets of ``DATASETS.TEST`` can be evaluated, as ``TEST`` asks.
+
+    Args:
+        cfg: whose data sets are registered.
+        training: whether the model is trained first.
+
+    Raises:
+        ValueError: they cannot, and why.
+    """
+    for name in cfg.DATASETS.TEST:
+        _check_evaluator(name, cfg)
+    if cfg.TEST.AUG.ENABLED:
+        _check_augmentation(cfg)
+    if training and cfg.TEST.BEST_METRIC:
+        _check_best_metric(cfg)
+
+
+def _kind_of(name: str) -> tuple[str, Kind]:
+    kind = MetadataCatalog.get(name).get("evaluator_type")
+    if kind not in KINDS:
+        raise ValueError(
+            f"the test set {name!r} has evaluator_type {kind!r} in its metadata; "
+            f"expected one of {', '.join(map(repr, KINDS))}"
+        )
+    return kind, KINDS[kind]
+
+
+def _check_evaluator(name: str, cfg: CfgNode) -> None:
+    kind, needed = _kind_of(name)
+    what = f"the test set {name!r} has evaluator_type {kind!r}"
+    model = cfg.MODEL.META_ARCHITECTURE
+    given = OUTPUTS.get(model, needed.outputs)
+    if not set(needed.outputs) & set(given):
+        raise ValueError(
+            f"{what}, which scores {' or '.join(needed.outputs)}; "
+            f"MODEL.META_ARCHITECTURE {model!r} gives {', '.join(given)}"
+        )
+    if kind == "cityscapes_instance" and not cfg.MODEL.MASK_ON:
+        raise ValueError(f"{what}, which scores masks; MODEL.MASK_ON is False")
+    if needed.package and importlib.util.find_spec(needed.package) is None:
+        raise ValueError(f"{what}, which needs the package {needed.package}; it is not installed")
+    if needed.one_machine and comm.get_local_size() < comm.get_world_size():
+        raise ValueError(f"{what}, which works on one machine alone; there are several")
+
+
+def _check_augmentation(cfg: CfgNode) -> None:
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    unsupported = {
+        f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r}": (
+            not issubclass(model, GeneralizedRCNN) or issubclass(model, PanopticFPN)
+        ),
+        "a supernet": "supernet" in cfg.MODEL.BACKBONE.NAME,
+        "MODEL.KEYPOINT_ON": cfg.MODEL.KEYPOINT_ON,
+        "MODEL.LOAD_PROPOSALS": cfg.MODEL.LOAD_PROPOSALS,
+        "rotated boxes": cfg.MODEL.ROI_HEADS.NAME == "RROIHeads",
+    }
+    for what, is_there in unsupported.items():
+        if is_there:
+            raise ValueError(
+                f"TEST.AUG.ENABLED is True; expected False for {what}, "
+                "which test-time augmentation does not support"
+            )
+
+
+def _check_best_metric(cfg: CfgNode) -> None:
+    metric = cfg.TEST.BEST_METRIC
+    if cfg.TEST.EVAL_PERIOD < 1:
+        raise ValueError(
+            f"TEST.BEST_METRIC is {metric!r} and TEST.EVAL_PERIOD {cfg.TEST.EVAL_PERIOD}; "
+            "expected a period of at least 1, since the best of several tests is kept"
+        )
+    names = list_results(cfg)
+    if not names:
+        raise ValueError(
+            f"TEST.BEST_METRIC is {metric!r}, and nothing is tested: "
+            "DATASETS.TEST, or MODEL.SUPERNET.TEST_PATHS of a supernet, is empty"
+        )
+    if metric not in names:
+        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        raise ValueError(f"TEST.BEST_METRIC is {metric!r}; expected one of {shown}")
+
+
+def list_results(cfg: CfgNode) -> list[str]:
+    """The names of the results of a test, such as "bbox/AP", those of single classes last.
+
+    With several test sets the set's name stands before them, "own_val/bbox/AP", and with a supernet
+    the path, "2-2-2-2/bbox/AP".
+    """
+    names = [
+        f"{name}/{result}" if len(cfg.DATASETS.TEST) > 1 else result
+        for name in cfg.DATASETS.TEST
+        for result in _results_of(name, cfg)
+    ]
+    if "supernet" not in cfg.MODEL.BACKBONE.NAME:
+        return names
+    paths = ["-".join(map(str, path)) for path in cfg.MODEL.SUPERNET.TEST_PATHS]
+    return [f"{path}/{name}" for path in paths for name in names]
+
+
+def _results_of(dataset_name: str, cfg: CfgNode) -> list[str]:
+    _, kind = _kind_of(dataset_name)
+    metadata = MetadataCatalog.get(dataset_name)
+    proposes = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"
+    is_given = {
+        "bbox": not proposes,
+        "segm": not proposes and cfg.MODEL.MASK_ON,
+        "keypoints": not proposes and cfg.MODEL.KEYPOINT_ON,
+        "box_proposals": proposes,
+    }
+    means, of_classes = [], []
+    for task, metrics in kind.metrics.items():
+        if is_given.get(task, True):
+            means += [f"{task}/{metric}" for metric in metrics]
+            classes = metadata.get("stuff_classes" if task == "sem_seg" else "thing_classes", [])
+            if len(classes) > 1:
+                metrics = kind.per_class.get(task, ())
+                of_classes += [f"{task}/{metric}-{name}" for metric in metrics for name in classes]
+    return means + of_classes

@@ -1,0 +1,73 @@
+"""The running statistics of norms, of which all ranks have the same."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from detectron2.engine import HookBase, hooks
+
+from ..modeling.supernet import active_modules
+
+
+class SharedStatistics(HookBase):
+    """Combines the running statistics of BN over the ranks, after every step.
+
+    Each rank updates them by its own share of the images. In their place every rank gets those of
+    the mixture of all W ranks in equal parts:
+
+        mean = sum_r mean_r / W
+        var = sum_r (var_r + mean_r^2) / W - mean^2
+
+    By the law of total variance (Blitzstein and Hwang, Introduction to Probability, section 9.5)
+    the second is the mean of the variances within the ranks, plus the variance of their means. So
+    there is one network at any time: the one that is tested, saved and resumed, whenever that
+    happens.
+
+    Norms that a supernet's path does not run are left alone, to the last bit; so is SyncBN, which
+    is the same on all ranks by itself. A norm that a step has run on some ranks alone counts that
+    step on all.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+
+    def after_step(self) -> None:
+        norms = [m for m in active_modules(self._model) if _has_statistics_of_its_own(m)]
+        if not norms:
+            return
+        mean = torch.cat([norm.running_mean for norm in norms]).double()
+        variance = torch.cat([norm.running_var for norm in norms]).double()
+        steps = torch.stack([norm.num_batches_tracked for norm in norms]).double()
+        moments = torch.cat([mean, variance + mean.square(), steps])
+        dist.all_reduce(moments)
+        moments /= dist.get_world_size()
+        mean, squares, steps = moments.split([len(mean), len(mean), len(norms)])
+        channels = [norm.num_features for norm in norms]
+        for norm, norm_mean, norm_variance, norm_steps in zip(
+            norms, mean.split(channels), (squares - mean.square()).split(channels), steps.ceil()
+        ):
+            norm.running_mean.copy_(norm_mean)
+            norm.running_var.copy_(norm_variance)
+            norm.num_batches_tracked.copy_(norm_steps)
+
+
+def _has_statistics_of_its_own(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not isinstance(module, nn.SyncBatchNorm)
+        and module.training
+        and module.running_mean is not None
+    )
+
+
+class PreciseBN(hooks.PreciseBN):
+    """Detectron2's, which takes the same images each time, so that a resumed run has them too.
+
+    Each rank's statistics are of its own images; :class:`SharedStatistics`, after it, combines them.
+    """
+
+    def update_stats(self) -> None:
+        self._data_iter = None
+        super().update_stats()
