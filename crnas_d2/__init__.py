@@ -10,6 +10,7 @@ ignore_library_warnings()  # before anything below imports Detectron2
 from . import checkpoint, data, spaces
 from .architecture import ARCHITECTURES, Architecture
 from .config import add_crnas_config, get_config
+from .config_files import configs_dir
 from .modeling import CRMobileNetV2, CRResNet, DilationSupernet, StageSupernet
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "StageSupernet",
     "add_crnas_config",
     "checkpoint",
+    "configs_dir",
     "data",
     "get_config",
     "spaces",

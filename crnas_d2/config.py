@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
-from detectron2.utils.file_io import PathManager
 
 from .architecture import Architecture
+from .config_files import configs_dir as configs_dir
+from .config_files import find_config_file, read_config_files
+from .config_values import merge_opts, merge_values
 
 
 def add_crnas_config(cfg: CN) -> None:
@@ -191,29 +192,31 @@ def set_architecture(cfg: CN, architecture: Architecture) -> None:
     cfg.MODEL.CR.OPERATION_CODE = list(architecture.operation_code)
 
 
-def configs_dir() -> str:
-    """Folder of the YAML files: inside the installed package, or at the top of a checkout."""
-    package = os.path.dirname(os.path.abspath(__file__))
-    installed = os.path.join(package, "configs")
-    return installed if os.path.isdir(installed) else os.path.join(package, "..", "configs")
-
-
 def read_config(path: str, opts: Sequence[str] = ()) -> CN:
     """The config in a file, with Detectron2's keys and ours.
 
+    ``~`` and variables of the environment are expanded in the paths that it names. A relative
+    ``MODEL.WEIGHTS`` is that beside the file that sets it, where there is such a file.
+
     Args:
-        path: of a YAML file, or its URL. What it could execute is refused.
+        path: what :func:`find_config_file` takes. What the file could execute is refused.
         opts: keys and values in turn, which go before those of the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or not its base.
+        ValueError: there is no such key, or a value is not of its kind.
     """
-    if not PathManager.isfile(path):
-        raise FileNotFoundError(f"config file {path!r}: no such file")
+    cfg = default_config()
+    for file, content in read_config_files(find_config_file(path)):
+        merge_values(cfg, content, file)
+    merge_opts(cfg, opts)
+    return cfg
+
+
+def default_config() -> CN:
+    """Detectron2's keys and ours, at their defaults."""
     cfg = get_cfg()
     add_crnas_config(cfg)
-    cfg.merge_from_file(path, allow_unsafe=False)
-    cfg.merge_from_list(list(opts))
     return cfg
 
 
@@ -238,15 +241,13 @@ def list_differences(there: Mapping[str, str], now: Mapping[str, str]) -> list[s
 
 
 def get_config(name: str) -> CN:
-    """A ready config from one of the files under ``configs/``.
+    """A ready config from a file.
 
     Args:
-        name: such as ``"COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"``.
+        name: of one that comes with the package, such as
+            ``"COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"``, or a path.
 
     Raises:
-        ValueError: there is no such file.
+        FileNotFoundError, ValueError: as :func:`read_config`.
     """
-    path = os.path.normpath(os.path.join(configs_dir(), name))
-    if not os.path.isfile(path):
-        raise ValueError(f"no config {name!r}: there is no file {path}")
-    return read_config(path)
+    return read_config(name)

@@ -11,6 +11,7 @@ from detectron2.utils.file_io import PathManager
 
 __all__ = [
     "datasets_root",
+    "expand_path",
     "file_sha256",
     "is_remote",
     "open_atomically",
@@ -26,6 +27,11 @@ def datasets_root() -> str:
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
+def expand_path(path: str) -> str:
+    """The path with ``~`` and variables of the environment replaced, as a shell does it."""
+    return os.path.expanduser(os.path.expandvars(path))
+
+
 def is_remote(path: str) -> bool:
     """Whether a path is a URI such as ``s3://...``, which only ``PathManager`` can open."""
     return "://" in path
@@ -39,7 +45,10 @@ def real_path(path: str) -> str:
 def file_sha256(path: str) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with PathManager.open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_json(path: str) -> Any:

@@ -95,10 +95,8 @@ def test_bad_values(options, family, words):
 
 @pytest.mark.parametrize("name", ["COCO-Detection/no_such.yaml", "COCO-Detection", ""])
 def test_get_config_of_no_file(name):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(FileNotFoundError, match=f"config file {name!r}: no such file, and none of"):
         get_config(name)
-    assert f"no config {name!r}" in str(error.value)
-    assert os.path.normpath(configs_dir()) in str(error.value)
 
 
 @pytest.mark.parametrize(

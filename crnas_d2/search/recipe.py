@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 
 from ..config import configs_dir, read_config
+from ..config_files import find_config_file, read_config_files
+from ..config_values import merge_opts, merge_values
+from ..files import is_remote
 
 STEP_CONFIGS = (
     "STAGE_PRETRAINING",
@@ -40,12 +43,12 @@ class Recipe:
         Raises:
             FileNotFoundError: this file, or one that it names, is not there.
         """
-        self.path = path
+        self.path = path = find_config_file(path)
         self.cfg = read_config(path, opts)
         self.opts = list(opts)
-        self._common = CfgNode(CfgNode.load_yaml_with_base(path, allow_unsafe=False))
-        self._common.get("SEARCH", {}).pop("RECIPE", None)
-        self._common.pop("_BASE_", None)
+        self._common = read_config_files(path)
+        for _, content in self._common:
+            content.get("SEARCH", {}).pop("RECIPE", None)
         recipe = self.cfg.SEARCH.RECIPE
         self.names = {key: self._find(f"RECIPE.{key}", recipe[key]) for key in STEP_CONFIGS}
         self.names["FINAL"] = self._find("FINAL", self.cfg.SEARCH.FINAL)
@@ -53,8 +56,9 @@ class Recipe:
     def config(self, path: str) -> CfgNode:
         """The config in a file, with what the recipe and the command line set."""
         cfg = read_config(path)
-        cfg.merge_from_other_cfg(self._common)
-        cfg.merge_from_list(self.opts)
+        for file, content in self._common:
+            merge_values(cfg, content, file)
+        merge_opts(cfg, self.opts)
         return cfg
 
     def _find(self, key: str, name: str) -> str:
@@ -76,6 +80,8 @@ def find_config(what: str, name: str, beside: str) -> str:
     Raises:
         FileNotFoundError: there is neither.
     """
+    if is_remote(name):
+        return find_config_file(name)
     places = [os.path.join(folder, name) for folder in (os.path.dirname(beside), configs_dir())]
     for path in places:
         if os.path.isfile(path):

@@ -1,0 +1,134 @@
+"""Config files: found by path, by the name of one that ships, or as ``crnas_d2://NAME``, and read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import IO, Any
+
+import yaml
+
+from detectron2.utils.file_io import PathHandler, PathManager
+
+from .files import expand_path, is_remote
+
+BASE = "_BASE_"
+SHIPPED = "crnas_d2://"
+
+
+def configs_dir() -> str:
+    """Folder of the YAML files: inside the installed package, or at the top of a checkout."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    installed = os.path.join(package, "configs")
+    return installed if os.path.isdir(installed) else os.path.join(package, "..", "configs")
+
+
+def find_config_file(name: str) -> str:
+    """The path of a config file.
+
+    Args:
+        name: a path or a URL, in which ``~`` and variables are expanded; where there is no such
+            file, the name of one that ships, such as
+            ``COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml``; or that behind ``crnas_d2://``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is a folder.
+    """
+    path = expand_path(name)
+    if path.startswith(SHIPPED):
+        path = _shipped(path.removeprefix(SHIPPED))
+    elif not is_remote(path) and not os.path.exists(path):
+        path = _shipped(path) if os.path.isfile(_shipped(path)) else path
+    if not is_remote(path) and os.path.isdir(path):
+        raise ValueError(f"config file {name!r} is a folder; expected a YAML file")
+    if not PathManager.isfile(path):
+        raise FileNotFoundError(
+            f"config file {name!r}: no such file, and none of that name comes with crnas_d2"
+        )
+    return path
+
+
+def read_config_files(path: str) -> list[tuple[str, dict[str, Any]]]:
+    """The keys and values of a file, after those of its bases.
+
+    Args:
+        path: from :func:`find_config_file`. What a file could execute is refused. Its ``_BASE_``,
+            or each one in a list of them, is relative to the file itself, or ``crnas_d2://NAME``.
+
+    Returns:
+        The path and the content of each file; a later one goes before an earlier one.
+
+    Raises:
+        FileNotFoundError: there is no such base.
+        ValueError: a file holds something else, or is a base of itself.
+    """
+    return _read(path, ())
+
+
+def _read(path: str, readers: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    content = _read_yaml(path)
+    _find_weights(content, path)
+    bases = content.pop(BASE, [])
+    files = []
+    for base in bases if isinstance(bases, list) else [bases]:
+        what = f"config file {path}: {BASE} is {base!r}"
+        if not isinstance(base, str):
+            raise ValueError(f"{what}; expected a file")
+        found = expand_path(base)
+        if found.startswith(SHIPPED):
+            found = _shipped(found.removeprefix(SHIPPED))
+        elif not is_remote(found):
+            found = os.path.join(os.path.dirname(path), found)
+        if not PathManager.isfile(found):
+            raise FileNotFoundError(f"{what}; there is no file {found}")
+        if any(os.path.realpath(found) == os.path.realpath(file) for file in (path, *readers)):
+            raise ValueError(f"{what}, which makes it a base of itself")
+        files += _read(found, (path, *readers))
+    return [*files, (path, content)]
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        with PathManager.open(path, "r") as file:
+            content = yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"config file {path} is not YAML: {reason}") from None
+    if not isinstance(content, dict):
+        kind = "nothing" if content is None else f"a {type(content).__name__}"
+        raise ValueError(f"config file {path} holds {kind}; expected keys with values")
+    return content
+
+
+def _find_weights(content: dict[str, Any], path: str) -> None:
+    """Make ``MODEL.WEIGHTS`` that beside the file, where there is such a file."""
+    model = content.get("MODEL")
+    weights = model.get("WEIGHTS") if isinstance(model, dict) else None
+    if isinstance(weights, str) and weights and not is_remote(path):
+        beside = os.path.join(os.path.dirname(os.path.abspath(path)), expand_path(weights))
+        if os.path.isfile(beside):
+            model["WEIGHTS"] = beside
+
+
+def _shipped(name: str) -> str:
+    return os.path.normpath(os.path.join(configs_dir(), name))
+
+
+class _ShippedConfigs(PathHandler):
+    """Lets Detectron2 open ``crnas_d2://NAME``, as in ``cfg.merge_from_file("crnas_d2://...")``."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["crnas_d2:/"]  # a base beside a file at the top is joined with one slash
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return _shipped(path.removeprefix("crnas_d2:").lstrip("/"))
+
+    def _isfile(self, path: str, **kwargs: Any) -> bool:
+        return os.path.isfile(self._get_local_path(path))
+
+    def _open(self, path: str, mode: str = "r", **kwargs: Any) -> IO[Any]:
+        return open(self._get_local_path(path), mode)
+
+
+PathManager.register_handler(_ShippedConfigs(), allow_override=True)
