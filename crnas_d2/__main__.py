@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those above")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
     args = parser.parse_args(argv)
-    sys.argv[0] = f"crnas {args.command}"
+    sys.argv[0] = f"crnas {args.command}"  # as which it speaks of itself
     importlib.import_module(f"{__package__}.commands.{args.command}").main(args.arguments)
 
 

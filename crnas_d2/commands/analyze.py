@@ -1,8 +1,8 @@
 """Multiply-adds and parameters of a detector, module by module, with the number of RoIs fixed.
 
-analyze_model.py --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
-analyze_model.py --config-file ... --input-size 600 1000 --proposals 300 MODEL.MASK_ON True
-analyze_model.py --all    # writes the tables of MODEL_ZOO.md
+crnas analyze --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
+crnas analyze --config-file ... --input-size 600 1000 --proposals 300 MODEL.MASK_ON True
+crnas analyze --all    # writes the tables of MODEL_ZOO.md
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from ..analysis import (
 )
 from ..analysis.flops import INPUT_SIZE, MASK_ROIS, PROPOSALS
 from ..config import configs_dir, read_config
+from ..config_files import find_config_file
 from ..files import write_atomically
+from .command_line import command, command_parser
 
 MODEL_ZOO = "MODEL_ZOO.md"
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config-file", metavar="FILE", help="config of the detector")
     which.add_argument("--all", action="store_true", help="write MODEL_ZOO.md of all configs")
@@ -111,7 +112,9 @@ def format_cost(cost: DetectorCost) -> str:
 
 
 def compare_with_paper(config_file: str, cfg: CfgNode) -> str:
-    name = os.path.relpath(os.path.realpath(config_file), os.path.realpath(configs_dir()))
+    name = os.path.relpath(
+        os.path.realpath(find_config_file(config_file)), os.path.realpath(configs_dir())
+    )
     result = PAPER_RESULTS.get(name)
     if result is None:
         return "The paper has no numbers for this config."

@@ -1,8 +1,8 @@
 """Convert ImageNet weights into those of a backbone, as safetensors that MODEL.WEIGHTS takes.
 
-convert_weights.py https://download.pytorch.org/models/resnet50-11ad3fa6.pth R-50.safetensors
-convert_weights.py detectron2://ImageNetPretrained/MSRA/R-101.pkl R-101-msra.safetensors
-convert_weights.py model.safetensors mobilenetv2.safetensors
+crnas convert https://download.pytorch.org/models/resnet50-11ad3fa6.pth R-50.safetensors
+crnas convert detectron2://ImageNetPretrained/MSRA/R-101.pkl R-101-msra.safetensors
+crnas convert model.safetensors mobilenetv2.safetensors
 
 Reads ResNets, ResNeXts and MobileNetV2 of torchvision and timm (.pth, .safetensors), and the
 pickles of Detectron2's model zoo, of which nothing is run. Network and origin are told by the names
@@ -12,19 +12,17 @@ and shapes of the tensors; all of the backbone's must be there, and no others bu
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import yaml
 
 from ..checkpoint.convert import convert_file
 from ..checkpoint.description import CONVENTIONS
+from .command_line import command, command_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("input", help="file or URL; see above")
     parser.add_argument("output", help="local file *.safetensors")
     parser.add_argument(
@@ -37,14 +35,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
-        weights, description = convert_file(
-            args.input, args.output, source=args.source, overwrite=args.overwrite
-        )
-    except (OSError, ValueError) as error:
-        sys.exit(f"convert_weights.py: {error}")
+    weights, description = convert_file(
+        args.input, args.output, source=args.source, overwrite=args.overwrite
+    )
 
     size = sum(tensor.numel() for tensor in weights.values())
     print(f"network: {description}")

@@ -1,8 +1,8 @@
 """Effective receptive fields of detectors side by side, with the anchor boxes over them (figure 1).
 
-visualize_erf.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
+crnas erf --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
     configs/COCO-Detection/faster_rcnn_SCR_R_50_FPN_1x.yaml --output erf.png
-visualize_erf.py --config-file baseline/config.yaml final/config.yaml --labels ResNet18 found \\
+crnas erf --config-file baseline/config.yaml final/config.yaml --labels ResNet18 found \\
     --weights baseline/model_final.pth final/model_final.pth --dataset own_val --size 192 \\
     --features c3 c4 c5 p3 p4 p5 --output erf.svg
 
@@ -12,7 +12,6 @@ and the share of the image above 1 % of the maximum, and draws one row of panels
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 
@@ -34,14 +33,14 @@ from ..analysis.erf_figure import anchor_sizes, draw_erfs
 from ..analysis.style import figure_format, write_figure
 from ..config import read_config
 from ..data import setup_datasets
+from .command_line import command, command_parser
 
 RANDOM = "random"
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--config-file", required=True, nargs="+", metavar="FILE", help="of each network"
     )

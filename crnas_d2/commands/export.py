@@ -1,9 +1,9 @@
 """Export a trained detector as TorchScript or ONNX, and check the file against the model.
 
-export_model.py --config-file configs/COCO-InstanceSegmentation/mask_rcnn_CR_R_50_FPN_1x.yaml \\
+crnas export --config-file configs/COCO-InstanceSegmentation/mask_rcnn_CR_R_50_FPN_1x.yaml \\
     --output output/deploy MODEL.WEIGHTS output/model_final.pth
-export_model.py ... --format onnx --sample-image street.jpg
-export_model.py --config-file configs/Supernet/... --path 1-3-5-7 ...    # one network of a supernet
+crnas export ... --format onnx --sample-image street.jpg
+crnas export --config-file configs/Supernet/... --path 1-3-5-7 ...    # one network of a supernet
 
 Writes model.ts or model.onnx into a folder: the whole detector by tracing, as Detectron2's
 tools/deploy/export_model.py does. Its input and outputs are
@@ -26,7 +26,6 @@ import argparse
 import io
 import math
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -49,6 +48,7 @@ from ..engine.hooks import find_supernet
 from ..engine.setup import prepare_trained
 from ..files import write_atomically
 from ..modeling.supernet import ChoiceBlock
+from .command_line import command, command_parser
 
 try:
     import onnxruntime
@@ -62,10 +62,9 @@ Detector = GeneralizedRCNN | RetinaNet
 Function = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="of the detector")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the file")
     parser.add_argument("--format", choices=FILES, default="torchscript", help="(%(default)s)")
@@ -110,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     checks = [compare(adapter, exported, x, names, args.tolerance) for x in (image, smaller)]
     if not all(checks):
-        sys.exit(f"export_model.py: {args.format} differs from the model; nothing was written")
+        raise RuntimeError(f"{args.format} differs from the model; nothing was written")
     os.makedirs(args.output, exist_ok=True)
     path = os.path.join(args.output, FILES[args.format])
     write_atomically(path, content)

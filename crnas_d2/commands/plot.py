@@ -2,10 +2,10 @@
 
 A run is the OUTPUT_DIR of a training, or the folder "final" or "baseline" of a search.
 
-plot_results.py flops output/search/baseline output/search/final --output flops.svg
-plot_results.py flops --paper --output figure_5.svg    # the paper's APs alone
-plot_results.py accuracy --classifiers output/r18_cls --detectors output/r18 --output accuracy.svg
-plot_results.py correlation --search output/search/stage_search --detectors output/alone/* \\
+crnas plot flops output/search/baseline output/search/final --output flops.svg
+crnas plot flops --paper --output figure_5.svg    # the paper's APs alone
+crnas plot accuracy --classifiers output/r18_cls --detectors output/r18 --output accuracy.svg
+crnas plot correlation --search output/search/stage_search --detectors output/alone/* \\
     --output correlation.svg
 """
 
@@ -20,12 +20,12 @@ from ..analysis.style import figure_format, write_figure
 from ..report import correlation, plots, points
 from ..report.runs import Run, common_dataset, read_runs, read_stage_ranking
 from ..search.evaluation import format_code
+from .command_line import command, command_parser
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     figures = parser.add_subparsers(dest="figure", required=True)
     flops = figures.add_parser("flops", help="multiply-adds against AP, as figure 5")
     flops.add_argument("runs", nargs="*", metavar="RUN", help="of detectors")

@@ -39,6 +39,7 @@ from ..engine.predicting import Predictor, read_trained
 from ..files import raise_faults, real_path, write_atomically
 from ..report.drawing import draw_objects
 from ..report.predictions import PREDICTIONS_FILE, Predictions, is_of_predictions
+from .command_line import command, command_parser
 
 # How pictures are written, by extension; others as PNG, with .png behind their names.
 FORMATS = {
@@ -50,10 +51,9 @@ FORMATS = {
 }
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--model", required=True, metavar="PATH", help="folder of a search or a training, or config"
     )

@@ -1,13 +1,13 @@
 """Put the weights of a trained network into one of another architecture, or into a supernet.
 
-remap_weights.py resnet50-11ad3fa6.pth CR-R-50.safetensors --stage-code 1 3 5 7 \\
+crnas remap resnet50-11ad3fa6.pth CR-R-50.safetensors --stage-code 1 3 5 7 \\
     --operation-code 0 0 1 0 0 0 1 2 0 0 1 0 2 1 1 2
-remap_weights.py resnet50-11ad3fa6.pth supernet.safetensors \\
+crnas remap resnet50-11ad3fa6.pth supernet.safetensors \\
     --config-file configs/Supernet/stage_supernet_R_50_FPN.yaml
-remap_weights.py output/baseline/model_final.pth CR.safetensors \\
+crnas remap output/baseline/model_final.pth CR.safetensors \\
     --config-file configs/Digits/faster_rcnn_CR_R_18_FPN.yaml
 
-Reads what convert_weights.py reads and writes, and checkpoints of detectors and classifiers. A
+Reads what crnas convert reads and writes, and checkpoints of detectors and classifiers. A
 stage with more blocks repeats the last one, one with fewer keeps the first ones; of wider layers
 the first channels are taken; a dilated convolution takes the weights of the plain one (Fast Neural
 Network Adaptation, Fang et al., 2020). The result is a backbone as safetensors that MODEL.WEIGHTS
@@ -17,7 +17,6 @@ takes.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -29,12 +28,11 @@ from ..checkpoint.description import CONVENTIONS
 from ..checkpoint.remap import remap_backbone
 from ..checkpoint.seed_network import read_seed_network, save_remapped
 from ..config import read_config
+from .command_line import command, command_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("input", help="file or URL of the trained network; see above")
     parser.add_argument("output", help="local file *.safetensors")
     target = parser.add_mutually_exclusive_group(required=True)
@@ -52,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--init-seed", type=int, default=0, help="of the values that nothing is there for"
     )
     parser.add_argument(
-        "--source", choices=CONVENTIONS, help="whose weights they are, as of convert_weights.py"
+        "--source", choices=CONVENTIONS, help="whose weights they are, as of crnas convert"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output")
     parser.add_argument("opts", nargs="*", help="keys and values for the config")
@@ -86,8 +84,6 @@ def remap(args: argparse.Namespace) -> None:
         print("\n".join(differences))
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        remap(parse_args(argv))
-    except (OSError, ValueError) as error:
-        sys.exit(f"remap_weights.py: {error}")
+    remap(parse_args(argv))

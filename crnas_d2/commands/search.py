@@ -1,8 +1,8 @@
 """Search an architecture over a trained supernet, or run the whole procedure of a recipe.
 
-search_net.py --config-file configs/Search/R_50.yaml --num-gpus 8 OUTPUT_DIR output/search
-search_net.py --config-file configs/Search/R_50.yaml --dry-run
-search_net.py --config-file configs/Supernet/stage_supernet_R_50_FPN.yaml --num-gpus 8 \\
+crnas search --config-file configs/Search/R_50.yaml --num-gpus 8 OUTPUT_DIR output/search
+crnas search --config-file configs/Search/R_50.yaml --dry-run
+crnas search --config-file configs/Supernet/stage_supernet_R_50_FPN.yaml --num-gpus 8 \\
     MODEL.WEIGHTS output/supernet/model_final.pth OUTPUT_DIR output/stage_search
 
 Stopped at any moment, the same command goes on. OUTPUT_DIR/report/index.html shows the search.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from ..config import read_config
@@ -22,10 +21,12 @@ from ..report import report_procedure, report_search
 from ..search import Procedure, Recipe, is_recipe, run_search
 from ..search.recipe import find_config
 from ..search.result import write_final
+from .command_line import command, parse_run, run_parser
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = default_argument_parser()
+    parser = run_parser(__doc__)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the steps of a recipe, their sizes and costs"
     )
@@ -33,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--verbose", action="store_true", help="show on the terminal all that log.txt has"
     )
     parser.set_defaults(eval_only=True)  # of the supernet; there is nothing to train or to resume
-    args = parser.parse_args(argv)
-    if not args.config_file:
-        parser.error("--config-file is missing")
+    args = parse_run(parser, argv)
     if args.dry_run:
         print(Procedure(Recipe(args.config_file, args.opts)).describe())
     else:

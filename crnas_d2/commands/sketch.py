@@ -1,27 +1,25 @@
 """One picture of architectures: blocks of each stage, their dilations, and their multiply-adds.
 
-sketch_architecture.py ResNet50 SCR-ResNet50 CR-ResNet50 --output sketch.svg
-sketch_architecture.py configs/Digits/faster_rcnn_R_18_FPN.yaml output/search/final.yaml \\
+crnas sketch ResNet50 SCR-ResNet50 CR-ResNet50 --output sketch.svg
+crnas sketch configs/Digits/faster_rcnn_R_18_FPN.yaml output/search/final.yaml \\
     --labels baseline found --output sketch.png
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-
-from detectron2.utils.file_io import PathManager
 
 from .. import ARCHITECTURES
 from ..analysis.sketch import SketchedNetwork, draw_sketches
 from ..analysis.style import figure_format, write_figure
 from ..config import read_config
+from ..config_files import find_config_file
+from .command_line import command, command_parser
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "networks",
         nargs="+",
@@ -47,9 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def sketch(network: str, label: str) -> SketchedNetwork:
     if network in ARCHITECTURES:
         return SketchedNetwork.published(network, label)
-    if PathManager.isfile(network):
-        return SketchedNetwork.from_config(label, read_config(network))
-    raise ValueError(
-        f"{network!r} is neither a config file nor a published name: expected one of "
-        f"{', '.join(ARCHITECTURES)}"
-    )
+    try:
+        file = find_config_file(network)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{network!r} is neither a config file nor a published name: expected one of "
+            f"{', '.join(ARCHITECTURES)}"
+        ) from None
+    return SketchedNetwork.from_config(label, read_config(file))

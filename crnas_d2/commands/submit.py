@@ -1,17 +1,17 @@
-"""Submit train_net.py, search_net.py or another script that is started alike as a job on Slurm.
+"""Submit a training, a search or a script that is started alike as a job on Slurm.
 
-submit.py --nodes 2 --gpus-per-node 8 --timeout-min 2880 --partition gpu -- \\
-    train_net.py --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
-submit.py --gpus-per-node 8 --timeout-min 1440 --slurm account=vision --slurm constraint=h100 -- \\
-    search_net.py --config-file configs/Search/R_50.yaml OUTPUT_DIR output/search
-submit.py --cluster local --cpu-tasks-per-node 2 --timeout-min 30 -- train_net.py --config-file FILE
+crnas submit --nodes 2 --gpus-per-node 8 --timeout-min 2880 --partition gpu -- \\
+    train --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
+crnas submit --gpus-per-node 8 --timeout-min 1440 --slurm account=vision --slurm constraint=h100 -- \\
+    search --config-file configs/Search/R_50.yaml OUTPUT_DIR output/search
+crnas submit --cluster local --cpu-tasks-per-node 2 --timeout-min 30 -- train --config-file FILE
 
-Each GPU gets a task, and each task runs the script with the environment that torchrun would give
-it. Before the time limit, and when Slurm warns of a preemption, the script gets a SIGTERM and time
+Each GPU gets a task, and each task runs the command with the environment that torchrun would give
+it. Before the time limit, and when Slurm warns of a preemption, the command gets a SIGTERM and time
 to save; then the job is queued again. A training then goes on with --resume, as it does where Slurm
 itself starts the job again after a failed node; a search goes on by itself.
 
-Run it where the script will run: folder, environment and Python are those of the job.
+Run it where the command will run: folder, environment and Python are those of the job.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from detectron2.engine import default_argument_parser
-from detectron2.utils.file_io import PathManager
+from . import COMMANDS, train
+from .command_line import command, command_parser, parse_run, run_parser
 
 try:
     import submitit
 except ModuleNotFoundError:
     submitit = None
 
+PACKAGE = __name__.partition(".")[0]
 WARNING_S = 180  # before the time limit, the job is warned
 SAVING_S = 120  # so long may the script take to end after that
 PREEMPTION_S = 10  # so long after a SIGTERM may the warning of a preemption come
@@ -43,16 +44,16 @@ POLL_S = 0.2
 class Task:
     """What runs in each task of a job. submitit calls it, and its ``checkpoint`` on rank 0.
 
-    The script is a process of its own. So the warning, which would otherwise queue the job again in
-    the middle of a training step, waits until the script has ended.
+    The program is a process of its own. So the warning, which would else queue the job again in
+    the middle of a training step, waits until it has ended.
 
     Attributes:
-        script: a Python file.
-        arguments: of the script.
-        resume: what a script needs in addition that goes on.
+        program: a Python file; or "-m" and a module, and the name of a command.
+        arguments: of the program.
+        resume: what a program needs in addition that goes on.
     """
 
-    script: str
+    program: tuple[str, ...]
     arguments: tuple[str, ...]
     resume: tuple[str, ...]
 
@@ -101,7 +102,7 @@ class Task:
     def _command(self) -> list[str]:
         again = "SLURM_RESTART_COUNT" in os.environ
         arguments = self._resumed() if again else self.arguments
-        return [sys.executable, "-u", self.script, *arguments]
+        return [sys.executable, "-u", *self.program, *arguments]
 
     def _resumed(self) -> tuple[str, ...]:
         missing = (option for option in self.resume if option not in self.arguments)
@@ -126,22 +127,22 @@ def _torchrun_environment() -> dict[str, str]:
 
 def make_task(parser: argparse.ArgumentParser, command: Sequence[str]) -> Task:
     """The task of a command line; what is wrong with it ends the program."""
-    script, *arguments = command
-    if not os.path.isfile(script):
-        parser.error(f"{script!r}: no such script in {os.getcwd()}")
-    if os.path.basename(script) != "train_net.py":
-        return Task(script, tuple(arguments), ())
-    parsed = default_argument_parser().parse_args(arguments)
-    if not PathManager.isfile(parsed.config_file):
-        parser.error(f"--config-file {parsed.config_file!r} of {script}: no such file")
+    name, *arguments = command
+    if os.path.isfile(name):
+        program = (name,)
+    elif name in COMMANDS:
+        program = ("-m", PACKAGE, name)
+    else:
+        parser.error(f"{name!r}: no such script in {os.getcwd()}, and no command of crnas")
+    if name != "train" and os.path.basename(name) != "train_net.py":
+        return Task(program, tuple(arguments), ())
+    parsed = parse_run(run_parser(train.__doc__), arguments)
     # An evaluation that starts again has to take the same weights, not the last checkpoint's.
-    return Task(script, tuple(arguments), () if parsed.eval_only else ("--resume",))
+    return Task(program, tuple(arguments), () if parsed.eval_only else ("--resume",))
 
 
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Task]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--cluster", choices=("slurm", "local"), help="default: Slurm where there is srun"
     )
@@ -171,7 +172,9 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Task]:
         default="output/jobs",
         help="for logs and files of submitit; all nodes have to see it",
     )
-    parser.add_argument("command", nargs="+", help="the script and its arguments, after --")
+    parser.add_argument(
+        "command", nargs="+", help="of crnas, or a script, and its arguments, after --"
+    )
     args = parser.parse_args(argv)
     return args, make_task(parser, args.command)
 
@@ -183,10 +186,11 @@ def _positive(text: str) -> int:
     return value
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     args, task = parse_args(argv)
     if submitit is None:
-        sys.exit('crnas submit needs submitit: pip install "crnas_d2[slurm]"')
+        raise RuntimeError('there is no submitit, which this needs: pip install "crnas_d2[slurm]"')
     executor = submitit.AutoExecutor(
         folder=args.folder,
         cluster=args.cluster,

@@ -1,8 +1,8 @@
 """Train or evaluate a detector with a CR backbone, as Detectron2's own tools/train_net.py does.
 
-train_net.py --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml --num-gpus 8
-train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
-torchrun --nproc-per-node 8 train_net.py --config-file ...
+crnas train --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml --num-gpus 8
+crnas train --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+torchrun --nproc-per-node 8 -m crnas_d2 train --config-file ...
 
 On SIGTERM it saves the iteration that it has just finished and ends with exit code 143; the same
 command with --resume goes on from there.
@@ -14,24 +14,23 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ..checkpoint import CRCheckpointer
 from ..engine import CRTrainer, launch, setup, terminal
+from .command_line import command, parse_run, run_parser
 
 logger = logging.getLogger(__name__)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = default_argument_parser()
+    parser = run_parser(__doc__)
     parser.add_argument(
         "--verbose", action="store_true", help="show on the terminal all that log.txt has"
     )
-    args = parser.parse_args(argv)
-    if not args.config_file:
-        parser.error("--config-file is missing")
+    args = parse_run(parser, argv)
     launch(train, args)
 
 

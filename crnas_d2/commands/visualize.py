@@ -1,8 +1,8 @@
 """One picture of a detector's results: test images with ground truth beside detections.
 
-visualize_results.py --config-file configs/Digits/faster_rcnn_CR_R_18_FPN.yaml \\
+crnas visualize --config-file configs/Digits/faster_rcnn_CR_R_18_FPN.yaml \\
     --input output/inference/coco_instances_results.json --output results.png
-visualize_results.py ... --conf-threshold 0.3 --max-images 12 DATASETS.TEST "('own_val',)"
+crnas visualize ... --conf-threshold 0.3 --max-images 12 DATASETS.TEST "('own_val',)"
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ..data import setup_datasets
 from ..files import read_json, write_atomically
 from ..report.drawing import draw_objects
 from ..report.fonts import find_families, unheeded_glyphs
+from .command_line import command, command_parser
 
 # In pixels of the picture.
 PANEL = 400
@@ -37,10 +38,9 @@ DPI = 100
 PAIRS_PER_ROW = 2
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="of the detector")
     parser.add_argument(
         "--input",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -17,7 +19,10 @@ from detectron2.engine import DEFAULT_TIMEOUT
 from detectron2.engine import launch as launch_processes
 from detectron2.utils import comm
 
+from .faults import tell_faults
 from .hooks import EXIT_AFTER_SIGTERM
+
+TELLING_S = 10  # so long a rank that failed later waits for the first one's sentence
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -29,14 +34,19 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 
     Args:
         main: the job.
-        args: from :func:`detectron2.engine.default_argument_parser`.
+        args: from :func:`detectron2.engine.default_argument_parser`, and ``traceback``: whether a
+            fault of several processes is told with its traceback.
 
     Raises:
-        SystemExit: a SIGTERM ended the processes; with :data:`EXIT_AFTER_SIGTERM`.
+        SystemExit: of several processes one has failed, and has told why, or a SIGTERM or Ctrl-C
+            has ended them; with the exit code for that.
+        ValueError: the processes cannot be started.
+        RuntimeError: a signal of somebody else has ended a process.
     """
     if not dist.is_torchelastic_launched():
+        _check_processes(args)
         several = args.num_gpus * args.num_machines > 1
-        with _sigterm_to_children() if several else contextlib.nullcontext():
+        with _as_parent() if several else contextlib.nullcontext():
             launch_processes(
                 _run,
                 args.num_gpus,
@@ -55,18 +65,60 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
     _run(main, args)
 
 
+def _check_processes(args: argparse.Namespace) -> None:
+    for name in ("num_gpus", "num_machines"):
+        if getattr(args, name) < 1:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is {getattr(args, name)}; expected 1 or more"
+            )
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}; this machine has {torch.cuda.device_count()}"
+        )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--machine-rank is {args.machine_rank}; expected 0 to {args.num_machines - 1}, as of "
+            "--num-machines"
+        )
+    if args.dist_url == "auto" and args.num_machines > 1:
+        raise ValueError(
+            "--dist-url is auto, which is for one machine; expected tcp://HOST:PORT of the first"
+        )
+
+
 def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Run the job and leave together: gloo aborts a rank whose peer is gone already."""
-    try:
+    if not dist.is_initialized():
         main(args)
-        comm.synchronize()
+        return
+    try:
+        with tell_faults(getattr(args, "traceback", False), _turn_to_tell):
+            main(args)
+            comm.synchronize()
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def _sigterm_to_children() -> Iterator[None]:
+def _turn_to_tell() -> Iterator[bool]:
+    """Whether this rank has failed before all others, which may fail just because it is gone.
+
+    The others wait until it has told its fault: when one has ended, all are ended.
+    """
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        is_first = store.add("crnas_d2/failed", 1) == 1
+        if not is_first:
+            store.wait(["crnas_d2/told"], timedelta(seconds=TELLING_S))
+    except RuntimeError:  # the store has ended with the rank that keeps it
+        is_first = False
+    yield is_first
+    if is_first:
+        store.set("crnas_d2/told", "")
+
+
+@contextlib.contextmanager
+def _as_parent() -> Iterator[None]:
     def pass_on(*_) -> None:
         children = multiprocessing.active_children()
         if not children:
@@ -75,11 +127,21 @@ def _sigterm_to_children() -> Iterator[None]:
             child.terminate()
 
     previous = signal.signal(signal.SIGTERM, pass_on)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     try:
         yield
-    except ProcessExitedException as error:
-        if error.exit_code in (EXIT_AFTER_SIGTERM, -signal.SIGTERM):
-            raise SystemExit(EXIT_AFTER_SIGTERM) from error
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            child.terminate()
         raise
+    except ProcessExitedException as error:
+        code = error.exit_code
+        if code in (EXIT_AFTER_SIGTERM, -signal.SIGTERM):
+            raise SystemExit(EXIT_AFTER_SIGTERM) from error
+        if code < 0:
+            raise RuntimeError(
+                f"process {error.error_index} was ended by {signal.Signals(-code).name}"
+            ) from None
+        raise SystemExit(code) from None
     finally:
         signal.signal(signal.SIGTERM, previous)

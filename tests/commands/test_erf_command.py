@@ -104,18 +104,18 @@ def test_options_that_do_not_fit(run, capsys, options, message):
 
 
 @pytest.mark.parametrize(
-    "options, changes, error, message",
+    "options, changes, message",
     [
-        ([], {"output": "erf.jpg"}, ValueError, "erf.jpg.*expected a name that ends in .svg"),
-        ([], {"configs": ["no.yaml"]}, FileNotFoundError, "config file 'no.yaml'"),
-        ([], {"configs": [SUPERNET]}, ValueError, "stage_supernet_R_18_FPN.yaml.*one network"),
-        (["--weights", "no.pth", "random"], {}, FileNotFoundError, "weights 'no.pth'"),
-        (["--size", "50"], {}, ValueError, "50x50 pixels: expected multiples of 32"),
-        (["--size", "64", "--features", "c9"], {}, ValueError, r"\['c9'\]: expected .* c2, c3"),
-        (["--dataset", "erf_absent"], {}, ValueError, "'erf_absent'"),
+        ([], {"output": "erf.jpg"}, "erf.jpg.*expected a name that ends in .svg"),
+        ([], {"configs": ["no.yaml"]}, "config file 'no.yaml'"),
+        ([], {"configs": [SUPERNET]}, "stage_supernet_R_18_FPN.yaml.*one network"),
+        (["--weights", "no.pth", "random"], {}, "weights 'no.pth'"),
+        (["--size", "50"], {}, "50x50 pixels: expected multiples of 32"),
+        (["--size", "64", "--features", "c9"], {}, r"\['c9'\]: expected .* c2, c3"),
+        (["--dataset", "erf_absent"], {}, "'erf_absent'"),
     ],
 )
-def test_what_cannot_be_drawn(run, tmp_path, options, changes, error, message):
-    with pytest.raises(error, match=message):
+def test_what_cannot_be_drawn(run, refused, tmp_path, options, changes, message):
+    with refused(message):
         run("--num-images", "1", *options, **changes)
     assert not (tmp_path / "pictures").exists()

@@ -176,12 +176,11 @@ def test_video(photos, predictor, capsys):
     assert "clip.avi: 4 cat, 4 dog\n" in capsys.readouterr().out
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_goes_on(photos, predictor, capsys):
+def test_what_cannot_be_read_is_named_and_the_rest_goes_on(photos, predictor, refused):
     for name in ("0.png", "broken.mp4"):
         (photos / name).write_text("no picture")
-    with pytest.raises(ValueError, match="2 faults") as error:
+    with refused("2 faults:\n  photos/0.png: .*\n  photos/broken.mp4: "):
         run("photos")
-    assert "photos/0.png: " in str(error.value) and "photos/broken.mp4: " in str(error.value)
     assert sorted(os.listdir("out")) == ["a.png", "deep", "predictions.json"]
     assert [image["file_name"] for image in read("out")["images"]] == ["a.png", "deep/b.jpg"]
 
@@ -210,7 +209,7 @@ def unchanged(path):
     ],
 )
 def test_nothing_is_written_over_an_input_or_what_is_not_ours(
-    photos, predictor, inputs, output, message
+    photos, predictor, refused, inputs, output, message
 ):
     for folder in ("other", "json", "clips"):
         os.mkdir(folder)
@@ -220,7 +219,7 @@ def test_nothing_is_written_over_an_input_or_what_is_not_ours(
         with open(name, "w") as f:
             f.write("{}")
     same = [unchanged(path) for path in (photos / "a.png", photos / ".." / "other" / "a.png")]
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with refused(message):
         run(*inputs, output=output)
     assert all(same() for same in same) and not predictor.seen
     assert not os.path.exists("out")
@@ -237,16 +236,16 @@ def test_a_run_that_was_killed_can_be_repeated(photos, predictor, monkeypatch):
     def kill(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
         patch.setattr(ThreeObjects, "__call__", kill)
         run("photos")
     assert COCO("out/predictions.json").getImgIds() == []
     assert len(run("photos")["images"]) == 2
 
 
-def test_a_model_of_another_kind(photos, predictor, monkeypatch):
+def test_a_model_of_another_kind(photos, predictor, refused, monkeypatch):
     monkeypatch.setattr(ThreeObjects, "__call__", lambda self, bgr: {"sem_seg": None})
-    with pytest.raises(ValueError, match="the model gives sem_seg; expected a detector"):
+    with refused("the model gives sem_seg; expected a detector"):
         run("photos")
 
 

@@ -88,21 +88,21 @@ def test_what_nothing_is_there_for_is_drawn_from_the_seed(run):
     assert drawn[0].std() > 0
 
 
-def test_operation_code_and_function_preserving(run):
+def test_operation_code_and_function_preserving(run, refused):
     codes = ["--stage-code", "2", "2", "2", "3", "--operation-code", *"001000012"]
     printed = run("in.pth", "out.safetensors", *codes, "--function-preserving")
     assert ["res5", "0-1, 1 x 1", "25", "8", "2", "0", "0"] in cells(printed)
     weights = load_file("out.safetensors")
     assert not weights["res5.2.conv2.norm.weight"].any()
-    with pytest.raises(SystemExit, match="operation code .* has 1 entries; expected 9"):
+    with refused("operation code .* has 1 entries; expected 9"):
         run("in.pth", "b.safetensors", *codes[:5], "--operation-code", "1")
 
 
-def test_an_output_is_replaced_only_with_overwrite(run):
+def test_an_output_is_replaced_only_with_overwrite(run, refused):
     out = Path("out.safetensors")
     out.write_bytes(b"before")
     code = ["--stage-code", "1", "1", "2", "4"]
-    with pytest.raises(SystemExit, match="out.safetensors exists; .* --overwrite"):
+    with refused("out.safetensors exists; .* --overwrite"):
         run("in.pth", "out.safetensors", *code)
     assert out.read_bytes() == b"before"
     run("in.pth", "out.safetensors", *code, "--overwrite")
@@ -124,8 +124,8 @@ def test_an_output_is_replaced_only_with_overwrite(run):
         ),
     ],
 )
-def test_errors_are_one_message_and_leave_no_file(run, args, message):
-    with pytest.raises(SystemExit, match=f"remap_weights.py: .*{message}"):
+def test_errors_are_one_message_and_leave_no_file(run, refused, args, message):
+    with refused(message):
         run(*args)
     assert [path.name for path in Path().iterdir()] == ["in.pth"]
 

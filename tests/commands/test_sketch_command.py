@@ -41,9 +41,9 @@ def test_png(tool, tmp_path):
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
-def test_unknown_name(tool, tmp_path):
+def test_unknown_name(tool, refused, tmp_path):
     output = tmp_path / "sketch.svg"
-    with pytest.raises(ValueError, match="'CR-ResNet34' is neither .* ResNet18, SCR-ResNet18, CR-"):
+    with refused("'CR-ResNet34' is neither .* ResNet18, SCR-ResNet18, CR-"):
         tool.main(["ResNet18", "CR-ResNet34", "--output", str(output)])
     assert not output.exists()
 

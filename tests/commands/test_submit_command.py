@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,7 @@ def test_tasks_find_each_other(tmp_path):
 def test_a_warned_training_saves_and_goes_on(tmp_path):
     write_tiny_coco(tmp_path)
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(configs=configs_dir(), root=tmp_path))
-    job = Job(tmp_path, str(ROOT / "train_net.py"), "--config-file", "tiny.yaml")
+    job = Job(tmp_path, "train", "--config-file", "tiny.yaml")
     output = tmp_path / "output"
     job.wait_for(lambda: list(output.glob("model_*.pth")))
     # A SIGTERM comes before the warning when Slurm preempts
@@ -208,7 +209,7 @@ def task(tool, monkeypatch, tmp_path):
         sender = threading.Thread(target=send)
         sender.start()
         try:
-            tool.Task("script.py", ("--config-file", "a.yaml"), resume)()
+            tool.Task(("script.py",), ("--config-file", "a.yaml"), resume)()
         finally:
             sender.join()
         return warnings
@@ -288,13 +289,15 @@ def test_what_goes_on_with_resume(tool, monkeypatch, tmp_path):
     command = ("--config-file", "a.yaml", "SEED", "1")
     task = parse(tool, "train_net.py", *command)
     after = task.checkpoint().function
-    assert (task.script, task.arguments) == ("train_net.py", command)
-    assert (after.script, after.arguments) == ("train_net.py", ("--resume", *command))
+    assert (task.program, task.arguments) == (("train_net.py",), command)
+    assert (after.program, after.arguments) == (("train_net.py",), ("--resume", *command))
     assert after.checkpoint().function == after
+    assert parse(tool, "train", *command) == replace(task, program=("-m", "crnas_d2", "train"))
     for unchanged in (
         ("train_net.py", "--eval-only", *command),
         ("train_net.py", "--resume", *command),
         ("search_net.py", *command),
+        ("search", *command),
     ):
         task = parse(tool, *unchanged)
         assert task.checkpoint().function.arguments == task.arguments == unchanged[1:]
@@ -304,8 +307,9 @@ def test_what_goes_on_with_resume(tool, monkeypatch, tmp_path):
     "command, message",
     [
         (("absent.py",), "'absent.py': no such script in "),
-        (("train_net.py", "--config-file", "b.yaml"), "--config-file 'b.yaml' of train_net.py: no"),
-        (("train_net.py",), "--config-file '' of train_net.py: no such file"),
+        (("train_net.py", "--config-file", "b.yaml"), "config file 'b.yaml': no such file"),
+        (("train", "--config-file", "b.yaml"), "config file 'b.yaml': no such file"),
+        (("train",), "--config-file is missing"),
         (("train_net.py", "--config-fil"), "expected one argument"),
         ((), "the following arguments are required: command"),
     ],
@@ -314,15 +318,15 @@ def test_faulty_commands_are_not_submitted(tool, monkeypatch, tmp_path, capsys, 
     monkeypatch.chdir(tmp_path)
     Path("train_net.py").touch()
     with pytest.raises(SystemExit):
-        parse(tool, *command)
+        tool.main(["--gpus-per-node", "1", "--timeout-min", "9", "--", *command])
     assert message in capsys.readouterr().err
 
 
-def test_without_submitit(tool, monkeypatch, tmp_path):
+def test_without_submitit(tool, refused, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tool, "submitit", None)
     Path("script.py").touch()
-    with pytest.raises(SystemExit, match=r'pip install "crnas_d2\[slurm\]"'):
+    with refused(r'pip install "crnas_d2\[slurm\]"'):
         tool.main(["--gpus-per-node", "1", "--timeout-min", "9", "--", "script.py"])
 
 

@@ -163,23 +163,22 @@ def test_digits_of_the_embedded_data_set_have_ten_colors():
         ),
     ],
 )
-def test_results_of_something_else_are_refused(run, tmp_path, results, message):
-    with pytest.raises(ValueError, match=message) as error:
+def test_results_of_something_else_are_refused(run, refused, tmp_path, results, message):
+    with refused(f"{tmp_path / 'results.json'}.*{message}"):
         run(results)
-    assert str(tmp_path / "results.json") in str(error.value)
     assert not (tmp_path / "pictures").exists()
 
 
-def test_missing_files(tool, data, tmp_path):
+def test_missing_files(tool, data, refused, tmp_path):
     files = ["--config-file", "no.yaml", "--input", "no.json", "--output", "out.png"]
-    with pytest.raises(FileNotFoundError, match="config file 'no.yaml'"):
+    with refused("config file 'no.yaml'"):
         tool.main(files)
-    with pytest.raises(FileNotFoundError, match="no.json"):
+    with refused("no.json"):
         tool.main([files[0], str(tmp_path / "config.yaml"), *files[2:]])
 
 
-def test_no_test_set(run):
-    with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
+def test_no_test_set(run, refused):
+    with refused("DATASETS.TEST is empty"):
         run([], "DATASETS.TEST", "()")
 
 

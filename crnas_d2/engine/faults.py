@@ -1,0 +1,99 @@
+"""Faults of a run: one sentence for whoever can mend them, the traceback for whoever asks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+from .terminal import LogFile
+
+EXIT_AFTER_FAULT = 1
+EXIT_AFTER_SIGINT = 130
+PACKAGE = __name__.partition(".")[0]
+
+Turn = Callable[[], AbstractContextManager[bool]]
+
+logger = logging.getLogger(__name__)
+
+
+def _always() -> AbstractContextManager[bool]:
+    return contextlib.nullcontext(True)
+
+
+@contextlib.contextmanager
+def tell_faults(show_traceback: bool, turn: Turn = _always) -> Iterator[None]:
+    """End the process where an exception or Ctrl-C ends what is done here.
+
+    An expected fault is told on stderr in one sentence, its traceback goes to the log files alone;
+    of any other exception stderr has the traceback.
+
+    Args:
+        show_traceback: on stderr, of an expected fault too.
+        turn: waits for the turn of this process; whether it is to tell its fault. The log files
+            have it anyway.
+
+    Raises:
+        SystemExit: with :data:`EXIT_AFTER_FAULT` or :data:`EXIT_AFTER_SIGINT`.
+    """
+    trainer_log = logging.getLogger("detectron2.engine.train_loop")
+    trainer_log.addFilter(_is_no_exception)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_AFTER_SIGINT) from None
+    except Exception as error:
+        _write_to_log_files(error)
+        with turn() as is_mine:
+            if is_mine:
+                _tell(error, show_traceback)
+        raise SystemExit(EXIT_AFTER_FAULT) from None
+    finally:
+        trainer_log.removeFilter(_is_no_exception)
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether its message alone says what is wrong. One of torch or of a bug does not."""
+    if isinstance(error, (ValueError, OSError)):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    raised_here = frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE
+    return raised_here and type(error) in (RuntimeError, FloatingPointError)
+
+
+def _tell(error: Exception, show_traceback: bool) -> None:
+    if show_traceback or not is_expected(error):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    if is_expected(error):
+        program = os.path.basename(sys.argv[0])
+        print(f"{program}: error: {_sentence(error)}", file=sys.stderr, flush=True)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _write_to_log_files(error: Exception) -> None:
+    record = logger.makeRecord(
+        logger.name,
+        logging.ERROR,
+        __file__,
+        0,
+        _sentence(error),
+        (),
+        (type(error), error, error.__traceback__),
+    )
+    for handler in logging.getLogger(PACKAGE).handlers:
+        if isinstance(handler, LogFile):
+            handler.handle(record)
+
+
+def _is_no_exception(record: logging.LogRecord) -> bool:
+    """Of Detectron2's training loop, which logs the traceback to the terminal too."""
+    return not record.exc_info
