@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -86,8 +87,8 @@ def effective_receptive_fields(
         model: a detector or classifier with a ``backbone``, or a backbone: plain, with
             FPN or NAS-FPN, or a supernet, of which the chosen path is measured.
         features: names of features that the backbone or the one below its FPN (``bottom_up``)
-            gives, such as "p3" or "res4". "c2" to "c5" are those below the FPN, by their strides
-            4 to 32, as in the paper.
+            gives, such as "p3" or "res4". "c2" to "c5" are those below the FPN, "res2" to "res5",
+            as in the paper; where they have other names, those of the strides 4 to 32.
         images: (N, channels, H, W), normalized as the model does it.
 
     Returns:
@@ -130,7 +131,9 @@ def _known_features(backbone: nn.Module) -> dict[str, tuple[str, int]]:
     below = getattr(backbone, "bottom_up", backbone).output_shape()
     known = {}
     for name, shape in below.items():
-        known.setdefault(f"c{int(math.log2(shape.stride))}", (name, shape.stride))
+        match = re.fullmatch(r"res([2-5])", name)
+        level = match[1] if match else int(math.log2(shape.stride))
+        known.setdefault(f"c{level}", (name, shape.stride))
     for name, shape in {**below, **backbone.output_shape()}.items():
         known[name] = (name, shape.stride)
     return known

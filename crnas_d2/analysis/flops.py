@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import GeneralizedRCNN, RetinaNet, build_model
 from detectron2.modeling.proposal_generator import RPN
-from detectron2.modeling.roi_heads import BaseMaskRCNNHead, StandardROIHeads
+from detectron2.modeling.roi_heads import BaseMaskRCNNHead, Res5ROIHeads, StandardROIHeads
 
 INPUT_SIZE = (800, 1088)  # height and width: "the median of the input size on COCO" (Table 1)
 PROPOSALS = 1000
@@ -64,6 +64,7 @@ class ModuleCost:
         macs: multiply-adds, for all RoIs in a head that runs on RoIs.
         parameters: number of learned values, frozen ones and those of FrozenBN included.
         rois: number of RoIs that the module runs on; None for one that runs on whole features.
+            The res5 of C4 runs on those of the boxes, and on those of the masks once more.
     """
 
     part: str
@@ -86,8 +87,9 @@ class DetectorCost:
 
     @property
     def backbone_macs(self) -> int:
-        """Those of the backbone, without its neck."""
-        return sum(module.macs for module in self.modules if module.part == "backbone")
+        """Those of the backbone without its neck: the stages that ``MODEL.CR`` tells, and so with
+        res5 where that lies in the RoI heads (C4)."""
+        return sum(m.macs for m in self.modules if m.part == "backbone" or m.name == "res5")
 
     @property
     def parameters(self) -> int:
@@ -107,9 +109,9 @@ def analyze_detector(
     norms, activations, element-wise sums, resizing, pooling and biases count nothing.
 
     Args:
-        cfg: of a ``RetinaNet``, or of a ``GeneralizedRCNN`` with RPN and :class:`StandardROIHeads`
-            or a subclass, such as Cascade R-CNN. Any backbone and neck; layers of a neck other than
-            FPN and NAS-FPN are one module.
+        cfg: of a ``RetinaNet``, or of a ``GeneralizedRCNN`` with RPN and :class:`StandardROIHeads`,
+            :class:`Res5ROIHeads` or a subclass, such as Cascade R-CNN. Any backbone and neck; layers
+            of a neck other than FPN and NAS-FPN are one module.
         input_size: height and width of the image, in pixels, before the model pads it.
         proposals: RoIs of the box head, of each one in Cascade R-CNN. RetinaNet has none.
         mask_rois: RoIs of the mask head.
@@ -126,7 +128,12 @@ def analyze_detector(
     macs = _sum_by_place(((call.name, call.macs) for call in calls), has_neck)
     parameters = _sum_by_place(_learned_values(model), has_neck)
 
-    rois = {"box": proposals, "mask": mask_rois}
+    masks = model.roi_heads.mask_on if isinstance(model, GeneralizedRCNN) else False
+    rois = {
+        "box": proposals,
+        "mask": mask_rois,
+        "res5": proposals + mask_rois if masks else proposals,
+    }
     return DetectorCost(
         tuple(
             ModuleCost(
@@ -181,6 +188,13 @@ def _run_two_stages(
     rpn.rpn_head([features[name] for name in rpn.in_features])
 
     heads = model.roi_heads
+    if isinstance(heads, Res5ROIHeads):
+        pooled = _pooled(features, heads.in_features, heads.pooler, proposals)
+        heads.box_predictor(heads.res5(pooled).mean((2, 3)))
+        if heads.mask_on:
+            pooled = _pooled(features, heads.in_features, heads.pooler, mask_rois)
+            heads.mask_head.layers(heads.res5(pooled))
+        return
     pooled = _pooled(features, heads.box_in_features, heads.box_pooler, proposals)
     for head, predictor in zip(_each(heads.box_head), _each(heads.box_predictor), strict=True):
         predictor(head(pooled))
@@ -218,10 +232,10 @@ def _check_two_stages(cfg: CfgNode, model: GeneralizedRCNN) -> None:
             f"MODEL.PROPOSAL_GENERATOR.NAME is {cfg.MODEL.PROPOSAL_GENERATOR.NAME!r}: expected an RPN"
         )
     heads = model.roi_heads
-    if not isinstance(heads, StandardROIHeads):
+    if not isinstance(heads, (StandardROIHeads, Res5ROIHeads)):
         raise ValueError(
-            f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r}: expected StandardROIHeads or "
-            "heads derived from them"
+            f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r}: expected StandardROIHeads, "
+            "Res5ROIHeads or heads derived from them"
         )
     if heads.mask_on and not isinstance(heads.mask_head, BaseMaskRCNNHead):
         raise ValueError(
@@ -300,6 +314,8 @@ def _locate(path: str, has_neck: bool) -> tuple[str, str] | None:
             return "neck", "neck"
         case ["proposal_generator", "rpn_head", *_]:
             return "RPN", "RPN head"
+        case ["roi_heads", "res5", *_]:
+            return "RoI heads", "res5"
         case ["roi_heads", "box_head" | "box_predictor" as head, index, *_] if index.isdigit():
             return "RoI heads", f"{head.replace('_', ' ')} {int(index) + 1}"
         case ["roi_heads", "box_head" | "box_predictor" | "mask_head" as head, *_]:

@@ -12,24 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 
 from ..architecture import ARCHITECTURES, Architecture, get_family
 from ..config import get_architecture, get_config, set_architecture
-from .flops import INPUT_SIZE, analyze_detector
+from ..modeling.supernet import build_stages
+from .flops import INPUT_SIZE, PROPOSALS, analyze_detector
 from .style import DILATION_COLORS, GRAY, INK, PALE, styled
 
 # How the names of the builders begin whose backbones MODEL.CR describes.
 BUILDERS = "build_cr_"
-# Stride of each stage's output to the image.
-STRIDES: Mapping[str, Mapping[str, int]] = MappingProxyType(
-    {
-        "resnet": {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32},
-        "mobilenetv2": {
-            **{"stem": 2, "c16": 2, "c24": 4, "c32": 8, "c64": 16},
-            **{"c96": 16, "c160": 32, "c320": 32, "c1280": 32},
-        },
-    }
-)
 # Network of the shipped configs, by the published name less "SCR-" or "CR-".
 NETWORKS: Mapping[str, str] = MappingProxyType(
     {
@@ -63,14 +55,14 @@ class SketchedStage:
 
     Attributes:
         name: such as "res4".
-        stride: of its output to the image.
+        stride: of its output to the image; None where it runs on RoIs (C4).
         dilations: of the 3x3 convolution of each block; empty for a single layer, which is no
             choice block.
         macs: multiply-adds.
     """
 
     name: str
-    stride: int
+    stride: int | None
     dilations: tuple[int, ...]
     macs: int
 
@@ -98,21 +90,19 @@ class SketchedNetwork:
             )
         architecture = get_architecture(cfg)
         family = get_family(architecture.family)
+        rules = build_stages(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
         dilations = {
-            stage: entries
+            stage: rules.real_dilations(stage, entries)
             for stage, entries in zip(family.stages, architecture.dilations)
             if stage not in family.single
         }
-        modules = (m for m in analyze_detector(cfg).modules if m.part == "backbone")
-        return cls(
-            label,
-            tuple(
-                SketchedStage(
-                    m.name, STRIDES[family.name][m.name], dilations.get(m.name, ()), m.macs
-                )
-                for m in modules
-            ),
-        )
+        macs = {m.name: m for m in analyze_detector(cfg).modules if m.name in rules.names}
+        stages, stride = [], 1
+        for name in filter(macs.__contains__, rules.names):
+            stride *= rules.stride(name)
+            where = stride if macs[name].rois is None else None
+            stages.append(SketchedStage(name, where, dilations.get(name, ()), macs[name].macs))
+        return cls(label, tuple(stages))
 
     @classmethod
     def from_architecture(
@@ -180,7 +170,7 @@ def draw_sketches(networks: Sequence[SketchedNetwork]) -> Figure:
     """
     if not networks:
         raise ValueError("there is no network to sketch: expected one or more")
-    tables = [list(rows) for _, rows in groupby(networks, lambda n: [s.name for s in n.stages])]
+    tables = [list(rows) for _, rows in groupby(networks, _columns)]
     box = _box_width(tables)
     columns = [_column_widths(table, box) for table in tables]
     bar = min(
@@ -206,8 +196,12 @@ def draw_sketches(networks: Sequence[SketchedNetwork]) -> Figure:
                 _draw_row(axes, network, lefts, top, box, bar)
                 top += ROW
             top += TABLE_GAP
-        _draw_legend(figure, height)
+        _draw_legend(figure, height, networks)
     return figure
+
+
+def _columns(network: SketchedNetwork) -> list[tuple[str, int | None]]:
+    return [(stage.name, stage.stride) for stage in network.stages]
 
 
 def _box_width(tables: Sequence[Sequence[SketchedNetwork]]) -> float:
@@ -229,7 +223,8 @@ def _most_blocks(table: Sequence[SketchedNetwork]) -> list[int]:
 def _draw_header(axes: Axes, network: SketchedNetwork, lefts: Sequence[float], top: float) -> None:
     for stage, left in zip(network.stages, lefts):
         axes.text(left, top, stage.name, size=9, weight="bold", va="top")
-        axes.text(left, top + 0.16, f"stride {stage.stride}", size=8, color=GRAY, va="top")
+        where = "on RoIs" if stage.stride is None else f"stride {stage.stride}"
+        axes.text(left, top + 0.16, where, size=8, color=GRAY, va="top")
 
 
 def _draw_row(
@@ -254,7 +249,7 @@ def _draw_row(
     for stage, share, left in zip(network.stages, network.shares, lefts):
         for i, dilation in enumerate(stage.dilations or [None]):
             x = left + i * box
-            color = PALE if dilation is None else DILATION_COLORS[dilation - 1]
+            color = PALE if dilation is None else DILATION_COLORS[dilation]
             axes.add_patch(Rectangle((x, top), box, BOX_HEIGHT, fc=color, ec=INK, lw=0.6))
             if dilation is not None:
                 axes.text(
@@ -262,7 +257,7 @@ def _draw_row(
                     top + BOX_HEIGHT / 2,
                     str(dilation),
                     size=8,
-                    color="white" if dilation == len(DILATION_COLORS) else INK,
+                    color="white" if dilation >= 3 else INK,
                     ha="center",
                     va="center_baseline",
                 )
@@ -276,10 +271,11 @@ def _draw_row(
             axes.text(left, below + 0.14, text, size=8, va="top")
 
 
-def _draw_legend(figure: Figure, height: float) -> None:
+def _draw_legend(figure: Figure, height: float, networks: Sequence[SketchedNetwork]) -> None:
+    drawn = {d for network in networks for stage in network.stages for d in stage.dilations}
     handles = [
-        Patch(fc=color, ec=INK, lw=0.6, label=f"dilation {dilation}")
-        for dilation, color in enumerate(DILATION_COLORS, 1)
+        Patch(fc=DILATION_COLORS[dilation], ec=INK, lw=0.6, label=f"dilation {dilation}")
+        for dilation in sorted({1, 2, 3} | drawn)
     ]
     handles.append(Patch(fc=PALE, ec=INK, lw=0.6, label="no choice block"))
     figure.legend(
@@ -292,10 +288,11 @@ def _draw_legend(figure: Figure, height: float) -> None:
         borderaxespad=0,
         columnspacing=1.5,
     )
+    on_rois = any(stage.stride is None for network in networks for stage in network.stages)
     figure.text(
         MARGIN / figure.get_figwidth(),
         MARGIN / height,
         "Bars and percent: of the backbone's multiply-adds, for an image of "
-        f"{INPUT_SIZE[0]}x{INPUT_SIZE[1]}.",
+        f"{INPUT_SIZE[0]}x{INPUT_SIZE[1]}{f' with {PROPOSALS} RoIs' if on_rois else ''}.",
         size=8,
     )

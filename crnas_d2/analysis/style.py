@@ -16,8 +16,8 @@ BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 VERMILION, PURPLE, SKY = "#D55E00", "#CC79A7", "#56B4E9"
 INK, GRAY, PALE = "#1A1A1A", "#6B6B6B", "#D9D9D9"
 BASELINE, FOUND = ORANGE, BLUE
-# From light to dark, so that they stay in order in a grey print.
-DILATION_COLORS = ("#DDEBF4", "#5FA8D3", "#0B3C5D")
+# From light to dark, so that they stay in order in a grey print. 4 and 6 are those of a DC5's res5.
+DILATION_COLORS = {1: "#DDEBF4", 2: "#5FA8D3", 3: "#0B3C5D", 4: "#4A1F5C", 6: "#240C30"}
 
 STYLE = {
     "font.family": "sans-serif",

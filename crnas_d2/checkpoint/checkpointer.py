@@ -28,6 +28,7 @@ BACKBONE_FORMAT = "crnas_d2.backbone"
 BACKBONE_PREFIXES = ("backbone.bottom_up.", "backbone.", "")
 # Name of the checkpoint with the best test result; a run never goes on from there
 BEST = "model_best"
+RES5_IN_HEADS = "roi_heads.res5."  # of a C4 detector
 
 
 class CRCheckpointer(DetectionCheckpointer):
@@ -151,7 +152,14 @@ class CRCheckpointer(DetectionCheckpointer):
         logger.info(f"{filename} is of a supernet: loading the weights of its path {list(path)}")
         subnet = inherit_subnet(checkpoint["model"], path)
         backbone = {key: t for key, t in subnet.items() if key.startswith("backbone.")}
-        misshapen = _misshapen(backbone, self.model.state_dict())
+        wanted = self.model.state_dict()
+        missing = _missing_of_the_backbone(subnet, wanted)
+        if missing and not self._is_of_a_classifier(checkpoint):
+            raise ValueError(
+                f"weights {filename} are of a supernet in a detector of another kind than the model: "
+                f"{len(missing)} tensor(s) of the backbone missing ({_some(missing)})"
+            )
+        misshapen = _misshapen(backbone, wanted)
         if misshapen:
             raise ValueError(
                 f"weights {filename} are of a supernet with other channels than the model: "
@@ -194,19 +202,14 @@ class CRCheckpointer(DetectionCheckpointer):
         self, backbone: dict[str, torch.Tensor], filename: str
     ) -> dict[str, torch.Tensor]:
         wanted = self.model.state_dict()
-        prefix = next(p for p in BACKBONE_PREFIXES if any(key.startswith(p) for key in wanted))
-        state_dict = {
-            prefix + key: tensor
-            for key, tensor in backbone.items()
-            if prefix + key in wanted or not key.endswith("num_batches_tracked")  # not in FrozenBN
-        }
-        missing = [
-            key
-            for key in wanted
-            if key.startswith(prefix)
-            and key not in state_dict
-            and not key.endswith("num_batches_tracked")
-        ]
+        prefix = _backbone_prefix(wanted)
+        in_heads = any(key.startswith(RES5_IN_HEADS) for key in wanted)
+        state_dict = {}
+        for key, tensor in backbone.items():
+            place = "roi_heads." if in_heads and key.startswith("res5.") else prefix
+            if place + key in wanted or not key.endswith("num_batches_tracked"):  # not in FrozenBN
+                state_dict[place + key] = tensor
+        missing = _missing_of_the_backbone(state_dict, wanted)
         left_over = [key for key in state_dict if key not in wanted]
         misshapen = _misshapen(state_dict, wanted)
         problems = [
@@ -275,6 +278,25 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         if not zipfile.is_zipfile(file):
             raise ValueError(f"{path} is cut off, or not in the zip format of torch.save")
     return torch.load(local, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _backbone_prefix(wanted: dict[str, torch.Tensor]) -> str:
+    """What stands before the names of the backbone's tensors in a model."""
+    return next(p for p in BACKBONE_PREFIXES if any(key.startswith(p) for key in wanted))
+
+
+def _missing_of_the_backbone(
+    state_dict: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
+) -> list[str]:
+    """The tensors that the backbone of a model has, with res5 where that lies in the RoI heads, and
+    a state dict has not."""
+    return [
+        key
+        for key in wanted
+        if key.startswith((_backbone_prefix(wanted), RES5_IN_HEADS))
+        and key not in state_dict
+        and not key.endswith("num_batches_tracked")
+    ]
 
 
 def _misshapen(state_dict: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> list[str]:

@@ -102,7 +102,9 @@ def format_cost(cost: DetectorCost) -> str:
         for module in cost.modules
     ]
     backbone = cost.backbone_macs
-    rows.append(["backbone", "", f"{backbone / 1e9:.3f}", f"{backbone / cost.macs:.1%}", "", ""])
+    has_res5 = any(m.part == "RoI heads" and m.name == "res5" for m in cost.modules)
+    name = "res5 included" if has_res5 else ""
+    rows.append(["backbone", name, f"{backbone / 1e9:.3f}", f"{backbone / cost.macs:.1%}", "", ""])
     rows.append(
         ["detector", "", f"{cost.macs / 1e9:.3f}", "100.0%", "", f"{cost.parameters / 1e6:.3f}"]
     )

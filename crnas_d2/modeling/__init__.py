@@ -4,12 +4,14 @@ from .cr_mobilenetv2 import CRMobileNetV2
 from .cr_resnet import CRResNet
 from .dilation_supernet import DilationSupernet
 from .nas_fpn import NASFPN
+from .res5_roi_heads import CRRes5ROIHeads
 from .stage_supernet import StageSupernet
 
 globals().update(BUILDERS)  # build_cr_resnet_fpn_backbone and so on
 
 __all__ = [
     "CRMobileNetV2",
+    "CRRes5ROIHeads",
     "CRResNet",
     "DilationSupernet",
     "ImageClassifier",

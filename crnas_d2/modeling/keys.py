@@ -63,7 +63,8 @@ def check_res5_heads(cfg: CfgNode) -> None:
     """Check that RoI heads which have res5 in them (C4) build it by the codes.
 
     Raises:
-        ValueError: they do not, or they should run the paths of a supernet.
+        ValueError: they do not; or they cannot, as those of a supernet or of MobileNetV2, or with
+            another stride.
     """
     model, heads = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
     if model not in META_ARCH_REGISTRY or heads not in ROI_HEADS_REGISTRY:
@@ -77,10 +78,21 @@ def check_res5_heads(cfg: CfgNode) -> None:
     if "supernet" in cfg.MODEL.BACKBONE.NAME:
         raise ValueError(
             f"MODEL.ROI_HEADS.NAME is {heads!r}, which has res5 in the RoI heads; expected "
-            "'StandardROIHeads' or others without it, as the path of a supernet is that of a "
-            "backbone with all stages"
+            "'StandardROIHeads' or others without it, as a supernet chooses paths through all stages"
         )
-    if kind._build_res5_block.__func__ is Res5ROIHeads._build_res5_block.__func__:
+    if cfg.MODEL.CR.FAMILY != "resnet":
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME is {heads!r}, which has res5 of a ResNet in the RoI heads; "
+            "expected 'StandardROIHeads' or others without it, as MODEL.CR.FAMILY is "
+            f"{cfg.MODEL.CR.FAMILY!r}"
+        )
+    if cfg.MODEL.RESNETS.RES5_DILATION != 1:
+        raise ValueError(
+            f"MODEL.RESNETS.RES5_DILATION is {cfg.MODEL.RESNETS.RES5_DILATION}; expected 1 with "
+            f"MODEL.ROI_HEADS.NAME {heads!r}, where res5 runs on RoIs"
+        )
+    own = getattr(kind._build_res5_block, "__func__", None)
+    if own is Res5ROIHeads._build_res5_block.__func__:
         raise ValueError(
             f"MODEL.ROI_HEADS.NAME is {heads!r}, whose res5 has 3 bottleneck blocks of dilation 1 "
             "whatever MODEL.CR says; expected 'CRRes5ROIHeads', whose res5 has the codes"

@@ -145,7 +145,7 @@ def _draw_block(axes: Axes, number: float, score: float, operation: int, chosen:
         number,
         score,
         "o",
-        color=DILATION_COLORS[operation],
+        color=DILATION_COLORS[operation + 1],
         ms=13,
         mec=FOUND if chosen else GRAY,
         mew=2.4 if chosen else 0.8,
@@ -167,8 +167,8 @@ def _finish_blocks(figure: Figure, axes: Axes, blocks: int, chosen: str) -> None
     axes.set_xticks(range(1, blocks + 1))
     axes.set_xlim(0.4, blocks + 0.6)
     axes.margins(y=0.12)
-    for operation, color in enumerate(DILATION_COLORS):
-        label = f"dilation {operation + 1}"
+    for dilation in (1, 2, 3):
+        color, label = DILATION_COLORS[dilation], f"dilation {dilation}"
         axes.plot([], [], "o", color=color, mec=GRAY, ms=9, label=label)
     axes.plot([], [], "o", color="white", mec=FOUND, mew=2.4, ms=9, label=chosen)
     figure.legend(loc="outside upper center", ncols=3)

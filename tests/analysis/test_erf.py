@@ -232,6 +232,23 @@ def test_names_of_features(kind):
         assert (below["p3"].share > below["c3"].share) and below["p5"].share <= 1
 
 
+def test_c5_of_a_dc5_backbone_is_its_res5():
+    torch.manual_seed(0)
+    options = {**THIN, "out_features": ["res4", "res5"]}
+    dilated = randomize(CRResNet((1, 1, 1, 2), res5_dilation=2, **options))
+    plain = CRResNet((1, 1, 1, 2), **options)
+    plain.load_state_dict(dilated.state_dict())
+    images = noise_images(1, 256)
+    erfs, plain_erfs = (
+        effective_receptive_fields(model, ["c4", "c5", "res5"], images)
+        for model in (dilated, plain)
+    )
+    assert [erf.stride for erf in erfs.values()] == [16, 16, 16]
+    assert [erf.stride for erf in plain_erfs.values()] == [16, 32, 32]
+    assert (erfs["c5"].map == erfs["res5"].map).all()
+    assert erfs["c5"].sigma > 1.2 * erfs["c4"].sigma
+
+
 def test_a_supernet_on_its_path():
     torch.manual_seed(0)
     supernet = randomize(make_supernet("stage", "basic"))

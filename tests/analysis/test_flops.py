@@ -14,6 +14,7 @@ import detectron2
 from crnas_d2.analysis import analyze_detector
 from detectron2.config import get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from detectron2.structures import Boxes
 
 RESNET_STAGES = ("stem", "res2", "res3", "res4", "res5")
 MOBILENETV2_STAGES = ("stem", "c16", "c24", "c32", "c64", "c96", "c160", "c320", "c1280")
@@ -269,6 +270,83 @@ def test_cascade_counts_each_box_head():
     assert counted["mask head"][1] == 100
 
 
+def c4_config(mask=False, **cr):
+    cfg = crnas_d2.get_config("COCO-Detection/faster_rcnn_CR_R_50_C4_1x.yaml")
+    cfg.MODEL.MASK_ON = mask
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
+    cfg.MODEL.CR.merge_from_list([entry for key in cr.items() for entry in key])
+    return cfg
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_c4_as_torch_counts_what_it_executes(mask):
+    """On 7 proposals, of which the 2 best go through res5 again for their masks."""
+    cfg = c4_config(mask)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.NORM = "BN"
+    model = build_model(cfg).eval()
+    heads = model.roi_heads
+    features = {"res4": torch.zeros(1, 1024, 12, 16)}
+
+    def transform(boxes):
+        boxes = torch.tensor([[8.0, 8.0, 100.0, 60.0]]).repeat(boxes, 1)
+        return heads._shared_roi_transform([features["res4"]], [Boxes(boxes)])
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.backbone(torch.zeros(1, 3, 192, 256))
+        model.proposal_generator.rpn_head([features["res4"]])
+        heads.box_predictor(transform(7).mean((2, 3)))
+        if mask:
+            heads.mask_head.layers(transform(2))
+    cost = analyze_detector(cfg, (192, 256), proposals=7, mask_rois=2)
+    assert counter.get_total_flops() == 2 * cost.macs
+    (res5,) = (m for m in cost.modules if m.name == "res5")
+    assert (res5.part, res5.rois) == ("RoI heads", 9 if mask else 7)
+    assert res5.parameters == sum(p.numel() for p in heads.res5.parameters())
+    stages = [m for m in cost.modules if m.part == "backbone"]
+    assert [m.name for m in stages] == ["stem", "res2", "res3", "res4"]
+    assert cost.backbone_macs == sum(m.macs for m in [*stages, res5])
+
+
+def test_res5_on_rois_by_formula():
+    """The first block halves the 14x14 of the pooler in its 3x3; each later one costs the same."""
+    first = conv(14, 14, 1024, 512, 1) + conv(7, 7, 512, 512, 3) + conv(7, 7, 512, 2048, 1)
+    shortcut = conv(7, 7, 1024, 2048, 1)
+    later = conv(7, 7, 2048, 512, 1) + conv(7, 7, 512, 512, 3) + conv(7, 7, 512, 2048, 1)
+    for blocks in (1, 3, 7):
+        cfg = c4_config(STAGE_CODE=[1, 1, 1, blocks], OPERATION_CODE=[])
+        assert macs(analyze_detector(cfg))["res5"] == 1000 * (
+            first + shortcut + (blocks - 1) * later
+        )
+
+
+def test_detectron2s_own_c4():
+    own = detectron2_config("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml")
+    own.MODEL.RESNETS.STRIDE_IN_1X1 = False
+    ours = c4_config(True, STAGE_CODE=[3, 4, 6, 3], OPERATION_CODE=[])
+    assert macs(analyze_detector(own)) == macs(analyze_detector(ours))
+
+
+@pytest.mark.parametrize("network", ["R_50", "CR_R_50"])
+def test_dc5_as_torch_counts_what_it_executes(network):
+    cfg = crnas_d2.get_config(f"COCO-Detection/faster_rcnn_{network}_DC5_1x.yaml")
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        features = model.backbone(torch.empty(1, 3, 800, 1088, device="meta"))
+        model.proposal_generator.rpn_head(list(features.values()))
+        model.roi_heads.box_predictor(
+            model.roi_heads.box_head(torch.empty(1000, 2048, 7, 7, device="meta"))
+        )
+    cost = analyze_detector(cfg)
+    assert counter.get_total_flops() == 2 * cost.macs
+    # of stride 16, four times as many positions behind the first block's 1x1, which has them anyway
+    fpn = macs(analyze_detector(config(network)))["res5"]
+    first_1x1 = conv(50, 68, 1024, 512, 1)
+    assert macs(cost)["res5"] - first_1x1 == 50 * 68 * (fpn - first_1x1) / (25 * 34)
+
+
 @BACKBONE_REGISTRY.register()
 class BackboneWithTestNeck(Backbone):
     def __init__(self, cfg, input_shape):
@@ -393,10 +471,6 @@ def config_with_uncountable_layer():
         (
             lambda: crnas_d2.get_config("ImageNet/R_18.yaml"),
             "META_ARCHITECTURE is 'ImageClassifier'",
-        ),
-        (
-            lambda: detectron2_config("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"),
-            "ROI_HEADS.NAME is 'Res5ROIHeads'",
         ),
         (
             lambda: detectron2_config("COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml"),

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 import crnas_d2
 from crnas_d2 import ARCHITECTURES, Architecture
-from crnas_d2.analysis.flops import trace_detector
+from crnas_d2.analysis.flops import analyze_detector, trace_detector
 from crnas_d2.analysis.sketch import SketchedNetwork, draw_sketches
 from crnas_d2.analysis.style import DILATION_COLORS, GRAY, PALE, render, styled
 
@@ -85,6 +85,42 @@ def test_strides_are_those_of_the_outputs(network):
     assert {stage.name: stage.stride for stage in sketched.stages} == expected
 
 
+def detector(network, kind):
+    return crnas_d2.get_config(f"COCO-Detection/faster_rcnn_{network}_{kind}_1x.yaml")
+
+
+def test_dc5_has_the_dilations_and_strides_of_its_network():
+    cfg = detector("CR_R_50", "DC5")
+    sketched = SketchedNetwork.from_config("", cfg)
+    model, calls = trace_detector(cfg, (800, 1088), 1, 1)
+    heights = [c.output_shape[2] for c in calls if c.name.startswith("backbone.res5.")]
+    assert [s.stride for s in sketched.stages] == [4, 4, 8, 16, 16]
+    assert heights[-1] == 800 // 16
+    for stage in sketched.stages[1:]:
+        blocks = getattr(model.backbone, stage.name)
+        assert stage.dilations == tuple(block.conv2.dilation[0] for block in blocks)
+    figure = draw_sketches([sketched])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [*(f"dilation {n}" for n in (1, 2, 3, 4, 6)), "no choice block"]
+    assert "stride 32" not in texts(figure)
+
+
+def test_c4_has_its_res5_too():
+    cfg = detector("CR_R_50", "C4")
+    sketched = SketchedNetwork.from_config("", cfg)
+    assert [(s.name, s.stride) for s in sketched.stages] == [
+        *(("stem", 4), ("res2", 4), ("res3", 8), ("res4", 16)),
+        ("res5", None),
+    ]
+    assert [s.dilations for s in sketched.stages[1:]] == list(
+        ARCHITECTURES["CR-ResNet50"].dilations
+    )
+    assert sketched.macs == analyze_detector(cfg).backbone_macs
+    figure = draw_sketches([sketched, SketchedNetwork.published("CR-ResNet50")])
+    assert texts(figure).count("on RoIs") == texts(figure).count("stride 32") == 1
+    assert figure.texts[-1].get_text().endswith("for an image of 800x1088 with 1000 RoIs.")
+
+
 def test_architecture_alone():
     codes = (1, 2, 3, 1), (0, 1, 2, 0, 1, 2, 0)
     for block, network in (("basic", "R_18"), ("bottleneck", "R_50")):
@@ -100,7 +136,7 @@ def test_each_block_is_a_box_with_its_dilation():
     figure = draw_sketches([SketchedNetwork.published("CR-ResNet50")])
     blocks, _ = boxes(figure)
     dilations = [o + 1 for o in ARCHITECTURES["CR-ResNet50"].operation_code]
-    assert [color for *_, color in blocks] == [PALE, *(DILATION_COLORS[d - 1] for d in dilations)]
+    assert [color for *_, color in blocks] == [PALE, *(DILATION_COLORS[d] for d in dilations)]
     numbers = [int(text) for text in texts(figure) if re.fullmatch(r"\d", text)]
     assert numbers == dilations
     centers = [t.get_position()[0] for t in figure.axes[0].texts if t.get_text() in "123"]

@@ -133,3 +133,35 @@ def test_converted_weights_fill_the_backbone_of_a_classifier(tmp_path):
     save_file(saved, path, metadata={"format": "crnas_d2.backbone"})
     loaded = load(thin("ImageNet/CR_R_18.yaml"), path).backbone.state_dict()
     assert all(torch.equal(loaded[key], tensor) for key, tensor in saved.items())
+
+
+def c4(**changes):
+    cfg = thin("COCO-Detection/faster_rcnn_CR_R_50_C4_1x.yaml", **changes)
+    cfg.MODEL.CR = thin("ImageNet/CR_R_18.yaml").MODEL.CR
+    return cfg
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+def test_res5_goes_into_the_heads_of_a_c4_detector(tmp_path, norm):
+    classifier, path = save_classifier(tmp_path, "ImageNet/CR_R_18.yaml")
+    saved = {k: t for k, t in classifier.backbone.state_dict().items() if "num_batches" not in k}
+    converted = str(tmp_path / "backbone.safetensors")
+    save_file(saved, converted, metadata={"format": "crnas_d2.backbone"})
+    for file in (path, converted):
+        torch.manual_seed(1)
+        found = load(c4(**{"MODEL.RESNETS.NORM": norm}), file).state_dict()
+        for key, tensor in saved.items():
+            place = "roi_heads" if key.startswith("res5.") else "backbone"
+            assert torch.equal(found[f"{place}.{key}"], tensor), key
+
+
+def test_no_res5_of_a_c4_detector_stays_random(tmp_path):
+    backbone = build_model(thin("ImageNet/CR_R_18.yaml")).backbone.state_dict()
+    path = str(tmp_path / "backbone.safetensors")
+    save_file(
+        {key: t for key, t in backbone.items() if not key.startswith("res5.3")},
+        path,
+        metadata={"format": "crnas_d2.backbone"},
+    )
+    with pytest.raises(ValueError, match="missing .roi_heads.res5.3.conv1.weight"):
+        load(c4(), path)

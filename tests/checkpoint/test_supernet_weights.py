@@ -66,3 +66,12 @@ def test_networks_that_are_not_in_the_supernet_are_refused(tmp_path):
     codes = {"MODEL.CR.STAGE_CODE": [3, 1, 2, 2]}
     with pytest.raises(ValueError, match=r"path \[3, 1, 2, 2\]: 3 at res2; .* has \[1, 2\] there"):
         load(thin(FINAL, **{**CODES, **codes}), path)
+
+
+@pytest.mark.parametrize("kind", ["C4", "DC5"])
+def test_a_detector_of_another_kind_is_refused(tmp_path, kind):
+    _, path = save_supernet(tmp_path, "stage")
+    cfg = thin(f"COCO-Detection/faster_rcnn_CR_R_50_{kind}_1x.yaml", **CODES)
+    cfg.MODEL.CR.BLOCK = "basic"
+    with pytest.raises(ValueError, match="a detector of another kind .*backbone.stem.conv1.weight"):
+        load(cfg, path)

@@ -1,0 +1,53 @@
+"""The RoI heads of a C4 detector, whose res5 is the last stage of a CR-ResNet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import Res5ROIHeads
+
+from ..config import get_architecture
+from .cr_resnet import ResNetStages, resnet_stages_arguments
+
+
+@ROI_HEADS_REGISTRY.register()
+class CRRes5ROIHeads(Res5ROIHeads):
+    """Detectron2's heads of a C4 detector with res5 of the codes of ``MODEL.CR``.
+
+    The backbone ends at res4; res5 runs on each RoI. Its number of blocks, their kind, dilations,
+    widths, groups and norm, and the place of the stride are those that a :class:`CRResNet` has.
+    With the codes of a baseline these are Detectron2's own heads, parameter names included.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
+        """
+        Raises:
+            ValueError: the keys contradict each other, see :func:`check_keys`; or the feature that
+                RoIs are pooled from is none of res4's channels.
+        """
+        expected = cls._stages(cfg).out_channels("res4")
+        (feature,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        channels = input_shape[feature].channels
+        if channels != expected:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.IN_FEATURES is {[feature]}, a feature of {channels} channels; "
+                f"expected ['res4'] of a CR backbone, with {expected}, which res5 goes on from"
+            )
+        return super().from_config(cfg, input_shape)
+
+    @classmethod
+    def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
+        stages = cls._stages(cfg)
+        dilations = get_architecture(cfg).dilations[-1]
+        return stages.make_stage("res5", dilations), stages.out_channels("res5")
+
+    @staticmethod
+    def _stages(cfg: CfgNode) -> ResNetStages:
+        get_architecture(cfg, family="resnet")
+        return ResNetStages(**resnet_stages_arguments(cfg, ShapeSpec(channels=3)))
