@@ -3,13 +3,15 @@
 import glob
 import math
 import os
+import re
 from functools import lru_cache
 
 import pytest
 import torch
 
 import crnas_d2
-from crnas_d2.config import configs_dir, get_architecture
+import detectron2
+from crnas_d2.config import configs_dir, flatten_config, get_architecture
 from crnas_d2.engine.hooks import find_supernet
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
@@ -30,6 +32,7 @@ CLASSIFIERS = [
 DETECTORS = [name for name in CONFIGS if name not in CLASSIFIERS]
 COCO = [name for name in CONFIGS if name.startswith("COCO-Detection/faster_rcnn")]
 NAS_FPN = [name for name in COCO if "_NASFPN_" in name]
+ONE_LEVEL = [name for name in COCO if "_C4_" in name or "_DC5_" in name]
 IMAGENET = [name for name in CONFIGS if name.startswith("ImageNet")]
 SUPERNETS = [name for name in IMAGENET if "supernet" in name]
 
@@ -63,7 +66,7 @@ def published_name(network):
             return prefix.replace("_", "-") + NETWORKS[network[len(prefix) :]]
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name not in ONE_LEVEL])
 def test_pyramid(name):
     cfg = crnas_d2.get_config(name)
     backbone = choose_a_path(build_meta_backbone(cfg))
@@ -147,7 +150,7 @@ def test_all_networks_have_both_schedules():
         for schedule in ("1x", "2x")
     }
     assert len(expected) == 32
-    assert set(COCO) - set(NAS_FPN) == expected
+    assert set(COCO) - set(NAS_FPN) - set(ONE_LEVEL) == expected
 
 
 def test_all_networks_and_supernets_are_pre_trained():
@@ -162,8 +165,7 @@ def test_all_networks_and_supernets_are_pre_trained():
 
 @pytest.mark.parametrize("name", [n for n in COCO + IMAGENET if "stage_supernet" not in n])
 def test_codes_are_the_published_ones(name):
-    network = os.path.basename(name).removesuffix(".yaml").replace("_NASFPN", "_FPN")
-    network = network.split("_FPN")[0]
+    network = re.split("_(?:NAS)?FPN|_C4|_DC5", os.path.basename(name).removesuffix(".yaml"))[0]
     network = network.removeprefix("faster_rcnn_").removeprefix("dilation_supernet_")
     cfg = crnas_d2.get_config(name)
     assert get_architecture(cfg) == crnas_d2.ARCHITECTURES[published_name(network)]
@@ -226,7 +228,8 @@ def test_recipe(name):
     assert solver.BASE_LR == 0.00125 * solver.IMS_PER_BATCH
     assert (solver.GAMMA, solver.MOMENTUM, solver.WEIGHT_DECAY) == (0.1, 0.9, 0.0001)
     assert solver.WARMUP_ITERS > 0
-    assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.FPN.NORM == "SyncBN"
+    norms = ("FrozenBN", "SyncBN") if name in ONE_LEVEL else ("SyncBN", "SyncBN")
+    assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM) == norms
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((800,), 1333)
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)
 
@@ -249,6 +252,25 @@ def test_nas_fpn():
         for key in ("RPN", "ROI_HEADS"):
             fpn.MODEL[key].IN_FEATURES = cfg.MODEL[key].IN_FEATURES
         assert fpn == cfg
+
+
+@pytest.mark.parametrize("kind", ["C4", "DC5"])
+def test_one_level_is_that_of_detectron2(kind):
+    """All keys of the model but those of the images, the stride, and what is not in use."""
+    name = f"COCO-Detection/faster_rcnn_R_50_{kind}_1x.yaml"
+    assert [n for n in ONE_LEVEL if kind in n] == [name.replace("R_50", "CR_R_50"), name]
+    ours, theirs = crnas_d2.get_config(name), get_cfg()
+    folder = os.path.join(os.path.dirname(detectron2.__file__), "model_zoo", "configs")
+    theirs.merge_from_file(os.path.join(folder, name))
+    ours, theirs = (flatten_config(cfg.MODEL, "") for cfg in (ours, theirs))
+    other = {key for key, value in theirs.items() if ours[key] != value}
+    expected = {"WEIGHTS", "PIXEL_MEAN", "PIXEL_STD", "RESNETS.STRIDE_IN_1X1", "BACKBONE.NAME"}
+    expected |= {"FPN.IN_FEATURES", "FPN.NORM"}
+    if kind == "C4":
+        expected |= {"ROI_HEADS.NAME", "ROI_BOX_HEAD.NAME", "ROI_BOX_HEAD.NUM_FC"}
+    else:
+        expected |= {"ROI_MASK_HEAD.NUM_CONV"}
+    assert other == expected
 
 
 def test_baselines_differ_from_reallocated_networks_in_their_codes_alone():

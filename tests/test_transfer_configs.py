@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import crnas_d2
+from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
 from crnas_d2.config import configs_dir, get_architecture, read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.data.digits import DigitsRecipe, generate
@@ -187,6 +188,47 @@ def test_cascade_with_masks_trains(few_digits, tmp_path):
     trainer, before = train(CASCADE[1], *opts, *own)
     stages = [f"loss_{kind}_stage{stage}" for kind in ("cls", "box_reg") for stage in range(3)]
     assert_learned(trainer, before, [*stages, "loss_mask", "loss_rpn_cls", "loss_rpn_loc"])
+
+
+@pytest.mark.parametrize("kind, masks", [("C4", True), ("DC5", False)])
+def test_detectors_on_one_level_train_and_are_evaluated(few_digits, tmp_path, kind, masks):
+    opts, _ = few_digits
+    own = [*THIN, *opts, "MODEL.RESNETS.NORM", "BN", "SOLVER.MAX_ITER", 4]
+    own += ["OUTPUT_DIR", str(tmp_path), "MODEL.MASK_ON", masks, "INPUT.MASK_FORMAT", "bitmask"]
+    own += ["MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"]
+    own += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", -1.0]
+    own += ["MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64]]]
+    trainer, before = train(f"COCO-Detection/faster_rcnn_CR_R_50_{kind}_1x.yaml", *own)
+    losses = ["loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"]
+    assert_learned(trainer, before, losses + ["loss_mask"] * masks)
+    assert list(trainer._last_eval_results) == ["bbox", "segm"][: 1 + masks]
+    again = CRTrainer.build_model(trainer.cfg)
+    CRCheckpointer(again, "", trainer.cfg).load(str(tmp_path / "model_final.pth"))
+    detections = tmp_path / "inference" / "coco_instances_results.json"
+    first = detections.read_text()
+    CRTrainer.test(trainer.cfg, again)
+    assert detections.read_text() == first and "score" in first
+
+
+@pytest.mark.parametrize("step", ["stage", "dilation"])
+def test_a_supernet_trains_in_a_dc5_detector(few_digits, tmp_path, step):
+    opts, _ = few_digits
+    own = [*THIN, *opts, "MODEL.RESNETS.NORM", "BN", "SOLVER.MAX_ITER", 2, "DATASETS.TEST", ()]
+    own += ["MODEL.BACKBONE.NAME", f"build_{step}_supernet_backbone", "OUTPUT_DIR", str(tmp_path)]
+    own += ["MODEL.SUPERNET.STAGE_CHOICES", [[1, 2]] * 4]
+    config = "COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml"
+    trainer, before = train(config, *own)
+    changed = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]
+    assert any(name.startswith("backbone.res5.") for name in changed)
+    path = str(tmp_path / "model_final.pth")
+    codes = ["MODEL.CR.STAGE_CODE", [1, 2, 2, 1]] if step == "stage" else []
+    cfg = read_config(os.path.join(configs_dir(), config), [*own[:-2], *codes])
+    cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_backbone"
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = trainer.cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    final = CRTrainer.build_model(cfg)
+    CRCheckpointer(final, "", cfg).load(path)
+    saved = inherit_subnet(trainer.model.state_dict(), [1, 2, 2, 1] if codes else [0] * 16)
+    assert [k for k, t in final.state_dict().items() if not torch.equal(t, saved[k])] == []
 
 
 COLOURS = {"cup": (200, 30, 30), "ball": (30, 30, 200)}

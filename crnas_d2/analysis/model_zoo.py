@@ -30,10 +30,10 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
 INTRODUCTION = f"""\
 # Model zoo
 
-The networks of the paper as configs, two of them in a RetinaNet too, which the paper has not. **No
-trained weights are published here, and no AP below was measured by this project**: columns headed
-"paper" repeat what the paper prints. Measured are the multiply-adds and the parameters alone, by
-`python tools/analyze_model.py --all`, which writes this file.
+The networks of the paper as configs, two of them also in a RetinaNet and in C4 and DC5 detectors, which
+the paper has not. **No trained weights are published here, and no AP below was measured by this
+project**: columns headed "paper" repeat what the paper prints. Measured are the multiply-adds and the
+parameters alone, by `python tools/analyze_model.py --all`, which writes this file.
 
 - *Stage code*: blocks of each stage. *Operation code*: one digit for each block, its 3x3
   convolution has dilation digit + 1; stages are set apart by spaces.
@@ -41,7 +41,7 @@ trained weights are published here, and no AP below was measured by this project
   (and {MASK_ROIS} RoIs in a mask head; RetinaNet has none), of the backbone and of the whole detector
   without RoIAlign. Norms, biases and element-wise operations count nothing. Detectors pad the image:
   for NAS-FPN to multiples of 128, 896x1152, so that its backbones count more than the same ones under
-  FPN.
+  FPN. In C4, res5 runs on each proposal; it counts to the backbone all the same.
 - *Parameters*: of the whole detector, in millions.
 - *Paper: GFLOPs*: Tables 1, 3 and 7. The paper does not say what it counts.
 - *Paper's convention*: our count in a convention that gives each printed number to the last digit,
