@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 # Metadata entry "format" of a file that holds a backbone alone
 BACKBONE_FORMAT = "crnas_d2.backbone"
 BACKBONE_PREFIXES = ("backbone.bottom_up.", "backbone.", "")
+RES5_IN_HEADS = "roi_heads.res5."  # of a C4 detector
 # Name of the checkpoint with the best test result; a run never goes on from there
 BEST = "model_best"
-RES5_IN_HEADS = "roi_heads.res5."  # of a C4 detector
 
 
 class CRCheckpointer(DetectionCheckpointer):
