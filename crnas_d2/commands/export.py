@@ -26,6 +26,7 @@ import argparse
 import io
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 
