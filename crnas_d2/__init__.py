@@ -11,7 +11,7 @@ from . import checkpoint, data, spaces
 from .architecture import ARCHITECTURES, Architecture
 from .config import add_crnas_config, get_config
 from .config_files import configs_dir
-from .modeling import CRMobileNetV2, CRResNet, DilationSupernet, StageSupernet
+from .modeling import CRMobileNetV2, CRResNet, DilationSupernet, StageSupernet, lazy_model
 
 __all__ = [
     "ARCHITECTURES",
@@ -25,6 +25,7 @@ __all__ = [
     "configs_dir",
     "data",
     "get_config",
+    "lazy_model",
     "spaces",
 ]
 __version__ = "0.1.0"

@@ -3,6 +3,9 @@
 lazyconfig_train_net.py --config-file faster_rcnn_CR_R_50_FPN_1x.py --num-gpus 8 train.init_checkpoint=...
 """
 
+from crnas_d2 import lazy_model
+
 from ..common.coco import dataloader
-from ..common.faster_rcnn_fpn import model
 from ..common.recipe_1x import lr_multiplier, optimizer, train
+
+model = lazy_model("CR-ResNet50")

@@ -1,7 +1,9 @@
 """mask_rcnn_CR_R_50_FPN_1x.yaml for Detectron2's tools/lazyconfig_train_net.py."""
 
+from crnas_d2 import lazy_model
+
 from ..common.coco import dataloader
-from ..common.mask_rcnn_fpn import model
 from ..common.recipe_1x import lr_multiplier, optimizer, train
 
+model = lazy_model("CR-ResNet50", "mask_rcnn")
 dataloader.train.mapper.use_instance_mask = True

@@ -3,6 +3,7 @@ from .classifier import ImageClassifier
 from .cr_mobilenetv2 import CRMobileNetV2
 from .cr_resnet import CRResNet
 from .dilation_supernet import DilationSupernet
+from .lazy import lazy_model
 from .nas_fpn import NASFPN
 from .res5_roi_heads import CRRes5ROIHeads
 from .stage_supernet import StageSupernet
@@ -17,5 +18,6 @@ __all__ = [
     "ImageClassifier",
     "NASFPN",
     "StageSupernet",
+    "lazy_model",
     *BUILDERS,
 ]
