@@ -80,7 +80,7 @@ def write_search_config(folder, step, masks=False, detector="faster_rcnn"):
     """A config for search_net.py, and the weights that it names. Returns its path.
 
     Args:
-        detector: or else "retinanet".
+        detector: of :data:`DETECTORS`.
     """
     folder.mkdir(exist_ok=True)
     root = folder / "data"
@@ -116,7 +116,16 @@ def to_retinanet(text):
     )
 
 
-DETECTORS = {"faster_rcnn": str, "retinanet": to_retinanet}
+def to_dc5(text):
+    """The config of a Faster R-CNN on a dilated res5, likewise."""
+    return (
+        text.replace("Base-RCNN-FPN.yaml", "Base-RCNN-DC5.yaml")
+        .replace("_fpn_backbone", "_backbone")
+        .replace("[[8], [16], [32], [64], [128]]", "[[8, 16, 32, 64]]")
+    )
+
+
+DETECTORS = {"faster_rcnn": str, "retinanet": to_retinanet, "dc5": to_dc5}
 
 
 def add_masks(json_file):
@@ -166,7 +175,7 @@ def write_recipe(folder, detector="faster_rcnn"):
     """A recipe of the whole procedure, and all that it names. Returns its path.
 
     Args:
-        detector: or else "retinanet".
+        detector: of :data:`DETECTORS`.
     """
     adapt = DETECTORS[detector]
     root = folder / "data"
