@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 from ..checkpoint.checkpointer import find_checkpoint
 from ..checkpoint.trained import load_trained
 from ..config import read_config
+from ..files import expand_path
 from .hooks import find_supernet
 from .setup import prepare_trained
 from .trainer import CRTrainer
@@ -71,13 +72,14 @@ def read_trained(path: str, opts: Sequence[str] = ()) -> CfgNode:
     """The config of a trained detector, with its weights.
 
     Args:
-        path: a config with ``MODEL.WEIGHTS``; or a folder: of a search, whose ``final.yaml`` is
+        path: a config with ``MODEL.WEIGHTS``, as :func:`read_config` finds it; or a folder: of a search, whose ``final.yaml`` is
             read, or of a training, whose ``config.yaml`` is read, with its last checkpoint.
         opts: keys and values in turn, which go before all others.
 
     Raises:
         FileNotFoundError: there is no such file, or the folder has none of these.
     """
+    path = expand_path(path)
     if not PathManager.isdir(path):
         return read_config(path, opts)
     final, config = (os.path.join(path, name) for name in ("final.yaml", "config.yaml"))
