@@ -33,7 +33,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     def _best_checking(self) -> None:
         results = flatten_results_dict(self.trainer._last_eval_results)
-        value = results.get(self._val_metric, math.nan)
+        value = float(results.get(self._val_metric, math.nan))  # of NumPy, it could not be loaded
         if not math.isfinite(value):
             logger.warning(f"{self._val_metric} of this test is {value}: {BEST}.pth stays as it is")
         elif self.best_metric is None or value > self.best_metric:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
@@ -22,6 +25,7 @@ from detectron2.evaluation import (
 )
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
 from .classification_evaluator import ClassificationEvaluator
 
@@ -117,12 +121,20 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         return LVISEvaluator(dataset_name, output_dir=output_folder)
     evaluators = []
     if kind in ("sem_seg", "coco_panoptic_seg"):
-        evaluators.append(SemSegEvaluator(dataset_name, output_dir=output_folder))
+        evaluators.append(
+            SemSegEvaluator(dataset_name, output_dir=output_folder, sem_seg_loading_fn=_read_labels)
+        )
     if kind in ("coco", "coco_panoptic_seg"):
         evaluators.append(COCOEvaluator(dataset_name, output_dir=output_folder))
     if kind == "coco_panoptic_seg":
         evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def _read_labels(path: str, dtype: type) -> np.ndarray:
+    """As Detectron2's own function, which NumPy 2 refuses to run in older copies of it."""
+    with PathManager.open(path, "rb") as file:
+        return np.asarray(Image.open(file), dtype=dtype)
 
 
 def check_evaluation(cfg: CfgNode, training: bool) -> None:
