@@ -85,7 +85,8 @@ def add_crnas_config(cfg: CN) -> None:
     # Folder of the two json files; empty = crnas_d2_splits below Detectron2's folder of data sets
     archval.DIR = ""
 
-    # Result of the periodic tests whose best checkpoint is kept as model_best.pth, such as "bbox/AP"; empty = none
+    # Result of the tests, such as "bbox/AP"; the checkpoint with the best one is kept as model_best.pth.
+    # Empty = none
     cfg.TEST.BEST_METRIC = ""
 
     _add_search_config(cfg)

@@ -177,6 +177,8 @@ def test_faults_of_a_later_step_are_told_before_the_first(recipe, tmp_path):
         ("SEARCH.BN.MODE", "other", "SEARCH.BN.MODE is 'other'"),
         ("DATASETS.ARCHVAL.SIZE", 12, "archval"),
         ("MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.BACKBONE.FREEZE_AT is 2"),
+        ("TEST.AUG.ENABLED", True, "TEST.AUG.ENABLED is True; expected False for"),
+        ("TEST.BEST_METRIC", "bbox/AP", "TEST.BEST_METRIC is 'bbox/AP' and TEST.EVAL_PERIOD 0"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             run(recipe, tmp_path / "out", key, value)
