@@ -1,7 +1,7 @@
 """Search an architecture over a trained supernet, or run the whole procedure of a recipe.
 
 crnas search --config-file configs/Search/R_50.yaml --num-gpus 8 OUTPUT_DIR output/search
-crnas search --config-file configs/Search/R_50.yaml --dry-run
+crnas search --config-file configs/Search/R_50.yaml --dry-run --measure
 crnas search --config-file configs/Supernet/stage_supernet_R_50_FPN.yaml --num-gpus 8 \\
     MODEL.WEIGHTS output/supernet/model_final.pth OUTPUT_DIR output/stage_search
 
@@ -11,6 +11,7 @@ Stopped at any moment, the same command goes on. OUTPUT_DIR/report/index.html sh
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 
 from detectron2.utils import comm
@@ -31,14 +32,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--dry-run", action="store_true", help="print the steps of a recipe, their sizes and costs"
     )
     parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="with --dry-run: run some mini-batches of each step, and tell how long it will take",
+    )
+    parser.add_argument(
         "--verbose", action="store_true", help="show on the terminal all that log.txt has"
     )
     parser.set_defaults(eval_only=True)  # of the supernet; there is nothing to train or to resume
     args = parse_run(parser, argv)
+    if args.measure and not args.dry_run:
+        parser.error("--measure is for --dry-run")
     if args.dry_run:
-        print(Procedure(Recipe(args.config_file, args.opts)).describe())
+        dry_run(args)
     else:
         launch(search, args)
+
+
+def dry_run(args: argparse.Namespace) -> None:
+    """Print the steps of a recipe; with ``measure``, how long they will take too."""
+    procedure = Procedure(Recipe(args.config_file, args.opts))
+    times = None
+    if args.measure:
+        terminal.open_terminal()
+        logging.getLogger("crnas_d2").setLevel(logging.WARNING)
+        times = procedure.measure(args.num_gpus * args.num_machines)
+    print(procedure.describe(times))
 
 
 def search(args: argparse.Namespace) -> None:

@@ -8,11 +8,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from tabulate import tabulate
+from tqdm import tqdm
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -29,6 +30,7 @@ from ..files import read_json, write_atomically
 from .budget import plain_detector
 from .evaluation import format_code
 from .identity import identify, refuse_changes
+from .measurement import Measurement, format_time, measure, remarks_of, sum_of
 from .plan import Step, plan
 from .recipe import Recipe
 from .records import Network, StepRecord, work_of
@@ -60,14 +62,39 @@ class Procedure:
         self._steps = plan(recipe)
         self.output = recipe.cfg.OUTPUT_DIR
 
-    def describe(self) -> str:
+    def describe(self, times: Mapping[str, Measurement] | None = None) -> str:
         """A table of the steps, their sizes, their cost in images that pass through a network, and
-        which of them are done. It looks at no data."""
+        which of them are done. It looks at no data.
+
+        Args:
+            times: from :meth:`measure`, which are shown too.
+        """
         rows = [
             [r.name, r.config, r.size, r.image_passes, "done" if r.done else "open"]
             for r in self.records()
         ]
-        return tabulate(rows, ["step", "config", "size", "image passes", "state"], "simple")
+        headers = ["step", "config", "size", "image passes", "state"]
+        if times is None:
+            return tabulate(rows, headers, "simple")
+        for row in rows:
+            row.append(format_time(times.get(row[0])))
+        table = tabulate([*rows, sum_of(times)], [*headers, "time"], "simple")
+        return "\n".join([table, *remarks_of(times)])
+
+    def measure(self, processes: int = 1) -> dict[str, Measurement]:
+        """How long each step that is open will take on this machine, by some of its mini-batches.
+        It writes nothing.
+
+        Args:
+            processes: that share the work; one of them is timed.
+        """
+        pairs = [(s, r) for s, r in zip(self._steps, self.records()) if not r.done]
+        return {
+            step.name: measure(
+                self._config(step), record.work, step.searches, self._final_config(), processes
+            )
+            for step, record in tqdm(pairs, "measuring", leave=False, disable=None)
+        }
 
     def records(self) -> list[StepRecord]:
         """The steps in order, with what is known of each one before it has run, or after."""

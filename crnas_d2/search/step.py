@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from random import Random
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -175,6 +176,24 @@ def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int:
     """
     space = get_space(cfg)
     return _count_evaluations(cfg, space, _limits(cfg, final_cfg, space))
+
+
+def example_codes(cfg: CfgNode, final_cfg: CfgNode | None, count: int) -> list[Code]:
+    """Some of the paths that a search may evaluate: neighbours, as in a group, or at random.
+
+    Args:
+        cfg, final_cfg: as in :func:`run_search`.
+        count: of paths, at most.
+    """
+    space = get_space(cfg)
+    limits = _limits(cfg, final_cfg, space)
+    if not limits:
+        return list(dict.fromkeys(space.sample(Random(index)) for index in range(count)))
+    budgets, cost = limits
+    eligible = eligible_codes(space, budgets, cfg.SEARCH.TOLERANCE, cost)
+    codes = sorted(set().union(*eligible.values()))
+    middle = max(0, len(codes) - count) // 2
+    return codes[middle : middle + count]
 
 
 def get_space(cfg: CfgNode) -> StageSpace | OperationSpace:
