@@ -18,10 +18,11 @@ from .erf import ERF, SHARE_THRESHOLD
 from .style import INK, styled
 
 # In inches
-PANEL = 2.1
+PANEL, NARROW_PANEL = 2.1, 1.6
 TITLE = 0.3
 ROW_LABEL = 0.8
 COLOR_BAR = 1.0
+TICKS = 0.5
 NOTES = 0.6
 CHARACTER = 0.075  # of the notes
 LABEL_CHARACTERS = 22  # in a line
@@ -51,6 +52,7 @@ def anchor_sizes(cfg: CfgNode, shapes: Mapping[str, ShapeSpec]) -> dict[int, tup
 def draw_erfs(
     networks: Mapping[str, Mapping[str, ERF]],
     anchors: Mapping[str, Mapping[int, Sequence[float]]] | None = None,
+    narrow: bool = False,
 ) -> Figure:
     """Effective receptive fields, one row for each network and one column for each feature.
 
@@ -60,6 +62,7 @@ def draw_erfs(
         networks: by a name for the row, what :func:`effective_receptive_fields` gives.
         anchors: by the same names, sizes in pixels by stride, from :func:`anchor_sizes`: squares
             around the centers of the maps of features with that stride.
+        narrow: for a phone: one row for each feature and one column for each network.
 
     Raises:
         ValueError: there is no network, or they have other features than the first one.
@@ -73,8 +76,14 @@ def draw_erfs(
 
     colors = colormaps["magma_r"].with_extremes(under="white", bad="white")  # 0 has no logarithm
     norm = LogNorm(SHARE_THRESHOLD, 1)
-    width = ROW_LABEL + len(columns) * PANEL + COLOR_BAR
-    height = len(networks) * (PANEL + TITLE) + NOTES
+    shape = (len(networks), len(columns))
+    across, down = shape if narrow else shape[::-1]
+    if narrow:
+        width = across * NARROW_PANEL + TICKS
+        height = down * (NARROW_PANEL + TITLE) + COLOR_BAR + NOTES
+    else:
+        width = ROW_LABEL + across * PANEL + COLOR_BAR
+        height = down * (PANEL + TITLE) + NOTES
     notes = (
         f"Axes in pixels. White: {SHARE_THRESHOLD:.0%} of the maximum or less. "
         "Percentage: share of the image that is not white."
@@ -83,23 +92,28 @@ def draw_erfs(
         notes += " Dashed: square anchor boxes."
     with styled():
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(
-            len(networks), len(columns), squeeze=False, sharex="col", sharey="row"
-        )
-        for row, (label, erfs) in zip(axes, networks.items()):
+        axes = figure.subplots(down, across, squeeze=False, sharex="col", sharey="row")
+        for row, (label, erfs) in zip(axes.T if narrow else axes, networks.items()):
             for axis, erf in zip(row, erfs.values()):
                 image = axis.imshow(erf.map, cmap=colors, norm=norm, interpolation="antialiased")
                 for size in (anchors or {}).get(label, {}).get(erf.stride, ()):
                     _draw_box(axis, erf.center, size)
-                axis.set_title(f"{erf.feature}: σ {erf.sigma:.1f} px, {erf.share:.1%}", size=9)
+                head = f"{label}, {erf.feature}\n" if narrow else f"{erf.feature}: "
+                axis.set_title(f"{head}σ {erf.sigma:.1f} px, {erf.share:.1%}", size=9)
                 axis.set(xticks=_ticks(erf.map.shape[1]), yticks=_ticks(erf.map.shape[0]))
                 axis.tick_params(labelsize=8, length=2)
                 axis.grid(False)
                 for spine in axis.spines.values():
                     spine.set_visible(True)
-            row[0].set_ylabel(_wrapped(label), size=9, weight="bold")
+            if not narrow:
+                row[0].set_ylabel(_wrapped(label), size=9, weight="bold")
         bar = figure.colorbar(
-            image, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.9, pad=0.02
+            image,
+            ax=axes,
+            location="bottom" if narrow else "right",
+            format=PercentFormatter(1, decimals=0),
+            shrink=0.9,
+            pad=0.02,
         )
         bar.set_label("gradient, share of its maximum", size=9)
         bar.ax.tick_params(labelsize=8)

@@ -49,9 +49,9 @@ def styled() -> contextlib.AbstractContextManager:
 
 
 def render(figure: Figure, format: str) -> bytes:
-    """A figure as the content of a file: "svg", "png" or "pdf", the same bytes each time."""
+    """A figure as the content of a file: "svg", "png", "webp" or "pdf", the same bytes each time."""
     buffer = io.BytesIO()
-    date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[format]
+    date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
     with styled():
         figure.savefig(buffer, format=format, metadata=date)
     return buffer.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,15 +15,24 @@ from ..architecture import get_family
 from ..search.evaluation import Code, format_code
 from ..search.ranking import ScoredCode
 from ..spaces import OperationSpace, StageSpace
+from .themes import NARROW, WIDE
 
-PANELS_PER_ROW = 5
+# In inches
+PANEL, WIDEST_PANEL = 1.4, 2.4
+CHOICE = 0.2  # of a panel
+SIDE = 0.8  # for what stands beside the panels
 SPREAD = 0.9  # of the survivors of a block, best first, in blocks
 FOUND_LINE = MappingProxyType({"color": FOUND, "lw": 2.2})
 OTHER_LINE = MappingProxyType({"color": GRAY, "lw": 0.8})
 
 
 def draw_depths(
-    space: StageSpace, scores: Mapping[Code, float], found: Code, baseline: Code, metric: str
+    space: StageSpace,
+    scores: Mapping[Code, float],
+    found: Code,
+    baseline: Code,
+    metric: str,
+    narrow: bool = False,
 ) -> Figure:
     """The score of each stage code against the number of blocks of each stage.
 
@@ -32,14 +42,17 @@ def draw_depths(
         found: the code that the search chose.
         baseline: may be without a score.
         metric: name of the score, which is in percent.
+        narrow: for a phone.
     """
     stages = [i for i, choices in enumerate(space.choices) if len(choices) > 1]
     names = get_family(space.family).stages
-    columns = min(len(stages), PANELS_PER_ROW)
+    most = max(len(space.choices[stage]) for stage in stages)
+    room = (NARROW if narrow else WIDE) - SIDE
+    columns = min(len(stages), max(1, int(room / max(PANEL, CHOICE * most))))
     rows = -(-len(stages) // columns)
     with styled():
-        width = max(2.1, 0.3 * max(len(space.choices[stage]) for stage in stages))
-        size = (width * columns + 0.8, 2.4 * rows + 0.7)
+        panel = min(room / columns, max(WIDEST_PANEL, CHOICE * most))
+        size = (panel * columns + SIDE, 2.4 * rows + (1.1 if narrow else 0.7))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for panel, stage in zip(grid.flat, stages):
@@ -67,12 +80,16 @@ def draw_depths(
         if baseline in scores:
             key.plot([], [], "s", color=BASELINE, ms=8, label=f"baseline {format_code(baseline)}")
         key.plot([], [], "D", color=FOUND, ms=8, label=f"found {format_code(found)}")
-        figure.legend(loc="outside upper center", ncols=4)
+        figure.legend(loc="outside upper center", ncols=1 if narrow else 4)
     return figure
 
 
 def draw_dilations(
-    space: OperationSpace, scores: Mapping[Code, float], found: Code, metric: str
+    space: OperationSpace,
+    scores: Mapping[Code, float],
+    found: Code,
+    metric: str,
+    narrow: bool = False,
 ) -> Figure:
     """The mean score of the operation codes that have a dilation in a block.
 
@@ -81,18 +98,18 @@ def draw_dilations(
         scores: by whole operation code.
         found: the code that the search chose.
         metric: name of the score, which is in percent.
+        narrow: for a phone, with the blocks from top to bottom.
     """
     with styled():
-        figure = Figure(figsize=_size_of_blocks(space, height=3.6), layout="constrained")
-        axes = figure.subplots()
+        figure, axes = _blocks(space, 3.6, narrow)
         for number, unit in enumerate(space.units, start=1):
             for operation in unit.choices:
                 with_it = [s for code, s in scores.items() if code[unit.index] == operation]
                 if with_it:
                     chosen = found[unit.index] == operation
-                    _draw_block(axes, number, float(np.mean(with_it)), operation, chosen)
-        axes.set_ylabel(f"mean {metric}, %")
-        _finish_blocks(figure, axes, len(space.units), chosen="framed: found")
+                    place = _place(number, float(np.mean(with_it)), narrow)
+                    _draw_block(axes, place, operation, chosen)
+        _finish_blocks(figure, axes, len(space.units), f"mean {metric}, %", "framed: found", narrow)
     return figure
 
 
@@ -101,6 +118,7 @@ def draw_greedy_path(
     steps: Sequence[Mapping[Code, float]],
     survivors: Sequence[Sequence[ScoredCode]],
     metric: str,
+    narrow: bool = False,
 ) -> Figure:
     """The greedy operation search (Algorithm 1), block by block.
 
@@ -109,41 +127,49 @@ def draw_greedy_path(
         steps: for each step, the score of each partial code that it evaluated.
         survivors: for each step, the partial codes that it kept, best first.
         metric: name of the score, which is in percent.
+        narrow: for a phone, with the blocks from top to bottom.
     """
     best = survivors[-1][0].code
     with styled():
-        figure = Figure(figsize=_size_of_blocks(space, height=4.2), layout="constrained")
-        axes = figure.subplots()
+        figure, axes = _blocks(space, 4.2, narrow)
         before: dict[Code, tuple[float, float]] = {}
         for number, (scores, kept) in enumerate(zip(steps, survivors), start=1):
             rest = [score for code, score in scores.items() if code not in dict(kept)]
-            axes.plot([number] * len(rest), rest, "x", color=GRAY, ms=4)
+            axes.plot(*_place([number] * len(rest), rest, narrow), "x", color=GRAY, ms=4)
             places = {
-                code: (number + SPREAD * ((rank + 0.5) / len(kept) - 0.5), score)
+                code: _place(number + SPREAD * ((rank + 0.5) / len(kept) - 0.5), score, narrow)
                 for rank, (code, score) in enumerate(kept)
             }
             for code, place in places.items():
                 found = best[: len(code)] == code
-                _draw_block(axes, *place, code[-1], found)
+                _draw_block(axes, place, code[-1], found)
                 for parent in (p for p in before if code[: len(p)] == p):
                     (x, y), style = zip(before[parent], place), FOUND_LINE if found else OTHER_LINE
                     axes.plot(x, y, zorder=1, **style)
             before = places
         axes.plot([], [], "x", color=GRAY, ms=4, label="not kept")
-        axes.set_ylabel(f"{metric}, %")
-        _finish_blocks(figure, axes, len(space.units), chosen="framed, bold line: found")
+        chosen = "framed, bold line: found"
+        _finish_blocks(figure, axes, len(space.units), f"{metric}, %", chosen, narrow)
     return figure
 
 
-def _size_of_blocks(space: OperationSpace, height: float) -> tuple[float, float]:
-    return max(6.0, 0.6 * len(space.units) + 1.5), height
+def _blocks(space: OperationSpace, height: float, narrow: bool) -> tuple[Figure, Axes]:
+    """A figure with room for each block."""
+    blocks = len(space.units)
+    size = (NARROW, 0.45 * blocks + 2) if narrow else (max(6.0, 0.6 * blocks + 1.5), height)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots()
 
 
-def _draw_block(axes: Axes, number: float, score: float, operation: int, chosen: bool) -> None:
+def _place(number: Any, score: Any, narrow: bool) -> tuple[Any, Any]:
+    """Where a score of a block stands: blocks follow each other to the right, or downwards."""
+    return (score, number) if narrow else (number, score)
+
+
+def _draw_block(axes: Axes, place: tuple[float, float], operation: int, chosen: bool) -> None:
     """A dot with the dilation in it."""
     axes.plot(
-        number,
-        score,
+        *place,
         "o",
         color=DILATION_COLORS[operation + 1],
         ms=13,
@@ -153,7 +179,7 @@ def _draw_block(axes: Axes, number: float, score: float, operation: int, chosen:
     )
     axes.annotate(
         str(operation + 1),
-        (number, score),
+        place,
         ha="center",
         va="center",
         size=8,
@@ -162,13 +188,21 @@ def _draw_block(axes: Axes, number: float, score: float, operation: int, chosen:
     )
 
 
-def _finish_blocks(figure: Figure, axes: Axes, blocks: int, chosen: str) -> None:
-    axes.set_xlabel("choice block")
-    axes.set_xticks(range(1, blocks + 1))
-    axes.set_xlim(0.4, blocks + 0.6)
-    axes.margins(y=0.12)
+def _finish_blocks(
+    figure: Figure, axes: Axes, blocks: int, score: str, chosen: str, narrow: bool
+) -> None:
+    along, across = (axes.yaxis, axes.xaxis) if narrow else (axes.xaxis, axes.yaxis)
+    along.set_label_text("choice block")
+    along.set_ticks(range(1, blocks + 1))
+    across.set_label_text(score)
+    if narrow:
+        axes.set_ylim(blocks + 0.6, 0.4)
+        axes.margins(x=0.12)
+    else:
+        axes.set_xlim(0.4, blocks + 0.6)
+        axes.margins(y=0.12)
     for dilation in (1, 2, 3):
         color, label = DILATION_COLORS[dilation], f"dilation {dilation}"
         axes.plot([], [], "o", color=color, mec=GRAY, ms=9, label=label)
     axes.plot([], [], "o", color="white", mec=FOUND, mew=2.4, ms=9, label=chosen)
-    figure.legend(loc="outside upper center", ncols=3)
+    figure.legend(loc="outside upper center", ncols=1 if narrow else 3)

@@ -20,6 +20,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path):
         super().__init__()
         self.tables, self.links, self.ids, self.text = [], [], [], ""
+        self.in_cell = False
         self.feed(path.read_text())
 
     def handle_starttag(self, tag, attributes):
@@ -32,10 +33,15 @@ class Page(HTMLParser):
             self.tables[-1].append([])
         elif tag in ("td", "th"):
             self.tables[-1][-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.in_cell = False
 
     def handle_data(self, data):
         self.text += data
-        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+        if self.in_cell:
             self.tables[-1][-1][-1] = (self.tables[-1][-1][-1] + " " + data).strip()
 
     def table(self, column):
@@ -51,3 +57,15 @@ def run_search_net(config, folder, *opts):
     args.eval_only = True
     search_command.search(args)
     return folder / "report" / "index.html"
+
+
+def luminance(color):
+    """Relative luminance as WCAG 2 defines it."""
+    values = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first, second):
+    dark, light = sorted(map(luminance, (first, second)))
+    return (light + 0.05) / (dark + 0.05)
