@@ -112,7 +112,7 @@ def read_run(folder: str) -> Run:
     prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
     with PathManager.open(paths[1], "r") as f:
         lines = [
-            line for line in map(_parse_line, f) if any(prefix + m in line for m in (BOX_AP, TOP1))
+            line for line in map(parse_line, f) if any(prefix + m in line for m in (BOX_AP, TOP1))
         ]
     if not lines:
         raise ValueError(f"{paths[1]}: expected a line with {prefix}{BOX_AP} or {prefix}{TOP1}")
@@ -124,7 +124,7 @@ def read_run(folder: str) -> Run:
     return Run(folder, cfg, lines[-1]["iteration"], metrics)
 
 
-def _parse_line(line: str) -> Mapping[str, Any]:
+def parse_line(line: str) -> Mapping[str, Any]:
     """Nothing for a line that is torn, as a killed training leaves it, before others if resumed."""
     try:
         content = json.loads(line)

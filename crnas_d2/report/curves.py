@@ -1,0 +1,151 @@
+"""How the losses of trainings fell, and how their test metric rose."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from detectron2.utils.file_io import PathManager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..analysis.style import BASELINE, FOUND, INK, styled
+from ..search.records import Network, StepRecord
+from .runs import METRICS_FILE, parse_line
+from .themes import NARROW, WIDE, Chart
+
+MOST_POINTS = 400  # of a curve
+FEW_POINTS = 30  # which are marked
+COLORS = {"baseline": BASELINE, "found": FOUND}
+# In inches
+HEIGHT, SMALL_HEIGHT = 2.9, 1.9
+WIDEST = 4.6
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A training over its iterations.
+
+    Attributes:
+        name: for the reader.
+        loss: the total loss, by iteration.
+        metric: of the tests in between and at the end, in percent, by iteration.
+    """
+
+    name: str
+    loss: Mapping[int, float]
+    metric: Mapping[int, float]
+
+    @classmethod
+    def read(cls, name: str, folder: str, metric: str = "") -> Curves:
+        """What ``metrics.json`` says; nothing where there is none, as before the first iterations.
+
+        Of an iteration that was run again after a stop, the last run counts. Values that are not
+        finite are left out.
+
+        Args:
+            name: for the reader.
+            folder: ``OUTPUT_DIR`` of the training.
+            metric: as ``metrics.json`` calls it; none without a name.
+        """
+        loss: dict[int, float] = {}
+        metrics: dict[int, float] = {}
+        path = os.path.join(folder, METRICS_FILE)
+        if PathManager.isfile(path):
+            with PathManager.open(path, "r", errors="replace") as f:
+                for line in map(parse_line, f):
+                    for key, values in (("total_loss", loss), (metric, metrics)):
+                        if _is_finite(line.get(key)) and isinstance(line.get("iteration"), int):
+                            values[line["iteration"]] = line[key]
+        return cls(name, dict(sorted(loss.items())), dict(sorted(metrics.items())))
+
+
+def draw_curves(
+    steps: Sequence[StepRecord], networks: Sequence[Network], metric: str
+) -> list[Chart]:
+    """The trainings of the networks in one figure, and those before the searches in another one.
+
+    Args:
+        steps: of a procedure.
+        networks: baseline and found.
+        metric: of the tests, such as "bbox/AP".
+
+    Returns:
+        Empty where nothing was trained.
+    """
+    # Detectron2 writes the name of the data set where there are several.
+    tests = networks[0].cfg.DATASETS.TEST
+    key = f"{tests[0]}/{metric}" if len(tests) > 1 else metric
+    folders = {step.name: step.folder for step in steps if not step.searches}
+    trained = [
+        Curves.read(name, folders.pop(step), key)
+        for name, step in (("baseline", "baseline"), ("found", "final"))
+        if step in folders
+    ]
+    before = [Curves.read(name.replace("_", " "), folder) for name, folder in folders.items()]
+    trained, before = ([c for c in group if c.loss or c.metric] for group in (trained, before))
+    charts = []
+    if trained:
+        caption = f"Training of baseline and found: loss, and {metric} on {tests[0]}"
+        charts.append(Chart.draw(caption, _draw_networks, trained, metric))
+    if before:
+        caption = "Loss of the trainings before the searches"
+        charts.append(Chart.draw(caption, _draw_losses, before))
+    return charts
+
+
+def _draw_networks(trained: Sequence[Curves], metric: str, narrow: bool) -> Figure:
+    """Loss and metric on common axes."""
+    panels = {
+        "total loss": {curves.name: curves.loss for curves in trained},
+        f"{metric}, %": {curves.name: curves.metric for curves in trained},
+    }
+    panels = {label: curves for label, curves in panels.items() if any(curves.values())}
+    with styled():
+        figure, grid = _panels(len(panels), HEIGHT, narrow)
+        for axes, (label, curves) in zip(grid, panels.items()):
+            for name, values in curves.items():
+                _draw(axes, values, COLORS[name], label=name)
+            axes.set_ylabel(label)
+            axes.set_xlim(left=0)
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    return figure
+
+
+def _draw_losses(before: Sequence[Curves], narrow: bool) -> Figure:
+    with styled():
+        figure, grid = _panels(len(before), SMALL_HEIGHT, narrow)
+        for axes, curves in zip(grid, before):
+            _draw(axes, curves.loss, INK, lw=1)
+            axes.set_title(curves.name, size=9)
+            axes.set_ylabel("total loss", size=9)
+            axes.tick_params(labelsize=8)
+    return figure
+
+
+def _panels(count: int, height: float, narrow: bool) -> tuple[Figure, Sequence[Axes]]:
+    """Side by side, or one below the other for a phone."""
+    if narrow:
+        size, shape = (NARROW, height * count), (count, 1)
+    else:
+        size, shape = (min(WIDE, WIDEST * count), height), (1, count)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = list(figure.subplots(*shape, squeeze=False).flat)
+    for axes in grid:
+        axes.set_xlabel("iteration", size=9)
+    return figure, grid
+
+
+def _draw(axes: Axes, values: Mapping[int, float], color: str, **options: object) -> None:
+    """At most MOST_POINTS of them, the last one included."""
+    points = list(values.items())
+    points = points[:: -max(1, math.ceil(len(points) / MOST_POINTS))][::-1]
+    options["marker"] = "." if len(points) < FEW_POINTS else ""
+    axes.plot([x for x, _ in points], [y for _, y in points], color=color, **options)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
