@@ -10,22 +10,19 @@ from __future__ import annotations
 import argparse
 import io
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
-from detectron2.structures import BoxMode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import read_config
 from ..data import setup_datasets
 from ..files import read_json, write_atomically
-from ..report.drawing import draw_objects
 from ..report.fonts import find_families, unheeded_glyphs
+from ..report.pictures import detections_by_image, draw_truth_and
 from .command_line import command, command_parser
 
 # In pixels of the picture.
@@ -93,35 +90,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"wrote {args.output}: {len(pairs)} of {len(images)} images of {dataset}")
 
 
-def detections_by_image(
-    results: Any, images: Sequence[Mapping[str, Any]], metadata: Metadata, path: str
-) -> Mapping[Any, list[dict[str, Any]]]:
-    """The content of a results file in the form of Detectron2's annotations, with their scores."""
-    keys = {"image_id", "category_id", "bbox", "score"}
-    if not isinstance(results, list) or not all(
-        isinstance(result, dict) and keys <= result.keys() for result in results
-    ):
-        raise ValueError(f"{path}: expected a list of results that each have {sorted(keys)}")
-    known = {image["image_id"] for image in images}
-    if results and not any(result["image_id"] in known for result in results):
-        raise ValueError(
-            f"{path} has no result of an image of {metadata.name}: its image ids are such as "
-            f"{results[0]['image_id']!r}, those of the data set such as {images[0]['image_id']!r}"
-        )
-    indices = metadata.get("thing_dataset_id_to_contiguous_id") or {
-        i: i for i in range(len(metadata.thing_classes))
-    }
-    by_image = defaultdict(list)
-    for result in results:
-        category = result["category_id"]
-        if category not in indices:
-            raise ValueError(f"{path}: {metadata.name} has no category id {category!r}")
-        by_image[result["image_id"]].append(
-            {**result, "category_id": indices[category], "bbox_mode": BoxMode.XYWH_ABS}
-        )
-    return by_image
-
-
 def draw_pair(
     image: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
@@ -131,15 +99,8 @@ def draw_pair(
 
     Masks are drawn where the detections have them.
     """
-    pixels = read_image(image["file_name"], format="RGB")
-    scale = PANEL / max(pixels.shape[:2])
-    truth = image["annotations"]
-    if not any("segmentation" in detection for detection in detections):
-        truth = [{k: v for k, v in o.items() if k != "segmentation"} for o in truth]
-    return (
-        draw_objects(pixels, truth, class_names, scale),
-        draw_objects(pixels, detections, class_names, scale),
-    )
+    truth, detected = draw_truth_and([detections], image, class_names, PANEL)
+    return truth, detected
 
 
 def compose(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str) -> bytes:
