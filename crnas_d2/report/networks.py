@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from matplotlib.figure import Figure
 
 from detectron2.config import CfgNode
 from detectron2.modeling import Backbone, build_backbone
@@ -20,24 +19,29 @@ from ..analysis.erf_figure import anchor_sizes, draw_erfs
 from ..analysis.sketch import BUILDERS, SketchedNetwork, draw_sketches
 from ..data import setup_datasets
 from ..search.records import Network
+from .themes import Chart
 
 IMAGES = 8
 LARGEST_PLATE = 512  # pixels, as in figure 1
 DEEPEST_STRIDE = 32  # what is beyond it repeats the feature below
 
 
-def draw_networks(networks: Sequence[Network], search_cfg: CfgNode) -> dict[str, Figure]:
-    """Their sketches and effective receptive fields, by captions.
+def sketch(networks: Sequence[Network]) -> list[Chart]:
+    """Their blocks. Empty where a backbone is none of this project's, or cannot be counted."""
+    if not all(n.cost and n.cfg.MODEL.BACKBONE.NAME.startswith(BUILDERS) for n in networks):
+        return []
+    sketches = [SketchedNetwork.from_config(n.name, n.cfg) for n in networks]
+    caption = "Blocks, their dilations, and the multiply-adds of each stage"
+    return [Chart(caption, draw_sketches(sketches))]
+
+
+def draw_fields(networks: Sequence[Network], search_cfg: CfgNode) -> list[Chart]:
+    """Their effective receptive fields.
 
     Args:
         networks: with their trained weights; where one of them has none, random ones stand for all.
         search_cfg: of the search, on whose archval images the fields are measured.
     """
-    figures = {}
-    if all(n.cost and n.cfg.MODEL.BACKBONE.NAME.startswith(BUILDERS) for n in networks):
-        sketches = [SketchedNetwork.from_config(n.name, n.cfg) for n in networks]
-        caption = "Blocks, their dilations, and the multiply-adds of each stage"
-        figures[caption] = draw_sketches(sketches)
     trained = all(network.weights for network in networks)
     images = _draw_images(networks[0].cfg, search_cfg)
     fields, anchors = {}, {}
@@ -52,7 +56,7 @@ def draw_networks(networks: Sequence[Network], search_cfg: CfgNode) -> dict[str,
     caption = (
         f"Effective receptive fields with {weights} weights, mean of {IMAGES} images of archval"
     )
-    return {**figures, caption: draw_erfs(fields, anchors)}
+    return [Chart.draw(caption, draw_erfs, fields, anchors)]
 
 
 def _draw_images(cfg: CfgNode, search_cfg: CfgNode) -> torch.Tensor:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from detectron2.config import CfgNode
 
 from ..architecture import Architecture
@@ -24,6 +22,7 @@ from ..search.result import RESULT_FILE, read_architecture
 from ..search.step import get_space
 from ..spaces import OperationSpace, StageSpace
 from .charts import draw_depths, draw_dilations, draw_greedy_path
+from .themes import Chart
 
 
 @dataclass(frozen=True)
@@ -120,23 +119,28 @@ class SearchRecord:
             return None
         return get_cost("gmacs", self.space, self.final.cfg)
 
-    def charts(self, baseline: Architecture) -> dict[str, Figure]:
-        """Figures of the search, by their captions."""
+    def charts(self, baseline: Architecture) -> list[Chart]:
+        """Figures of the search."""
         rankings, metric = self.rankings, self.metric
         if self.of_stages:
-            return {
-                f"{metric} against the blocks of each stage ({name})": draw_depths(
-                    self.space, scores, next(iter(scores)), baseline.stage_code, metric
+            return [
+                Chart.draw(
+                    f"{metric} against the blocks of each stage ({name})",
+                    draw_depths,
+                    *(self.space, scores, next(iter(scores)), baseline.stage_code, metric),
                 )
                 for name, scores in rankings.items()
                 if scores
-            }
+            ]
         if self.survivors:
-            figure = draw_greedy_path(self.space, list(rankings.values()), self.survivors, metric)
-            return {"The way of the greedy search (Algorithm 1)": figure}
+            caption = "The way of the greedy search (Algorithm 1)"
+            steps = list(rankings.values())
+            return [
+                Chart.draw(caption, draw_greedy_path, self.space, steps, self.survivors, metric)
+            ]
+        caption = f"Mean {metric} of the codes with a dilation in a block"
         found = self.found.operation_code
-        figure = draw_dilations(self.space, rankings["all"], found, metric)
-        return {f"Mean {metric} of the codes with a dilation in a block": figure}
+        return [Chart.draw(caption, draw_dilations, self.space, rankings["all"], found, metric)]
 
     def _greedy_rankings(self) -> dict[str, dict[Code, float]]:
         """Of each step, all extensions of what the step before it has kept."""

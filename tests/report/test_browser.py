@@ -1,7 +1,12 @@
 """The page in a browser, opened from the disk."""
 
+import re
+
 import pytest
+from pages import contrast
 from playwright.sync_api import sync_playwright
+
+from crnas_d2.report.themes import THEMES
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +49,11 @@ def cells(ranking, column):
 def test_it_loads_without_a_fault(browser, path):
     page, faults = open_page(browser, path)
     images = page.eval_on_selector_all("img", "all => all.map((i) => [i.naturalWidth, i.alt])")
-    assert images and all(width > 0 and caption for width, caption in images)
+    assert all(width > 0 and caption for width, caption in images)
     page.get_by_role("link", name="Settings").click()
     page.get_by_text("Versions", exact=True).click()
     assert page.get_by_text("detectron2").last.is_visible()
+    page.emulate_media(color_scheme="dark")
     assert faults == []
 
 
@@ -85,19 +91,109 @@ def test_filter(browser, stage_page):
     assert faults == []
 
 
-def test_narrow_screen(browser, path):
-    """Nothing but tables and figures is scrolled sideways, and no text is tiny."""
-    page, faults = open_page(browser, path, width=360)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    sizes = page.evaluate(
-        """[...document.querySelectorAll("p, td, th, a, pre, summary, figcaption")]
-            .map((element) => parseFloat(getComputedStyle(element).fontSize))"""
-    )
-    assert min(sizes) >= 13
-    for table in page.locator("table").all():
-        box = table.locator("xpath=..").bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= 360
+OUTSIDE = """() => [...document.body.querySelectorAll("*")].filter((element) => {
+    if (element.closest("svg") || element.parentElement.closest(".scroll, pre, .listed thead")) return false;
+    const box = element.getBoundingClientRect();
+    return box.left < -0.5 || box.right > innerWidth + 0.5;
+}).map((element) => element.outerHTML.slice(0, 100))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_widths(browser, path, scheme):
+    """Nothing but tables in their boxes is wider than the screen, and no text is tiny."""
+    page, faults = open_page(browser, path)
+    page.emulate_media(color_scheme=scheme)
+    for width in (360, 390, 768, 1200):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(OUTSIDE) == []
+        sizes = page.evaluate(
+            """[...document.querySelectorAll("p, td, th, a, pre, summary, figcaption")]
+                .map((element) => parseFloat(getComputedStyle(element).fontSize))"""
+        )
+        assert min(sizes) >= 13
+        drawn = page.locator(".drawing").evaluate_all(
+            "all => all.filter((e) => e.offsetParent).map((e) => e.clientWidth)"
+        )
+        captions = page.locator("figure:has(.drawing)").count()
+        assert len(drawn) == captions and min(drawn) > 250
     assert faults == []
+
+
+GROUNDS = """() => {
+    const pairs = new Set();
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        let element = texts.currentNode.parentElement;
+        if (!texts.currentNode.data.trim() || element.closest("svg, script, style")) continue;
+        const color = getComputedStyle(element).color;
+        const ground = (e) => getComputedStyle(e).backgroundColor;
+        while (element && ground(element) === "rgba(0, 0, 0, 0)") element = element.parentElement;
+        pairs.add(color + " on " + ground(element));
+    }
+    return [...pairs];
+}"""
+
+
+def as_hex(color):
+    return "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", color)[:3])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colors(browser, path, scheme):
+    """Text stands out from what is behind it, and figures have the colours of the page."""
+    page, _ = open_page(browser, path)
+    page.emulate_media(color_scheme=scheme)
+    theme = THEMES[scheme]
+    page.locator("summary").first.click()
+    pairs = [tuple(map(as_hex, pair.split(" on "))) for pair in page.evaluate(GROUNDS)]
+    assert (theme["ink"].lower(), theme["paper"]) in pairs and len(pairs) > 3
+    for color, ground in pairs:
+        assert contrast(color, ground) >= 4.5, (color, ground)
+    fills = page.eval_on_selector_all(
+        ".drawing svg path", "all => all.map((e) => getComputedStyle(e).fill)"
+    )
+    colors = {as_hex(fill) for fill in fills if fill != "none"}
+    assert {theme["paper"], theme["ink"].lower()} <= colors
+    # Pixels do not follow: they stand on a light ground.
+    cards = page.locator(".card")
+    assert all(
+        card.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"
+        for card in cards.all()
+    )
+
+
+def test_every_picture_and_table_has_names(browser, path):
+    page, _ = open_page(browser, path)
+    drawings = page.eval_on_selector_all(
+        ".drawing:has(svg)", "all => all.map((e) => [e.getAttribute('role'), e.ariaLabel])"
+    )
+    assert drawings and all(role == "img" and label for role, label in drawings)
+    assert page.locator("th:not([scope])").count() == 0
+    assert page.locator("[id]").count() == page.evaluate(
+        "new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size"
+    )
+    assert page.evaluate("document.documentElement.lang") == "en"
+    levels = page.eval_on_selector_all("h1, h2, h3", "all => all.map((e) => +e.tagName[1])")
+    assert levels[0] == 1 and levels.count(1) == 1
+
+
+def test_the_keyboard_is_enough(browser, stage_page):
+    """Whatever can be reached has an outline while it is, and a table can be scrolled."""
+    page, _ = open_page(browser, stage_page, width=390)
+    outlines = {}
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        kind, outline = page.evaluate("""(() => {
+                const element = document.activeElement;
+                const { outlineStyle, outlineWidth } = getComputedStyle(element);
+                return [element.tagName, outlineStyle !== "none" && parseFloat(outlineWidth) >= 2];
+            })()""")
+        if kind == "BODY":
+            break
+        outlines.setdefault(kind, set()).add(outline)
+    assert {"A", "BUTTON", "INPUT", "SELECT", "SUMMARY", "DIV"} <= set(outlines)
+    assert all(seen == {True} for seen in outlines.values()), outlines
 
 
 def test_print(browser, procedure_page):
@@ -107,5 +203,15 @@ def test_print(browser, procedure_page):
     assert not page.locator("nav").is_visible()
     tall = page.locator(".tall").first
     assert tall.evaluate("e => e.scrollHeight <= e.clientHeight")
-    pictures = page.eval_on_selector_all("img", "all => all.map((i) => i.clientWidth)")
+    pictures = page.eval_on_selector_all("img, svg", "all => all.map((i) => i.clientWidth)")
     assert max(pictures) <= page.evaluate("document.querySelector('main').clientWidth")
+
+
+def test_print_of_a_dark_screen(browser, procedure_page):
+    """Paper is white."""
+    page, _ = open_page(browser, procedure_page)
+    page.emulate_media(media="print", color_scheme="dark")
+    ground, ink = page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
+    assert (as_hex(ground), as_hex(ink)) == ("#ffffff", THEMES["light"]["ink"].lower())

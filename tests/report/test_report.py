@@ -1,19 +1,33 @@
 """What the page of a search says, against the files that the search has left."""
 
+import html
 import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from math import nan
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from detectron2.utils import comm
 from pages import Page, run_search_net
 from tiny_search import STEPS, write_search_config
 
 from crnas_d2.analysis import analyze_detector
 from crnas_d2.config import read_config
 from crnas_d2.data import setup_datasets
-from crnas_d2.report.report import _format_duration
-from crnas_d2.search import Ledger
+from crnas_d2.report import report_procedure
+from crnas_d2.report.report import format_duration
+from crnas_d2.report.shown_commands import how_to_use
+from crnas_d2.report.tables import compare
+from crnas_d2.search import Ledger, Procedure, Recipe
 from crnas_d2.search.evaluation import format_code, parse_code
 from crnas_d2.search.evaluator import ArchitectureEvaluator
+from crnas_d2.search.records import Network
 
 
 def results_of(folder, step):
@@ -25,7 +39,7 @@ def test_steps(procedure_page):
     rows = Page(procedure_page).table("image passes")
     assert [row["step"] for row in rows] == STEPS
     for row in rows:
-        assert row["time"] == _format_duration(results_of(folder, row["step"])["seconds"])
+        assert row["time"] == format_duration(results_of(folder, row["step"])["seconds"])
     by_step = {row["step"]: row for row in rows}
     score = results_of(folder, "operation_search")["results"]["bbox/AP"]
     assert by_step["operation_search"]["result"] == f"bbox/AP {score:.1f}"
@@ -57,25 +71,40 @@ def test_ranking_of_the_operation_search(procedure_page):
 
 
 def test_networks_and_cost(procedure_page):
+    """Found, baseline and their difference, at the paper's size and at that of the test images."""
     folder = procedure_page.parent.parent
     page = Page(procedure_page)
-    trained = {row["network"]: row for row in page.table("network")}
-    cfg = read_config(str(folder / "final" / "config.yaml"))
-    setup_datasets(cfg)
-    cost = analyze_detector(cfg)
+    rows = {row["network"]: row for row in page.table("network")}
+    costs = {}
     for network, step in (("baseline", "baseline"), ("found", "final")):
+        cfg = read_config(str(folder / step / "config.yaml"))
+        setup_datasets(cfg)
         results = results_of(folder, step)["results"]["bbox"]
-        assert trained[network]["bbox AP"] == f"{results['AP']:.1f}"
-    rows = {(row["part"], row["module"]): row for row in page.table("found, GMACs")}
-    assert len(rows) == len(cost.modules)
-    for module in cost.modules:
-        row = rows[module.part, module.name]
-        assert row["found, GMACs"] == f"{module.macs / 1e9:.3f}"
-        assert row["found, M parameters"] == f"{module.parameters / 1e6:.3f}"
-    detector = next(row for table in page.tables for row in table if row[0] == "detector")
-    assert detector[2] == f"{cost.macs / 1e9:.3f}"
-    assert f"{cost.parameters / 1e6:.2f} M" in page.text
-    assert trained["found"]["stage code"] == format_code(cfg.MODEL.CR.STAGE_CODE)
+        assert rows["bbox AP"][network] == f"{results['AP']:.1f}"
+        assert rows["stage code"][network] == format_code(cfg.MODEL.CR.STAGE_CODE)
+        # All images are of 64 x 64 or of a size that becomes 64 x 85 or 85 x 64.
+        costs[network] = [analyze_detector(cfg, size) for size in ((800, 1088), (64, 64))]
+    _, _, *module_rows = next(t for t in page.tables if t[1][0] == "part")
+    modules = {(part, name): numbers for part, name, *numbers in module_rows}
+    assert len(modules) == len(costs["found"][0].modules) + 1
+    for i, size in enumerate(("800 x 1088", "64 x 64")):
+        pair = [costs[network][i] for network in ("baseline", "found")]
+        check_numbers(list(rows[f"GMACs, {size}"].values())[1:], [cost.macs / 1e9 for cost in pair])
+        for before, after in zip(*(cost.modules for cost in pair)):
+            numbers = modules[before.part, before.name]
+            check_numbers(numbers[3 * i : 3 * i + 3], [m.macs / 1e9 for m in (before, after)])
+            check_numbers(numbers[6:], [m.parameters / 1e6 for m in (before, after)])
+        check_numbers(modules["detector", ""][3 * i : 3 * i + 3], [c.macs / 1e9 for c in pair])
+    pair = [costs[network][0].parameters / 1e6 for network in ("baseline", "found")]
+    check_numbers(list(rows["M parameters"].values())[1:], pair)
+    assert f"{pair[1]:.2f} M" in page.text
+
+
+def check_numbers(texts, pair):
+    """Three digits each, and the change of what is not rounded."""
+    baseline, found = pair
+    assert texts[:2] == [f"{baseline:.3f}", f"{found:.3f}"]
+    assert float(texts[2]) == pytest.approx(found - baseline, abs=6e-4)
 
 
 @pytest.mark.parametrize("name", ["procedure_page", "stage_page"])
@@ -87,14 +116,143 @@ def test_it_is_one_file(name, request):
         assert link.startswith("data:") or link.removeprefix("#") in page.ids
 
 
-def test_how_to_train_it(procedure_page):
-    folder = procedure_page.parent.parent
+def commands_of(path):
+    """Those that the page shows, as lists of words."""
+    shown = re.findall(r'<pre class="command">(.*?)</pre>', path.read_text(), re.DOTALL)
+    return [shlex.split(html.unescape(text)) for text in shown[:-1]]
+
+
+def test_how_to_use_it(procedure_page):
+    folder = str(procedure_page.parent.parent)
+    *commands, watch = commands_of(procedure_page)
+    config = ["--config-file", f"{folder}/final.yaml", "--num-gpus", "1"]
+    program = ["crnas"] if commands[0][0] == "crnas" else [sys.executable, "-m", "crnas_d2"]
+    assert commands == [
+        [*program, "train", *config, "OUTPUT_DIR", "output/found"],
+        [*program, "predict", "--model", folder, "--input", "photos", "--output", "predictions"],
+        [*program, "train", *config]
+        + ["--eval-only", "MODEL.WEIGHTS", f"{folder}/final/model_final.pth"],
+    ]
+    assert watch == ["tensorboard", "--logdir", folder]
     text = procedure_page.read_text()
-    assert f"train_net.py --config-file {folder}/final.yaml --num-gpus 8" in text
-    assert f"MODEL.WEIGHTS {folder}/final/model_final.pth" in text
     start = text.index("MODEL:\n  CR:")
     keys = yaml.safe_load(text[start : text.index("</pre>", start)])
-    assert keys == yaml.safe_load((folder / "architecture.yaml").read_text())
+    assert keys == yaml.safe_load((procedure_page.parents[1] / "architecture.yaml").read_text())
+
+
+@pytest.mark.parametrize("where", ["beside python", "elsewhere", "nowhere"])
+def test_name_of_the_commands(monkeypatch, where):
+    """The console script, if the one that is found belongs to this Python."""
+    folder = {"beside python": os.path.dirname(sys.executable), "elsewhere": "/other/bin"}
+    script = f"{folder[where]}/crnas" if where in folder else None
+    monkeypatch.setattr("shutil.which", lambda name: script)
+    monkeypatch.setattr(comm, "get_local_size", lambda: 3)
+    found = SimpleNamespace(weights="a b/model_final.pth")
+    train, *_ = how_to_use("a b", "a b/final.yaml", found).values()
+    program = "crnas" if where == "beside python" else f"{sys.executable} -m crnas_d2"
+    assert train.startswith(f"{program} train --config-file 'a b/final.yaml' --num-gpus 3 ")
+
+
+def test_the_answer_is_told_first(procedure_page):
+    folder = procedure_page.parent.parent
+    found, baseline = (
+        results_of(folder, s)["results"]["bbox"]["AP"] for s in ("final", "baseline")
+    )
+    text = re.sub(r"\s+", " ", Page(procedure_page).text)
+    start = text.index("What was found is")
+    assert start < text.index("Baseline and found")
+    answer = text[start : start + 300]
+    assert f"bbox/AP {found:.1f} against {baseline:.1f}" in answer and "one seed" in answer
+
+
+@pytest.mark.parametrize(
+    "found, words, difference",
+    [
+        (31.26, "better than", "+1.3"),
+        (29.9, "worse than", "-0.1"),
+        (30.04, "as good as", "0"),
+        (29.96, "as good as", "0"),
+    ],
+)
+def test_words_of_a_comparison(found, words, difference):
+    networks = [Network(n, None, "", {"bbox": {"AP": ap}}) for n, ap in (("b", 30.0), ("f", found))]
+    comparison = compare("bbox/AP", *networks)
+    assert (comparison["words"], comparison["difference"]) == (words, difference)
+
+
+def test_what_cannot_be_compared():
+    trained = Network("baseline", None, "", {"bbox": {"AP": 30.0}})
+    assert compare("bbox/AP", trained, Network("found", None)) is None
+    assert compare("bbox/AP", trained, Network("found", None, "", {"bbox": {"AP": nan}})) is None
+
+
+def remake(page, name, *, without=()):
+    """The page of a copy of a search that has ended, written anew; without some of its files."""
+    folder = page.parents[2] / name
+    shutil.copytree(page.parents[1], folder)
+    for path in without:
+        (folder / path).unlink()
+    for path in folder.glob("*/results.json"):
+        path.write_text(path.read_text().replace(str(page.parents[1]), str(folder)))
+    procedure = Procedure(Recipe(str(page.parents[2] / "recipe.yaml"), ["OUTPUT_DIR", str(folder)]))
+    (folder / "report" / "index.html").unlink()
+    return report_procedure(procedure)
+
+
+def test_missing_files_are_told(procedure_page):
+    results = "final/inference/coco_instances_results.json"
+    metrics = [f"{step}/metrics.json" for step in ("final", "baseline", "stage_supernet")]
+    path = remake(procedure_page, "some files", without=[results, *metrics])
+    page = Page(Path(path))
+    assert "The comparison on test images could not be made" in page.text
+    assert results in page.text
+    assert "Loss of the trainings before the searches" in page.text
+    assert "Training of baseline and found" not in page.text
+    assert len(page.table("stage code")) == 4
+
+
+PARTS = {
+    "draw_curves": "training curves",
+    "draw_pictures": "comparison on test images",
+    "draw_fields": "effective receptive fields",
+    "sketch": "sketch of the networks",
+    "SearchRecord.charts": "chart of the stage search",
+    "InputSize.of": "count at the size of the test images",
+    "read_config": "reading of its config",
+}
+
+
+def fail(*args, **options):
+    raise KeyError("out of <luck>")
+
+
+def test_a_part_that_fails_is_left_out(procedure_page, monkeypatch, caplog):
+    for name in PARTS:
+        monkeypatch.setattr(f"crnas_d2.report.report.{name}", fail)
+    page = Page(Path(remake(procedure_page, "failing parts")))
+    for part in PARTS.values():
+        sentence = f"The {part} could not be made: 'out of <luck>'"
+        assert sentence in page.text and sentence in caplog.text
+    assert len(page.table("stage code")) == 4 and "GMACs, 800 x 1088" in page.text
+
+
+def test_without_the_test_images(procedure_page, monkeypatch):
+    monkeypatch.setattr("crnas_d2.report.report.DatasetCatalog", SimpleNamespace(get=fail))
+    page = Page(Path(remake(procedure_page, "no images")))
+    assert "The list of test images could not be made" in page.text
+    assert "GMACs, 800 x 1088" in page.text and "64 x 64" not in page.text
+
+
+def test_a_page_that_fails_stops_nothing(procedure_page, monkeypatch, caplog):
+    monkeypatch.setattr("crnas_d2.report.report.ranking_table", fail)
+    assert remake(procedure_page, "no page") == ""
+    assert "The report could not be made: 'out of <luck>'" in caplog.text
+
+
+def test_nothing_is_left_out(procedure_page, stage_page):
+    for path in (procedure_page, stage_page):
+        assert "could not be made" not in path.read_text()
+        assert path.stat().st_size < 3e6
 
 
 def test_settings(procedure_page, stage_page):
@@ -177,9 +335,6 @@ def test_a_detector_whose_cost_is_not_known(stage_config, tmp_path, monkeypatch)
 
 def test_before_the_end(procedure_page, tmp_path):
     """After the stage search there is a page already, with what is still to come."""
-    from crnas_d2.report import report_procedure
-    from crnas_d2.search import Procedure, Recipe
-
     recipe = procedure_page.parents[2] / "recipe.yaml"
     procedure = Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(tmp_path)]))
     pages = []
@@ -209,4 +364,4 @@ def test_before_the_end(procedure_page, tmp_path):
     ],
 )
 def test_durations(seconds, text):
-    assert _format_duration(seconds) == text
+    assert format_duration(seconds) == text

@@ -1,0 +1,122 @@
+"""What two networks cost: at the paper's input size, and at that of the images they are tested on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling import build_backbone
+
+from ..analysis.flops import INPUT_SIZE, PROPOSALS, DetectorCost, analyze_detector
+from ..search.records import Network
+
+Size = tuple[int, int]  # height and width
+
+
+@dataclass(frozen=True)
+class InputSize:
+    """The size at which the most common image of a test set passes through a detector.
+
+    Attributes:
+        image: size of that image.
+        resized: by the config's ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``.
+        padded: to a multiple of what the backbone needs.
+    """
+
+    image: Size
+    resized: Size
+    padded: Size
+
+    @classmethod
+    def of(cls, cfg: CfgNode, images: Sequence[Mapping[str, Any]]) -> InputSize:
+        """
+        Args:
+            cfg: of the detector.
+            images: of the test set, in Detectron2's form.
+
+        Raises:
+            ValueError: they do not say how large they are.
+        """
+        sizes = Counter((i["height"], i["width"]) for i in images if "height" in i and "width" in i)
+        if not sizes:
+            raise ValueError("the test set has no image with a height and a width")
+        [(image, _)] = sizes.most_common(1)
+        resized = image
+        if cfg.INPUT.MIN_SIZE_TEST > 0:
+            resized = ResizeShortestEdge.get_output_shape(
+                *image, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+            )
+        with torch.device("meta"):
+            step = max(build_backbone(cfg).size_divisibility, 1)
+        return cls(image, resized, tuple(-(-side // step) * step for side in resized))
+
+    def __str__(self) -> str:
+        return format_size(self.padded)
+
+
+def format_size(size: Size) -> str:
+    return " x ".join(map(str, size))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of a baseline and of what was found, module by module.
+
+    Attributes:
+        networks: the two, with a cost at the paper's input size.
+        tested_size: None where it is not known.
+    """
+
+    networks: tuple[Network, Network]
+    tested_size: InputSize | None
+
+    @cached_property
+    def by_size(self) -> dict[str, list[DetectorCost]]:
+        """Those of the two, by the size of the image. Equal sizes are there once."""
+        costs = {format_size(INPUT_SIZE): [network.cost for network in self.networks]}
+        if self.tested_size and str(self.tested_size) not in costs:
+            costs[str(self.tested_size)] = [
+                analyze_detector(network.cfg, self.tested_size.padded) for network in self.networks
+            ]
+        return costs
+
+    def explain(self) -> str:
+        """What is counted, and which size is whose."""
+        paper = format_size(INPUT_SIZE)
+        sentence = (
+            f"GMACs: multiply-adds (1e9) of one image, height x width, with {PROPOSALS} proposals, "
+            f"as the command analyze counts them. {paper} is the size of the paper"
+        )
+        size = self.tested_size
+        if not size:
+            return f"{sentence}."
+        padded = f", padded to {size}" if size.resized != size.padded else ""
+        origin = (
+            f"the most common size of the test images, {format_size(size.image)}, "
+            f"resized to {format_size(size.resized)}{padded}"
+        )
+        return f"{sentence}; {origin}, is " + ("the same." if str(size) == paper else "the other.")
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each module, the one of the whole detector last; numbers in pairs."""
+        at_sizes = list(self.by_size.values())
+        # Two networks that differ in the codes of their backbones have the same modules.
+        matched = list(zip(*(cost.modules for costs in at_sizes for cost in costs), strict=True))
+        rows = [(modules[0].part, modules[0].name, modules) for modules in matched]
+        rows.append(("detector", "", tuple(cost for costs in at_sizes for cost in costs)))
+        return [
+            {
+                "part": part,
+                "name": name,
+                "macs": [(b.macs, f.macs) for b, f in zip(costs[::2], costs[1::2])],
+                "parameters": (costs[0].parameters, costs[1].parameters),
+            }
+            for part, name, costs in rows
+        ]

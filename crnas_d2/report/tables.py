@@ -1,0 +1,131 @@
+"""The tables of a page, in the form that its template takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..search.evaluation import Evaluation, format_code
+from ..search.records import Network, StepRecord
+from .costs import Costs
+from .search_record import SearchRecord
+
+
+def step_row(step: StepRecord) -> dict[str, Any]:
+    """A step, with what was measured at its end in words."""
+    results = {name: value for name, value in step.results.items() if isinstance(value, float)}
+    for task, metrics in step.results.items():
+        if isinstance(metrics, Mapping) and "AP" in metrics:
+            results[f"{task}/AP"] = metrics["AP"]
+    return {
+        **vars(step),
+        "seconds": step.seconds or 0.0,
+        "outcome": ", ".join(f"{name} {value:.1f}" for name, value in results.items()),
+    }
+
+
+def ranking_table(record: SearchRecord) -> dict[str, Any]:
+    """All architectures of a search: columns, rows, and the groups that compete with each other."""
+    rankings = record.rankings
+    rows = [
+        _architecture_row(record, group, rank, record.records.evaluations[code])
+        for group, scores in rankings.items()
+        for rank, code in enumerate(scores, start=1)
+    ]
+    rows += [_architecture_row(record, "not ranked", None, e) for e in record.unranked]
+    names = [(f"{'stage' if record.of_stages else 'operation'} code", False), ("status", False)]
+    numbers = [*record.metrics, *(["GMACs"] if record.cost else []), "images", "seconds"]
+    return {
+        "groups": [*rankings, *(["not ranked"] if record.unranked else [])],
+        "shown": list(rankings)[0 if record.of_stages else -1],
+        "columns": [
+            {"name": name, "numeric": numeric}
+            for name, numeric in [("rank", True), *names, *((name, True) for name in numbers)]
+        ],
+        "rows": rows,
+    }
+
+
+def _architecture_row(
+    record: SearchRecord, group: str, rank: int | None, evaluation: Evaluation
+) -> dict[str, Any]:
+    code, metrics = evaluation.code, evaluation.metrics
+    status = f"failed: {evaluation.reason}" if evaluation.reason else evaluation.status
+    numbers = [_number(metrics.get(name), ".2f") for name in record.metrics]
+    if record.cost:
+        numbers.append(_number(record.cost(code), ".3f"))
+    found = record.found.stage_code if record.of_stages else record.found.operation_code
+    return {
+        "group": group,
+        "found": code == found[: len(code)],
+        "cells": [
+            _number(rank, "d"),
+            {"text": format_code(code), "value": None},
+            {"text": status, "value": None},
+            *numbers,
+            _number(evaluation.images, "d"),
+            _number(record.records.seconds[code], ".1f"),
+        ],
+    }
+
+
+def _number(value: float | None, format: str) -> dict[str, Any]:
+    return {"text": "" if value is None else f"{value:{format}}", "value": value}
+
+
+def network_rows(baseline: Network, found: Network, costs: Costs | None) -> list[dict[str, str]]:
+    """Codes, test results and costs of the two networks, and found minus baseline."""
+    rows = [
+        _row("stage code", *(format_code(n.architecture.stage_code) for n in (baseline, found))),
+        _row(
+            "operation code",
+            *(format_code(n.architecture.operation_code) for n in (baseline, found)),
+        ),
+    ]
+    metrics = {**baseline.main_metrics, **found.main_metrics}
+    rows += [
+        _difference(name, baseline.main_metrics.get(name), found.main_metrics.get(name), 1)
+        for name in metrics
+    ]
+    if costs:
+        for size, (before, after) in costs.by_size.items():
+            rows.append(_difference(f"GMACs, {size}", before.macs / 1e9, after.macs / 1e9, 3))
+        parameters = (network.cost.parameters / 1e6 for network in (baseline, found))
+        rows.append(_difference("M parameters", *parameters, 3))
+    return rows
+
+
+def _row(name: str, baseline: str, found: str, difference: str = "") -> dict[str, str]:
+    return {"name": name, "baseline": baseline, "found": found, "difference": difference}
+
+
+def _difference(
+    name: str, baseline: float | None, found: float | None, digits: int
+) -> dict[str, str]:
+    texts = ("" if value is None else f"{value:.{digits}f}" for value in (baseline, found))
+    known = baseline is not None and found is not None
+    return _row(name, *texts, format_change(found - baseline, digits) if known else "")
+
+
+def format_change(value: float, digits: int) -> str:
+    """With its sign; 0 where nothing else would be seen."""
+    text = f"{value:+.{digits}f}"
+    return "0" if float(text) == 0 else text
+
+
+def compare(metric: str, baseline: Network, found: Network) -> dict[str, Any] | None:
+    """The metric of the search, of the two trained networks; None where one of them has none."""
+    task, name = metric.split("/")
+    values = [network.results.get(task, {}).get(name, math.nan) for network in (baseline, found)]
+    if not all(map(math.isfinite, values)):
+        return None
+    text = format_change(values[1] - values[0], 1)
+    words = {"+": "better than", "-": "worse than", "0": "as good as"}
+    return {
+        "metric": metric,
+        "baseline": values[0],
+        "found": values[1],
+        "difference": text,
+        "words": words[text[0]],
+    }
