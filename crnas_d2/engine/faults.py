@@ -58,11 +58,11 @@ def tell_faults(show_traceback: bool, turn: Turn = _always) -> Iterator[None]:
 
 def is_expected(error: Exception) -> bool:
     """Whether its message alone says what is wrong. One of torch or of a bug does not."""
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
         return True
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     raised_here = frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE
-    return raised_here and type(error) in (RuntimeError, FloatingPointError)
+    return raised_here and type(error) is RuntimeError
 
 
 def _tell(error: Exception, show_traceback: bool) -> None:

@@ -104,8 +104,11 @@ class Run:
 
     def wait_for_checkpoint(self, output, known=()):
         """Wait until there is a checkpoint in the folder that is not among the known ones."""
+        self.wait_for(lambda: set(checkpoints(output)) - set(known))
+
+    def wait_for(self, condition):
         end = time.monotonic() + TIMEOUT
-        while not set(checkpoints(output)) - set(known):
+        while not condition():
             assert self.process.poll() is None, self.printed()[-4000:]
             assert time.monotonic() < end, self.kill_all()
             time.sleep(0.01)
