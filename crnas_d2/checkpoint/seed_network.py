@@ -19,7 +19,7 @@ from ..architecture import Architecture
 from ..config import flatten_config
 from ..files import file_sha256, write_atomically
 from ..modeling import CRMobileNetV2, CRResNet
-from .checkpointer import BACKBONE_FORMAT, BACKBONE_PREFIXES, read_checkpoint
+from .checkpointer import BACKBONE_FORMAT, BACKBONE_PREFIXES, RES5_IN_HEADS, read_checkpoint
 from .convert import convert, read_weights
 from .infer import infer_arguments
 from .remap import RemapReport, check_one_network
@@ -108,9 +108,9 @@ def read_seed_network(path: str, source: str | None = None) -> SeedNetwork:
             "weights of torchvision, timm and Caffe2"
         )
     weights = {
-        key.removeprefix(prefix): torch.as_tensor(value)
+        key.removeprefix(prefix).removeprefix("roi_heads."): torch.as_tensor(value)
         for key, value in state_dict.items()
-        if key.startswith(prefix)
+        if key.startswith((prefix, RES5_IN_HEADS))
     }
     check_one_network(path, weights)
     if path.endswith(".pth"):

@@ -144,6 +144,13 @@ def test_checkpoints_of_detectors_and_classifiers(tmp_path, name, prefix):
     assert whole.settings == {}
 
 
+def test_checkpoint_of_a_c4_detector_has_its_res5(tmp_path):
+    model, path = save_checkpoint(tmp_path, thin("COCO-Detection/faster_rcnn_CR_R_50_C4_1x.yaml"))
+    res5 = {f"res5.{key}": t for key, t in model.roi_heads.res5.state_dict().items()}
+    assert len(res5) > 100
+    assert_same(dict(read_seed_network(path).weights), {**model.backbone.state_dict(), **res5})
+
+
 NETWORKS = {
     "CR": "COCO-Detection/faster_rcnn_CR_{}_FPN_1x.yaml",
     "classifier": "ImageNet/CR_{}.yaml",

@@ -65,10 +65,7 @@ def run(tmp_path, truth, capsys):
 
 def table(printed):
     cells = [re.split(r" *\| *", line.strip("| ")) for line in printed.splitlines() if "|" in line]
-    return {
-        tuple(row[:2]): [float("nan" if x == "-" else x) for x in row[2:]]
-        for row in cells[2:]
-    }
+    return {tuple(row[:2]): [float("nan" if x == "-" else x) for x in row[2:]] for row in cells[2:]}
 
 
 def intervals(printed):
