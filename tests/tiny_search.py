@@ -125,7 +125,19 @@ def to_dc5(text):
     )
 
 
-DETECTORS = {"faster_rcnn": str, "retinanet": to_retinanet, "dc5": to_dc5}
+def to_cascade_rcnn(text):
+    """The config of a Cascade R-CNN, from that of a Faster R-CNN or of a supernet in it."""
+    return text.replace("  ROI_HEADS: {", '  ROI_HEADS: {NAME: "CascadeROIHeads", ').replace(
+        "  ROI_BOX_HEAD: {", "  ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: True, "
+    )
+
+
+DETECTORS = {
+    "faster_rcnn": str,
+    "cascade_rcnn": to_cascade_rcnn,
+    "retinanet": to_retinanet,
+    "dc5": to_dc5,
+}
 
 
 def add_masks(json_file):

@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.export import TracingAdapter
-from detectron2.modeling import GeneralizedRCNN, RetinaNet
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN, RetinaNet
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances
 
@@ -92,6 +92,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.MODEL.DEVICE = "cpu"
     image = read_sample(cfg, args.sample_image)
     prepare_trained(cfg)
+    if args.format == "onnx" and cfg.MODEL.KEYPOINT_ON:
+        raise ValueError(
+            "MODEL.KEYPOINT_ON is True: torch cannot write keypoints as ONNX; "
+            "expected --format torchscript"
+        )
     model = load_model(cfg)
     choose_network(model, args.path)
     smaller = F.interpolate(image[None], scale_factor=2 / 3, mode="bilinear")[0]
@@ -127,7 +132,7 @@ def load_model(cfg: CfgNode) -> Detector:
         ValueError: the config is of something else, or MODEL.WEIGHTS leaves parameters as they are.
     """
     model = CRTrainer.build_model(cfg).eval()
-    if not isinstance(model, Detector):
+    if not isinstance(model, Detector) or isinstance(model, PanopticFPN):
         raise ValueError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: expected a GeneralizedRCNN "
             "or a RetinaNet"

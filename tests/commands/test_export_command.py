@@ -99,6 +99,38 @@ def test_exported_detector(tool, detector, capsys, kind, base, format, name):
     assert_same_detections(run(file, OTHER_IMAGE), instances)
 
 
+CASCADE = """
+  ROI_HEADS: {NAME: "CascadeROIHeads"}
+  ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: True}
+"""
+KEYPOINTS = """
+  KEYPOINT_ON: True
+  ROI_KEYPOINT_HEAD: {CONV_DIMS: [8]}
+"""
+
+
+def write_base(folder, model):
+    """A Faster R-CNN with other keys in MODEL, as a file."""
+    path = folder / "base.yaml"
+    base = "crnas_d2://COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"
+    path.write_text(f'_BASE_: "{base}"\nMODEL:{model}')
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "format, model_keys",
+    [("torchscript", CASCADE), ("onnx", CASCADE), ("torchscript", KEYPOINTS)],
+)
+def test_other_heads(tool, detector, tmp_path, format, model_keys):
+    path, model = detector(write_base(tmp_path, model_keys))
+    train = "('keypoints_coco_2017_train',)"  # which tells the names of the keypoints
+    file = export(tool, path, "--format", format, "DATASETS.TRAIN", train)
+    with torch.no_grad():
+        (instances,) = model.inference([{"image": OTHER_IMAGE}], do_postprocess=False)
+    assert instances.has("pred_keypoints") == (model_keys is KEYPOINTS)
+    assert_same_detections(run(file, OTHER_IMAGE), instances)
+
+
 @pytest.mark.parametrize("step, network", [("stage", "R_50"), ("dilation", "SCR_R_50")])
 def test_one_network_of_a_supernet(tool, detector, step, network):
     path, supernet = detector(f"Supernet/{step}_supernet_{network}_FPN.yaml")
@@ -204,12 +236,27 @@ def test_weights_of_a_backbone_alone(tool, detector, refused):
         ("Supernet/stage_supernet_R_50_FPN.yaml", ["--path", "9-1-1-1"], "not in the space"),
         ("COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml", ["--path", "1-3-5-7"], "no supernet"),
         ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", ["MODEL.WEIGHTS", ""], "WEIGHTS is empty"),
+        (
+            "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
+            [
+                *("--format", "onnx", "MODEL.KEYPOINT_ON", "True"),
+                *("DATASETS.TRAIN", "('keypoints_coco_2017_train',)"),
+            ],
+            "KEYPOINT_ON is True: torch cannot write keypoints as ONNX; expected --format torchscript",
+        ),
     ],
 )
 def test_what_cannot_be_exported(tool, detector, refused, base, arguments, message):
     path, _ = detector(base)
     with refused(message):
         export(tool, path, *arguments)
+
+
+@pytest.mark.parametrize("name", ["PanopticFPN", "SemanticSegmentor"])
+def test_a_model_of_another_kind(tool, detector, tmp_path, refused, name):
+    path, _ = detector(write_base(tmp_path, f'\n  META_ARCHITECTURE: "{name}"\n'))
+    with refused(f"ARCHITECTURE is '{name}': expected a GeneralizedRCNN or a RetinaNet"):
+        export(tool, path)
 
 
 def test_sample_of_the_test_set(tool, tmp_path):

@@ -1,4 +1,4 @@
-"""The searches and the whole procedure with RetinaNet, whose features and head are its own."""
+"""The searches and the whole procedure with other detectors than Faster and Mask R-CNN."""
 
 import json
 
@@ -14,15 +14,19 @@ from crnas_d2.search.evaluator import ArchitectureEvaluator
 from crnas_d2.search.step import settled
 from crnas_d2.spaces import get_stage_space
 from detectron2.modeling import RetinaNet
+from detectron2.modeling.roi_heads import CascadeROIHeads
 
 
-@pytest.mark.parametrize("step", ["stage", "dilation"])
-def test_same_digits_as_the_plain_loop(step, tmp_path):
-    config = write_search_config(tmp_path / "search", step, detector="retinanet")
+@pytest.mark.parametrize(
+    "detector, step",
+    [("retinanet", "stage"), ("retinanet", "dilation"), ("cascade_rcnn", "stage")],
+)
+def test_same_digits_as_the_plain_loop(detector, step, tmp_path):
+    config = write_search_config(tmp_path / "search", step, detector=detector)
     cfg = load(config, "SEARCH.BN.MODE", "running")
     model = build(cfg)
-    assert type(model) is RetinaNet
-    assert model.num_classes == 2
+    kind = {"retinanet": RetinaNet, "cascade_rcnn": CascadeROIHeads}[detector]
+    assert any(isinstance(module, kind) for module in model.modules())
     evaluator = ArchitectureEvaluator(settled(cfg), model)
     paths = some_paths(evaluator.space, 4)
     evaluations = evaluator.evaluate(paths)
@@ -33,7 +37,7 @@ def test_same_digits_as_the_plain_loop(step, tmp_path):
     assert len({e.metrics["bbox/AP"] for e in evaluations}) > 1
 
 
-def test_whole_procedure(tmp_path):
+def test_whole_procedure_with_retinanet(tmp_path):
     recipe = write_recipe(tmp_path, detector="retinanet")
     opts = ["SEARCH.STRATEGY", "random", "SEARCH.EVALUATIONS", "4"]
     table = Procedure(Recipe(str(recipe), opts)).run()
