@@ -18,7 +18,7 @@ from crnas_d2.commands import train as train_command
 from crnas_d2.engine import CRTrainer, setup
 from detectron2.engine import default_argument_parser
 
-TIMEOUT = 120
+TIMEOUT = 600  # of a run that hangs
 TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 TWO_PROCESSES = ["--num-gpus", "2", "--dist-url", "auto"]

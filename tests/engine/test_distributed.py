@@ -22,6 +22,7 @@ from two_ranks import EXACT, INTERRUPTED, PRECISE_BN, WITH_BN, make_norms, train
 
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.engine import CRTrainer, setup
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils.events import EventStorage
 
 STAGES = ["res2", "res3", "res4", "res5"]
@@ -141,7 +142,10 @@ def test_precise_statistics_are_of_the_images_of_all_ranks(config, ranks):
 
 
 def detections(output):
-    return json.loads((output / "inference" / "coco_instances_results.json").read_text())
+    return [
+        json.loads((output / folder / "coco_instances_results.json").read_text())
+        for folder in ("inference", "inference_TTA")
+    ]
 
 
 def test_what_is_printed_is_what_the_file_gives(config, ranks):
@@ -156,13 +160,13 @@ def test_what_is_printed_is_what_the_file_gives(config, ranks):
     results = train(config, "--eval-only", *WITH_BN, *weights, "OUTPUT_DIR", alone)
     assert json.dumps(ranks[0]["bn"]["results"]) == json.dumps(results)
     truth = detections(alone)
-    assert truth
+    assert all(truth)
     assert detections(folder / "bn_evaluated_by_two") == truth
+    results = flatten_results_dict(results)
     for name in ("bn", "bn_resumed", "bn_periods"):
         assert detections(folder / name) == truth
         metrics = last_metrics(folder / name)
-        printed = {key: metrics[f"bbox/{key}"] for key in results["bbox"]}
-        assert json.dumps(printed) == json.dumps(results["bbox"])
+        assert json.dumps({key: metrics[key] for key in results}) == json.dumps(results)
 
 
 def test_all_ranks_start_with_the_weights_of_the_first(config, ranks):

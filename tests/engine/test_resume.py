@@ -36,6 +36,21 @@ def test_resumed_at_any_iteration(tiny_config, tmp_path, network):
         assert_same_state(last_checkpoint(output), last_checkpoint(whole))
 
 
+def test_precise_statistics_are_those_of_the_same_images(tiny_config, tmp_path):
+    """They are taken after iterations 1, 3 and 4; resumed after 2, the run has missed the first."""
+    options = [
+        *RANDOM,
+        *mixed_data(tmp_path / "mixed"),
+        *("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", 2),
+        *("TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 1),
+    ]
+    whole, output = tmp_path / "output", tmp_path / "resumed"
+    train(tiny_config, *options)
+    copy_checkpoint(whole / "model_0000002.pth", output)
+    train(tiny_config, "--resume", *options, "OUTPUT_DIR", output)
+    assert_same_state(last_checkpoint(output), last_checkpoint(whole))
+
+
 def test_resumes_before_a_torn_checkpoint(tiny_config, tmp_path, capsys):
     output, options = tmp_path / "output", ["DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", 1]
     train(tiny_config, *options)

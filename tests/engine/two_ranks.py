@@ -43,12 +43,13 @@ INTERRUPTED = [
     *("SOLVER.MAX_ITER", "28", "SOLVER.STEPS", "(10, 20)", "SOLVER.CHECKPOINT_PERIOD", "3"),
     *("DATASETS.TEST", "()"),
 ]
-# A detector with BN in its backbone, its FPN and its box head
+# A detector with BN in its backbone, its FPN and its box head, tested with augmentation too
 WITH_BN = [
     *RANDOM,
     *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_CONV", "1"),
     *("MODEL.ROI_BOX_HEAD.CONV_DIM", "8", "MODEL.ROI_BOX_HEAD.NORM", "BN"),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
+    *("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 64)"),
 ]
 PRECISE_BN = [
     *("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2"),
@@ -126,6 +127,7 @@ def make_norms(rank):
             "plain": torch.nn.BatchNorm2d(3),
             "choice": ChoiceBlock(0, {k: torch.nn.BatchNorm2d(2) for k in (0, 1)}),
             "without": torch.nn.BatchNorm2d(2, track_running_stats=False),
+            "synchronized": torch.nn.SyncBatchNorm(2),
             "frozen": FrozenBatchNorm2d(2),
             "resting": torch.nn.BatchNorm2d(2),
         }
