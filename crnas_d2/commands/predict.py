@@ -148,7 +148,7 @@ def predict(
         found = detect(predictor, pixels, threshold)
         objects = predictions.add(source.name, found, **more)
         counts.update(predictor.class_names[instance["category_id"]] for instance in objects)
-        return draw_objects(pixels, objects, predictor.class_names)
+        return draw_objects(pixels, objects, predictor.class_names) if objects else pixels
 
     os.makedirs(os.path.dirname(output), exist_ok=True)
     if source.is_video:

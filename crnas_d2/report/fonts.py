@@ -53,9 +53,11 @@ def find_families(texts: Sequence[str]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def unheeded_glyphs() -> Iterator[None]:
-    """Draw without matplotlib's warning for each character that :func:`find_families` told of."""
+    """Draw without matplotlib's warning for each character that :func:`find_families` told of, and
+    for each script that it does not shape."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        for message in ("Glyph .* missing from", "Matplotlib currently does not support"):
+            warnings.filterwarnings("ignore", message, UserWarning)
         yield
 
 

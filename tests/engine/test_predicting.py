@@ -63,10 +63,18 @@ def test_folder_of_a_training_is_read_with_its_last_checkpoint(training, monkeyp
     assert other.MODEL.WEIGHTS == "other.pth"
 
 
-def test_folder_of_a_search_is_read_by_its_final_yaml(training):
-    (training / "config.yaml").rename(training / "final.yaml")
-    opts = ["MODEL.WEIGHTS", str(training / "model_final.pth")]
-    assert read_trained(str(training), opts) == read_config(str(training / "final.yaml"), opts)
+def test_folder_of_a_search_is_read_by_its_final_yaml(training, monkeypatch):
+    cfg = read_config(str(training / "config.yaml"))
+    cfg.MODEL.WEIGHTS = "final/model_final.pth"
+    (training / "final.yaml").write_text(cfg.dump(), encoding="utf-8")
+    (training / "final").mkdir()
+    (training / "model_final.pth").rename(training / "final" / "model_final.pth")
+    monkeypatch.chdir(training.parent)
+    found = read_trained("moved")
+    assert os.path.samefile(found.MODEL.WEIGHTS, training / "final" / "model_final.pth")
+    assert Predictor(found).class_names == NAMES
+    monkeypatch.setenv("FOLDER", "moved")
+    assert read_trained("$FOLDER") == found
 
 
 def test_folder_of_neither(training):

@@ -164,7 +164,7 @@ def test_boxes_have_their_places_and_the_colours_of_their_classes(scale):
 def test_picture_is_left_as_it_is_and_nothing_is_drawn_for_no_objects():
     pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
     before = pixels.copy()
-    np.testing.assert_array_equal(draw_objects(pixels, [], []), pixels)
+    np.testing.assert_array_equal(draw_objects(GRAY, [], []), GRAY)
     draw_objects(pixels, [{**BOX, "bbox": [-5, 10, 100, 100], "score": 0.5}], ["a"])
     np.testing.assert_array_equal(pixels, before)
 
