@@ -17,7 +17,9 @@ scores         (N,)
 image_size     (2,) H, W
 
 On the sample image, and on the same at two thirds of its size, the file must find on the CPU what
-the model finds. If it does not, nothing is written, and the exit code is 1.
+the model finds, in whatever order: scores that are equal within the tolerance have none, and of
+such detections either may pass the threshold, the largest number, or NMS. If it does not, nothing
+is written, and the exit code is 1.
 """
 
 from __future__ import annotations
