@@ -5,21 +5,27 @@ import hashlib
 import json
 import os
 import uuid
-from typing import Any, BinaryIO, Iterator, Sequence
+from typing import Any, BinaryIO, Iterable, Iterator, Sequence
 
 from detectron2.utils.file_io import PathManager
 
 __all__ = [
+    "check_not_read",
     "datasets_root",
     "expand_path",
     "file_sha256",
     "is_remote",
+    "is_signed",
     "open_atomically",
     "raise_faults",
     "read_json",
     "real_path",
     "write_atomically",
+    "write_signed",
 ]
+
+# First line of a text that a run may replace, as nobody has changed it since it was written
+SIGNATURE = "# Written by crnas_d2. SHA-256 of the lines below: "
 
 
 def datasets_root() -> str:
@@ -69,6 +75,30 @@ def write_atomically(path: str, content: bytes) -> None:
     """Write a local file so that others, at any moment, see all of it or what was there before."""
     with open_atomically(path) as f:
         f.write(content)
+
+
+def write_signed(path: str, text: str) -> None:
+    """Write a text whose format has "#" for comments, so that :func:`is_signed` knows it again."""
+    signature = SIGNATURE + hashlib.sha256(text.encode()).hexdigest()
+    write_atomically(path, f"{signature}\n{text}".encode())
+
+
+def check_not_read(output: str, inputs: Iterable[str]) -> None:
+    """Check before any work that what a command writes is not what it reads.
+
+    Raises:
+        ValueError: it is.
+    """
+    for path in inputs:
+        if path and real_path(path) == real_path(output):
+            raise ValueError(f"output {output} is read too, as {path}; expected another file")
+
+
+def is_signed(path: str) -> bool:
+    """Whether a local file is as :func:`write_signed` has written it."""
+    with open(path, "rb") as f:
+        signature, _, content = f.read().partition(b"\n")
+    return signature.decode(errors="replace") == SIGNATURE + hashlib.sha256(content).hexdigest()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 from detectron2.utils.file_io import PathManager
 
-from ..files import is_remote, write_atomically
+from ..files import check_not_read, is_remote, write_atomically
 from .description import CONVENTIONS, Description
 from .infer import Shapes, infer_arguments
 from .names import Naming, find_naming
@@ -139,7 +139,7 @@ def convert_file(
         FileNotFoundError: there is no input, or no folder for the output.
         ValueError: as in :func:`read_weights` and :func:`convert`, or for the name of the output.
     """
-    check_output(output_path, overwrite)
+    check_output(output_path, overwrite, [input_path])
     state_dict = read_weights(input_path)
     try:
         weights, description = convert(state_dict, source)
@@ -149,12 +149,13 @@ def convert_file(
     return weights, description
 
 
-def check_output(path: str, overwrite: bool) -> None:
+def check_output(path: str, overwrite: bool, inputs: Iterable[str]) -> None:
     """Check that a backbone can be written.
 
     Args:
         path: of a local file ``*.safetensors``.
         overwrite: replace a file that is there.
+        inputs: what the command reads, which is never replaced.
 
     Raises:
         FileExistsError, FileNotFoundError, ValueError: as in :func:`convert_file`.
@@ -165,6 +166,7 @@ def check_output(path: str, overwrite: bool) -> None:
         raise FileNotFoundError(f"output {path}: there is no such folder")
     if os.path.exists(path) and not overwrite:
         raise FileExistsError(f"output {path} exists; it is replaced with --overwrite only")
+    check_not_read(path, inputs)
 
 
 def _rename(state_dict: Mapping[str, Any], naming: Naming) -> tuple[dict[str, str], list[str]]:

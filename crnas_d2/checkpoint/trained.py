@@ -11,7 +11,7 @@ from .checkpointer import CRCheckpointer
 
 
 def load_trained(model: nn.Module, cfg: CfgNode, weights: str, part: nn.Module) -> None:
-    """Load weights into a model, of which a part has to get all of its parameters.
+    """Load weights into a model, of which a part has to get all of its numbers.
 
     Args:
         model: of the config.
@@ -20,15 +20,15 @@ def load_trained(model: nn.Module, cfg: CfgNode, weights: str, part: nn.Module) 
         part: the model itself or a module in it.
 
     Raises:
-        ValueError: the file has no values for some parameters of the part.
+        ValueError: the file has no values for some parameters or statistics of the part.
     """
-    parameters = dict(part.named_parameters())
-    for parameter in parameters.values():
-        parameter.detach().fill_(torch.nan)
+    tensors = {key: t for key, t in part.state_dict().items() if t.is_floating_point()}
+    for tensor in tensors.values():
+        tensor.fill_(torch.nan)
     CRCheckpointer(model, "", cfg).load(weights)
-    missing = [name for name, parameter in parameters.items() if parameter.isnan().any()]
+    missing = [key for key, tensor in tensors.items() if tensor.isnan().any()]
     if missing:
         raise ValueError(
-            f"weights {weights!r} have no values for {len(missing)} parameters of the "
+            f"weights {weights!r} have no values for {len(missing)} tensors of the "
             f"{type(part).__name__}, such as {missing[0]}; expected the checkpoint of a trained one"
         )

@@ -20,6 +20,7 @@ from tabulate import tabulate
 from torch import nn
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from ..analysis.erf import (
     ERF,
@@ -33,6 +34,7 @@ from ..analysis.erf_figure import anchor_sizes, draw_erfs
 from ..analysis.style import figure_format, write_figure
 from ..config import read_config
 from ..data import setup_datasets
+from ..files import check_not_read
 from .command_line import command, command_parser
 
 RANDOM = "random"
@@ -103,6 +105,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for label, cfg, path in zip(labels, cfgs, weights):
         if args.dataset:
             register(args.dataset, cfg)
+            check_not_read(
+                args.output, (image["file_name"] for image in DatasetCatalog.get(args.dataset))
+            )
             images = dataset_images(cfg, args.dataset, args.num_images, args.size)
         else:
             images = noise_images(args.num_images, args.size, args.seed)

@@ -63,7 +63,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def remap(args: argparse.Namespace) -> None:
-    check_output(args.output, args.overwrite)
+    check_output(args.output, args.overwrite, [args.input])
     cfg = read_config(args.config_file, args.opts) if args.config_file else None
     seed = read_seed_network(args.input, args.source)
 

@@ -20,7 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import read_config
 from ..data import setup_datasets
-from ..files import read_json, write_atomically
+from ..files import check_not_read, read_json, write_atomically
 from ..report.fonts import find_families, unheeded_glyphs
 from ..report.pictures import detections_by_image, draw_truth_and
 from .command_line import command, command_parser
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = read_json(args.input)
     setup_datasets(cfg)
     images = DatasetCatalog.get(dataset)
+    check_not_read(args.output, (image["file_name"] for image in images))
     metadata = MetadataCatalog.get(dataset)
     detections = detections_by_image(results, images, metadata, args.input)
 

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torchvision.models import mobilenet_v2, resnet18
 
@@ -138,3 +139,14 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_input_is_read(tmp
         with pytest.raises(error, match=message):
             convert_file(absent, str(output))
     assert there.read_bytes() == b"before"
+
+
+def test_the_input_is_never_replaced(tmp_path):
+    path = tmp_path / "resnet18.safetensors"
+    safetensors.torch.save_file(resnet18().state_dict(), path)
+    (tmp_path / "link.safetensors").symlink_to(path)
+    before = path.read_bytes()
+    for output in (path, tmp_path / "link.safetensors"):
+        with pytest.raises(ValueError, match=f"output {output} is read too, as {path}"):
+            convert_file(str(path), str(output), overwrite=True)
+    assert path.read_bytes() == before

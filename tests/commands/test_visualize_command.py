@@ -194,3 +194,11 @@ def test_options_out_of_range(run, capsys, options, message):
     with pytest.raises(SystemExit):
         run([], *options)
     assert message in capsys.readouterr().err
+
+
+def test_a_picture_of_the_data_is_never_replaced(run, data, refused, tmp_path):
+    path = tmp_path / "data" / "images" / "0001.png"
+    before = path.read_bytes()
+    with refused(f"output {path} is read too"):
+        run(as_results(data["annotations"], 1.0), "--output", str(path))
+    assert path.read_bytes() == before
