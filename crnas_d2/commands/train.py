@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ..checkpoint import CRCheckpointer
+from ..checkpoint.checkpointer import find_checkpoint
+from ..checkpoint.trained import load_trained
 from ..engine import CRTrainer, launch, setup, terminal
 from .command_line import command, parse_run, run_parser
 
@@ -40,8 +41,8 @@ def train(args: argparse.Namespace) -> dict | None:
 
     if args.eval_only:
         model = CRTrainer.build_model(cfg)
-        checkpointer = CRCheckpointer(model, cfg.OUTPUT_DIR, cfg)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
+        load_trained(model, cfg, checkpoint or cfg.MODEL.WEIGHTS, part=model)
         with terminal.step("test"):
             results = CRTrainer.evaluate(cfg, model)
         if comm.is_main_process():

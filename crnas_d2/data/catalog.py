@@ -4,18 +4,18 @@ import itertools
 import logging
 import os
 from reprlib import repr as short
-from typing import Any, List, Sequence, Set
+from typing import Any, List, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..files import real_path
 from .coco_json import SCORED_KEYS, register_coco_json
 from .imagenet import is_classification, register_image_folder
+from .shared_images import shared_images
 from .splits import register_splits, split_names, split_source
 from .voc import register_voc_dir
 
-__all__ = ["setup_datasets"]
+__all__ = ["register_own", "setup_datasets", "warn_of_shared_images"]
 
 
 def setup_datasets(cfg: CfgNode) -> None:
@@ -40,18 +40,12 @@ def setup_datasets(cfg: CfgNode) -> None:
     """
     train, test = tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)
     names = list(dict.fromkeys(train + test))
-    _register_own(cfg, train, test)
+    register_own(cfg)
     for name in names:
         _register_part(name, cfg)
-        if name not in DatasetCatalog:
-            raise ValueError(
-                f"DATASETS.TRAIN or DATASETS.TEST names {name!r}, and no data set of this name is "
-                "registered. Own data sets go into DATASETS.COCO_JSON, DATASETS.VOC_DIRS or "
-                "DATASETS.IMAGE_FOLDERS."
-            )
         _check_task(name, cfg.MODEL.META_ARCHITECTURE)
     categories = _common_categories(names)
-    _check_archval_apart(train, test)
+    _check_archval_apart(train, test, cfg.DATASETS.ARCHVAL)
     if categories:
         for head in ("ROI_HEADS", "RETINANET", "CLASSIFIER"):
             if cfg.MODEL[head].NUM_CLASSES != len(categories):
@@ -63,7 +57,14 @@ def setup_datasets(cfg: CfgNode) -> None:
         )
 
 
-def _register_own(cfg: CfgNode, train: Sequence[str], test: Sequence[str]) -> None:
+def register_own(cfg: CfgNode) -> None:
+    """Register the own data sets of a config alone, see :func:`setup_datasets`; nothing is written.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`setup_datasets`; or there is no data set of a name
+            in TRAIN or TEST.
+    """
+    train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     for index, entry in enumerate(cfg.DATASETS.COCO_JSON):
         if not _has_types(entry, str, str, str):
             raise ValueError(
@@ -93,6 +94,13 @@ def _register_own(cfg: CfgNode, train: Sequence[str], test: Sequence[str]) -> No
                 "expected two texts [name, folder that has a folder for each class]"
             )
         register_image_folder(*entry)
+    for name in (*train, *test):
+        if name not in DatasetCatalog and not split_source(name):
+            raise ValueError(
+                f"DATASETS.TRAIN or DATASETS.TEST names {name!r}, and no data set of this name is "
+                "registered. Own data sets go into DATASETS.COCO_JSON, DATASETS.VOC_DIRS or "
+                "DATASETS.IMAGE_FOLDERS."
+            )
 
 
 def _has_types(entry: Any, *types: type) -> bool:
@@ -154,13 +162,11 @@ def _place(name: str) -> str:
     return f"{name} ({os.fspath(path)})" if path else name
 
 
-def _check_archval_apart(train: Sequence[str], test: Sequence[str]) -> None:
+def _check_archval_apart(train: Sequence[str], test: Sequence[str], settings: CfgNode) -> None:
     for source in {split_source(name) for name in (*train, *test)} - {None}:
         archval = split_names(source)[1]
-        others = [name for name in test if name != archval]
-        archval_images = _images(archval) if others and archval in DatasetCatalog else set()
-        for name in others:
-            shared = archval_images & _images(name)
+        for name in [name for name in test if name != archval and archval in DatasetCatalog]:
+            shared = shared_images(archval, name, settings)
             if shared:
                 raise ValueError(
                     f"{len(shared)} images of the test set {_place(name)} are in {_place(archval)}, "
@@ -172,5 +178,20 @@ def _check_archval_apart(train: Sequence[str], test: Sequence[str]) -> None:
             )
 
 
-def _images(name: str) -> Set[str]:
-    return {real_path(image["file_name"]) for image in DatasetCatalog.get(name)}
+def warn_of_shared_images(cfg: CfgNode) -> None:
+    """Warn of a test set that has images of the training set in it. A data set that is not there is
+    passed over.
+
+    Args:
+        cfg: its data sets are registered.
+    """
+    for test, train in itertools.product(cfg.DATASETS.TEST, cfg.DATASETS.TRAIN):
+        try:
+            shared = shared_images(test, train, cfg.DATASETS.ARCHVAL)
+        except OSError:
+            continue
+        if shared:
+            logging.getLogger(__name__).warning(
+                f"{len(shared)} images of {test}, on which the model is tested, are in {train}, on "
+                "which it is trained: the results will be too good"
+            )

@@ -7,8 +7,9 @@ import logging
 import os
 
 import torch
+import yaml
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -18,7 +19,8 @@ from ..checkpoint.checkpointer import find_checkpoint, read_checkpoint
 from ..checkpoint.same_model import check_same_model, check_same_network
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
-from ..files import is_remote, write_atomically
+from ..data.catalog import warn_of_shared_images
+from ..files import is_remote, real_path, write_atomically
 from ..library_warnings import ignore_missing_cuda
 from ..modeling import BUILDERS
 from ..modeling.keys import check_keys, check_res5_heads
@@ -50,7 +52,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
         FileNotFoundError: the config or the weights are not there.
     """
     open_terminal(getattr(args, "verbose", False))
-    return prepare(read_config(args.config_file, args.opts), args)
+    cfg = prepare(read_config(args.config_file, args.opts), args)
+    if not args.eval_only and comm.is_main_process():
+        warn_of_shared_images(cfg)
+    return cfg
 
 
 def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
@@ -67,6 +72,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         check_same_model(cfg, _model_config(checkpoint), checkpoint)
     elif args.eval_only:
         check_same_network(cfg, _model_config(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
+    _check_output(cfg, starts=not args.eval_only and checkpoint is None)
+    comm.synchronize()  # as the next thing is that files are written
     cfg.freeze()
     open_log(cfg.OUTPUT_DIR)
     _log_setting(cfg, args)
@@ -108,6 +115,34 @@ def check_config(cfg: CfgNode, training: bool, has_weights: bool = False) -> Non
         _check_weights(cfg, training)
     _check_keys(cfg)
     setup_datasets(cfg)
+
+
+def _check_output(cfg: CfgNode, starts: bool) -> None:
+    """Refuse to write over what is no run's, or over the weights from which a training starts."""
+    folder, weights = cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS
+    if not folder:
+        raise ValueError("OUTPUT_DIR is ''; expected a folder for what the run writes")
+    path = os.path.join(folder, "config.yaml")
+    if os.path.isfile(path) and not _is_written_by_a_run(path):
+        raise ValueError(
+            f"OUTPUT_DIR is {folder!r}, where the run writes {path}; there is one already that no run "
+            "has written. Move it away, or choose another OUTPUT_DIR"
+        )
+    if starts and weights and os.path.dirname(real_path(weights)) == real_path(folder):
+        raise ValueError(
+            f"MODEL.WEIGHTS is {weights!r}, which lies in OUTPUT_DIR, where the training writes its "
+            "own; choose another OUTPUT_DIR, or take --resume to go on with the training there"
+        )
+
+
+def _is_written_by_a_run(path: str) -> bool:
+    """Whether a config has all keys, as nobody writes it by hand."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            keys = yaml.safe_load(file)
+    except (ValueError, yaml.YAMLError):
+        return False
+    return isinstance(keys, dict) and keys.keys() >= get_cfg().keys()
 
 
 def prepare_trained(cfg: CfgNode) -> None:

@@ -125,6 +125,7 @@ def test_two_processes_by_detectron2_and_by_torchrun(tiny_config, tmp_path):
         (["MODEL.WEIGHTS", "nowhere.pth"], "MODEL.WEIGHTS 'nowhere.pth': no such file"),
         (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED"),
         (["--eval-only"], "nothing to evaluate"),
+        (["OUTPUT_DIR", ""], "OUTPUT_DIR is ''; expected a folder"),
     ],
 )
 def test_bad_input_stops_before_anything_is_written(tiny_config, tmp_path, arguments, message):
@@ -167,3 +168,44 @@ def test_classes_in_another_order_are_refused(tiny_config, tmp_path):
         "SOLVER.MAX_ITER",
         1,
     )
+
+
+def test_what_is_not_the_runs_is_not_written_over(tiny_config, tmp_path):
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "config.yaml").write_text("SEED: 5\n")
+    with pytest.raises(
+        ValueError, match="config.yaml; there is one already that no run has written"
+    ):
+        train(tiny_config)
+    assert [path.name for path in output.iterdir()] == ["config.yaml"]
+    (output / "config.yaml").unlink()
+
+    train(tiny_config, "SOLVER.MAX_ITER", 1)
+    assert (
+        "6 images of" in (output / "log.txt").read_text()
+    )  # test set and training set are one here
+    weights = output / "model_final.pth"
+    before = weights.read_bytes()
+    (tmp_path / "link.pth").symlink_to(weights)
+    for path in (weights, tmp_path / "link.pth"):
+        with pytest.raises(
+            ValueError, match=f"MODEL.WEIGHTS is '{path}', which lies in OUTPUT_DIR"
+        ):
+            train(tiny_config, "MODEL.WEIGHTS", path)
+    assert weights.read_bytes() == before
+    train(tiny_config, "--eval-only", "MODEL.WEIGHTS", weights)  # writes no weights
+    train(tiny_config, "--resume", "SOLVER.MAX_ITER", 1, "MODEL.WEIGHTS", weights)  # reads none
+
+
+def test_weights_that_leave_a_part_at_random_are_not_evaluated(tiny_config, tmp_path):
+    train(tiny_config, "SOLVER.MAX_ITER", 1)
+    model = torch.load(tmp_path / "output" / "model_final.pth", weights_only=True)["model"]
+    for missing in (
+        "roi_heads.box_predictor.cls_score.bias",
+        "backbone.fpn_lateral2.norm.running_var",
+    ):
+        part = {name: tensor for name, tensor in model.items() if name != missing}
+        torch.save({"model": part}, tmp_path / "part.pth")
+        with pytest.raises(ValueError, match=f"no values for 1 tensors .* such as {missing}"):
+            train(tiny_config, "--eval-only", "MODEL.WEIGHTS", tmp_path / "part.pth")

@@ -1,0 +1,93 @@
+"""Images that two data sets have in common."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from iopath.common.file_io import LazyPath
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..files import is_remote, read_json
+from .splits import PARTS, draw, split_names, split_source
+
+
+def shared_images(one: str, other: str, archval: CfgNode) -> set[str]:
+    """The files that are images of both data sets, symbolic links resolved.
+
+    A part that is drawn from a training set is looked up there, so nothing is written.
+
+    Args:
+        one, other: names of registered data sets, or of parts of them.
+        archval: ``DATASETS.ARCHVAL``.
+
+    Raises:
+        OSError: a data set is not there.
+    """
+    if share_by_name(one, other) is False:
+        return set()
+    return image_files(one, archval) & image_files(other, archval)
+
+
+def share_by_name(one: str, other: str) -> bool | None:
+    """Whether two data sets share images, where their names tell: the two parts of one draw do not,
+    a data set and a part of it do. None where they do not tell."""
+    sources = [_source_of_drawn(name) for name in (one, other)]
+    if one == other or sources[0] == other or sources[1] == one:
+        return True
+    return False if sources[0] and sources[0] == sources[1] else None
+
+
+def is_made_at_first_use(name: str) -> bool:
+    """Whether a look at the images of a data set may have to generate them."""
+    meta = MetadataCatalog.get(_source_of_drawn(name) or name)
+    return isinstance(meta.get("json_file") or meta.get("dirname"), LazyPath)
+
+
+def image_files(name: str, archval: CfgNode) -> set[str]:
+    """The image files of a data set, as :func:`shared_images`."""
+    source = _source_of_drawn(name)
+    if not source:
+        return set(_all_images(name).values())
+    images = _all_images(source)
+    chosen = draw(list(images), archval.SIZE, archval.SEED)
+    is_archval = name == split_names(source)[PARTS.index("archval")]
+    return {file for id, file in images.items() if (id in chosen) is is_archval}
+
+
+def _source_of_drawn(name: str) -> str | None:
+    """Of which data set it is a part by the draw; None for one that stands for itself."""
+    own = name in DatasetCatalog and not MetadataCatalog.get(name).get("split_settings")
+    return None if own else split_source(name)
+
+
+def _all_images(name: str) -> dict[int, str]:
+    """Files by the ids of the images."""
+    meta = MetadataCatalog.get(name)
+    if meta.get("evaluator_type") == "coco" and meta.get("json_file"):
+        json_file = os.fspath(meta.json_file)
+        modified = None if is_remote(json_file) else os.stat(json_file).st_mtime_ns
+        return _images_of_json(json_file, os.fspath(meta.image_root), modified)
+    return {i: _real(image["file_name"]) for i, image in enumerate(DatasetCatalog.get(name))}
+
+
+@functools.lru_cache(maxsize=4)
+def _images_of_json(json_file: str, root: str, modified: int | None) -> dict[int, str]:
+    images = read_json(json_file)["images"]
+    return {image["id"]: _real(os.path.join(root, image["file_name"])) for image in images}
+
+
+def _real(path: str) -> str:
+    """As :func:`os.path.realpath`, fast for many files of one folder."""
+    if is_remote(path):
+        return path
+    folder, name = os.path.split(path)
+    path = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+@functools.lru_cache(maxsize=1024)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)
