@@ -4,6 +4,7 @@ import json
 from random import Random
 
 import torch
+from image_folder import write_image_folder
 from tiny_coco import write_tiny_coco
 
 from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
@@ -67,6 +68,19 @@ SEARCH:
     STAGE_SUPERNET: "stage.yaml"
     DILATION_SUPERNET: "dilation.yaml"
 OUTPUT_DIR: "{root}/output"
+"""
+PRETRAINING = """
+_BASE_: "stage.yaml"
+MODEL:
+  META_ARCHITECTURE: "ImageClassifier"
+  BACKBONE: {{NAME: "build_stage_supernet_backbone"}}
+  RESNETS: {{OUT_FEATURES: ["res5"]}}
+DATASETS:
+  IMAGE_FOLDERS: [["{name}_colours", "{root}/colours"]]
+  TRAIN: ["{name}_colours"]
+  TEST: []
+INPUT: {{CLASSIFICATION: {{CROP_SIZE: 32, TEST_SIZE: 32}}}}
+SEED: 7
 """
 FINAL = """
 _BASE_: "dilation.yaml"
@@ -183,22 +197,24 @@ def some_paths(space, count, seed=0):
     return paths[:count]
 
 
-def write_recipe(folder, detector="faster_rcnn"):
+def write_recipe(folder, detector="faster_rcnn", relative_to=None):
     """A recipe of the whole procedure, and all that it names. Returns its path.
 
     Args:
         detector: of :data:`DETECTORS`.
+        relative_to: folder from which the paths of the data are given; None makes them absolute.
     """
     adapt = DETECTORS[detector]
     root = folder / "data"
     write_tiny_coco(root, images=12, shapes=[(64, 48), (48, 64), (64, 64)])
     write_tiny_coco(root / "val", images=4, seed=1)
+    write_image_folder(root / "colours")
+    root = root.relative_to(relative_to) if relative_to else root
     name = f"procedure_{abs(hash(str(folder)))}"
     for step in ("stage", "dilation"):
         text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=False)
         (folder / f"{step}.yaml").write_text(adapt(text))
-    # Instead of a classifier; what matters is that its weights go on.
-    (folder / "stage_pretraining.yaml").write_text('_BASE_: "stage.yaml"\nSEED: 7\n')
+    (folder / "stage_pretraining.yaml").write_text(PRETRAINING.format(root=root, name=name))
     (folder / "final.yaml").write_text(adapt(FINAL.format(name=name)))
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(root=root, name=name))

@@ -20,8 +20,8 @@ from ..config import read_config
 from ..engine import launch, setup, terminal
 from ..report import report_procedure, report_search
 from ..search import Procedure, Recipe, is_recipe, run_search
-from ..search.recipe import find_config
-from ..search.result import write_final
+from ..search.final_config import read_baseline, write_final
+from ..search.outputs import check_search_outputs
 from .command_line import command, parse_run, run_parser
 
 
@@ -75,15 +75,13 @@ def search(args: argparse.Namespace) -> None:
 
 def search_supernet(args: argparse.Namespace) -> str:
     """Search over one trained supernet."""
+    check_search_outputs(read_config(args.config_file, args.opts), args.config_file)
     cfg = setup(args)
-    final_cfg = None
-    if cfg.SEARCH.FINAL:
-        final = find_config("SEARCH.FINAL", cfg.SEARCH.FINAL, args.config_file)
-        final_cfg = read_config(final)
+    final_cfg = read_baseline(cfg, args.config_file, args.opts)
     with terminal.step("search"):
         result = run_search(cfg, final_cfg)
     if comm.is_main_process():
         if final_cfg:
-            write_final(cfg.OUTPUT_DIR, final, final_cfg, result.architecture)
+            write_final(cfg.OUTPUT_DIR, final_cfg, result.architecture)
         report_search(cfg, args.config_file, final_cfg, result)
     return result.table()

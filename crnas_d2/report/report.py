@@ -22,6 +22,7 @@ from ..config import read_config, set_architecture
 from ..files import write_atomically
 from ..search.budget import plain_detector
 from ..search.evaluation import format_code
+from ..search.outputs import PAGE
 from ..search.procedure import Procedure
 from ..search.records import Network, StepRecord
 from ..search.result import FINAL_FILE, SearchResult, architecture_keys
@@ -36,7 +37,6 @@ from .themes import THEMES, Chart
 
 logger = logging.getLogger(__name__)
 
-PAGE = os.path.join("report", "index.html")
 T = TypeVar("T")
 
 
@@ -77,8 +77,7 @@ def report_search(
 
     def write() -> str:
         baseline = final_cfg.clone() if final_cfg else plain_detector(cfg)
-        for head in ("ROI_HEADS", "RETINANET"):
-            baseline.MODEL[head].NUM_CLASSES = cfg.MODEL[head].NUM_CLASSES
+        baseline.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES
         found = baseline.clone()
         set_architecture(found, result.architecture)
         networks = [Network("baseline", baseline), Network("found", found)]

@@ -35,8 +35,12 @@ def how_to_use(folder: str, final_config: str, found: Network) -> Mapping[str, s
         found: the detector.
     """
     config = ["--config-file", final_config, *_processes()]
-    commands = {"Train it:": _command("train", *config, "OUTPUT_DIR", "output/found")}
+    train = _command("train", *config, "OUTPUT_DIR", "output/found")
+    commands = {"Train it:": train}
     if found.weights:
+        commands = {
+            f"Train it further; the head of {final_config} says how to train it anew:": train
+        }
         commands["Find objects on your own pictures with its trained weights:"] = _command(
             "predict", "--model", folder, "--input", "photos", "--output", "predictions"
         )

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..analysis import DetectorCost
 from ..architecture import Architecture
 from ..config import set_architecture
 from ..data import setup_datasets
@@ -28,18 +27,20 @@ from ..engine.evaluators import check_evaluation
 from ..engine.setup import check_config, prepare
 from ..files import read_json, write_atomically
 from .budget import plain_detector
+from .data_use import DataUse, check_data, check_data_that_is_there
 from .evaluation import format_code
+from .final_config import write_final
 from .identity import identify, refuse_changes
 from .measurement import Measurement, format_time, measure, remarks_of, sum_of
+from .outputs import FINISHED, STARTED, check_outputs, files_read
 from .plan import Step, plan
 from .recipe import Recipe
 from .records import Network, StepRecord, work_of
-from .result import read_architecture, write_architecture, write_final
+from .result import read_architecture, write_architecture
+from .roles import check_roles
 from .step import planned_evaluations, run_search, settled
 
 logger = logging.getLogger(__name__)
-
-STARTED, FINISHED = "step.json", "results.json"
 
 
 class Procedure:
@@ -60,26 +61,32 @@ class Procedure:
         """
         self.recipe = recipe
         self._steps = plan(recipe)
+        check_roles(recipe)
         self.output = recipe.cfg.OUTPUT_DIR
 
     def describe(self, times: Mapping[str, Measurement] | None = None) -> str:
         """A table of the steps, their sizes, their cost in images that pass through a network, and
-        which of them are done. It looks at no data.
+        which of them are done.
 
         Args:
             times: from :meth:`measure`, which are shown too.
+
+        Raises:
+            ValueError: as :meth:`run`, as far as the data sets are there.
         """
+        absent = self._check_what_is_there()
         rows = [
             [r.name, r.config, r.size, r.image_passes, "done" if r.done else "open"]
             for r in self.records()
         ]
         headers = ["step", "config", "size", "image passes", "state"]
+        notes = [f"Not checked: {fault}" for fault in absent]
         if times is None:
-            return tabulate(rows, headers, "simple")
+            return "\n".join([tabulate(rows, headers, "simple"), *notes])
         for row in rows:
             row.append(format_time(times.get(row[0])))
         table = tabulate([*rows, sum_of(times)], [*headers, "time"], "simple")
-        return "\n".join([table, *remarks_of(times)])
+        return "\n".join([table, *remarks_of(times), *notes])
 
     def measure(self, processes: int = 1) -> dict[str, Measurement]:
         """How long each step that is open will take on this machine, by some of its mini-batches.
@@ -88,6 +95,7 @@ class Procedure:
         Args:
             processes: that share the work; one of them is timed.
         """
+        self._check_what_is_there()
         pairs = [(s, r) for s, r in zip(self._steps, self.records()) if not r.done]
         return {
             step.name: measure(
@@ -178,29 +186,57 @@ class Procedure:
                 with terminal.step(step.name, number, len(records), record.work.pixels, later):
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
-            if comm.is_main_process():
-                if step == _last_search(self._done_steps()):
-                    self._write_found(step)
-                if not done or step is self._steps[-1]:
-                    report()
+            if comm.is_main_process() and (not done or step is self._steps[-1]):
+                self._write_found()
+                report()
         return self._table()
 
     def _check(self) -> None:
         """Find every fault of a later step before the first one runs."""
+        self._check_outputs()
         for step in self._steps:
             cfg = self._config(step)
             check_config(cfg, not step.searches, has_weights=bool(step.weights))
             check_evaluation(cfg, not step.searches)
             if step.searches:
                 settled(cfg)
+        if comm.is_main_process():
+            check_data(self._uses_of_data())
+        comm.synchronize()  # as the next thing is that files are written
+
+    def _check_what_is_there(self) -> list[str]:
+        """What can be checked without work. Returns why some data sets were not looked at."""
+        self._check_outputs()
+        return check_data_that_is_there(self._uses_of_data())
+
+    def _check_outputs(self) -> None:
+        done = self._done_steps()
+        open_steps = [step for step in self._steps if step not in done]
+        cfgs = []
+        for step in open_steps:
+            cfgs.append(self.recipe.config(step.config))
+            if step.weights:
+                cfgs[-1].MODEL.WEIGHTS = ""
+        configs = [self.recipe.path, *filter(None, self.recipe.names.values())]
+        folders = [step.name for step in open_steps]
+        check_outputs(self.output, folders, files_read(configs, cfgs))
+
+    def _uses_of_data(self) -> list[DataUse]:
+        """Of every step; of the final detector also where it is not trained here."""
+        uses = [DataUse(step.name, self._config(step), step.searches) for step in self._steps]
+        final = self._final_config()
+        return [*uses, DataUse("SEARCH.FINAL", final, tests=True)] if final else uses
 
     def _run(self, step: Step) -> None:
         cfg = self._config(step)
         identity = identify(cfg, step.searches)
-        if comm.is_main_process() and not step.searches:  # a search has its ledger for that
-            refuse_changes(self._path(step, STARTED), identity)
-            os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-            _write_json(self._path(step, STARTED), identity)
+        if comm.is_main_process():
+            started = self._path(step, STARTED)
+            if not step.searches:  # a search has its ledger for that
+                refuse_changes(started, identity)
+            if not os.path.isfile(started):
+                os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+                _write_json(started, identity)
         comm.synchronize()
         began = time.perf_counter()
         args = argparse.Namespace(
@@ -262,14 +298,20 @@ class Procedure:
     def _path(self, step: Step, name: str) -> str:
         return os.path.join(self.output, step.name, name)
 
-    def _write_found(self, step: Step) -> None:
-        """The products for the user, of the search that came last."""
-        architecture = self._found_by(step.name)
+    def _write_found(self) -> None:
+        """The products for the user, as far as the procedure has come."""
+        done = self._done_steps()
+        search = _last_search(done)
+        if not search:
+            return
+        architecture = self._found_by(search.name)
         write_architecture(self.output, architecture)
         if self.recipe.names["FINAL"]:
-            training = [step for step in self._steps if step.name == "final"]
-            cfg = self._config(training[0]) if training else self._final_config()
-            write_final(self.output, self.recipe.names["FINAL"], cfg, architecture)
+            training = next((step for step in self._steps if step.name == "final"), None)
+            cfg = self._config(training) if training else self._final_config()
+            setup_datasets(cfg)
+            trained = self._path(training, "model_final.pth") if training in done else ""
+            write_final(self.output, cfg, architecture, trained)
 
     def _table(self) -> str:
         """The detectors that were trained, side by side; or what was found."""
@@ -280,17 +322,7 @@ class Procedure:
                 f"Found: stage code {format_code(found.stage_code)}, operation code "
                 f"{format_code(found.operation_code)}"
             )
-        rows = [
-            {
-                "network": network.name,
-                "stage code": format_code(network.architecture.stage_code),
-                "operation code": format_code(network.architecture.operation_code),
-                **_short(network.cost),
-                **network.main_metrics,
-            }
-            for network in networks
-        ]
-        return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".1f")
+        return _compare(*networks)
 
     @property
     def _searches(self) -> list[Step]:
@@ -304,8 +336,20 @@ def _last_search(steps: Sequence[Step]) -> Step | None:
     return next((step for step in reversed(steps) if step.searches), None)
 
 
-def _short(cost: DetectorCost | None) -> dict[str, float]:
-    return {"GMACs": cost.macs / 1e9, "M parameters": cost.parameters / 1e6} if cost else {}
+def _compare(baseline: Network, found: Network) -> str:
+    """Two trained detectors side by side, within the width of a terminal."""
+    codes = [
+        [network.name, kind.replace("_", " "), format_code(code)]
+        for network in (baseline, found)
+        for kind, code in vars(network.architecture).items()
+    ]
+    rows = [
+        [name, value, found.numbers[name], found.numbers[name] - value]
+        for name, value in baseline.numbers.items()
+    ]
+    head = ["", baseline.name, found.name, "difference"]
+    table = tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"))
+    return f"{tabulate(codes, tablefmt='plain')}\n\n{table}"
 
 
 def _write_json(path: str, content: dict[str, Any]) -> None:

@@ -88,6 +88,13 @@ class Network:
             if "-" not in name
         }
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What it is compared by: its main metrics, in percent, and its cost, where it is known."""
+        cost = self.cost
+        sizes = {"GMACs": cost.macs / 1e9, "M parameters": cost.parameters / 1e6} if cost else {}
+        return {**self.main_metrics, **sizes}
+
 
 def work_of(cfg: CfgNode, evaluations: int | None) -> Work:
     """What a step has to do.

@@ -11,11 +11,8 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from detectron2.config import CfgNode
-
 from ..architecture import Architecture
-from ..config import read_config, set_architecture
-from ..files import read_json, write_atomically
+from ..files import read_json, write_atomically, write_signed
 from .evaluation import Code, format_code
 from .ranking import Ranking
 
@@ -70,11 +67,17 @@ class SearchResult:
     def _codes_that(self, status: str) -> list[str]:
         return [format_code(code) for code, s in sorted(self.statuses.items()) if s == status]
 
-    def write(self, folder: str) -> None:
+    def write(self, folder: str, searched: Mapping[str, Any]) -> None:
         """Write the architecture as a config, and all of the result. It has no times in it, so the
-        same search writes the same bytes."""
+        same search writes the same bytes.
+
+        Args:
+            folder: of the files.
+            searched: what the architectures were chosen from, and on what they were compared.
+        """
         result = {
             "step": self.step,
+            "searched": searched,
             "metric": self.metric,
             "architecture": asdict(self.architecture),
             "counts": {s: len(self._codes_that(s)) for s in ("done", "failed", "dropped")},
@@ -100,7 +103,7 @@ def _as_json(ranking: Ranking) -> dict[str, Any]:
 
 def write_architecture(folder: str, architecture: Architecture) -> None:
     """Write ``architecture.yaml``, see :func:`architecture_keys`."""
-    write_yaml(os.path.join(folder, ARCHITECTURE_FILE), architecture_keys(architecture))
+    write_signed(os.path.join(folder, ARCHITECTURE_FILE), as_yaml(architecture_keys(architecture)))
 
 
 def architecture_keys(architecture: Architecture) -> dict[str, Any]:
@@ -125,36 +128,6 @@ def read_architecture(folder: str) -> Architecture:
         raise ValueError(f"{path} is no result of a search: {error!r}") from None
 
 
-def write_final(folder: str, base: str, cfg: CfgNode, architecture: Architecture) -> None:
-    """Write ``final.yaml``, the detector with the architecture that was found: a few lines over the
-    baseline's config, which train_net.py takes as they are.
-
-    Args:
-        folder: of the file.
-        base: file of the baseline's config.
-        cfg: the baseline's config with all changes; those of ``OUTPUT_DIR`` and ``SEARCH`` are left out.
-        architecture: what goes into it.
-    """
-    cfg = cfg.clone()
-    set_architecture(cfg, architecture)
-    changes = _changes(cfg, read_config(base))
-    for key in ("OUTPUT_DIR", "SEARCH"):
-        changes.pop(key, None)
-    base = os.path.relpath(os.path.realpath(base), os.path.realpath(folder))
-    write_yaml(os.path.join(folder, FINAL_FILE), {"_BASE_": base, **changes})
-
-
-def _changes(cfg: CfgNode, base: CfgNode) -> dict[str, Any]:
-    changes = {}
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            changes[key] = _changes(value, base[key])
-        elif value != base[key]:
-            changes[key] = list(value) if isinstance(value, tuple) else value
-    return {key: value for key, value in changes.items() if value != {}}
-
-
-def write_yaml(path: str, content: Mapping[str, Any]) -> None:
-    """Write a config, lists on one line."""
-    text = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=100)
-    write_atomically(path, text.encode())
+def as_yaml(content: Mapping[str, Any]) -> str:
+    """A config as text, lists on one line."""
+    return yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=100)

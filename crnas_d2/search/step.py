@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
+from typing import Any
+
+import torch
+from torch import nn
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from ..architecture import Architecture
-from ..checkpoint import CRCheckpointer
+from ..checkpoint.trained import load_trained
 from ..config import flatten_config, get_architecture
 from ..engine import CRTrainer
 from ..engine.trainer import without_sync_bn
@@ -65,7 +70,7 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
     cfg = settled(cfg)
     sha256 = file_sha256(cfg.MODEL.WEIGHTS)
     model = CRTrainer.build_model(without_sync_bn(cfg, "an evaluation needs no other"))
-    CRCheckpointer(model, cfg.OUTPUT_DIR, cfg).load(cfg.MODEL.WEIGHTS)
+    load_trained(model, cfg, cfg.MODEL.WEIGHTS, part=model)
     if file_sha256(cfg.MODEL.WEIGHTS) != sha256:
         raise RuntimeError(f"{cfg.MODEL.WEIGHTS} was replaced while it was read; start again")
     evaluator = ArchitectureEvaluator(cfg, model)
@@ -75,7 +80,8 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
         ledger = None
         if comm.is_main_process():
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
-            ledger = stack.enter_context(Ledger(path, evaluation_settings(cfg, sha256)))
+            settings = evaluation_settings(cfg, sha256)
+            ledger = stack.enter_context(Ledger(path, settings))
         kind = RacedEvaluations if cfg.SEARCH.RACING.ENABLED else Evaluations
         progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected, evaluator.image_passes)
         evaluations = kind(cfg, evaluator, ledger, stack.enter_context(progress))
@@ -84,7 +90,9 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
         else:
             result = _search_operations(cfg, evaluator.space, evaluations, expected)
         if comm.is_main_process():
-            result.write(cfg.OUTPUT_DIR)
+            result.write(
+                cfg.OUTPUT_DIR, _searched(cfg, model, evaluator.space, settings["archval"])
+            )
     comm.synchronize()
     return result
 
@@ -166,6 +174,31 @@ def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
         parts = [file_sha256(MetadataCatalog.get(name).json_file) for name in cfg.DATASETS.TRAIN]
         settings["archtrain"] = ", ".join(parts)
     return settings
+
+
+def _searched(
+    cfg: CfgNode, model: nn.Module, space: PathSpace, archval_sha256: str
+) -> dict[str, Any]:
+    """What the architectures were chosen from, with which weights, and on what."""
+    if isinstance(space, StageSpace):
+        choices = {"stage_choices": space.choices}
+    else:
+        choices = {"stage_code": space.stage_code, "operations": space.operations}
+    return {
+        "supernet": {"backbone": cfg.MODEL.BACKBONE.NAME, "sha256": tensors_sha256(model)},
+        "space": {"family": cfg.MODEL.CR.FAMILY, **choices},
+        "archval": {"name": cfg.DATASETS.TEST[0], "sha256": archval_sha256},
+    }
+
+
+def tensors_sha256(model: nn.Module) -> str:
+    """SHA-256 of the names and the bytes of a model's tensors, in order of the names. Unlike that of
+    a checkpoint, it does not depend on how the training came there."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int:

@@ -13,8 +13,11 @@ from crnas_d2.commands import search as search_command
 from crnas_d2.commands import train as train_command
 from crnas_d2.config import configs_dir, read_config
 from crnas_d2.engine import CRTrainer
+from crnas_d2.analysis import analyze_detector
 from crnas_d2.search import Procedure, Recipe, is_recipe
 from crnas_d2.search.plan import plan
+from crnas_d2.search.procedure import _compare
+from crnas_d2.search.records import Network
 from detectron2.engine import default_argument_parser
 
 
@@ -74,26 +77,38 @@ def test_each_log_has_its_step_alone(output):
 
 def test_table(output):
     folder, table = output
-    header, _, baseline, found = table.splitlines()
+    assert max(map(len, table.splitlines())) <= 100
+    codes, numbers = table.split("\n\n")
+    assert codes.splitlines()[0].split() == ["baseline", "stage", "code", "1-1-2-1"]
     results = [json.loads((folder / s / "results.json").read_text()) for s in ("baseline", "final")]
-    columns = [name.strip() for name in header.split("|")]
-    for row, result in zip((baseline, found), results):
-        cells = dict(zip(columns, (cell.strip() for cell in row.split("|"))))
-        assert cells["bbox AP50"] == f"{result['results']['bbox']['AP50']:.1f}"
-    assert baseline.split("|")[2].strip() == "1-1-2-1"
+    header, _, *rows = ([c.strip() for c in row.split("|")[1:-1]] for row in numbers.splitlines())
+    assert header == ["", "baseline", "found", "difference"]
+    rows = {name: list(map(float, values)) for name, *values in rows}
+    assert rows.keys() == {
+        *(f"bbox {name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")),
+        *("GMACs", "M parameters"),
+    }
+    one, other = (result["results"]["bbox"]["AP50"] for result in results)
+    assert rows["bbox AP50"] == pytest.approx([one, other, other - one], abs=0.0051)
+    cost = analyze_detector(read_config(str(folder / "final" / "config.yaml")))
+    assert rows["GMACs"][1] == pytest.approx(cost.macs / 1e9, abs=0.0051)
+
+
+def test_the_table_of_the_deepest_network_fits_a_terminal():
+    cfgs = [
+        get_config(f"COCO-Detection/faster_rcnn_{name}_FPN_1x.yaml")
+        for name in ("R_101", "CR_R_101")
+    ]
+    results = {task: {"AP": 41.23, "AP50": 60.0, "AP-person": 50.0} for task in ("bbox", "segm")}
+    networks = [Network(name, cfg, "w", results) for name, cfg in zip(("baseline", "found"), cfgs)]
+    table = _compare(*networks)
+    assert max(map(len, table.splitlines())) <= 100
+    assert "-".join(map(str, cfgs[1].MODEL.CR.OPERATION_CODE)) in table
 
 
 def test_final_config_is_taken_by_train_net(output, recipe):
     folder, _ = output
-    text = (folder / "final.yaml").read_text()
-    assert text.startswith("_BASE_: ../final.yaml\n") and len(text.splitlines()) < 16
-    assert "SEARCH" not in text and "OUTPUT_DIR" not in text
-    opts = [
-        "OUTPUT_DIR",
-        folder.parent / "again",
-        "MODEL.WEIGHTS",
-        folder / "final/model_final.pth",
-    ]
+    opts = ["OUTPUT_DIR", folder.parent / "again"]
     args = ["--eval-only", "--config-file", folder / "final.yaml", *opts]
     results = train_command.train(default_argument_parser().parse_args(list(map(str, args))))
     expected = json.loads((folder / "final/results.json").read_text())["results"]

@@ -1,5 +1,6 @@
 """search_net.py on a trained supernet of toy size."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -102,6 +103,46 @@ def test_result(whole, step, config):
     assert result["counts"] == {"done": len(evaluations), "failed": 0, "dropped": 0}
 
 
+def test_the_result_says_what_was_searched(whole, step, config):
+    cfg = read_config(str(config))
+    digest = hashlib.sha256()
+    for name, tensor in sorted(torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"].items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    (archval,) = (config.parent / "data").glob("*_archval_size7_*.json")
+    choices = {
+        "stage": {"stage_choices": cfg.MODEL.SUPERNET.STAGE_CHOICES},
+        "dilation": {"stage_code": [1, 1, 2, 1], "operations": [0, 1, 2]},
+    }
+    assert result_of(whole)["searched"] == {
+        "supernet": {
+            "backbone": f"build_{step}_supernet_fpn_backbone",
+            "sha256": digest.hexdigest(),
+        },
+        "space": {"family": "resnet", **choices[step]},
+        "archval": {
+            "name": cfg.DATASETS.TEST[0],
+            "sha256": hashlib.sha256(archval.read_bytes()).hexdigest(),
+        },
+    }
+
+
+def test_weights_of_another_network_are_refused(step, config, tmp_path):
+    """Also where a file does not say whose weights it has, but has not all."""
+    weights = read_config(str(config)).MODEL.WEIGHTS
+    other = {"stage": "dilation", "dilation": "stage"}[step]
+    swapped = ["MODEL.BACKBONE.NAME", f"build_{other}_supernet_fpn_backbone"]
+    message = f"MODEL.BACKBONE.NAME: build_{step}_supernet_fpn_backbone in the checkpoint"
+    with pytest.raises(ValueError, match=message):
+        search(config, tmp_path / "out", *OPTIONS[step], *swapped)
+    tensors = torch.load(weights, weights_only=True)["model"]
+    torch.save({"model": tensors}, tmp_path / "silent.pth")
+    message = "have no values for .* of the GeneralizedRCNN, such as backbone.bottom_up.res"
+    with pytest.raises(ValueError, match=message):
+        options = ["MODEL.WEIGHTS", tmp_path / "silent.pth", *swapped]
+        search(config, tmp_path / "out", *OPTIONS[step], *options)
+    assert not (tmp_path / "out" / "ledger.sqlite").exists()
+
+
 def search_and_log(config, folder, options, log):
     """In a process of its own: search, and write down how many architectures are evaluated."""
     evaluate = ArchitectureEvaluator.evaluate
@@ -199,6 +240,31 @@ def test_other_strategies(step, config, strategy):
     final = read_config(str(folder / "final.yaml"))
     assert "-".join(map(str, final.MODEL.CR.OPERATION_CODE)) == result["rankings"]["all"]["best"]
     assert final.DATASETS.TRAIN == ("digits_train",)
+    assert final.MODEL.CLASS_NAMES == list("0123456789") and final.MODEL.WEIGHTS == ""
+
+
+def test_the_final_detector_has_what_the_search_was_told(whole, step, config):
+    """But not what is the supernet's."""
+    cfg = read_config(str(config))
+    source = cfg.DATASETS.COCO_JSON[0][0]
+    (config.parent / "detector.yaml").write_text(
+        f'_BASE_: "{config.name}"\n'
+        'MODEL: {WEIGHTS: "", BACKBONE: {NAME: "build_cr_resnet_fpn_backbone"}}\n'
+        f'DATASETS: {{COCO_JSON: [], TRAIN: ["{source}"], TEST: []}}\n'
+    )
+    folder = config.parent / "told"
+    shutil.copytree(whole, folder)
+    options = ["SEARCH.FINAL", "detector.yaml", "SOLVER.MAX_ITER", 77]
+    search(config, folder, *OPTIONS[step], "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, *options)
+    final = read_config(str(folder / "final.yaml"))
+    found = result_of(folder)["architecture"]
+    assert final.MODEL.CR.STAGE_CODE == found["stage_code"]
+    assert final.MODEL.CR.OPERATION_CODE == found["operation_code"]
+    assert final.SOLVER.MAX_ITER == 77 and final.MODEL.WEIGHTS == ""
+    assert final.MODEL.BACKBONE.NAME == "build_cr_resnet_fpn_backbone"
+    assert final.MODEL.CLASS_NAMES == ["red", "blue"] and final.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    assert final.DATASETS.COCO_JSON == cfg.DATASETS.COCO_JSON
+    assert final.DATASETS.TRAIN == (source,) and final.DATASETS.TEST == ()
 
 
 def race_of(folder):

@@ -1,0 +1,146 @@
+"""``final.yaml``: the detector that was found, as a config that needs no other file but its weights."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..architecture import Architecture
+from ..config import default_config, read_config, set_architecture
+from ..data import setup_datasets
+from ..files import is_remote, write_signed
+from .recipe import find_config
+from .result import FINAL_FILE, as_yaml
+
+# Of the config of a search's detector: what is of the supernet, or of the search itself
+OF_THE_SEARCH = (
+    "OUTPUT_DIR",
+    "MODEL.BACKBONE.NAME",
+    "MODEL.CR.STAGE_CODE",
+    "MODEL.CR.OPERATION_CODE",
+    "MODEL.SUPERNET.",
+    "MODEL.WEIGHTS",
+    "DATASETS.TRAIN",
+    "DATASETS.TEST",
+    "SEARCH.",
+)
+# Own data sets, and which entries of theirs are paths
+PATHS = {"COCO_JSON": (1, 2), "VOC_DIRS": (1,), "IMAGE_FOLDERS": (1,)}
+
+HEADER = """\
+#
+# {what}
+# Everything is in here: the classes, the anchors, the input. MODEL.WEIGHTS is beside this file, if
+# its name is relative. A copy may be changed as any config; this file is written again by its search.
+#
+# In this folder, to detect objects in pictures:
+#
+#   crnas predict --model {file} --input PICTURES --output FOLDER
+#
+# or in Python, where the path may be that from anywhere:
+#
+#   predictor = detectron2.engine.DefaultPredictor(crnas_d2.get_config("{file}"))
+#
+# To train it {again} from {start}, in this folder:
+#
+#   crnas train --config-file {file} OUTPUT_DIR FOLDER MODEL.WEIGHTS {weights}
+#
+{tuning}"""
+TUNING = """\
+# Without MODEL.WEIGHTS in the command, the training goes on from the trained weights.
+#
+"""
+
+
+def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | None:
+    """The detector that a search over one supernet is for.
+
+    Args:
+        cfg: of the search.
+        config: its file.
+        opts: keys and values of the command line. Those that are not about the supernet or the
+            search go to the detector as well, as do the own data sets of the search.
+
+    Returns:
+        The config that ``SEARCH.FINAL`` names, its data sets registered; None if it names none.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or something is wrong in it.
+    """
+    if not cfg.SEARCH.FINAL:
+        return None
+    pairs = zip(opts[::2], opts[1::2], strict=True)
+    kept = [word for pair in pairs if not pair[0].startswith(OF_THE_SEARCH) for word in pair]
+    final = read_config(find_config("SEARCH.FINAL", cfg.SEARCH.FINAL, config), kept)
+    for key in PATHS:
+        known = {entry[0] for entry in final.DATASETS[key]}
+        final.DATASETS[key] += [e for e in cfg.DATASETS[key] if e[0] not in known]
+    setup_datasets(final)
+    return final
+
+
+def write_final(folder: str, cfg: CfgNode, architecture: Architecture, trained: str = "") -> None:
+    """Write ``final.yaml``: every key that is not at its default, but those of ``OUTPUT_DIR`` and
+    ``SEARCH``, with the paths of data sets made absolute.
+
+    Args:
+        folder: of the file.
+        cfg: of the detector. Its data sets are registered, so that the classes are in it; its
+            weights are those from which a training starts.
+        architecture: what goes into it.
+        trained: file of the trained weights; empty if there are none.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    set_architecture(cfg, architecture)
+    for key, places in PATHS.items():
+        cfg.DATASETS[key] = [
+            [_absolute(value) if place in places else value for place, value in enumerate(entry)]
+            for entry in cfg.DATASETS[key]
+        ]
+    cfg.DATASETS.ARCHVAL.DIR = _absolute(cfg.DATASETS.ARCHVAL.DIR)
+    start = _from(folder, cfg.MODEL.WEIGHTS)
+    cfg.MODEL.WEIGHTS = _from(folder, trained) or start
+    changes = _changes(cfg, default_config())
+    for key in ("OUTPUT_DIR", "SEARCH"):
+        changes.pop(key, None)
+    header = HEADER.format(
+        what=(
+            "The detector that a search has found, with its trained weights."
+            if trained
+            else "The detector that a search has found. It is not trained."
+        ),
+        file=FINAL_FILE,
+        again="again" if trained else "as the search would",
+        start=start or "random weights",
+        weights=shlex.quote(start),
+        tuning=TUNING if trained else "",
+    )
+    text = header + as_yaml({"VERSION": cfg.VERSION, **changes})
+    write_signed(os.path.join(folder, FINAL_FILE), text)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if path and not is_remote(path) else path
+
+
+def _from(folder: str, path: str) -> str:
+    """The path of a file, from the folder if it is below that, so that both can be moved."""
+    path, folder = _absolute(path), os.path.abspath(folder)
+    if path and not is_remote(path) and os.path.commonpath([path, folder]) == folder:
+        return os.path.relpath(path, folder)
+    return path
+
+
+def _changes(cfg: CfgNode, defaults: CfgNode) -> dict[str, Any]:
+    changes = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            changes[key] = _changes(value, defaults[key])
+        elif value != defaults[key]:
+            changes[key] = list(value) if isinstance(value, tuple) else value
+    return {key: value for key, value in changes.items() if value != {}}

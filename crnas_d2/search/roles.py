@@ -1,0 +1,92 @@
+"""What each config that a recipe names has to be."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from ..config import get_architecture
+from ..spaces import get_stage_space
+from .recipe import Recipe
+
+CLASSIFIER, DETECTOR = "a classifier", "a detector"
+STAGE, DILATION, PLAIN = "a stage supernet", "a dilation supernet", "a network of one architecture"
+BUILDERS = {"stage_supernet": STAGE, "dilation_supernet": DILATION}  # by a part of their names
+
+ROLES = {
+    "STAGE_PRETRAINING": (CLASSIFIER, STAGE),
+    "STAGE_SUPERNET": (DETECTOR, STAGE),
+    "DILATION_PRETRAINING": (CLASSIFIER, DILATION),
+    "DILATION_SUPERNET": (DETECTOR, DILATION),
+    "FINAL_PRETRAINING": (CLASSIFIER, PLAIN),
+    "FINAL": (DETECTOR, PLAIN),
+}
+# A pre-training, and what takes the weights of its backbone; with INHERIT, also a supernet
+SUCCESSORS = [
+    ("STAGE_PRETRAINING", "STAGE_SUPERNET"),
+    ("DILATION_PRETRAINING", "DILATION_SUPERNET"),
+    ("FINAL_PRETRAINING", "FINAL"),
+]
+INHERITED = [("STAGE_SUPERNET", "FINAL"), ("DILATION_SUPERNET", "FINAL")]
+# What shapes the tensors of a backbone, beside its codes
+SHAPES = ("STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS", "NUM_GROUPS", "WIDTH_PER_GROUP")
+
+
+def check_roles(recipe: Recipe) -> None:
+    """Refuse configs at the wrong place, and such as cannot hand their weights or codes on.
+
+    Raises:
+        ValueError: the message names the key, its file, and what was expected.
+    """
+    configs = {key: recipe.config(path) for key, path in recipe.names.items() if path}
+    for key, cfg in configs.items():
+        if _role(cfg) != ROLES[key]:
+            raise ValueError(
+                f"{_name(key)} is {recipe.names[key]!r}, {' with '.join(_role(cfg))}; expected "
+                f"{' with '.join(ROLES[key])}"
+            )
+    first, *others = configs
+    for key in others:
+        _compare(recipe, first, key, _blocks(configs[first]), _blocks(configs[key]))
+    for before, after in SUCCESSORS + (INHERITED if recipe.cfg.SEARCH.RECIPE.INHERIT else []):
+        if before in configs and after in configs:
+            _compare(recipe, before, after, _shapes(configs[before]), _shapes(configs[after]))
+
+
+def _role(cfg: CfgNode) -> tuple[str, str]:
+    kinds = (kind for part, kind in BUILDERS.items() if part in cfg.MODEL.BACKBONE.NAME)
+    classifies = cfg.MODEL.META_ARCHITECTURE == "ImageClassifier"
+    return CLASSIFIER if classifies else DETECTOR, next(kinds, PLAIN)
+
+
+def _blocks(cfg: CfgNode) -> dict[str, object]:
+    family = get_architecture(cfg).family
+    block = {"MODEL.CR.BLOCK": cfg.MODEL.CR.BLOCK} if family == "resnet" else {}
+    return {"MODEL.CR.FAMILY": family, **block}
+
+
+def _shapes(cfg: CfgNode) -> dict[str, object]:
+    keys = {f"MODEL.RESNETS.{key}": cfg.MODEL.RESNETS[key] for key in SHAPES}
+    keys["MODEL.CR.WIDTH_MULTIPLIER"] = cfg.MODEL.CR.WIDTH_MULTIPLIER
+    supernet = cfg.MODEL.SUPERNET
+    _, backbone = _role(cfg)
+    if backbone == STAGE:
+        space = get_stage_space(get_architecture(cfg).family, supernet.STAGE_CHOICES)
+        keys["MODEL.SUPERNET.STAGE_CHOICES"] = [list(choices) for choices in space.choices]
+    elif backbone == DILATION:
+        keys["MODEL.SUPERNET.OPERATIONS"] = sorted(supernet.OPERATIONS)
+    return keys
+
+
+def _compare(
+    recipe: Recipe, one: str, other: str, values: dict[str, object], others: dict[str, object]
+) -> None:
+    for key, value in values.items():
+        if others.get(key, value) != value:
+            raise ValueError(
+                f"{key} is {value!r} in {recipe.names[one]!r} ({_name(one)}) and {others[key]!r} in "
+                f"{recipe.names[other]!r} ({_name(other)}); expected the same"
+            )
+
+
+def _name(key: str) -> str:
+    return "SEARCH.FINAL" if key == "FINAL" else f"SEARCH.RECIPE.{key}"
