@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 from crnas_d2.architecture import ARCHITECTURES
 from crnas_d2.checkpoint.checkpointer import find_checkpoint
-from crnas_d2.engine.hooks import StopOnSignal, UniformPathSampling, find_supernet
+from crnas_d2.engine.hooks import LossNormalizer, StopOnSignal, UniformPathSampling, find_supernet
 from crnas_d2.modeling import StageSupernet
 from crnas_d2.modeling.cr_resnet import ResNetStages
 from crnas_d2.spaces import get_operation_space, get_stage_space
@@ -160,6 +160,18 @@ def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(
     train(tiny_config, "--resume", *options)
     train(tiny_config, *options, "OUTPUT_DIR", tmp_path / "never_diverged")
     assert_same_state(last_checkpoint(output), last_checkpoint(tmp_path / "never_diverged"))
+
+
+@pytest.mark.parametrize("of_ranks, expected", [([5.0], 5.0), ([1.0, 3.0], 2.0)])
+def test_loss_normalizer_of_as_many_ranks_or_others(of_ranks, expected):
+    model = SimpleNamespace(loss_normalizer=7.0)
+    hook = LossNormalizer(model)
+    assert not hook.state_dict()
+    hook.after_step()
+    assert hook.state_dict() == {"of_ranks": [7.0]}
+    hook.load_state_dict({"of_ranks": of_ranks})
+    assert model.loss_normalizer == expected
+    assert hook.state_dict() == {"of_ranks": of_ranks}
 
 
 HUGE = ["SOLVER.BASE_LR", 1e12, "SOLVER.MAX_ITER", 8, "DATASETS.TEST", "()"]
