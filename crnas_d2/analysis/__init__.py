@@ -1,7 +1,8 @@
-from .flops import DetectorCost, LayerCall, ModuleCost, analyze_detector
+from .flops import DetectorCost, ModuleCost, analyze_detector
 from .model_zoo import format_model_zoo
 from .paper_convention import paper_convention_gflops
 from .paper_results import PAPER_RESULTS, PaperResult
+from .trace import LayerCall
 
 __all__ = [
     "PAPER_RESULTS",

@@ -9,7 +9,8 @@ from torch import nn
 from detectron2.config import CfgNode
 
 from ..modeling.cr_mobilenetv2 import InvertedResidual
-from .flops import INPUT_SIZE, MASK_ROIS, PROPOSALS, LayerCall, trace_detector
+from .flops import INPUT_SIZE, MASK_ROIS, PROPOSALS
+from .trace import LayerCall, trace_detector
 
 BN_OPERATIONS = 4  # on each element
 

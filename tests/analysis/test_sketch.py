@@ -10,7 +10,8 @@ from matplotlib.patches import Rectangle
 
 import crnas_d2
 from crnas_d2 import ARCHITECTURES, Architecture
-from crnas_d2.analysis.flops import analyze_detector, trace_detector
+from crnas_d2.analysis.flops import analyze_detector
+from crnas_d2.analysis.trace import trace_detector
 from crnas_d2.analysis.sketch import SketchedNetwork, draw_sketches
 from crnas_d2.analysis.style import DILATION_COLORS, GRAY, PALE, render, styled
 
