@@ -55,7 +55,7 @@ class Kind(NamedTuple):
 
     Attributes:
         outputs: of a model, of which the evaluator needs one.
-        metrics: of each task, named as Detectron2 does; of a class, with its name behind these.
+        metrics: of each task, named as Detectron2 does.
         package: which Detectron2's evaluator imports when it has work to do.
         per_class: of each task, what is told of every class too, such as "AP" as "AP-person".
         one_machine: whether all processes have to be on one.

@@ -44,9 +44,10 @@ class SharedStatistics(HookBase):
         dist.all_reduce(moments)
         moments /= dist.get_world_size()
         mean, squares, steps = moments.split([len(mean), len(mean), len(norms)])
+        variance = (squares - mean.square()).clamp(min=0)  # rounding may leave less
         channels = [norm.num_features for norm in norms]
         for norm, norm_mean, norm_variance, norm_steps in zip(
-            norms, mean.split(channels), (squares - mean.square()).split(channels), steps.ceil()
+            norms, mean.split(channels), variance.split(channels), steps.ceil()
         ):
             norm.running_mean.copy_(norm_mean)
             norm.running_var.copy_(norm_variance)
