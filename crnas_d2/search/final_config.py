@@ -33,25 +33,31 @@ PATHS = {"COCO_JSON": (1, 2), "VOC_DIRS": (1,), "IMAGE_FOLDERS": (1,)}
 
 HEADER = """\
 #
-# {what}
-# Everything is in here: the classes, the anchors, the input. MODEL.WEIGHTS is beside this file, if
-# its name is relative. A copy may be changed as any config; this file is written again by its search.
+# The detector that a search has found. Everything is in here: the classes, the anchors, the input. A
+# relative name in MODEL.WEIGHTS is that of a file beside this one. To change something, copy this file,
+# or take it as a _BASE_: the search writes it again.
 #
-# In this folder, to detect objects in pictures:
+{uses}"""
+OF_TRAINED = """\
+# It is trained. In this folder, to detect objects in pictures:
 #
 #   crnas predict --model {file} --input PICTURES --output FOLDER
 #
-# or in Python, where the path may be that from anywhere:
+# or in Python:
 #
-#   predictor = detectron2.engine.DefaultPredictor(crnas_d2.get_config("{file}"))
+#   cfg = crnas_d2.get_config("{file}")  # with MODEL.DEVICE "cpu" where there is no GPU
+#   predictor = detectron2.engine.DefaultPredictor(cfg)
 #
-# To train it {again} from {start}, in this folder:
+# To train it again from where its training began, {start}; without MODEL.WEIGHTS in the
+# command, the training goes on from the trained weights:
 #
 #   crnas train --config-file {file} OUTPUT_DIR FOLDER MODEL.WEIGHTS {weights}
 #
-{tuning}"""
-TUNING = """\
-# Without MODEL.WEIGHTS in the command, the training goes on from the trained weights.
+"""
+OF_UNTRAINED = """\
+# It is not trained. In this folder, to train it from {start}:
+#
+#   crnas train --config-file {file} OUTPUT_DIR FOLDER MODEL.WEIGHTS {weights}
 #
 """
 
@@ -108,19 +114,10 @@ def write_final(folder: str, cfg: CfgNode, architecture: Architecture, trained: 
     changes = _changes(cfg, default_config())
     for key in ("OUTPUT_DIR", "SEARCH"):
         changes.pop(key, None)
-    header = HEADER.format(
-        what=(
-            "The detector that a search has found, with its trained weights."
-            if trained
-            else "The detector that a search has found. It is not trained."
-        ),
-        file=FINAL_FILE,
-        again="again" if trained else "as the search would",
-        start=start or "random weights",
-        weights=shlex.quote(start),
-        tuning=TUNING if trained else "",
+    uses = (OF_TRAINED if trained else OF_UNTRAINED).format(
+        file=FINAL_FILE, start=start or "random weights", weights=shlex.quote(start)
     )
-    text = header + as_yaml({"VERSION": cfg.VERSION, **changes})
+    text = HEADER.format(uses=uses) + as_yaml({"VERSION": cfg.VERSION, **changes})
     write_signed(os.path.join(folder, FINAL_FILE), text)
 
 

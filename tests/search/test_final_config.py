@@ -121,7 +121,7 @@ def test_how_to_train_it_again(moved, monkeypatch):
     opts = words[words.index("OUTPUT_DIR") :]
     cfg = read_config(words[words.index("--config-file") + 1], opts)
     assert cfg.MODEL.WEIGHTS == "" and cfg.OUTPUT_DIR == "FOLDER"
-    assert "from random weights" in " ".join(lines)
+    assert "where its training began, random weights" in " ".join(lines)
 
 
 def test_paths_of_data_do_not_depend_on_the_folder(tmp_path, monkeypatch):
