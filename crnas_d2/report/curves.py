@@ -40,7 +40,7 @@ class Curves:
 
     @classmethod
     def read(cls, name: str, folder: str, metric: str = "") -> Curves:
-        """What ``metrics.json`` says; nothing where there is none, as before the first iterations.
+        """What ``metrics.json`` says; nothing where there is none, as others the first iterations.
 
         Of an iteration that was run again after a stop, the last run counts. Values that are not
         finite are left out.
@@ -65,7 +65,7 @@ class Curves:
 def draw_curves(
     steps: Sequence[StepRecord], networks: Sequence[Network], metric: str
 ) -> list[Chart]:
-    """The trainings of the networks in one figure, and those before the searches in another one.
+    """The trainings of the networks in one figure, and all others in another one.
 
     Args:
         steps: of a procedure.
@@ -84,15 +84,15 @@ def draw_curves(
         for name, step in (("baseline", "baseline"), ("found", "final"))
         if step in folders
     ]
-    before = [Curves.read(name.replace("_", " "), folder) for name, folder in folders.items()]
-    trained, before = ([c for c in group if c.loss or c.metric] for group in (trained, before))
+    others = [Curves.read(name.replace("_", " "), folder) for name, folder in folders.items()]
+    trained, others = ([c for c in group if c.loss or c.metric] for group in (trained, others))
     charts = []
     if trained:
         caption = f"Training of baseline and found: loss, and {metric} on {tests[0]}"
         charts.append(Chart.draw(caption, _draw_networks, trained, metric))
-    if before:
-        caption = "Loss of the trainings before the searches"
-        charts.append(Chart.draw(caption, _draw_losses, before))
+    if others:
+        caption = "Loss of the other trainings, each on its own scale"
+        charts.append(Chart.draw(caption, _draw_losses, others))
     return charts
 
 
@@ -115,10 +115,10 @@ def _draw_networks(trained: Sequence[Curves], metric: str, narrow: bool) -> Figu
     return figure
 
 
-def _draw_losses(before: Sequence[Curves], narrow: bool) -> Figure:
+def _draw_losses(others: Sequence[Curves], narrow: bool) -> Figure:
     with styled():
-        figure, grid = _panels(len(before), SMALL_HEIGHT, narrow)
-        for axes, curves in zip(grid, before):
+        figure, grid = _panels(len(others), SMALL_HEIGHT, narrow)
+        for axes, curves in zip(grid, others):
             _draw(axes, curves.loss, INK, lw=1)
             axes.set_title(curves.name, size=9)
             axes.set_ylabel("total loss", size=9)

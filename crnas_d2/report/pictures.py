@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 
@@ -28,15 +28,12 @@ MOST_NAMES = 8  # in a text that stands for a picture
 RESULTS = os.path.join("inference", "coco_instances_results.json")
 
 
-def draw_pictures(
-    networks: Sequence[Network], dataset: str, images: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def draw_pictures(networks: Sequence[Network], dataset: str) -> list[dict[str, Any]]:
     """A few images, evenly spaced among those with objects, for a template.
 
     Args:
         networks: that were trained and tested.
-        dataset: its name.
-        images: of the data set, in Detectron2's form.
+        dataset: that was tested last.
 
     Raises:
         OSError, ValueError: there are no results in the form of COCO, or they do not belong to the
@@ -48,6 +45,7 @@ def draw_pictures(
             f"{dataset} is tested by the evaluator {metadata.get('evaluator_type')!r}; pictures "
             "need the json file of 'coco'"
         )
+    images = DatasetCatalog.get(dataset)
     with_objects = [image for image in images if image["annotations"]] or images
     places = np.linspace(0, len(with_objects) - 1, min(IMAGES, len(with_objects)))
     chosen = [with_objects[i] for i in places.round().astype(int)]

@@ -165,10 +165,11 @@ class _Page:
         costs = self._costs(images)
         final = os.path.join(self.folder, FINAL_FILE)
         final = final if os.path.isfile(final) else ""
+        pictured_set = baseline.cfg.DATASETS.TEST[-1]  # whose file has replaced those before it
         pictures = []
-        if trained and images:
+        if trained:
             part = "comparison on test images"
-            pictures = self._attempt("pictures", part, draw_pictures, networks, test_set, images)
+            pictures = self._attempt("pictures", part, draw_pictures, networks, pictured_set)
         start = self._attempt("use", "reading of its config", read_config, final) if final else None
         curves = ("training curves", draw_curves, self.steps, networks, last.metric)
         fields = ("effective receptive fields", draw_fields, networks, last.cfg)
@@ -181,19 +182,19 @@ class _Page:
             "baseline": baseline,
             "found": found,
             "comparison": compare(last.metric, baseline, found),
-            "test_sets": ", ".join(baseline.cfg.DATASETS.TEST),
+            "test_set": test_set,
             "network_rows": network_rows(baseline, found, costs),
             "costs": costs,
             "sizes_note": costs.explain() if costs else "",
             "curves": self._charts("training", *curves),
             "sketches": self._charts("networks", "sketch of the networks", sketch, networks),
             "pictures": pictures or [],
-            "pictured_set": test_set,
+            "pictured_set": pictured_set,
             "lowest_score": LOWEST_SCORE,
             "fields": self._charts("networks", *fields),
             "final_config": final,
             "start": start.MODEL.WEIGHTS if start else "",
-            "use": how_to_use(self.folder, final, found) if final else {},
+            "use": how_to_use(self.folder, final, *networks) if final else {},
             "watch": how_to_watch(self.folder),
             "keys": yaml.safe_dump(architecture_keys(found.architecture), default_flow_style=None),
             "settings": {

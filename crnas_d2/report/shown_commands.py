@@ -21,33 +21,37 @@ def _command(name: str, *args: str) -> str:
     return shlex.join([*program, name, *args])
 
 
-def _processes() -> list[str]:
-    """As many on a machine as write this report."""
-    return ["--num-gpus", str(comm.get_local_size())]
-
-
-def how_to_use(folder: str, final_config: str, found: Network) -> Mapping[str, str]:
+def how_to_use(
+    folder: str, final_config: str, baseline: Network, found: Network
+) -> Mapping[str, str]:
     """Commands on the detector that was found, by what they do.
 
     Args:
         folder: ``OUTPUT_DIR`` of the search.
         final_config: its ``final.yaml``.
-        found: the detector.
+        baseline, found: the networks.
     """
-    config = ["--config-file", final_config, *_processes()]
-    train = _command("train", *config, "OUTPUT_DIR", "output/found")
-    commands = {"Train it:": train}
-    if found.weights:
-        commands = {
-            f"Train it further; the head of {final_config} says how to train it anew:": train
-        }
-        commands["Find objects on your own pictures with its trained weights:"] = _command(
-            "predict", "--model", folder, "--input", "photos", "--output", "predictions"
-        )
-        commands["Test them again:"] = _command(
-            "train", *config, "--eval-only", "MODEL.WEIGHTS", found.weights
-        )
-    return commands
+    if not (baseline.weights and found.weights):
+        train = _command(*_training(final_config), "OUTPUT_DIR", "output/found")
+        return {"Train it:": train}
+    trainings = [os.path.dirname(network.weights) for network in (found, baseline)]
+    seed = max(found.cfg.SEED, 0) + 1
+    again = (
+        [*_training(f"{path}/config.yaml"), "SEED", str(seed), "OUTPUT_DIR", f"{path}_seed{seed}"]
+        for path in trainings
+    )
+    predict = ["predict", "--model", folder, "--input", "photos", "--output", "predictions"]
+    return {
+        "Find objects on your own pictures:": _command(*predict),
+        "Train both with another seed:": "\n".join(_command(*words) for words in again),
+        "Compare their detections, image by image:": _command("compare", *trainings[::-1]),
+        "Test what was found again:": _command(*_training(final_config), "--eval-only"),
+    }
+
+
+def _training(config: str) -> list[str]:
+    """With as many processes on a machine as write this report."""
+    return ["train", "--config-file", config, "--num-gpus", str(comm.get_local_size())]
 
 
 def how_to_watch(folder: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..search.evaluation import Evaluation, format_code
@@ -14,15 +14,22 @@ from .search_record import SearchRecord
 
 def step_row(step: StepRecord) -> dict[str, Any]:
     """A step, with what was measured at its end in words."""
-    results = {name: value for name, value in step.results.items() if isinstance(value, float)}
-    for task, metrics in step.results.items():
-        if isinstance(metrics, Mapping) and "AP" in metrics:
-            results[f"{task}/AP"] = metrics["AP"]
     return {
         **vars(step),
         "seconds": step.seconds or 0.0,
-        "outcome": ", ".join(f"{name} {value:.1f}" for name, value in results.items()),
+        "outcome": ", ".join(f"{name} {value:.1f}" for name, value in _main(step.results)),
     }
+
+
+def _main(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a step, and of each task that has several, its AP."""
+    for name, value in results.items():
+        if isinstance(value, float):
+            yield prefix + name, value
+        elif isinstance(value, Mapping) and "AP" in value:
+            yield f"{prefix}{name}/AP", value["AP"]
+        elif isinstance(value, Mapping):
+            yield from _main(value, f"{prefix}{name}/")
 
 
 def ranking_table(record: SearchRecord) -> dict[str, Any]:
@@ -117,7 +124,9 @@ def format_change(value: float, digits: int) -> str:
 def compare(metric: str, baseline: Network, found: Network) -> dict[str, Any] | None:
     """The metric of the search, of the two trained networks; None where one of them has none."""
     task, name = metric.split("/")
-    values = [network.results.get(task, {}).get(name, math.nan) for network in (baseline, found)]
+    values = [
+        network.first_results.get(task, {}).get(name, math.nan) for network in (baseline, found)
+    ]
     if not all(map(math.isfinite, values)):
         return None
     text = format_change(values[1] - values[0], 1)

@@ -55,7 +55,8 @@ class Network:
         name: "baseline" or "found".
         cfg: its config.
         weights: file of the trained weights; empty for a network that is not trained.
-        results: of its evaluation, in percent, by task and metric; empty without one.
+        results: of its evaluation, in percent, by task and metric, and before them by test set
+            where there are several; empty without an evaluation.
     """
 
     name: str
@@ -79,11 +80,17 @@ class Network:
             return None
 
     @property
+    def first_results(self) -> Mapping[str, Mapping[str, float]]:
+        """Those on the first test set; of several, Detectron2 has results by their names."""
+        tests = self.cfg.DATASETS.TEST
+        return self.results.get(tests[0], {}) if len(tests) > 1 else self.results
+
+    @property
     def main_metrics(self) -> dict[str, float]:
-        """Those over all categories, by names such as "bbox AP50"."""
+        """Those over all categories on the first test set, by names such as "bbox AP50"."""
         return {
             f"{task} {name}": value
-            for task, metrics in self.results.items()
+            for task, metrics in self.first_results.items()
             for name, value in metrics.items()
             if "-" not in name
         }

@@ -438,6 +438,22 @@ def test_picture():
     assert (np.diff(luminance) > 0.2).all()
 
 
+def test_narrow_picture():
+    """The same maps, one column for each network."""
+    fields = {
+        name: {feature: gaussian(feature, 8, sigma) for feature in ("p3", "p4")}
+        for name, sigma in (("a", 4.0), ("b", 6.0))
+    }
+    drawn = panels(draw_erfs(fields, narrow=True))
+    places = {(axis.get_title().split("\n")[0]): axis.get_subplotspec() for axis in drawn}
+    rows_and_columns = {name: (s.rowspan.start, s.colspan.start) for name, s in places.items()}
+    assert rows_and_columns == {"a, p3": (0, 0), "a, p4": (1, 0), "b, p3": (0, 1), "b, p4": (1, 1)}
+    maps = {axis.get_title().split("\n")[0]: axis.images[0].get_array() for axis in drawn}
+    for name, erfs in fields.items():
+        for feature, erf in erfs.items():
+            np.testing.assert_array_equal(maps[f"{name}, {feature}"], erf.map)
+
+
 def test_long_names_are_wrapped_at_underscores():
     name = "cascade_mask_rcnn_CR_R_101_FPN_20e"
     figure = draw_erfs({name: {"c5": gaussian("c5", 32, 5.0)}})

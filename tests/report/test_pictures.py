@@ -44,7 +44,7 @@ def network(tmp_path):
 
 
 def draw(*networks):
-    return draw_pictures(networks, NAME, DatasetCatalog.get(NAME))
+    return draw_pictures(networks, NAME)
 
 
 def pixels_of(panel):
@@ -82,7 +82,9 @@ def test_images_without_objects_are_passed_over(data, network):
     images = DatasetCatalog.get(NAME)
     for image in images[:-2]:
         image["annotations"] = []
-    pictures = draw_pictures([network("found", [])], NAME, images)
+    DatasetCatalog.remove(NAME)
+    DatasetCatalog.register(NAME, lambda: images)
+    pictures = draw(network("found", []))
     assert [p["name"] for p in pictures] == ["0010.png", "0011.png"]
 
 

@@ -18,16 +18,16 @@ from pages import Page, run_search_net
 from tiny_search import STEPS, write_search_config
 
 from crnas_d2.analysis import analyze_detector
-from crnas_d2.config import read_config
+from crnas_d2.config import get_config, read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.report import report_procedure
 from crnas_d2.report.report import format_duration
 from crnas_d2.report.shown_commands import how_to_use
-from crnas_d2.report.tables import compare
+from crnas_d2.report.tables import compare, step_row
 from crnas_d2.search import Ledger, Procedure, Recipe
 from crnas_d2.search.evaluation import format_code, parse_code
 from crnas_d2.search.evaluator import ArchitectureEvaluator
-from crnas_d2.search.records import Network
+from crnas_d2.search.records import Network, StepRecord
 
 
 def results_of(folder, step):
@@ -119,19 +119,24 @@ def test_it_is_one_file(name, request):
 def commands_of(path):
     """Those that the page shows, as lists of words."""
     shown = re.findall(r'<pre class="command">(.*?)</pre>', path.read_text(), re.DOTALL)
-    return [shlex.split(html.unescape(text)) for text in shown[:-1]]
+    return [shlex.split(line) for text in shown[:-1] for line in html.unescape(text).splitlines()]
 
 
 def test_how_to_use_it(procedure_page):
     folder = str(procedure_page.parent.parent)
     *commands, watch = commands_of(procedure_page)
-    config = ["--config-file", f"{folder}/final.yaml", "--num-gpus", "1"]
     program = ["crnas"] if commands[0][0] == "crnas" else [sys.executable, "-m", "crnas_d2"]
+    final, baseline = f"{folder}/final", f"{folder}/baseline"
+
+    def train(config, *more):
+        return [*program, "train", "--config-file", config, "--num-gpus", "1", *more]
+
     assert commands == [
-        [*program, "train", *config, "OUTPUT_DIR", "output/found"],
         [*program, "predict", "--model", folder, "--input", "photos", "--output", "predictions"],
-        [*program, "train", *config]
-        + ["--eval-only", "MODEL.WEIGHTS", f"{folder}/final/model_final.pth"],
+        train(f"{final}/config.yaml", "SEED", "2", "OUTPUT_DIR", f"{final}_seed2"),
+        train(f"{baseline}/config.yaml", "SEED", "2", "OUTPUT_DIR", f"{baseline}_seed2"),
+        [*program, "compare", baseline, final],
+        train(f"{final}.yaml", "--eval-only"),
     ]
     assert watch == ["tensorboard", "--logdir", folder]
     text = procedure_page.read_text()
@@ -147,8 +152,8 @@ def test_name_of_the_commands(monkeypatch, where):
     script = f"{folder[where]}/crnas" if where in folder else None
     monkeypatch.setattr("shutil.which", lambda name: script)
     monkeypatch.setattr(comm, "get_local_size", lambda: 3)
-    found = SimpleNamespace(weights="a b/model_final.pth")
-    train, *_ = how_to_use("a b", "a b/final.yaml", found).values()
+    network = SimpleNamespace(weights="")
+    (train,) = how_to_use("a b", "a b/final.yaml", network, network).values()
     program = "crnas" if where == "beside python" else f"{sys.executable} -m crnas_d2"
     assert train.startswith(f"{program} train --config-file 'a b/final.yaml' --num-gpus 3 ")
 
@@ -165,6 +170,12 @@ def test_the_answer_is_told_first(procedure_page):
     assert f"bbox/AP {found:.1f} against {baseline:.1f}" in answer and "one seed" in answer
 
 
+def network(name, results, tests=("first",)):
+    cfg = get_config("Digits/faster_rcnn_R_18_FPN.yaml")
+    cfg.DATASETS.TEST = tests
+    return Network(name, cfg, "", results)
+
+
 @pytest.mark.parametrize(
     "found, words, difference",
     [
@@ -175,15 +186,27 @@ def test_the_answer_is_told_first(procedure_page):
     ],
 )
 def test_words_of_a_comparison(found, words, difference):
-    networks = [Network(n, None, "", {"bbox": {"AP": ap}}) for n, ap in (("b", 30.0), ("f", found))]
-    comparison = compare("bbox/AP", *networks)
+    pair = [network(str(ap), {"bbox": {"AP": ap}}) for ap in (30.0, found)]
+    comparison = compare("bbox/AP", *pair)
     assert (comparison["words"], comparison["difference"]) == (words, difference)
 
 
 def test_what_cannot_be_compared():
-    trained = Network("baseline", None, "", {"bbox": {"AP": 30.0}})
-    assert compare("bbox/AP", trained, Network("found", None)) is None
-    assert compare("bbox/AP", trained, Network("found", None, "", {"bbox": {"AP": nan}})) is None
+    trained = network("baseline", {"bbox": {"AP": 30.0}})
+    assert compare("bbox/AP", trained, network("found", {})) is None
+    assert compare("bbox/AP", trained, network("found", {"bbox": {"AP": nan}})) is None
+
+
+def test_several_test_sets():
+    """The first one counts; the steps tell all."""
+    pair = []
+    for name, ap in (("baseline", 30.0), ("found", 31.0)):
+        results = {"first": {"bbox": {"AP": ap, "AP-cat": 5.0}}, "second": {"bbox": {"AP": 0.0}}}
+        pair.append(network(name, results, ("first", "second")))
+    assert compare("bbox/AP", *pair)["difference"] == "+1.0"
+    assert pair[1].main_metrics == {"bbox AP": 31.0}
+    step = StepRecord("final", "", "", False, "", "", done=True, results=pair[1].results)
+    assert step_row(step)["outcome"] == "first/bbox/AP 31.0, second/bbox/AP 0.0"
 
 
 def remake(page, name, *, without=()):
@@ -206,7 +229,7 @@ def test_missing_files_are_told(procedure_page):
     page = Page(Path(path))
     assert "The comparison on test images could not be made" in page.text
     assert results in page.text
-    assert "Loss of the trainings before the searches" in page.text
+    assert "Loss of the other trainings" in page.text
     assert "Training of baseline and found" not in page.text
     assert len(page.table("stage code")) == 4
 
