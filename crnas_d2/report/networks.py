@@ -19,6 +19,7 @@ from ..analysis.erf_figure import anchor_sizes, draw_erfs
 from ..analysis.sketch import BUILDERS, SketchedNetwork, draw_sketches
 from ..data import setup_datasets
 from ..search.records import Network
+from .narrow_sketch import draw_narrow_sketches
 from .themes import Chart
 
 IMAGES = 8
@@ -31,8 +32,8 @@ def sketch(networks: Sequence[Network]) -> list[Chart]:
     if not all(n.cost and n.cfg.MODEL.BACKBONE.NAME.startswith(BUILDERS) for n in networks):
         return []
     sketches = [SketchedNetwork.from_config(n.name, n.cfg) for n in networks]
-    caption = "Blocks, their dilations, and the multiply-adds of each stage"
-    return [Chart(caption, draw_sketches(sketches))]
+    caption = "Blocks, their dilations, and the part of each stage in the backbone's multiply-adds"
+    return [Chart(caption, draw_sketches(sketches), draw_narrow_sketches(sketches))]
 
 
 def draw_fields(networks: Sequence[Network], search_cfg: CfgNode) -> list[Chart]:
