@@ -77,7 +77,8 @@ def report_search(
 
     def write() -> str:
         baseline = final_cfg.clone() if final_cfg else plain_detector(cfg)
-        baseline.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        for head in ("ROI_HEADS", "RETINANET"):
+            baseline.MODEL[head].NUM_CLASSES = cfg.MODEL[head].NUM_CLASSES
         found = baseline.clone()
         set_architecture(found, result.architecture)
         networks = [Network("baseline", baseline), Network("found", found)]
