@@ -78,7 +78,7 @@ def read_commands(block, variables):
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()`")
         lexer.whitespace_split = True
         words = list(lexer)
-        if unknown := [word for word in words if set(word) <= set("|&;<>()`")]:
+        if unknown := [word for word in words if word and set(word) <= set("|&;<>()`")]:
             raise ValueError(f"{block}: {unknown[0]!r} in {text!r}; write it without")
         exported = words[:1] == ["export"]
         words = words[exported:]
