@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
+NAME = "COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"
 NOT_SOURCE = shutil.ignore_patterns(
     ".git", ".venv*", "build", "dist", "output", "datasets", "*.egg-info", "__pycache__", ".*_cache"
 )
@@ -97,31 +99,41 @@ def test_wheel_holds_the_package_and_the_configs_and_nothing_else(source, wheel)
 def test_installed_wheel_serves_its_own_configs(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path)
+    (tmp_path / "own.yaml").write_text(f'_BASE_: "crnas_d2://{NAME}"')
     script = (
-        "import crnas_d2\n"
-        "cfg = crnas_d2.get_config('COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml')\n"
+        "import crnas_d2, importlib\n"
+        "from crnas_d2.commands import COMMANDS\n"
+        "cfg = crnas_d2.get_config('own.yaml')\n"
+        f"assert cfg == crnas_d2.get_config('{NAME}')\n"
+        "for name in COMMANDS: importlib.import_module('crnas_d2.commands.' + name).main\n"
         "print(crnas_d2.__file__, crnas_d2.__version__, list(cfg.MODEL.CR.STAGE_CODE), sep=chr(10))"
     )
     output = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
         cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
     version = re.fullmatch(r"crnas_d2-(.+?)-py3-none-any\.whl", wheel.name).group(1)
+    with zipfile.ZipFile(wheel) as file:
+        entry_points = file.read(f"crnas_d2-{version}.dist-info/entry_points.txt").decode()
+    assert entry_points.split() == "[console_scripts] crnas = crnas_d2.__main__:main".split()
     package = str(tmp_path / "crnas_d2" / "__init__.py")
     assert output.splitlines() == [package, version, "[1, 3, 5, 7]"]
 
 
 def test_metadata(metadata):
     assert metadata["Name"] == "crnas_d2"
-    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License"] == "Apache-2.0"
     assert sorted(metadata.get_all("Provides-Extra")) == [
+        "all",
         "digits",
         "export",
         "fast",
+        "predict",
         "slurm",
         "test",
     ]
@@ -133,6 +145,23 @@ def pinned():
     requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"==[^*]+", str(r.specifier)) for r in requirements)
     return {r.name: str(r.specifier)[2:] for r in requirements}
+
+
+def test_lower_bounds_are_those_that_were_tested(metadata):
+    lines = (ROOT / "requirements-lowest.txt").read_text().splitlines()
+    tested = {Requirement(line).name: line.split("==")[1] for line in lines if "==" in line}
+    asked = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    asked = {r.name: r.specifier for r in asked if "test" not in str(r.marker)}
+    assert asked.keys() == tested.keys()
+    for name, specifier in asked.items():
+        (bound,) = (s.version for s in specifier if s.operator == ">=")
+        assert Version(bound) == Version(tested[name]), name
+
+
+def test_metadata_for_an_index(metadata):
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_all("Project-URL") == ["Paper, https://openreview.net/forum?id=SkxLFaNKwB"]
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
 
 
 def test_pins_satisfy_what_the_package_asks_for(metadata):

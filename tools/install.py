@@ -102,8 +102,8 @@ def check_python(version=sys.version_info):
     """Raises InstallError unless `version` is one that the pinned requirements support."""
     if not OLDEST <= tuple(version[:2]) <= NEWEST:
         raise InstallError(
-            "Python {}.{} to {}.{} is needed, but {} is {}.{}. Name another one: "
-            "make PYTHON=/path/to/python3".format(
+            "Python {}.{} to {}.{} is needed by the versions in requirements.txt, but {} is {}.{}. "
+            "Name another one: make PYTHON=/path/to/python3".format(
                 *OLDEST, *NEWEST, sys.executable or "this Python", *version[:2]
             )
         )

@@ -238,7 +238,8 @@ def test_pip_of_a_killed_installer_is_waited_for(checkout):
 
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 10, 14), (3, 14, 0), (4, 0, 0)])
 def test_unsupported_python_is_refused(version):
-    wanted = r"Python 3\.11 to 3\.13 is needed, but .* is {}\.{}\. .*make PYTHON=".format(*version)
+    wanted = r"Python 3\.11 to 3\.13 is needed by .*, but .* is {}\.{}\. Name another"
+    wanted = wanted.format(*version) + ".*make PYTHON="
     with pytest.raises(installer.InstallError, match=wanted):
         installer.check_python(version)
 
