@@ -26,7 +26,8 @@ def add_crnas_config(cfg: CN) -> None:
     cr.BLOCK = "bottleneck"
     # tau: blocks of each stage; 4 entries for "resnet", 10 for "mobilenetv2"
     cr.STAGE_CODE = [3, 4, 6, 3]
-    # o: one entry for each block, its 3x3 has dilation entry + 1; empty = all zeros
+    # o: one entry for each block, its 3x3 has dilation entry + 1, in res5 times
+    # MODEL.RESNETS.RES5_DILATION; empty = all zeros
     cr.OPERATION_CODE = []
     # Factor on all channels of MobileNetV2
     cr.WIDTH_MULTIPLIER = 1.0

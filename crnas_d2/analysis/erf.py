@@ -277,8 +277,10 @@ def trained_network(cfg: CfgNode, weights: str) -> nn.Module:
     if weights.endswith(".pth"):
         saved = read_checkpoint(weights).get("model_config", {})
         if saved.get("MODEL.BACKBONE.NAME") == cfg.MODEL.BACKBONE.NAME:
-            codes = ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE")
-            check_same_model(cfg, saved, weights, below=codes)
+            keys = ["MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE"]
+            if saved.get("MODEL.META_ARCHITECTURE") == cfg.MODEL.META_ARCHITECTURE:
+                keys.append("MODEL.RESNETS.RES5_DILATION")
+            check_same_model(cfg, saved, weights, below=tuple(keys))
     model = build_model(cfg).eval()
     load_trained(model, cfg, weights, part=model.backbone)
     return model

@@ -383,6 +383,11 @@ def test_trained_network(tmp_path):
     cfg.MODEL.CR.OPERATION_CODE = [0] * 8
     with pytest.raises(ValueError, match="another model .*\n.*MODEL.CR.OPERATION_CODE"):
         trained_network(cfg, weights)
+    cfg = digits_config()
+    cfg.MODEL.RESNETS.RES5_DILATION = 2
+    with pytest.raises(ValueError, match="another model .*\n.*MODEL.RESNETS.RES5_DILATION"):
+        trained_network(cfg, weights)
+    cfg = digits_config()
     with pytest.raises(FileNotFoundError, match="weights 'no.pth'"):
         trained_network(cfg, "no.pth")
 

@@ -1,32 +1,13 @@
-"""The searches and the whole procedure with a Faster R-CNN on a dilated res5."""
+"""The whole procedure with a Faster R-CNN on a dilated res5."""
 
 import json
 
 import pytest
-from test_evaluator import plain_loop
-from tiny_search import build, load, some_paths, write_recipe, write_search_config
+from tiny_search import write_recipe
 
 from crnas_d2.analysis import analyze_detector
 from crnas_d2.config import read_config
 from crnas_d2.search import Procedure, Recipe
-from crnas_d2.search.evaluator import ArchitectureEvaluator
-from crnas_d2.search.step import settled
-
-
-@pytest.mark.parametrize("step", ["stage", "dilation"])
-def test_same_digits_as_the_plain_loop(step, tmp_path):
-    config = write_search_config(tmp_path / "search", step, detector="dc5")
-    cfg = load(config, "SEARCH.BN.MODE", "running")
-    model = build(cfg)
-    assert model.backbone.output_shape()["res5"].stride == 16
-    evaluator = ArchitectureEvaluator(settled(cfg), model)
-    paths = some_paths(evaluator.space, 4)
-    evaluations = evaluator.evaluate(paths)
-    assert [dict(e.metrics) for e in evaluations] == [
-        {name: value for name, value in metrics.items() if value == value}
-        for metrics in plain_loop(cfg, paths)
-    ]
-    assert len({e.metrics["bbox/AP"] for e in evaluations}) > 1
 
 
 def test_whole_procedure(tmp_path):
@@ -42,3 +23,22 @@ def test_whole_procedure(tmp_path):
         assert dict(zip(header, row))["GMACs"] == f"{analyze_detector(cfg).macs / 1e9:.1f}"
     assert list(cfg.MODEL.CR.OPERATION_CODE) == searched["operation_code"]
     assert sum(searched["stage_code"]) == 5
+
+
+@pytest.mark.parametrize(
+    "change, key",
+    [
+        ("NAME: build_cr_resnet_fpn_backbone}\n  RESNETS: {RES5_DILATION: 1", "BACKBONE.NAME: "),
+        ("NAME: build_cr_resnet_backbone}\n  RESNETS: {RES5_DILATION: 1", "RES5_DILATION: 2 in"),
+        ("NAME: build_cr_resnet_backbone}\n  RESNETS: {RES2_OUT_CHANNELS: 16", "CHANNELS: 8 in"),
+    ],
+)
+def test_a_final_detector_that_cannot_inherit_is_refused_first(tmp_path, change, key):
+    recipe = write_recipe(tmp_path, detector="dc5")
+    final = tmp_path / "final.yaml"
+    text = final.read_text().replace('NAME: "build_cr_resnet_backbone"', change)
+    assert text != final.read_text()
+    final.write_text(text)
+    with pytest.raises(ValueError, match=f"(?s)checkpoint of .*_supernet is of another .*{key}"):
+        Procedure(Recipe(str(recipe), ["SEARCH.RECIPE.INHERIT", "True"])).run()
+    assert not (tmp_path / "data" / "output").exists()
