@@ -5,7 +5,6 @@ import json
 import pytest
 from tiny_search import write_recipe
 
-from crnas_d2.analysis import analyze_detector
 from crnas_d2.config import read_config
 from crnas_d2.search import Procedure, Recipe
 
@@ -13,14 +12,14 @@ from crnas_d2.search import Procedure, Recipe
 def test_whole_procedure(tmp_path):
     recipe = write_recipe(tmp_path, detector="dc5")
     opts = ["SEARCH.STRATEGY", "random", "SEARCH.EVALUATIONS", "4", "SEARCH.RECIPE.INHERIT", "True"]
-    table = Procedure(Recipe(str(recipe), opts)).run()
+    Procedure(Recipe(str(recipe), opts)).run()
     output = tmp_path / "data" / "output"
     searched = json.loads((output / "operation_search/result.json").read_text())["architecture"]
-    header, _, *rows = [[cell.strip() for cell in row.split("|")] for row in table.splitlines()]
-    for row, step in zip(rows, ("baseline", "final"), strict=True):
+    for step in ("baseline", "final"):
         cfg = read_config(str(output / step / "config.yaml"))
         assert cfg.MODEL.RESNETS.RES5_DILATION == 2
-        assert dict(zip(header, row))["GMACs"] == f"{analyze_detector(cfg).macs / 1e9:.1f}"
+        results = json.loads((output / step / "results.json").read_text())["results"]
+        assert "AP50" in results["bbox"]
     assert list(cfg.MODEL.CR.OPERATION_CODE) == searched["operation_code"]
     assert sum(searched["stage_code"]) == 5
 
