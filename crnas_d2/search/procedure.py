@@ -19,7 +19,6 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..architecture import Architecture
-from ..checkpoint.same_model import check_same_network, flatten_model_config
 from ..config import set_architecture
 from ..data import setup_datasets
 from ..engine import CRTrainer
@@ -195,14 +194,10 @@ class Procedure:
     def _check(self) -> None:
         """Find every fault of a later step before the first one runs."""
         self._check_outputs()
-        supernets = {s.name: self._config(s) for s in self._steps if s.name.endswith("_supernet")}
         for step in self._steps:
             cfg = self._config(step)
             check_config(cfg, not step.searches, has_weights=bool(step.weights))
             check_evaluation(cfg, not step.searches)
-            if step.weights in supernets and not step.searches:
-                saved = flatten_model_config(supernets[step.weights])
-                check_same_network(cfg, saved, f"the checkpoint of {step.weights}")
             if step.searches:
                 settled(cfg)
         if comm.is_main_process():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from detectron2.config import CfgNode
 
 from ..config import get_architecture
@@ -50,6 +52,8 @@ def check_roles(recipe: Recipe) -> None:
     for before, after in SUCCESSORS + (INHERITED if recipe.cfg.SEARCH.RECIPE.INHERIT else []):
         if before in configs and after in configs:
             _compare(recipe, before, after, _shapes(configs[before]), _shapes(configs[after]))
+            if (before, after) in INHERITED:
+                _compare(recipe, before, after, _strides(configs[before]), _strides(configs[after]))
 
 
 def _role(cfg: CfgNode) -> tuple[str, str]:
@@ -75,6 +79,13 @@ def _shapes(cfg: CfgNode) -> dict[str, object]:
     elif backbone == DILATION:
         keys["MODEL.SUPERNET.OPERATIONS"] = sorted(supernet.OPERATIONS)
     return keys
+
+
+def _strides(cfg: CfgNode) -> dict[str, object]:
+    """What a detector makes of its stages: the neck, and the stride of res5."""
+    neck = re.sub("(cr|stage|dilation)_(resnet|mobilenetv2|supernet)", "*", cfg.MODEL.BACKBONE.NAME)
+    dilation = cfg.MODEL.RESNETS.RES5_DILATION
+    return {"MODEL.BACKBONE.NAME": neck, "MODEL.RESNETS.RES5_DILATION": dilation}
 
 
 def _compare(
