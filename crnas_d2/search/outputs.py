@@ -11,7 +11,7 @@ from ..config_files import find_config_file, read_config_files
 from ..files import is_remote, is_signed, real_path
 from .final_config import PATHS
 from .recipe import find_config
-from .result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE
+from .result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_result
 
 LEDGER_FILE = "ledger.sqlite"
 STARTED, FINISHED = "step.json", "results.json"
@@ -98,7 +98,7 @@ def _is_own(place: str) -> bool:
         content = os.listdir(place)
         return not content or not known.isdisjoint(content)
     if os.path.basename(place) == RESULT_FILE:
-        return os.path.isfile(os.path.join(os.path.dirname(place), LEDGER_FILE))
+        return is_result(place)
     if place.endswith(".html"):
         with open(place, "rb") as file:
             return PAGE_MARK in file.read()

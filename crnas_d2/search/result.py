@@ -93,6 +93,15 @@ class SearchResult:
         write_atomically(os.path.join(folder, RESULT_FILE), content.encode())
 
 
+def is_result(path: str) -> bool:
+    """Whether a file is the result of a search."""
+    try:
+        content = read_json(path)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and {"architecture", "rankings"} <= content.keys()
+
+
 def _as_json(ranking: Ranking) -> dict[str, Any]:
     return {
         "best": format_code(ranking.best) if ranking.scored else None,

@@ -341,6 +341,24 @@ def test_what_cannot_race(step, config):
             search(config, config.parent / "wrong", *race, "SEARCH.RACING.CONFIDENCE", 2.0)
 
 
+def test_files_of_the_user_are_left_alone(step, config, whole, tmp_path):
+    for name in ("architecture.yaml", "final.yaml", "result.json", "config.yaml"):
+        path = tmp_path / name.split(".")[0] / name
+        path.parent.mkdir()
+        path.write_text("MINE: True\n")
+        with pytest.raises(ValueError, match=f"{path}; there is one already"):
+            search(config, path.parent, *OPTIONS[step])
+        assert [p.read_text() for p in path.parent.iterdir()] == ["MINE: True\n"]
+    shutil.copy(config, tmp_path / "final" / "final.yaml")
+    with pytest.raises(ValueError, match=f"{tmp_path}/final/final.yaml is read from there"):
+        search(tmp_path / "final" / "final.yaml", tmp_path / "final", *OPTIONS[step])
+    again = tmp_path / "again"
+    shutil.copytree(whole, again)
+    os.remove(again / "ledger.sqlite")  # to start over
+    search(config, again, *OPTIONS[step])
+    assert (again / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+
+
 def test_no_stage_code_fits(step, config):
     if step != "stage":
         pytest.skip("an operation code costs nothing")
