@@ -45,6 +45,7 @@ def train(args: argparse.Namespace) -> dict | None:
         load_trained(model, cfg, checkpoint or cfg.MODEL.WEIGHTS, part=model)
         with terminal.step("test"):
             results = CRTrainer.evaluate(cfg, model)
+        logger.info(f"The detections and log.txt are in {cfg.OUTPUT_DIR}")
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
