@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -22,6 +23,7 @@ from .forecast import Forecast, Work
 
 OWN = "crnas_d2"
 LOGGERS = (OWN, "detectron2", "fvcore", "pycocotools", "py.warnings")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
 
 
@@ -46,7 +48,7 @@ def open_log(folder: str) -> None:
 
     Each process has its own file: "log.txt.rank1" and so on. Where no terminal was opened, it is.
     """
-    if not any(isinstance(h, SHOWING) for h in logging.getLogger(OWN).handlers):
+    if not _has_handler(SHOWING):
         open_terminal()
     log_file = LogFile(folder)
     for name in LOGGERS:
@@ -155,7 +157,7 @@ class Terminal(logging.Handler):
                 self._write(f"[{clock}] {record.name}: {self.format(record)}")
             elif self._is_news(record):
                 level = f"{record.levelname} " if record.levelno >= logging.WARNING else ""
-                self._write(f"[{clock}] {level}{record.getMessage().strip()}")
+                self._write(f"[{clock}] {level}{self._abridged(record)}")
         except Exception:  # as all handlers do: a line that cannot be shown stops no job
             self.handleError(record)
 
@@ -163,14 +165,22 @@ class Terminal(logging.Handler):
         """Whether it is for all eyes, and was not shown before; lines of an earlier step may come
         again."""
         message, warns = record.getMessage(), record.levelno >= logging.WARNING
-        own = record.name.split(".")[0] == OWN and record.levelno >= logging.INFO
+        own = _is_own(record) and record.levelno >= logging.INFO
         if message in self._shown | self._shown_in_step or not (warns or own):
             return False
         (self._shown_in_step if self._title and not warns else self._shown).add(message)
         return True
 
+    def _abridged(self, record: logging.LogRecord) -> str:
+        """The message; of a long one of another package the beginning, if the log file has it."""
+        message = record.getMessage().strip()
+        first, *more = message.splitlines() or [""]
+        if _is_own(record) or len(more) < 2 or not _has_handler(LogFile):
+            return message
+        return f"{first} ({len(more)} more lines in log.txt)"
+
     def _write(self, line: str) -> None:
-        tqdm.write(line, file=self._stream)
+        tqdm.write(COLOURS.sub("", line), file=self._stream)
         self._stream.flush()
 
     def begin(
@@ -243,7 +253,7 @@ class _LiveLine(tqdm):
 
 
 class LogFile(logging.StreamHandler):
-    """``log.txt`` of a folder, as Detectron2 names and writes it, without colours."""
+    """``log.txt`` of a folder, as Detectron2 names and writes it, but for the colours."""
 
     def __init__(self, folder: str):
         rank = comm.get_rank()
@@ -255,6 +265,9 @@ class LogFile(logging.StreamHandler):
                 "[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S"
             )
         )
+
+    def format(self, record: logging.LogRecord) -> str:
+        return COLOURS.sub("", super().format(record))
 
     def close(self) -> None:
         self.stream.close()
@@ -280,6 +293,14 @@ class LoggedLines:
 
     def flush(self) -> None:
         """Nothing waits but a line that has not ended."""
+
+
+def _is_own(record: logging.LogRecord) -> bool:
+    return record.name.split(".")[0] == OWN
+
+
+def _has_handler(kind: type | tuple[type, ...]) -> bool:
+    return any(isinstance(handler, kind) for handler in logging.getLogger(OWN).handlers)
 
 
 def _terminals() -> list[Terminal]:

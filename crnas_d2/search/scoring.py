@@ -79,7 +79,7 @@ class Scorer(COCOEvaluator):
             self._ground_truth, self._coco_eval = hotcoco.COCO(self._read_part()), hotcoco.COCOeval
         else:
             self._ground_truth, self._coco_eval = self._coco_api, COCOeval
-        logging.getLogger(__name__).info(
+        logging.getLogger(__name__).debug(
             f"{self.implementation} scores the architectures on {dataset_name}"
         )
 

@@ -56,6 +56,30 @@ def test_lines_of_a_file(monkeypatch, tmp_path):
     assert "obsolete" in log
 
 
+def test_colours_of_others_are_left_out(monkeypatch, tmp_path):
+    """fvcore has some in the list of missing weights."""
+    screen = Screen()
+    attach(screen, monkeypatch)
+    terminal.open_log(str(tmp_path))
+    OTHER.warning("not found: \x1b[34mfc1.{bias, weight}\x1b[0m")
+    assert messages(screen.getvalue()) == ["WARNING not found: fc1.{bias, weight}"]
+    assert (tmp_path / "log.txt").read_text().endswith(" not found: fc1.{bias, weight}\n")
+
+
+def test_a_long_warning_of_others_is_cut_where_the_log_file_has_it(monkeypatch, tmp_path):
+    for number, shown in enumerate(
+        ["WARNING not found:\na\nb", "WARNING not found: (2 more lines"]
+    ):
+        file = io.StringIO()
+        attach(file, monkeypatch)
+        if number:
+            terminal.open_log(str(tmp_path))
+        OTHER.warning("not found:\na\nb")
+        OWN.warning("own:\na\nb")
+        assert shown in file.getvalue() and "own:\na\nb" in file.getvalue()
+    assert "not found:\na\nb" in (tmp_path / "log.txt").read_text()
+
+
 def test_verbose_shows_what_the_log_file_has(monkeypatch):
     file = io.StringIO()
     attach(file, monkeypatch, verbose=True)
