@@ -28,7 +28,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -40,6 +39,11 @@ from ..files import raise_faults, real_path, write_atomically
 from ..report.drawing import draw_objects
 from ..report.predictions import PREDICTIONS_FILE, Predictions, is_of_predictions
 from .command_line import command, command_parser
+
+try:
+    import cv2
+except ImportError:
+    cv2 = None
 
 # How pictures are written, by extension; others as PNG, with .png behind their names.
 FORMATS = {
@@ -71,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 0 <= args.conf_threshold <= 1:
         parser.error(f"--conf-threshold {args.conf_threshold}: expected a value from 0 to 1")
+    if cv2 is None:
+        parser.error("OpenCV draws the pictures: pip install opencv-python-headless")
 
     sources = find_sources(args.input, leave_out=args.output)
     outputs = plan_outputs(sources, args.output)

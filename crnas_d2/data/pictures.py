@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -16,6 +15,11 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 
 from ..files import is_remote, real_path
+
+try:
+    import cv2
+except ImportError:
+    cv2 = None  # it reads videos
 
 logger = logging.getLogger(__name__)
 

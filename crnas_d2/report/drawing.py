@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
 
 from .fonts import find_families, unheeded_glyphs
+
+try:
+    from detectron2.utils.visualizer import Visualizer
+except ImportError:  # of OpenCV
+    Visualizer = None
 
 SMALLEST_FONT = 9  # in pixels of the drawn picture
 
@@ -34,7 +38,12 @@ def draw_objects(
 
     Returns:
         (scale * h, scale * w, 3) RGB uint8.
+
+    Raises:
+        RuntimeError: OpenCV is missing, which Detectron2 draws with.
     """
+    if Visualizer is None:
+        raise RuntimeError("drawing needs OpenCV: pip install opencv-python-headless")
     visualizer = Visualizer(pixels, scale=scale)
     height, width = pixels.shape[:2]
     font_size = max(SMALLEST_FONT / scale, np.sqrt(height * width) / 90)

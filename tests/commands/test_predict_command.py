@@ -277,3 +277,10 @@ def test_predictions_of_a_detector_are_those_of_detectron2(tmp_path):
     np.testing.assert_allclose(boxes, expected.pred_boxes.tensor, rtol=1e-6)
     masks = np.array([coco.annToMask(a) for a in found], bool)
     assert BitMasks(torch.from_numpy(masks)).tensor.equal(expected.pred_masks)
+
+
+def test_without_opencv(monkeypatch, capsys):
+    monkeypatch.setattr(predict, "cv2", None)
+    with pytest.raises(SystemExit, match="2"):
+        predict.main("--model x --input y --output z".split())
+    assert "pip install opencv-python-headless" in capsys.readouterr().err

@@ -2,7 +2,10 @@
 
 import logging
 import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -11,7 +14,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 
-from crnas_d2.report import fonts
+from crnas_d2.report import drawing, fonts
 from crnas_d2.report.drawing import class_color, draw_objects
 from crnas_d2.report.fonts import find_families
 
@@ -175,3 +178,14 @@ def test_keypoints_are_drawn():
     drawn = draw_objects(GRAY, [{**BOX, "keypoints": points}], ["a"])
     changed = (drawn != plain).any(axis=2)
     assert changed[60, 60] and changed[70, 80] and changed.sum() < 200
+
+
+def test_without_opencv_all_but_drawing_works(monkeypatch):
+    code = (
+        "import sys; sys.modules['cv2'] = None; import crnas_d2.report, crnas_d2.search; "
+        "import crnas_d2.commands.predict, crnas_d2.commands.search"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+    monkeypatch.setattr(drawing, "Visualizer", None)
+    with pytest.raises(RuntimeError, match="OpenCV: pip install opencv-python-headless"):
+        draw_objects(GRAY, [BOX], ["a"])
