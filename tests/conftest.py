@@ -8,6 +8,8 @@ import torch
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
+from built_package import installed, sdist, source, wheel  # noqa: F401
+
 from crnas_d2.engine.terminal import LOGGERS
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger

@@ -3,7 +3,6 @@
 import email
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,44 +14,11 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"
-NOT_SOURCE = shutil.ignore_patterns(
-    ".git", ".venv*", "build", "dist", "output", "datasets", "*.egg-info", "__pycache__", ".*_cache"
-)
 
 
 def relative_files(directory, pattern):
     files = {str(path.relative_to(directory)): path for path in directory.rglob(pattern)}
     return {name: path.read_bytes() for name, path in files.items()}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """A copy of the checkout without what was built in it."""
-    directory = tmp_path_factory.mktemp("source") / "checkout"
-    return Path(shutil.copytree(ROOT, directory, ignore=NOT_SOURCE))
-
-
-@pytest.fixture(scope="module")
-def sdist(source, tmp_path_factory):
-    """The unpacked sdist."""
-    directory = tmp_path_factory.mktemp("sdist")
-    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(directory)!r})"
-    subprocess.run([sys.executable, "-c", build], cwd=source, check=True)
-    (archive,) = directory.glob("crnas_d2-*.tar.gz")
-    shutil.unpack_archive(archive, directory)
-    (unpacked,) = (path for path in directory.glob("crnas_d2-*") if path.is_dir())
-    return unpacked
-
-
-@pytest.fixture(scope="module")
-def wheel(sdist, tmp_path_factory):
-    """The wheel that pip builds from the sdist, without a network."""
-    directory = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-cache-dir", "--wheel-dir", str(directory)]
-    offline = ["--no-index", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, *offline, str(sdist)], check=True)
-    (path,) = directory.iterdir()
-    return path
 
 
 @pytest.fixture(scope="module")
