@@ -165,7 +165,8 @@ def reduce_script(arguments, folder):
     command = SCRIPTS.get(arguments[0], arguments[0])
     if command not in (*RUN, FILL) or "--config-file" not in arguments or "--dry-run" in arguments:
         return [*arguments, *MORE.get(command, [])]
-    cfg = read_config(str(folder / arguments[arguments.index("--config-file") + 1]))
+    config = arguments[arguments.index("--config-file") + 1]
+    cfg = read_config(str(folder / config) if (folder / config).exists() else config)
     keys = dict(SMALL) if command in RUN else {}
     if is_recipe(cfg) or "supernet" in cfg.MODEL.BACKBONE.NAME:
         keys.update(THIN)

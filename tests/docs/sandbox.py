@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from tiny_coco import write_tiny_coco
 from torchvision.models import resnet50
 
 from crnas_d2.files import datasets_root
+from crnas_d2.modeling import CRResNet
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,11 +35,20 @@ def make_sandbox():
     write_cells(folder / "cells")
     torch.manual_seed(0)
     torch.save(resnet50().state_dict(), folder / "resnet50-0676ba61.pth")
+    write_model_zoo_weights(folder / "R-50.pkl")
     return folder
 
 
 def remove_sandbox(folder):
     shutil.rmtree(folder)
+
+
+def write_model_zoo_weights(path):
+    """A ResNet50 as Detectron2's model zoo has torchvision's, a pickle of arrays."""
+    arrays = {name: t.numpy() for name, t in CRResNet([3, 4, 6, 3]).state_dict().items()}
+    arrays = {k: a for k, a in arrays.items() if not k.endswith("num_batches_tracked")}
+    content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(content))
 
 
 def write_cells(folder):
