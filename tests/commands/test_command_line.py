@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from hanging import HANGS_S
 
 from crnas_d2 import __version__
 from crnas_d2.__main__ import main as crnas
@@ -46,7 +47,7 @@ def run(*command):
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS_S,
     )
 
 

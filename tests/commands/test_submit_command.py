@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hanging import HANGS_S
 from tiny_coco import write_tiny_coco
 
 from crnas_d2.config import configs_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBMIT = ROOT / "tools" / "submit.py"
-TIMEOUT = 120
 TWO_TASKS = ["--cluster", "local", "--cpu-tasks-per-node", "2", "--timeout-min", "5"]
 
 ALL_REDUCE = """
@@ -83,7 +83,7 @@ class Job:
                 cwd=folder,
                 env=environment,
                 stdout=stdout,
-                timeout=TIMEOUT,
+                timeout=HANGS_S,
                 check=True,
             )
         kind, _, number, *_ = printed.read_text().split()
@@ -98,7 +98,7 @@ class Job:
         return pickle.loads(path.read_bytes())
 
     def wait_for(self, condition):
-        end = time.monotonic() + TIMEOUT
+        end = time.monotonic() + HANGS_S
         while not condition():
             if time.monotonic() > end:
                 self.signal_all(signal.SIGKILL)
@@ -199,7 +199,7 @@ def task(tool, monkeypatch, tmp_path):
         Path("script.py").write_text(script)
 
         def send():
-            end = time.monotonic() + TIMEOUT
+            end = time.monotonic() + HANGS_S
             while signals and not Path("begun").exists() and time.monotonic() < end:
                 time.sleep(0.01)
             for number in signals:

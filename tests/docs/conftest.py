@@ -1,8 +1,7 @@
 import pytest
+from hanging import HANGS_S
 from interpreter import Interpreter
 from sandbox import environment, make_sandbox, remove_sandbox
-
-TIMEOUT_S = 240  # for a command
 
 
 class Reader:
@@ -16,7 +15,7 @@ class Reader:
 
     def __init__(self):
         self.folder = make_sandbox()
-        self.python = Interpreter(self.folder, environment(), TIMEOUT_S)
+        self.python = Interpreter(self.folder, environment(), HANGS_S)
         self.variables = {}
         self.programs = {}
 

@@ -16,6 +16,7 @@ import time
 import pytest
 import yaml
 from blocks import documents, read_blocks, read_commands
+from hanging import HANGS_S
 from reductions import NOT_RUN, is_submit, job_number, reduce, unfold_make
 from sandbox import ROOT
 
@@ -103,7 +104,7 @@ def run(block, reader, text, arguments, command=None, parse_only=False):
 def wait_for_job(block, folder, number):
     """Until all its tasks have ended well."""
     results = [folder / f"output/jobs/{number}_{rank}_result.pkl" for rank in range(2)]
-    end = time.monotonic() + 240
+    end = time.monotonic() + HANGS_S
     while not all(path.exists() for path in results):
         assert time.monotonic() < end, f"{block}: job {number} does not end"
         time.sleep(0.2)

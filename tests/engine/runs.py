@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import torch
+from hanging import HANGS_S
 from tiny_coco import write_tiny_coco
 
 from crnas_d2.commands import train as train_command
 from crnas_d2.engine import CRTrainer, setup
 from detectron2.engine import default_argument_parser
 
-TIMEOUT = 600  # of a run that hangs
 TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 TWO_PROCESSES = ["--num-gpus", "2", "--dist-url", "auto"]
@@ -107,7 +107,7 @@ class Run:
         self.wait_for(lambda: set(checkpoints(output)) - set(known))
 
     def wait_for(self, condition):
-        end = time.monotonic() + TIMEOUT
+        end = time.monotonic() + HANGS_S
         while not condition():
             assert self.process.poll() is None, self.printed()[-4000:]
             assert time.monotonic() < end, self.kill_all()
@@ -120,7 +120,7 @@ class Run:
             The exit code, and all that was printed.
         """
         try:
-            return self.process.wait(TIMEOUT), self.printed()
+            return self.process.wait(HANGS_S), self.printed()
         except subprocess.TimeoutExpired:
             raise AssertionError(self.kill_all()) from None
 
@@ -143,7 +143,7 @@ class Run:
     def kill_all(self):
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        return f"no end after {TIMEOUT} s; printed:\n{self.printed()[-4000:]}"
+        return f"no end after {HANGS_S} s; printed:\n{self.printed()[-4000:]}"
 
 
 def checkpoints(output):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 
+from hanging import HANGS_S
 from runs import train
 
 from crnas_d2.engine import terminal
@@ -196,7 +197,9 @@ sys.path.insert(0, {str(tiny_config.parent)!r})
 from crnas_d2.commands.train import main
 main(["--config-file", {str(tiny_config)!r}, "SOLVER.MAX_ITER", "1"])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS_S
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "Warning" not in done.stdout
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hanging import HANGS_S
 from runs import last_metrics
 
 from crnas_d2.commands import train as train_command
@@ -28,7 +29,7 @@ def run_script(launcher, config, *arguments):
         [*map(str, command)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS_S,
         cwd=config.parent,
         # One thread as torchrun sets it, for equal sums; no GPU, of which there may be only one.
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -136,7 +137,7 @@ def test_bad_input_stops_before_anything_is_written(tiny_config, tmp_path, argum
 
 def test_config_file_is_needed():
     done = subprocess.run(
-        [sys.executable, ROOT / "train_net.py"], capture_output=True, text=True, timeout=120
+        [sys.executable, ROOT / "train_net.py"], capture_output=True, text=True, timeout=HANGS_S
     )
     assert done.returncode == 2
     assert "--config-file is missing" in done.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hanging import HANGS_S
 from tiny_search import write_search_config
 
 from crnas_d2.commands import search as search_command
@@ -67,7 +68,7 @@ def in_two_processes(config, folder, *opts):
         cwd=config.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS_S,
     )
     assert run.returncode == 0, run.stderr[-4000:]
     return run.stdout

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from hanging import HANGS_S
 from tiny_search import STEPS, write_recipe
 
 import search_net
@@ -36,7 +37,7 @@ def piped(recipe):
         env=ENVIRONMENT,
         cwd=recipe.parent,
         text=True,
-        timeout=600,
+        timeout=HANGS_S,
     )
     assert run.returncode == 0, run.stdout
     return folder, run.stdout

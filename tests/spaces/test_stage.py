@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hanging import HANGS_S
 from paper_spaces import M, T
 
 import crnas_d2
@@ -268,7 +269,7 @@ print(len(get_stage_space("resnet").eligible(16)), get_operation_space(Architect
 print(sorted(name for name in sys.modules if name.startswith("crnas_d2.") and name.count(".") == 1))
 """
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=HANGS_S, check=True
     )
     assert result.stdout.splitlines() == [
         "153 81",
