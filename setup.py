@@ -46,7 +46,7 @@ setup(
         "fvcore>=0.1.5.post20220305",
         "iopath>=0.1.7",
         "pycocotools>=2.0.6",
-        "pillow>=9.0",
+        "pillow>=9.1",
         "matplotlib>=3.7",
         "jinja2>=3.0",
         "scipy>=1.8",

@@ -25,12 +25,14 @@ is written, and the exit code is 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +61,8 @@ except ImportError:
     onnxruntime = None
 
 FILES = {"torchscript": "model.ts", "onnx": "model.onnx"}
+# torch.export cannot follow the numbers of proposals and detections; torch before 2.5 has it not
+BY_TRACING = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
 ONNX_OPSET = 16  # the first whose RoiAlign has the half-pixel shift of ROIAlignV2
 
 Detector = GeneralizedRCNN | RetinaNet
@@ -209,7 +213,7 @@ def export_onnx(
             adapter,
             (image,),
             file,
-            dynamo=False,  # torch.export cannot follow the numbers of proposals and detections
+            **BY_TRACING,
             opset_version=ONNX_OPSET,
             input_names=["image"],
             output_names=list(names),
@@ -230,9 +234,12 @@ def export_onnx(
 EXPORTS = {"torchscript": export_torchscript, "onnx": export_onnx}
 
 
-def unheeded_warnings() -> warnings.catch_warnings:
+@contextlib.contextmanager
+def unheeded_warnings() -> Iterator[None]:
     """Tracing warns of all that it may have taken for constant. The check at another size tells."""
-    return warnings.catch_warnings(action="ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def compare(

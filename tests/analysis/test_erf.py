@@ -433,7 +433,7 @@ def test_picture():
     boxes = [{p.get_bbox().bounds for p in axis.patches} for axis in drawn]
     assert all(isinstance(p, Rectangle) for axis in drawn for p in axis.patches)
     assert boxes == [{(24, 24, 16, 16), (16, 16, 32, 32)}, set(), set(), {(22, 22, 20, 20)}]
-    assert "anchor" in figure.get_supxlabel()
+    assert "anchor" in figure.texts[-1].get_text()
 
     image = drawn[2].images[0]
     np.testing.assert_array_equal(image.get_array(), fields[1]["p3"].map)
@@ -467,7 +467,9 @@ def test_long_names_are_wrapped_at_underscores():
 
 def test_picture_without_anchors():
     figure = draw_erfs({"a": {"c5": gaussian("c5", 32, 5.0)}})
-    assert not panels(figure)[0].patches and "anchor" not in figure.get_supxlabel()
+    assert not panels(figure)[0].patches and "anchor" not in "".join(
+        text.get_text() for text in figure.texts
+    )
 
 
 @pytest.mark.parametrize(
