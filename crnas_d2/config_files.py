@@ -49,6 +49,12 @@ def find_config_file(name: str) -> str:
     return path
 
 
+def config_name(path: str) -> str:
+    """What :func:`find_config_file` finds it by: the name of one that ships, or a relative path."""
+    name = os.path.relpath(os.path.realpath(path), os.path.realpath(configs_dir()))
+    return os.path.relpath(path) if name.startswith(os.pardir) else name
+
+
 def read_config_files(path: str) -> list[tuple[str, dict[str, Any]]]:
     """The keys and values of a file, after those of its bases.
 

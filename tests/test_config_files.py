@@ -7,7 +7,7 @@ import pytest
 
 from crnas_d2 import add_crnas_config, configs_dir, get_config
 from crnas_d2.config import read_config
-from crnas_d2.config_files import find_config_file
+from crnas_d2.config_files import config_name, find_config_file
 from crnas_d2.search import Recipe
 from detectron2.config import get_cfg
 
@@ -44,6 +44,14 @@ def test_own_file_goes_before_the_shipped_one_of_its_name(folder):
     write(folder / NAME, "SEED: 7")
     assert get_config(NAME).SEED == 7
     assert get_config(f"crnas_d2://{NAME}").SEED == -1
+
+
+def test_config_name(folder):
+    own = write(folder / "deep" / "own.yaml", "SEED: 7")
+    assert config_name(f"{configs_dir()}/{NAME}") == NAME
+    assert config_name(own) == "deep/own.yaml"
+    write(folder.parent / "beside.yaml", "SEED: 7")
+    assert config_name(str(folder.parent / "beside.yaml")) == "../beside.yaml"
 
 
 @pytest.mark.parametrize("base", [f"crnas_d2://{NAME}", "~/base.yaml", "$DATA/../base.yaml"])

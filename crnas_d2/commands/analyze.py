@@ -1,6 +1,6 @@
 """Multiply-adds and parameters of a detector, module by module, with the number of RoIs fixed.
 
-crnas analyze --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
+crnas analyze --config-file COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
 crnas analyze --config-file ... --input-size 600 1000 --proposals 300 MODEL.MASK_ON True
 crnas analyze --all    # writes the tables of MODEL_ZOO.md
 """
@@ -8,7 +8,6 @@ crnas analyze --all    # writes the tables of MODEL_ZOO.md
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -23,8 +22,8 @@ from ..analysis import (
     paper_convention_gflops,
 )
 from ..analysis.flops import INPUT_SIZE, MASK_ROIS, PROPOSALS
-from ..config import configs_dir, read_config
-from ..config_files import find_config_file
+from ..config import read_config
+from ..config_files import config_name, find_config_file
 from ..files import write_atomically
 from .command_line import command, command_parser
 
@@ -114,10 +113,7 @@ def format_cost(cost: DetectorCost) -> str:
 
 
 def compare_with_paper(config_file: str, cfg: CfgNode) -> str:
-    name = os.path.relpath(
-        os.path.realpath(find_config_file(config_file)), os.path.realpath(configs_dir())
-    )
-    result = PAPER_RESULTS.get(name)
+    result = PAPER_RESULTS.get(config_name(find_config_file(config_file)))
     if result is None:
         return "The paper has no numbers for this config."
     if result.gflops is None:

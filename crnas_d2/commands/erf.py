@@ -1,7 +1,7 @@
 """Effective receptive fields of detectors side by side, with the anchor boxes over them (figure 1).
 
-crnas erf --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
-    configs/COCO-Detection/faster_rcnn_SCR_R_50_FPN_1x.yaml --output erf.png
+crnas erf --config-file COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
+    COCO-Detection/faster_rcnn_SCR_R_50_FPN_1x.yaml --output erf.png
 crnas erf --config-file baseline/config.yaml final/config.yaml --labels ResNet18 found \\
     --weights baseline/model_final.pth final/model_final.pth --dataset own_val --size 192 \\
     --features c3 c4 c5 p3 p4 p5 --output erf.svg

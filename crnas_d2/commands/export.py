@@ -1,9 +1,9 @@
 """Export a trained detector as TorchScript or ONNX, and check the file against the model.
 
-crnas export --config-file configs/COCO-InstanceSegmentation/mask_rcnn_CR_R_50_FPN_1x.yaml \\
+crnas export --config-file COCO-InstanceSegmentation/mask_rcnn_CR_R_50_FPN_1x.yaml \\
     --output output/deploy MODEL.WEIGHTS output/model_final.pth
 crnas export ... --format onnx --sample-image street.jpg
-crnas export --config-file configs/Supernet/... --path 1-3-5-7 ...    # one network of a supernet
+crnas export --config-file Supernet/... --path 1-3-5-7 ...    # one network of a supernet
 
 Writes model.ts or model.onnx into a folder: the whole detector by tracing, as Detectron2's
 tools/deploy/export_model.py does. Its input and outputs are

@@ -3,9 +3,9 @@
 crnas remap resnet50-11ad3fa6.pth CR-R-50.safetensors --stage-code 1 3 5 7 \\
     --operation-code 0 0 1 0 0 0 1 2 0 0 1 0 2 1 1 2
 crnas remap resnet50-11ad3fa6.pth supernet.safetensors \\
-    --config-file configs/Supernet/stage_supernet_R_50_FPN.yaml
+    --config-file Supernet/stage_supernet_R_50_FPN.yaml
 crnas remap output/baseline/model_final.pth CR.safetensors \\
-    --config-file configs/Digits/faster_rcnn_CR_R_18_FPN.yaml
+    --config-file Digits/faster_rcnn_CR_R_18_FPN.yaml
 
 Reads what crnas convert reads and writes, and checkpoints of detectors and classifiers. A
 stage with more blocks repeats the last one, one with fewer keeps the first ones; of wider layers

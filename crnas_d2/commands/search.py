@@ -1,8 +1,8 @@
 """Search an architecture over a trained supernet, or run the whole procedure of a recipe.
 
-crnas search --config-file configs/Search/R_50.yaml --num-gpus 8 OUTPUT_DIR output/search
-crnas search --config-file configs/Search/R_50.yaml --dry-run --measure
-crnas search --config-file configs/Supernet/stage_supernet_R_50_FPN.yaml --num-gpus 8 \\
+crnas search --config-file Search/R_50.yaml --num-gpus 8 OUTPUT_DIR output/search
+crnas search --config-file Search/R_50.yaml --dry-run --measure
+crnas search --config-file Supernet/stage_supernet_R_50_FPN.yaml --num-gpus 8 \\
     MODEL.WEIGHTS output/supernet/model_final.pth OUTPUT_DIR output/stage_search
 
 Stopped at any moment, the same command goes on. OUTPUT_DIR/report/index.html shows the search.

@@ -1,7 +1,7 @@
 """One picture of architectures: blocks of each stage, their dilations, and their multiply-adds.
 
 crnas sketch ResNet50 SCR-ResNet50 CR-ResNet50 --output sketch.svg
-crnas sketch configs/Digits/faster_rcnn_R_18_FPN.yaml output/search/final.yaml \\
+crnas sketch Digits/faster_rcnn_R_18_FPN.yaml output/search/final.yaml \\
     --labels baseline found --output sketch.png
 """
 

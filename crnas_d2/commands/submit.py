@@ -1,9 +1,9 @@
 """Submit a training, a search or a script that is started alike as a job on Slurm.
 
 crnas submit --nodes 2 --gpus-per-node 8 --timeout-min 2880 --partition gpu -- \\
-    train --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
+    train --config-file COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
 crnas submit --gpus-per-node 8 --timeout-min 1440 --slurm account=vision --slurm constraint=h100 -- \\
-    search --config-file configs/Search/R_50.yaml OUTPUT_DIR output/search
+    search --config-file Search/R_50.yaml OUTPUT_DIR output/search
 crnas submit --cluster local --cpu-tasks-per-node 2 --timeout-min 30 -- train --config-file FILE
 
 Each GPU gets a task, and each task runs the command with the environment that torchrun would give

@@ -1,6 +1,6 @@
 """Train or evaluate a detector with a CR backbone, as Detectron2's own tools/train_net.py does.
 
-crnas train --config-file configs/COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml --num-gpus 8
+crnas train --config-file COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml --num-gpus 8
 crnas train --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
 torchrun --nproc-per-node 8 -m crnas_d2 train --config-file ...
 

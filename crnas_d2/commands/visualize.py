@@ -1,6 +1,6 @@
 """One picture of a detector's results: test images with ground truth beside detections.
 
-crnas visualize --config-file configs/Digits/faster_rcnn_CR_R_18_FPN.yaml \\
+crnas visualize --config-file Digits/faster_rcnn_CR_R_18_FPN.yaml \\
     --input output/inference/coco_instances_results.json --output results.png
 crnas visualize ... --conf-threshold 0.3 --max-images 12 DATASETS.TEST "('own_val',)"
 """

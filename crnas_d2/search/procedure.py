@@ -20,6 +20,7 @@ from detectron2.utils import comm
 
 from ..architecture import Architecture
 from ..config import set_architecture
+from ..config_files import config_name
 from ..data import setup_datasets
 from ..engine import CRTrainer
 from ..engine import terminal
@@ -126,7 +127,7 @@ class Procedure:
                 StepRecord(
                     name=step.name,
                     folder=cfg.OUTPUT_DIR,
-                    config=os.path.relpath(step.config),
+                    config=config_name(step.config),
                     searches=step.searches,
                     size=size,
                     image_passes=passes,

@@ -1,6 +1,7 @@
 """What all commands have in common: their help, and how they end where they cannot go on."""
 
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from hanging import HANGS_S
 
-from crnas_d2 import __version__
+from crnas_d2 import __version__, configs_dir
 from crnas_d2.__main__ import main as crnas
 from crnas_d2.commands import COMMANDS
 
@@ -79,6 +80,9 @@ def test_help_ends_with_examples(name, capsys):
     examples = printed.partition("\nexamples:\n")[2].splitlines()
     assert examples and examples[0].startswith(f"  crnas {name} ")
     assert all(line.startswith("  ") for line in examples) and ".py " not in " ".join(examples)
+    for name in re.findall(r"\S+\.yaml", " ".join(examples)):
+        in_output = name.startswith(("output/", "baseline/", "final/", "final.yaml"))
+        assert in_output or os.path.isfile(os.path.join(configs_dir(), name))
 
 
 @pytest.mark.parametrize(
