@@ -29,11 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
     args = parser.parse_args(argv)
     sys.argv[0] = f"crnas {args.command}"  # as which it speaks of itself
-    try:
-        module = importlib.import_module(f"{__package__}.commands.{args.command}")
-    except ModuleNotFoundError as error:
-        message = f'{error}; pip install "crnas_d2[all]" brings all that a command can need'
-        sys.exit(f"{sys.argv[0]}: error: {message}")
+    module = importlib.import_module(f"{__package__}.commands.{args.command}")
     module.main(args.arguments)
 
 

@@ -148,14 +148,6 @@ def test_of_an_unexpected_fault(monkeypatch, capsys):
     assert capsys.readouterr().err.endswith("\nKeyError: 'a bug'\n")
 
 
-def test_without_what_a_command_needs(monkeypatch):
-    for name in ("commands.predict", "data.pictures"):
-        monkeypatch.delitem(sys.modules, f"crnas_d2.{name}", raising=False)
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(SystemExit, match=r'crnas predict: error: .*cv2.* "crnas_d2\[all\]"'):
-        crnas(["predict", *MISSING["predict"].split()])
-
-
 def test_of_ctrl_c(monkeypatch, capsys):
     def interrupt(*_):
         signal.raise_signal(signal.SIGINT)
