@@ -55,13 +55,13 @@ def check_keys(cfg: CfgNode) -> None:
             raise ValueError(f"{key} is {value!r}; expected {expected!r}, {reason}")
     _check_depth(cfg)
     _check_res5_dilation(cfg)
+    if _stops_below_res5(cfg):
+        check_res5_heads(cfg)
     if "supernet" in cfg.MODEL.BACKBONE.NAME and "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES:
         raise ValueError(
             f"MODEL.RESNETS.OUT_FEATURES is {cfg.MODEL.RESNETS.OUT_FEATURES}; expected 'res5' among "
             "them, as the paths of a supernet have entries for all stages"
         )
-    if _stops_below_res5(cfg):
-        check_res5_heads(cfg)
 
 
 def check_res5_heads(cfg: CfgNode) -> None:
