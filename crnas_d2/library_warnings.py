@@ -11,6 +11,7 @@ from collections.abc import Iterator
 MESHGRID = r"torch\.meshgrid: in an upcoming release"  # by each anchor generator
 SCRIPT = r"`torch\.jit\.script` is deprecated"  # by functions of the losses, boxes and layers
 AMP = r"`torch\.cuda\.amp\."  # by Detectron2's trainer
+BUFFERS = "`broadcast_buffers` is deprecated"  # by Detectron2's create_ddp_model
 FX_TRACING = "is_fx_tracing will return true"  # by the RoI pooler
 NO_CUDA = "No CUDA runtime is found"  # by the description of the environment
 
@@ -19,6 +20,7 @@ def ignore_library_warnings() -> None:
     """Silence those that come when Detectron2 is imported, and those that its models raise."""
     warnings.filterwarnings("ignore", MESHGRID, UserWarning, r"torch\.functional")
     warnings.filterwarnings("ignore", AMP, FutureWarning, r"detectron2\.engine\.train_loop")
+    warnings.filterwarnings("ignore", BUFFERS, FutureWarning, r"detectron2\.engine\.defaults")
     logging.getLogger("torch.fx._symbolic_trace").addFilter(_Without(FX_TRACING))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", SCRIPT, FutureWarning, r"torch\.jit\._script")

@@ -8,6 +8,15 @@ import pytest
 AMP = (
     "AMPTrainer(torch.nn.Linear(1, 1), [], torch.optim.SGD([torch.zeros(1)], 1), grad_scaler=None)"
 )
+# A group of one process, of which Detectron2 is told that it has two
+DDP = """
+import os, tempfile, torch.distributed
+from detectron2.utils import comm
+file = tempfile.NamedTemporaryFile()
+torch.distributed.init_process_group("gloo", f"file://{file.name}", rank=0, world_size=1)
+comm.get_world_size = lambda: 2
+model = torch.nn.Linear(1, 1)
+"""
 DETECTRON2 = {
     "import": "import detectron2.modeling, detectron2.evaluation, detectron2.export",
     "anchors": (
@@ -21,8 +30,16 @@ DETECTRON2 = {
         "[Boxes(torch.ones(1, 4))])"
     ),
     "amp": f"from detectron2.engine import AMPTrainer\n{AMP}",
+    "ddp": (
+        f"{DDP}from detectron2.engine import create_ddp_model\n"
+        "create_ddp_model(model, broadcast_buffers=False, device_ids=None)"
+    ),
 }
 OWN = {
+    "ddp": (
+        f"{DDP}from torch.nn.parallel import DistributedDataParallel\n"
+        "DistributedDataParallel(model, broadcast_buffers=False)"
+    ),
     "script": "torch.jit.script(lambda_)",
     "amp": "torch.cuda.amp.autocast()",
     "warn": "import warnings; warnings.warn('torch.meshgrid: in an upcoming release')",
