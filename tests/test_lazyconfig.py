@@ -238,7 +238,7 @@ def test_same_losses_and_detections_as_with_yaml(name):
     for key, loss in expected.items():
         assert loss > 0 and torch.equal(ours[key], loss), key
     for one, other in zip(our_detections, expected_detections, strict=True):
-        assert len(one) == len(other) >= 99  # an empty one is dropped
+        assert len(one) == len(other) > 90  # of at most 100; empty ones are dropped
         for field, value in other.get_fields().items():
             tensors = [x.tensor if isinstance(x, Boxes) else x for x in (one.get(field), value)]
             assert torch.equal(*tensors), field
