@@ -2,101 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import nn
 
+from detectron2.layers import FrozenBatchNorm2d
+
 from ..architecture import FAMILIES
-from ..modeling import CRMobileNetV2, CRResNet
+from ..modeling import CRMobileNetV2, CRResNet, DilationSupernet
 from ..modeling.supernet import Supernet
+from .remap_report import IN_A_BLOCK, Origin, RemapReport
 
 StateDict = dict[str, torch.Tensor]
 
-HOWS = ("copied", "repeated", "zeroed", "initialised")
-IN_A_BLOCK = re.compile(r"(?P<stage>\w+)\.(?P<block>\d+)\.(?P<layer>\w+)\.(?P<rest>.+)")
 OF_A_CANDIDATE = re.compile(r"\.ops\.\d+(?=\.)")
 LAST_LAYERS = {"basic": "conv2", "bottleneck": "conv3", "inverted residual": "project"}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a tensor of the target comes from.
-
-    Attributes:
-        how: "copied" from the block of the same number, "repeated" from the stage's last block,
-            "zeroed" to preserve the function, or "initialised", which is left as it was.
-        source: its name in the seed network; None if it has none.
-        is_cut: whether it has fewer channels than there.
-    """
-
-    how: str
-    source: str | None = None
-    is_cut: bool = False
-
-
-@dataclass(frozen=True)
-class RemapReport:
-    """What :func:`remap_backbone` did. Its text is a table.
-
-    Attributes:
-        origins: of every tensor of the target, by name.
-        unused: tensors of the seed network that are nowhere in the target.
-    """
-
-    origins: Mapping[str, Origin]
-    unused: tuple[str, ...]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A summary for each stage, and in a stage supernet for each branch.
-
-        Each has "part" (the name of the module), "seed_blocks" (for each block the one that it was
-        filled from, or None), the number of tensors for each way in :class:`Origin`, and "cut" (how
-        many of them are cut).
-        """
-        rows: dict[str, dict[str, Any]] = {}
-        for name, origin in self.origins.items():
-            part = re.match(r"\w+(\.ops\.\d+(?=\.\d))?", name)[0]
-            row = rows.setdefault(
-                part, {"part": part, "seed_blocks": [], **dict.fromkeys((*HOWS, "cut"), 0)}
-            )
-            row[origin.how] += 1
-            row["cut"] += origin.is_cut
-            block = re.match(r"\.(\d+)\.", name.removeprefix(part))
-            if block is not None:
-                blocks = row["seed_blocks"]
-                blocks.extend([None] * (int(block[1]) + 1 - len(blocks)))
-                if origin.source is not None:
-                    blocks[int(block[1])] = int(IN_A_BLOCK.fullmatch(origin.source)["block"])
-        return list(rows.values())
-
-    def __str__(self) -> str:
-        rows = [
-            [row["part"], _format_blocks(row["seed_blocks"]), *(row[h] for h in HOWS), row["cut"]]
-            for row in self.rows()
-        ]
-        headers = ["part", "seed blocks", *HOWS, "of these cut"]
-        align = ["left", "left", *["right"] * (len(headers) - 2)]
-        table = tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
-        return f"{table}\n\nnot used of the seed network: {self._format_unused()}"
-
-    def metadata(self) -> dict[str, str]:
-        """For the header of a file: the rows and the unused tensors, as JSON."""
-        return {"remap": json.dumps({"parts": self.rows(), "unused": self.unused})}
-
-    def _format_unused(self) -> str:
-        used = {_place(origin.source) for origin in self.origins.values() if origin.source}
-        unused = [
-            _place(name) if _place(name) not in used else name.rpartition(".")[0]
-            for name in self.unused
-        ]
-        return ", ".join(dict.fromkeys(unused)) or "nothing"
+CHOICE_LAYERS = {"basic": "conv2", "bottleneck": "conv2", "inverted residual": "depthwise"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +66,9 @@ def remap_backbone(
             whole detector. It stays as it is.
         function_preserving: set weight and bias of the last norm to zero in the blocks that a stage
             has more than in the seed network. They are then the identity, so that without cuts,
-            dropped blocks and other dilations the target computes what the seed network does.
+            dropped blocks and other dilations the target computes what the seed network does. A
+            frozen norm could never get away from that: there its convolution, its mean and its
+            bias are zero.
 
     Returns:
         The state dict of the target backbone, without a classifier's layer and the counters
@@ -153,7 +80,8 @@ def remap_backbone(
             target is wider, the seed is a supernet, or a tensor is missing in it.
     """
     check_one_network("the seed network", seed)
-    fresh = _find_backbone(target).state_dict()
+    backbone = _find_backbone(target)
+    fresh = backbone.state_dict()
     kind = _find_kind("the target", {OF_A_CANDIDATE.sub("", name): fresh[name] for name in fresh})
     seed_kind = _find_kind("the seed network", seed)
     if seed_kind != kind:
@@ -162,10 +90,12 @@ def remap_backbone(
         raise ValueError("function_preserving: the target has no norms to set to zero")
     fresh, seed = _of_stages(fresh, kind), _of_stages(seed, kind)
     depths = _count_blocks(seed)
+    zeroed = _zeroed_tensors(backbone, depths, kind) if function_preserving else set()
+    dilated = _dilated_convolutions(backbone, kind)
 
     weights, origins = {}, {}
     for name, tensor in fresh.items():
-        origin = _trace(name, depths, kind, function_preserving)
+        origin = Origin("zeroed") if name in zeroed else _trace(name, depths)
         if origin.how == "zeroed":
             weights[name] = torch.zeros_like(tensor)
         elif origin.how == "initialised":
@@ -174,7 +104,8 @@ def remap_backbone(
             source = seed[origin.source]
             weights[name] = torch.empty_like(tensor)
             weights[name].copy_(_cut(source, tensor.shape, origin.source, kind.num_groups))
-            origin = Origin(origin.how, origin.source, source.shape != tensor.shape)
+            is_cut = source.shape != tensor.shape
+            origin = Origin(origin.how, origin.source, is_cut, name in dilated)
         elif origin.source.startswith("res2.0.shortcut."):  # where its channels stay the same
             weights[name], origin = tensor.clone(), Origin("initialised")
         else:
@@ -242,7 +173,7 @@ def _count_blocks(seed: Mapping[str, torch.Tensor]) -> Counter[str]:
     return depths
 
 
-def _trace(name: str, depths: Counter[str], kind: _Kind, function_preserving: bool) -> Origin:
+def _trace(name: str, depths: Mapping[str, int]) -> Origin:
     """What the rules say of a tensor of the target, whatever its shape."""
     name = OF_A_CANDIDATE.sub("", name)
     match = IN_A_BLOCK.fullmatch(name)
@@ -251,15 +182,47 @@ def _trace(name: str, depths: Counter[str], kind: _Kind, function_preserving: bo
     depth = depths[match["stage"]]
     if int(match["block"]) < depth:
         return Origin("copied", name)
-    is_last_norm = match["layer"] == LAST_LAYERS[kind.block] and match["rest"] in (
-        "norm.weight",
-        "norm.bias",
-    )
-    if function_preserving and depth and is_last_norm:
-        return Origin("zeroed")
     if depth < 2:
         return Origin("initialised")
     return Origin("repeated", f"{match['stage']}.{depth - 1}.{match['layer']}.{match['rest']}")
+
+
+def _zeroed_tensors(backbone: nn.Module, depths: Mapping[str, int], kind: _Kind) -> set[str]:
+    """Those that make the identity of the blocks that a stage has more."""
+    names = set()
+    for layer, module in backbone.named_modules():
+        match = IN_A_BLOCK.fullmatch(f"{OF_A_CANDIDATE.sub('', layer)}.norm")
+        if match is None or match["layer"] != LAST_LAYERS[kind.block] or match["rest"] != "norm":
+            continue
+        if 0 < depths[match["stage"]] <= int(match["block"]) and hasattr(module, "norm"):
+            if isinstance(module.norm, FrozenBatchNorm2d) and module.weight.requires_grad:
+                zeroed = ("weight", "norm.running_mean", "norm.bias")
+            else:
+                zeroed = ("norm.weight", "norm.bias")
+            names.update(f"{layer}.{name}" for name in zeroed)
+    return names
+
+
+def _dilated_convolutions(backbone: nn.Module, kind: _Kind) -> set[str]:
+    """Names of the weights to which the operation code gives a dilation."""
+    layer = CHOICE_LAYERS[kind.block]
+    if isinstance(backbone, DilationSupernet):
+        return {
+            f"{name}.ops.{operation}.weight"
+            for name, module in backbone.named_modules()
+            if name.endswith(f".{layer}")
+            for operation in module.ops
+            if operation != "0"
+        }
+    if isinstance(backbone, Supernet):
+        return set()
+    stages = zip(FAMILIES[kind.family].stages, backbone.architecture.operations)
+    return {
+        f"{stage}.{block}.{layer}.weight"
+        for stage, operations in stages
+        for block, operation in enumerate(operations)
+        if operation
+    }
 
 
 def _cut(tensor: torch.Tensor, shape: torch.Size, name: str, num_groups: int) -> torch.Tensor:
@@ -281,19 +244,3 @@ def _cut(tensor: torch.Tensor, shape: torch.Size, name: str, num_groups: int) ->
         tensor = tensor.unflatten(axis, (count, -1)).narrow(axis + 1, 0, size // count)
         tensor = tensor.flatten(axis, axis + 1)
     return tensor
-
-
-def _place(name: str) -> str:
-    return ".".join(name.split(".")[:2])
-
-
-def _format_blocks(sources: list[int | None]) -> str:
-    """Such as "0-2, 2 x 4", for block 2 that fills the four behind it too."""
-    copied = [block for block, source in enumerate(sources) if source == block]
-    repeated = [source for block, source in enumerate(sources) if source not in (None, block)]
-    runs = [str(copied[0]) if len(copied) == 1 else f"0-{copied[-1]}"] if copied else []
-    if repeated:
-        runs.append(f"{repeated[0]} x {len(repeated)}")
-    if None in sources:
-        runs.append(f"none x {sources.count(None)}")
-    return ", ".join(runs)

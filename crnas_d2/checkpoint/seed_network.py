@@ -22,7 +22,8 @@ from ..modeling import CRMobileNetV2, CRResNet
 from .checkpointer import BACKBONE_FORMAT, BACKBONE_PREFIXES, RES5_IN_HEADS, read_checkpoint
 from .convert import convert, read_weights
 from .infer import infer_arguments
-from .remap import RemapReport, check_one_network
+from .remap import check_one_network
+from .remap_report import RemapReport
 
 # What weights need of a config beside the network's shapes, by its name in the header of a file
 SETTINGS = {

@@ -11,16 +11,17 @@ Reads what crnas convert reads and writes, and checkpoints of detectors and clas
 stage with more blocks repeats the last one, one with fewer keeps the first ones; of wider layers
 the first channels are taken; a dilated convolution takes the weights of the plain one (Fast Neural
 Network Adaptation, Fang et al., 2020). The result is a backbone as safetensors that MODEL.WEIGHTS
-takes.
+takes. Says which of the changed layers MODEL.BACKBONE.FREEZE_AT would freeze.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
 from ..checkpoint.convert import check_output
@@ -28,6 +29,8 @@ from ..checkpoint.description import CONVENTIONS
 from ..checkpoint.remap import remap_backbone
 from ..checkpoint.seed_network import read_seed_network, save_remapped
 from ..config import read_config
+from ..modeling.cr_mobilenetv2 import MobileNetV2Stages
+from ..modeling.cr_resnet import ResNetStages
 from .command_line import command, command_parser
 
 
@@ -44,7 +47,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--function-preserving",
         action="store_true",
-        help="make the blocks that a stage has more the identity: their last norm starts at zero",
+        help="make the blocks that a stage has more the identity: their last norm starts at zero, "
+        "or, where the config freezes norms, their last convolution",
     )
     parser.add_argument(
         "--init-seed", type=int, default=0, help="of the values that nothing is there for"
@@ -75,6 +79,9 @@ def remap(args: argparse.Namespace) -> None:
     size = sum(tensor.numel() for tensor in weights.values())
     print(f"{report}\n")
     print(f"tensors: {len(weights)} with {size:,} elements, written to {args.output}")
+    freeze_at = (cfg or get_cfg()).MODEL.BACKBONE.FREEZE_AT
+    if warning := describe_frozen(report.changes(), seed.family, freeze_at):
+        print(warning)
     if cfg is None:
         print("settings that the weights need, as far as known:")
         settings = [f"{key}: {value}" for key, value in seed.settings.items()]
@@ -82,6 +89,32 @@ def remap(args: argparse.Namespace) -> None:
     elif differences := seed.differences(cfg):
         print("the weights were trained with other settings, which change what they compute:")
         print("\n".join(differences))
+
+
+def describe_frozen(changes: Mapping[str, str], family: str, freeze_at: int) -> str:
+    """Which stages were changed and would be frozen, and the key that avoids it; or nothing.
+
+    Args:
+        changes: of :meth:`RemapReport.changes`.
+        family: as in ``MODEL.CR.FAMILY``.
+        freeze_at: ``MODEL.BACKBONE.FREEZE_AT``.
+    """
+    stages = {"resnet": ResNetStages, "mobilenetv2": MobileNetV2Stages}[family]
+    frozen, resolution, best = [], 0, None
+    for name in stages.names:
+        if resolution >= freeze_at:
+            break
+        if name in changes:
+            frozen.append(f"{name} ({changes[name]})")
+            best = resolution if best is None else best
+        resolution += name in stages.features
+    if not frozen:
+        return ""
+    return (
+        f"MODEL.BACKBONE.FREEZE_AT {freeze_at} would freeze layers that are not as in the seed "
+        f"network, which then never recover: {', '.join(frozen)}. Train with\n"
+        f"MODEL.BACKBONE.FREEZE_AT {best}"
+    )
 
 
 @command

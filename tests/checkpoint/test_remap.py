@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -231,6 +232,29 @@ def test_function_preserving_branches_compute_the_same(kind):
         assert torch.equal(feature, expected[name])
 
 
+@EACH
+def test_function_preserving_blocks_behind_frozen_norms_learn(kind):
+    """A frozen norm of weight 0 would hold its block at the identity for good."""
+    seed = make_seed(kind)
+    target = build(kind, deeper(kind), norm="FrozenBN")
+    target.load_state_dict(remap_backbone(seed.state_dict(), target, function_preserving=True)[0])
+    expected = features_of(seed)
+    for name, feature in features_of(target).items():
+        torch.testing.assert_close(feature, expected[name])
+    target(images())["res5"].square().mean().backward()
+    added = STAGE_NAMES[family_of(kind)][3 if kind != "mobilenetv2" else 6]
+    last = getattr(getattr(target, added)[-1], LAST_LAYERS[kind])
+    assert not last.weight.any() and last.weight.grad.abs().max() > 0
+
+
+@EACH
+def test_blocks_that_are_frozen_whole_have_a_zeroed_norm(kind):
+    target = build(kind, deeper(kind), freeze_at=5)
+    _, report = remap_backbone(make_seed(kind).state_dict(), target, function_preserving=True)
+    zeroed = [name for name, origin in report.origins.items() if origin.how == "zeroed"]
+    assert zeroed and all(name.endswith(("norm.weight", "norm.bias")) for name in zeroed)
+
+
 # Networks of other projects -----------------------------------------------------------------------
 
 
@@ -311,6 +335,44 @@ def test_report_of_a_network():
     assert str(report).splitlines()[-1] == "not used of the seed network: res4.1, res4.2"
     kept = json.loads(report.metadata()["remap"])
     assert kept == {"parts": report.rows(), "unused": list(report.unused)}
+
+
+def test_changes_of_a_network():
+    seed = make_seed("basic").state_dict()
+    target = build("basic", (1, 3, 2, 3), operation_code=[0, 0, 0, 0, 0, 0, 0, 2, 0])
+    _, report = remap_backbone(seed, target)
+    assert report.changes() == {"res3": "repeated", "res4": "shortened", "res5": "dilated"}
+    _, report = remap_backbone(seed, target, function_preserving=True)
+    assert report.changes()["res3"] == "repeated"
+    _, report = remap_backbone(seed, build("basic", (2, 2, 3, 3)))
+    assert report.changes() == {"res2": "initialised"}
+    _, report = remap_backbone(make_seed("basic", WIDE).state_dict(), build("basic", (1, 2, 3, 1)))
+    assert report.changes() == {
+        **dict.fromkeys(["stem", "res2", "res3", "res4"], "cut"),
+        "res5": "cut, shortened",
+    }
+
+
+@EACH
+def test_no_changes_where_all_is_copied(kind):
+    seed = make_seed(kind)
+    assert remap_backbone(seed.state_dict(), seed)[1].changes() == {}
+    smaller = build(kind, SEED_CODES[family_of(kind)], out_features=["res2", "res3"])
+    assert remap_backbone(seed.state_dict(), smaller)[1].changes() == {}
+
+
+@EACH
+def test_dilated_candidates_of_a_supernet_are_changes(kind):
+    """All but those of operation 0, in a supernet whose stages are as deep as the seed's."""
+    supernet = make_supernet("dilation", kind)
+    seed = make_seed(kind, stage_code=supernet.space.stage_code)
+    _, report = remap_backbone(seed.state_dict(), supernet)
+    dilated = {name for name, origin in report.origins.items() if origin.is_dilated}
+    layer = "depthwise" if kind == "mobilenetv2" else "conv2"
+    blocks = [choice for choice in supernet.space.choices if len(choice) > 1]
+    assert len(dilated) == 2 * len(blocks)
+    assert all(re.fullmatch(rf"\w+\.\d+\.{layer}\.ops\.[12]\.weight", name) for name in dilated)
+    assert set(report.changes().values()) == {"dilated"}
 
 
 def test_report_of_supernets():

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torchvision.models import resnet18
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from crnas_d2 import CRResNet
+from crnas_d2 import CRMobileNetV2, CRResNet
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.config import configs_dir, read_config
 from detectron2.modeling import build_backbone
@@ -74,6 +74,54 @@ def test_settings_that_differ_are_told(run):
     assert printed.splitlines()[-2].startswith("the weights were trained with other settings")
     last = "INPUT.FORMAT: RGB in the seed network, BGR in the config"
     assert printed.splitlines()[-1] == last
+
+
+def test_frozen_changes_are_told(run):
+    cfg = "COCO-Detection/faster_rcnn_CR_R_18_FPN_1x.yaml"
+    printed = run("in.pth", "a.safetensors", "--config-file", cfg).splitlines()
+    line = next(line for line in printed if "would freeze" in line)
+    assert line.startswith("MODEL.BACKBONE.FREEZE_AT 2 would freeze ")
+    assert line.endswith(": res2 (shortened). Train with")
+    assert printed[printed.index(line) + 1] == "MODEL.BACKBONE.FREEZE_AT 1"
+
+    keys = ["MODEL.BACKBONE.FREEZE_AT", "1"]
+    assert "would freeze" not in run("in.pth", "b.safetensors", "--config-file", cfg, *keys)
+    code = ["--stage-code", "1", "1", "2", "4"]  # with Detectron2's default
+    assert "FREEZE_AT 2 would freeze" in run("in.pth", "c.safetensors", *code)
+    code = ["--stage-code", "2", "1", "2", "4"]
+    assert "would freeze" not in run("in.pth", "d.safetensors", *code)
+
+
+@pytest.mark.parametrize(
+    "changes, family, freeze_at, frozen, best",
+    [
+        (["res2", "res4"], "resnet", 5, ["res2", "res4"], 1),
+        (["res3"], "resnet", 2, [], None),
+        (["stem", "res2"], "resnet", 2, ["stem", "res2"], 0),
+        (["c16"], "mobilenetv2", 2, ["c16"], 1),
+        (["c24", "c32"], "mobilenetv2", 2, ["c24"], 1),
+        (["c96"], "mobilenetv2", 3, [], None),
+        (["c96"], "mobilenetv2", 4, ["c96"], 3),
+        (["res2"], "resnet", 0, [], None),
+    ],
+)
+def test_frozen_stages_are_counted_as_the_backbones_do(
+    tool, changes, family, freeze_at, frozen, best
+):
+    text = tool.describe_frozen(dict.fromkeys(changes, "cut"), family, freeze_at)
+    if not frozen:
+        assert text == ""
+        return
+    assert text.endswith(
+        f"{', '.join(f'{n} (cut)' for n in frozen)}. Train with\n"
+        f"MODEL.BACKBONE.FREEZE_AT {best}"
+    )
+    network = {
+        "resnet": CRResNet((1, 1, 1, 1), block="basic", freeze_at=best),
+        "mobilenetv2": CRMobileNetV2([1] * 10, freeze_at=best),
+    }[family]
+    for name in changes:  # with the key, no changed stage is frozen in the network itself
+        assert all(parameter.requires_grad for parameter in getattr(network, name).parameters())
 
 
 def test_what_nothing_is_there_for_is_drawn_from_the_seed(run):

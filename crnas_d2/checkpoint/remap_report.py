@@ -1,0 +1,126 @@
+"""What a remapped network takes from where, as a table and in words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tabulate import tabulate
+
+HOWS = ("copied", "repeated", "zeroed", "initialised")
+IN_A_BLOCK = re.compile(r"(?P<stage>\w+)\.(?P<block>\d+)\.(?P<layer>\w+)\.(?P<rest>.+)")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a tensor of the target comes from.
+
+    Attributes:
+        how: "copied" from the block of the same number, "repeated" from the stage's last block,
+            "zeroed" to preserve the function, or "initialised", which is left as it was.
+        source: its name in the seed network; None if it has none.
+        is_cut: whether it has fewer channels than there.
+        is_dilated: whether it is the weight of a convolution that the operation code dilates.
+    """
+
+    how: str
+    source: str | None = None
+    is_cut: bool = False
+    is_dilated: bool = False
+
+
+@dataclass(frozen=True)
+class RemapReport:
+    """What :func:`remap_backbone` did. Its text is a table.
+
+    Attributes:
+        origins: of every tensor of the target, by name.
+        unused: tensors of the seed network that are nowhere in the target.
+    """
+
+    origins: Mapping[str, Origin]
+    unused: tuple[str, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A summary for each stage, and in a stage supernet for each branch.
+
+        Each has "part" (the name of the module), "seed_blocks" (for each block the one that it was
+        filled from, or None), the number of tensors for each way in :class:`Origin`, and "cut" (how
+        many of them are cut).
+        """
+        rows: dict[str, dict[str, Any]] = {}
+        for name, origin in self.origins.items():
+            part = re.match(r"\w+(\.ops\.\d+(?=\.\d))?", name)[0]
+            row = rows.setdefault(
+                part, {"part": part, "seed_blocks": [], **dict.fromkeys((*HOWS, "cut"), 0)}
+            )
+            row[origin.how] += 1
+            row["cut"] += origin.is_cut
+            block = re.match(r"\.(\d+)\.", name.removeprefix(part))
+            if block is not None:
+                blocks = row["seed_blocks"]
+                blocks.extend([None] * (int(block[1]) + 1 - len(blocks)))
+                if origin.source is not None:
+                    blocks[int(block[1])] = int(IN_A_BLOCK.fullmatch(origin.source)["block"])
+        return list(rows.values())
+
+    def changes(self) -> dict[str, str]:
+        """What is not as in the seed network, in words, by the name of the stage."""
+        notes: dict[str, Counter[str]] = {}
+        for name, origin in self.origins.items():
+            stage = notes.setdefault(name.partition(".")[0], Counter())
+            stage["repeated"] += origin.how in ("repeated", "zeroed")
+            stage["initialised"] += origin.how == "initialised"
+            stage["cut"] += origin.is_cut
+            stage["dilated"] += origin.is_dilated
+        for place in self._unused_places():
+            stage, _, block = place.partition(".")
+            if stage in notes and block.isdigit():
+                notes[stage]["shortened"] += 1
+        return {stage: ", ".join(+counts) for stage, counts in notes.items() if +counts}
+
+    def __str__(self) -> str:
+        rows = [
+            [row["part"], _format_blocks(row["seed_blocks"]), *(row[h] for h in HOWS), row["cut"]]
+            for row in self.rows()
+        ]
+        headers = ["part", "seed blocks", *HOWS, "of these cut"]
+        align = ["left", "left", *["right"] * (len(headers) - 2)]
+        table = tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
+        return f"{table}\n\nnot used of the seed network: {self._format_unused()}"
+
+    def metadata(self) -> dict[str, str]:
+        """For the header of a file: the rows and the unused tensors, as JSON."""
+        return {"remap": json.dumps({"parts": self.rows(), "unused": self.unused})}
+
+    def _format_unused(self) -> str:
+        return ", ".join(self._unused_places()) or "nothing"
+
+    def _unused_places(self) -> list[str]:
+        """Blocks of which nothing is used, and layers of others."""
+        used = {_place(origin.source) for origin in self.origins.values() if origin.source}
+        unused = [
+            _place(name) if _place(name) not in used else name.rpartition(".")[0]
+            for name in self.unused
+        ]
+        return list(dict.fromkeys(unused))
+
+
+def _place(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+def _format_blocks(sources: list[int | None]) -> str:
+    """Such as "0-2, 2 x 4", for block 2 that fills the four behind it too."""
+    copied = [block for block, source in enumerate(sources) if source == block]
+    repeated = [source for block, source in enumerate(sources) if source not in (None, block)]
+    runs = [str(copied[0]) if len(copied) == 1 else f"0-{copied[-1]}"] if copied else []
+    if repeated:
+        runs.append(f"{repeated[0]} x {len(repeated)}")
+    if None in sources:
+        runs.append(f"none x {sources.count(None)}")
+    return ", ".join(runs)
