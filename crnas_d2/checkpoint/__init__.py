@@ -1,11 +1,13 @@
 from .checkpointer import CRCheckpointer
 from .inherit import inherit_subnet
+from .match_statistics import match_statistics
 from .remap import remap_backbone
 from .seed_network import read_seed_network, save_remapped
 
 __all__ = [
     "CRCheckpointer",
     "inherit_subnet",
+    "match_statistics",
     "read_seed_network",
     "remap_backbone",
     "save_remapped",

@@ -1,0 +1,89 @@
+"""Statistics of a remapped network's norms, so that its activations are those of the seed network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from .remap_report import RemapReport
+
+
+def match_statistics(
+    target: nn.Module, seed: nn.Module, report: RemapReport, images: torch.Tensor
+) -> None:
+    """Give each channel behind a norm the mean and variance that it has in the seed network.
+
+    Blocks that are gone, repeated or dilated change what reaches the layers behind them, for which
+    the statistics of their norms no longer fit. These are set anew, layer by layer in one forward
+    pass, so that the norms' outputs have, on some images, the mean and variance of the seed
+    network's (REPAIR; Jordan et al., 2023). No labels are needed, and the images need not be those
+    of the seed's training: unlike statistics that are simply taken anew on them, these leave an
+    unchanged network as it is. In training mode a batch norm does the like by itself; this is for
+    norms that are frozen, and for evaluation before any training.
+
+    Args:
+        target: the backbone with the weights of :func:`remap_backbone`. Running means and
+            variances of its norms are changed, in place.
+        seed: the network that they come from, as a module in evaluation mode.
+        report: what :func:`remap_backbone` said of them.
+        images: (N, channels, H, W), normalised as the networks expect.
+
+    Raises:
+        ValueError: a network has no norm with running statistics, or the target is a supernet or
+            has fewer channels.
+    """
+    sources = {
+        name.removesuffix(".running_mean"): origin.source.removesuffix(".running_mean")
+        for name, origin in report.origins.items()
+        if name.endswith(".running_mean") and origin.source is not None
+    }
+    if not sources:
+        raise ValueError(
+            "there is no norm with running statistics that comes from the seed network"
+        )
+    if any(".ops." in name for name in report.origins):
+        raise ValueError("the target is a supernet; expected one network, whose norms see one path")
+    if any(origin.is_cut for origin in report.origins.values()):
+        raise ValueError("the target has fewer channels than the seed network; expected as many")
+    expected: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def keep(name: str, norm: nn.Module, x: torch.Tensor) -> None:
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        scale = (norm.running_var + norm.eps).rsqrt()
+        expected[name] = (mean - norm.running_mean) * scale, variance.sqrt() * scale
+
+    def match(name: str, norm: nn.Module, x: torch.Tensor) -> None:
+        if name not in sources:
+            return
+        mean, deviation = expected[sources[name]]
+        variance, own_mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        alive = (deviation > 0) & (variance > 0)
+        matched = torch.where(alive, variance / deviation.square(), norm.running_var + norm.eps)
+        norm.running_var.copy_((matched - norm.eps).clamp(min=0))
+        norm.running_mean.copy_(own_mean - mean * (norm.running_var + norm.eps).sqrt())
+
+    with torch.no_grad():
+        with _before_each_norm(seed, keep):
+            seed(images)
+        with _before_each_norm(target, match):
+            target(images)
+
+
+@contextlib.contextmanager
+def _before_each_norm(
+    network: nn.Module, do: Callable[[str, nn.Module, torch.Tensor], None]
+) -> Iterator[None]:
+    """Within it, ``do`` gets name, norm and input of each norm that runs."""
+    hooks = [
+        module.register_forward_pre_hook(lambda norm, inputs, name=name: do(name, norm, inputs[0]))
+        for name, module in network.named_modules()
+        if hasattr(module, "running_mean")
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
