@@ -34,4 +34,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # By this name spawned processes import it first, not Detectron2, which torch would warn of
+    __spec__ = sys.modules[__package__].__spec__
     main()

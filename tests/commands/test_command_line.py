@@ -42,9 +42,10 @@ def folder(monkeypatch, tmp_path):
     return tmp_path
 
 
-def run(*command):
+def run(*command, warnings=False):
+    interpreter = [sys.executable] if warnings else [sys.executable, "-W", "ignore"]
     return subprocess.run(
-        [sys.executable, "-W", "ignore", *map(str, command)],
+        [*interpreter, *map(str, command)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -136,6 +137,18 @@ def test_of_a_process(launcher):
         f"{program}: error: config file 'no.yaml': no such file, and none of that name comes with "
         "crnas_d2\n"
     )
+
+
+def test_of_two_processes():
+    """Nothing is said but the sentence, by none of them."""
+    done = run(
+        "-m", "crnas_d2", "train", "--config-file", "no.yaml", "--num-gpus", 2, warnings=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "crnas train: error: config file 'no.yaml': no such file, and none of that name comes with "
+        "crnas_d2"
+    ]
 
 
 def test_of_an_unexpected_fault(monkeypatch, capsys):
