@@ -216,8 +216,12 @@ def _check_best_metric(cfg: CfgNode) -> None:
             "DATASETS.TEST, or MODEL.SUPERNET.TEST_PATHS of a supernet, is empty"
         )
     if metric not in names:
-        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        raise ValueError(f"TEST.BEST_METRIC is {metric!r}; expected one of {shown}")
+        raise ValueError(f"TEST.BEST_METRIC is {metric!r}; expected one of {shown_names(names)}")
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """The first of them."""
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
 def list_results(cfg: CfgNode) -> list[str]:
@@ -229,7 +233,7 @@ def list_results(cfg: CfgNode) -> list[str]:
     names = [
         f"{name}/{result}" if len(cfg.DATASETS.TEST) > 1 else result
         for name in cfg.DATASETS.TEST
-        for result in _results_of(name, cfg)
+        for result in results_of(name, cfg)
     ]
     if "supernet" not in cfg.MODEL.BACKBONE.NAME:
         return names
@@ -237,7 +241,8 @@ def list_results(cfg: CfgNode) -> list[str]:
     return [f"{path}/{name}" for path in paths for name in names]
 
 
-def _results_of(dataset_name: str, cfg: CfgNode) -> list[str]:
+def results_of(dataset_name: str, cfg: CfgNode) -> list[str]:
+    """The names of what a test of one network on one data set results in, such as "bbox/AP"."""
     _, kind = _kind_of(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
     proposes = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"

@@ -39,7 +39,7 @@ from .recipe import Recipe
 from .records import Network, StepRecord, work_of
 from .result import read_architecture, write_architecture
 from .roles import check_roles
-from .step import planned_evaluations, run_search, settled
+from .step import check_metric, planned_evaluations, run_search, settled
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class Procedure:
             check_config(cfg, not step.searches, has_weights=bool(step.weights))
             check_evaluation(cfg, not step.searches)
             if step.searches:
-                settled(cfg)
+                check_metric(settled(cfg))
         if comm.is_main_process():
             check_data(self._uses_of_data())
         comm.synchronize()  # as the next thing is that files are written

@@ -20,6 +20,7 @@ from ..architecture import Architecture
 from ..checkpoint.trained import load_trained
 from ..config import flatten_config, get_architecture
 from ..engine import CRTrainer
+from ..engine.evaluators import results_of, shown_names
 from ..engine.trainer import without_sync_bn
 from ..files import file_sha256
 from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space, get_stage_space
@@ -68,6 +69,7 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
         RuntimeError: every architecture failed.
     """
     cfg = settled(cfg)
+    check_metric(cfg)
     sha256 = file_sha256(cfg.MODEL.WEIGHTS)
     model = CRTrainer.build_model(without_sync_bn(cfg, "an evaluation needs no other"))
     load_trained(model, cfg, cfg.MODEL.WEIGHTS, part=model)
@@ -118,8 +120,6 @@ def settled(cfg: CfgNode) -> CfgNode:
         )
     if search.AMP and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SEARCH.AMP is True; expected False, as there is no GPU")
-    if search.METRIC.startswith("segm/") and not cfg.MODEL.MASK_ON:
-        raise ValueError(f"SEARCH.METRIC is {search.METRIC!r}, and MODEL.MASK_ON is False")
     if search.RACING.ENABLED:
         _check_racing(search, of_stages)
     if len(cfg.DATASETS.TEST) != 1:
@@ -136,6 +136,34 @@ def settled(cfg: CfgNode) -> CfgNode:
             raise ValueError(f"{name} is {node[key]}; expected at least 1")
     cfg.freeze()
     return cfg
+
+
+def check_metric(cfg: CfgNode) -> None:
+    """Check that there will be a ``SEARCH.METRIC`` to rank by.
+
+    Args:
+        cfg: :func:`settled`, its data sets registered.
+
+    Raises:
+        ValueError: archval is not scored as COCO, or has no such result.
+    """
+    (archval,) = cfg.DATASETS.TEST
+    kind = MetadataCatalog.get(archval).get("evaluator_type")
+    if kind != "coco":
+        raise ValueError(
+            f"the test set {archval!r} of a search has evaluator_type {kind!r}; expected 'coco'"
+        )
+    metric = cfg.SEARCH.METRIC
+    names = [name for name in results_of(archval, cfg) if name.startswith(("bbox/", "segm/"))]
+    if metric.startswith("segm/") and not cfg.MODEL.MASK_ON:
+        raise ValueError(f"SEARCH.METRIC is {metric!r}, and MODEL.MASK_ON is False")
+    if not names:
+        raise ValueError(
+            f"SEARCH.METRIC is {metric!r}; MODEL.META_ARCHITECTURE "
+            f"{cfg.MODEL.META_ARCHITECTURE!r} gives no boxes of classes"
+        )
+    if metric not in names:
+        raise ValueError(f"SEARCH.METRIC is {metric!r}; expected one of {shown_names(names)}")
 
 
 def _check_racing(search: CfgNode, of_stages: bool) -> None:

@@ -9,8 +9,9 @@ from tiny_search import build, build_subnet, load, some_paths, write_search_conf
 from crnas_d2.engine.hooks import find_supernet
 from crnas_d2.search.evaluator import ArchitectureEvaluator, _draw_images
 from crnas_d2.search.recalibration import active_norms, recalibrate
-from crnas_d2.search.step import settled
+from crnas_d2.search.step import check_metric, settled
 from detectron2.data import (
+    MetadataCatalog,
     DatasetMapper,
     build_detection_test_loader,
     get_detection_dataset_dicts,
@@ -215,17 +216,28 @@ def test_a_path_that_is_not_finite_fails_alone(config):
 
 
 def test_faults_are_told(config):
-    with pytest.raises(ValueError, match="SEARCH.METRIC is 'bbox/APx'; expected one of bbox/AP, "):
-        cfg = load(config, "SEARCH.METRIC", "bbox/APx")
-        evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))
-        evaluator.evaluate(some_paths(evaluator.space, 1))
     for key, value, message in (
         ("SEARCH.BN.MODE", "fixed", "SEARCH.BN.MODE is 'fixed'; expected one of 'auto'"),
         ("SEARCH.STRATEGY", "best", "SEARCH.STRATEGY is 'best'"),
         ("SEARCH.METRIC", "segm/AP", "MODEL.MASK_ON is False"),
+        ("SEARCH.METRIC", "bbox/APx", "SEARCH.METRIC is 'bbox/APx'; expected one of bbox/AP, "),
+        (
+            "SEARCH.METRIC",
+            "bbox/AP-green",
+            "expected one of bbox/AP, .* bbox/AP-red, bbox/AP-blue$",
+        ),
+        ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "'ProposalNetwork' gives no boxes"),
         ("SEARCH.AMP", True, "there is no GPU"),
         ("SEARCH.GROUP_SIZE", 0, "SEARCH.GROUP_SIZE is 0; expected at least 1"),
         ("SEARCH.BN.BATCHES", 0, "SEARCH.BN.BATCHES is 0; expected at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            settled(load(config, key, value))
+            check_metric(settled(load(config, key, value)))
+    cfg = load(config, "SEARCH.METRIC", "bbox/AP-red")
+    check_metric(settled(cfg))
+    archval = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    MetadataCatalog.get("as_lvis").set(evaluator_type="lvis", json_file=archval.json_file)
+    cfg.DATASETS.TEST = ("as_lvis",)
+    with pytest.raises(ValueError, match="'as_lvis' of a search has evaluator_type 'lvis'; exp"):
+        check_metric(settled(cfg))
+    MetadataCatalog.remove("as_lvis")

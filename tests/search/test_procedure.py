@@ -190,6 +190,7 @@ def test_faults_of_a_later_step_are_told_before_the_first(recipe, tmp_path):
     for key, value, message in (
         ("SEARCH.FINAL", "nowhere.yaml", "recipe.yaml: SEARCH.FINAL is 'nowhere.yaml'"),
         ("SEARCH.BN.MODE", "other", "SEARCH.BN.MODE is 'other'"),
+        ("SEARCH.METRIC", "bbox/ap", "SEARCH.METRIC is 'bbox/ap'; expected one of bbox/AP, "),
         ("DATASETS.ARCHVAL.SIZE", 12, "archval"),
         ("MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.BACKBONE.FREEZE_AT is 2"),
         ("TEST.AUG.ENABLED", True, "TEST.AUG.ENABLED is True; expected False for"),
