@@ -173,7 +173,10 @@ class _Page:
             pictures = self._attempt("pictures", part, draw_pictures, networks, pictured_set)
         start = self._attempt("use", "reading of its config", read_config, final) if final else None
         curves = ("training curves", draw_curves, self.steps, networks, last.metric)
-        fields = ("effective receptive fields", draw_fields, networks, last.cfg)
+        fields = []
+        if all(step.done for step in self.steps):  # made once, they take as long as all the rest
+            part = "effective receptive fields"
+            fields = self._charts("networks", part, draw_fields, networks, last.cfg)
         return {
             "themes": THEMES,
             "title": f"Architecture search in {os.path.basename(os.path.abspath(self.folder))}",
@@ -192,7 +195,7 @@ class _Page:
             "pictures": pictures or [],
             "pictured_set": pictured_set,
             "lowest_score": LOWEST_SCORE,
-            "fields": self._charts("networks", *fields),
+            "fields": fields,
             "final_config": final,
             "start": start.MODEL.WEIGHTS if start else "",
             "use": how_to_use(self.folder, final, *networks) if final else {},
