@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_backbone
 
-from ..analysis.flops import INPUT_SIZE, PROPOSALS, DetectorCost, analyze_detector
+from ..analysis.flops import INPUT_SIZE, PROPOSALS, DetectorCost, ModuleCost, analyze_detector
 from ..search.records import Network
 
 Size = tuple[int, int]  # height and width
@@ -104,19 +104,19 @@ class Costs:
         )
         return f"{sentence}; {origin}, is " + ("the same." if str(size) == paper else "the other.")
 
-    def table(self) -> list[dict[str, Any]]:
-        """A row for each module, the one of the whole detector last; numbers in pairs."""
-        at_sizes = list(self.by_size.values())
-        # Two networks that differ in the codes of their backbones have the same modules.
-        matched = list(zip(*(cost.modules for costs in at_sizes for cost in costs), strict=True))
-        rows = [(modules[0].part, modules[0].name, modules) for modules in matched]
-        rows.append(("detector", "", tuple(cost for costs in at_sizes for cost in costs)))
-        return [
-            {
-                "part": part,
-                "name": name,
-                "macs": [(b.macs, f.macs) for b, f in zip(costs[::2], costs[1::2])],
-                "parameters": (costs[0].parameters, costs[1].parameters),
-            }
-            for part, name, costs in rows
-        ]
+    def tables(self) -> Iterator[tuple[str, list[tuple[str, float, float]]]]:
+        """GMACs at each size, then millions of parameters: a title, and for each module its name and
+        the numbers of the two; the last row is the whole detector."""
+        for size, pair in self.by_size.items():
+            yield f"GMACs, {size}", _rows(pair, lambda cost: cost.macs / 1e9)
+        costs = [network.cost for network in self.networks]
+        yield "M parameters", _rows(costs, lambda cost: cost.parameters / 1e6)
+
+
+def _rows(
+    pair: Sequence[DetectorCost], number: Callable[[DetectorCost | ModuleCost], float]
+) -> list[tuple[str, float, float]]:
+    # Two networks that differ in the codes of their backbones have the same modules.
+    modules = zip(*(cost.modules for cost in pair), strict=True)
+    rows = [(b.name, number(b), number(f)) for b, f in modules]
+    return [*rows, ("detector", *map(number, pair))]

@@ -17,7 +17,7 @@ def step_row(step: StepRecord) -> dict[str, Any]:
     return {
         **vars(step),
         "seconds": step.seconds or 0.0,
-        "outcome": ", ".join(f"{name} {value:.1f}" for name, value in _main(step.results)),
+        "outcome": ", ".join(f"{name} {value:.2f}" for name, value in _main(step.results)),
     }
 
 
@@ -92,7 +92,7 @@ def network_rows(baseline: Network, found: Network, costs: Costs | None) -> list
     ]
     metrics = {**baseline.main_metrics, **found.main_metrics}
     rows += [
-        _difference(name, baseline.main_metrics.get(name), found.main_metrics.get(name), 1)
+        _difference(name, baseline.main_metrics.get(name), found.main_metrics.get(name), 2)
         for name in metrics
     ]
     if costs:
@@ -129,12 +129,12 @@ def compare(metric: str, baseline: Network, found: Network) -> dict[str, Any] | 
     ]
     if not all(map(math.isfinite, values)):
         return None
-    text = format_change(values[1] - values[0], 1)
+    change = values[1] - values[0]
     words = {"+": "better than", "-": "worse than", "0": "as good as"}
     return {
         "metric": metric,
         "baseline": values[0],
         "found": values[1],
-        "difference": text,
-        "words": words[text[0]],
+        "difference": format_change(change, 2),
+        "words": words[format_change(change, 1)[0]],
     }

@@ -58,10 +58,16 @@ def test_costs_at_both_sizes():
         assert before == analyze_detector(networks[0].cfg, size)
         assert after == analyze_detector(networks[1].cfg, size)
     assert "100 x 200, resized to 667 x 1333, padded to 672 x 1344, is the other" in costs.explain()
-    *modules, total = costs.table()
-    for i in (0, 1):
-        assert total["macs"][i] == tuple(sum(row["macs"][i][n] for row in modules) for n in (0, 1))
-    assert total["parameters"] == tuple(network.cost.parameters for network in networks)
+    tables = dict(costs.tables())
+    assert list(tables) == ["GMACs, 800 x 1088", "GMACs, 672 x 1344", "M parameters"]
+    for size, (before, after) in costs.by_size.items():
+        *modules, total = tables[f"GMACs, {size}"]
+        assert total == ("detector", before.macs / 1e9, after.macs / 1e9)
+        assert [name for name, *_ in modules] == [module.name for module in before.modules]
+        for i in (1, 2):
+            assert sum(row[i] for row in modules) == pytest.approx(total[i])
+    parameters = [network.cost.parameters / 1e6 for network in networks]
+    assert tables["M parameters"][-1] == ("detector", *parameters)
 
 
 def test_the_paper_s_size_is_there_once():

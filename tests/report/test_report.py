@@ -42,7 +42,7 @@ def test_steps(procedure_page):
         assert row["time"] == format_duration(results_of(folder, row["step"])["seconds"])
     by_step = {row["step"]: row for row in rows}
     score = results_of(folder, "operation_search")["results"]["bbox/AP"]
-    assert by_step["operation_search"]["result"] == f"bbox/AP {score:.1f}"
+    assert by_step["operation_search"]["result"] == f"bbox/AP {score:.2f}"
     assert by_step["final"]["size"] == "6 iterations x 2 images"
 
 
@@ -80,21 +80,22 @@ def test_networks_and_cost(procedure_page):
         cfg = read_config(str(folder / step / "config.yaml"))
         setup_datasets(cfg)
         results = results_of(folder, step)["results"]["bbox"]
-        assert rows["bbox AP"][network] == f"{results['AP']:.1f}"
+        assert rows["bbox AP"][network] == f"{results['AP']:.2f}"
         assert rows["stage code"][network] == format_code(cfg.MODEL.CR.STAGE_CODE)
         # All images are of 64 x 64 or of a size that becomes 64 x 85 or 85 x 64.
         costs[network] = [analyze_detector(cfg, size) for size in ((800, 1088), (64, 64))]
-    _, _, *module_rows = next(t for t in page.tables if t[1][0] == "part")
-    modules = {(part, name): numbers for part, name, *numbers in module_rows}
-    assert len(modules) == len(costs["found"][0].modules) + 1
+    *multiply_adds, parameters = (rows for head, *rows in page.tables if head[0] == "module")
     for i, size in enumerate(("800 x 1088", "64 x 64")):
         pair = [costs[network][i] for network in ("baseline", "found")]
         check_numbers(list(rows[f"GMACs, {size}"].values())[1:], [cost.macs / 1e9 for cost in pair])
-        for before, after in zip(*(cost.modules for cost in pair)):
-            numbers = modules[before.part, before.name]
-            check_numbers(numbers[3 * i : 3 * i + 3], [m.macs / 1e9 for m in (before, after)])
-            check_numbers(numbers[6:], [m.parameters / 1e6 for m in (before, after)])
-        check_numbers(modules["detector", ""][3 * i : 3 * i + 3], [c.macs / 1e9 for c in pair])
+        *modules, total = multiply_adds[i]
+        assert len(modules) == len(pair[0].modules)
+        for (name, *numbers), before, after in zip(modules, *(cost.modules for cost in pair)):
+            assert name == before.name
+            check_numbers(numbers, [m.macs / 1e9 for m in (before, after)])
+        check_numbers(total[1:], [cost.macs / 1e9 for cost in pair])
+    for (_, *numbers), before, after in zip(parameters, *(c.modules for c in pair)):
+        check_numbers(numbers, [m.parameters / 1e6 for m in (before, after)])
     pair = [costs[network][0].parameters / 1e6 for network in ("baseline", "found")]
     check_numbers(list(rows["M parameters"].values())[1:], pair)
     assert f"{pair[1]:.2f} M" in page.text
@@ -167,7 +168,7 @@ def test_the_answer_is_told_first(procedure_page):
     start = text.index("What was found is")
     assert start < text.index("Baseline and found")
     answer = text[start : start + 300]
-    assert f"bbox/AP {found:.1f} against {baseline:.1f}" in answer and "one seed" in answer
+    assert f"bbox/AP {found:.2f} against {baseline:.2f}" in answer and "one seed" in answer
 
 
 def network(name, results, tests=("first",)):
@@ -179,10 +180,11 @@ def network(name, results, tests=("first",)):
 @pytest.mark.parametrize(
     "found, words, difference",
     [
-        (31.26, "better than", "+1.3"),
-        (29.9, "worse than", "-0.1"),
-        (30.04, "as good as", "0"),
-        (29.96, "as good as", "0"),
+        (31.263, "better than", "+1.26"),
+        (29.9, "worse than", "-0.10"),
+        (30.04, "as good as", "+0.04"),
+        (29.96, "as good as", "-0.04"),
+        (30.004, "as good as", "0"),
     ],
 )
 def test_words_of_a_comparison(found, words, difference):
@@ -203,10 +205,10 @@ def test_several_test_sets():
     for name, ap in (("baseline", 30.0), ("found", 31.0)):
         results = {"first": {"bbox": {"AP": ap, "AP-cat": 5.0}}, "second": {"bbox": {"AP": 0.0}}}
         pair.append(network(name, results, ("first", "second")))
-    assert compare("bbox/AP", *pair)["difference"] == "+1.0"
+    assert compare("bbox/AP", *pair)["difference"] == "+1.00"
     assert pair[1].main_metrics == {"bbox AP": 31.0}
     step = StepRecord("final", "", "", False, "", "", done=True, results=pair[1].results)
-    assert step_row(step)["outcome"] == "first/bbox/AP 31.0, second/bbox/AP 0.0"
+    assert step_row(step)["outcome"] == "first/bbox/AP 31.00, second/bbox/AP 0.00"
 
 
 def remake(page, name, *, without=()):
@@ -374,6 +376,7 @@ def test_before_the_end(procedure_page, tmp_path):
     assert [row["time"] == "open" for row in page.table("image passes")] == [False] * 3 + [True] * 4
     assert "operation" not in page.ids and "stage" in page.ids
     assert "not comparable to a trained detector" in page.text
+    assert "Effective receptive fields" not in page.text  # made once, at the end
 
 
 @pytest.mark.parametrize(
