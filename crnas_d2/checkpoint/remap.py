@@ -40,7 +40,10 @@ class _Kind:
 
 
 def remap_backbone(
-    seed: Mapping[str, torch.Tensor], target: nn.Module, function_preserving: bool = False
+    seed: Mapping[str, torch.Tensor],
+    target: nn.Module,
+    function_preserving: bool = False,
+    interpolate_dilated: bool = False,
 ) -> tuple[StateDict, RemapReport]:
     """Fill a network or a supernet with the weights of a trained one of the same family.
 
@@ -69,6 +72,9 @@ def remap_backbone(
             dropped blocks and other dilations the target computes what the seed network does. A
             frozen norm could never get away from that: there its convolution, its mean and its
             bias are zero.
+        interpolate_dilated: give a dilated convolution, instead of the weights as they are, those
+            that do to an input what the plain ones do wherever it is bilinear between the places
+            that are sampled. The seed's own convolutions are taken to be plain.
 
     Returns:
         The state dict of the target backbone, without a classifier's layer and the counters
@@ -91,7 +97,7 @@ def remap_backbone(
     fresh, seed = _of_stages(fresh, kind), _of_stages(seed, kind)
     depths = _count_blocks(seed)
     zeroed = _zeroed_tensors(backbone, depths, kind) if function_preserving else set()
-    dilated = _dilated_convolutions(backbone, kind)
+    dilations = _find_dilations(backbone, kind)
 
     weights, origins = {}, {}
     for name, tensor in fresh.items():
@@ -103,9 +109,12 @@ def remap_backbone(
         elif origin.source in seed:
             source = seed[origin.source]
             weights[name] = torch.empty_like(tensor)
-            weights[name].copy_(_cut(source, tensor.shape, origin.source, kind.num_groups))
+            cut = _cut(source, tensor.shape, origin.source, kind.num_groups)
+            if interpolate_dilated and name in dilations:
+                cut = _interpolate(cut, dilations[name])
+            weights[name].copy_(cut)
             is_cut = source.shape != tensor.shape
-            origin = Origin(origin.how, origin.source, is_cut, name in dilated)
+            origin = Origin(origin.how, origin.source, is_cut, name in dilations)
         elif origin.source.startswith("res2.0.shortcut."):  # where its channels stay the same
             weights[name], origin = tensor.clone(), Origin("initialised")
         else:
@@ -203,26 +212,32 @@ def _zeroed_tensors(backbone: nn.Module, depths: Mapping[str, int], kind: _Kind)
     return names
 
 
-def _dilated_convolutions(backbone: nn.Module, kind: _Kind) -> set[str]:
-    """Names of the weights to which the operation code gives a dilation."""
+def _find_dilations(backbone: nn.Module, kind: _Kind) -> dict[str, int]:
+    """The dilations above 1 of the operation code, by the name of the convolution's weight."""
     layer = CHOICE_LAYERS[kind.block]
     if isinstance(backbone, DilationSupernet):
         return {
-            f"{name}.ops.{operation}.weight"
+            f"{name}.ops.{operation}.weight": int(operation) + 1
             for name, module in backbone.named_modules()
             if name.endswith(f".{layer}")
             for operation in module.ops
             if operation != "0"
         }
     if isinstance(backbone, Supernet):
-        return set()
-    stages = zip(FAMILIES[kind.family].stages, backbone.architecture.operations)
+        return {}
     return {
-        f"{stage}.{block}.{layer}.weight"
-        for stage, operations in stages
-        for block, operation in enumerate(operations)
-        if operation
+        f"{stage}.{block}.{layer}.weight": dilation
+        for stage, dilations in zip(FAMILIES[kind.family].stages, backbone.architecture.dilations)
+        for block, dilation in enumerate(dilations)
+        if dilation > 1
     }
+
+
+def _interpolate(kernel: torch.Tensor, dilation: int) -> torch.Tensor:
+    """Each weight, shared among the sampled places beside its own by their nearness."""
+    near = 1 / dilation
+    shares = kernel.new_tensor([[near, 0, 0], [1 - near, 1, 1 - near], [0, 0, near]])
+    return shares @ kernel @ shares.T
 
 
 def _cut(tensor: torch.Tensor, shape: torch.Size, name: str, num_groups: int) -> torch.Tensor:

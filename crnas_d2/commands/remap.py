@@ -51,6 +51,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "or, where the config freezes norms, their last convolution",
     )
     parser.add_argument(
+        "--interpolate-dilated",
+        action="store_true",
+        help="give dilated convolutions weights that do to a smooth input what the plain ones do",
+    )
+    parser.add_argument(
         "--init-seed", type=int, default=0, help="of the values that nothing is there for"
     )
     parser.add_argument(
@@ -73,7 +78,9 @@ def remap(args: argparse.Namespace) -> None:
 
     torch.manual_seed(args.init_seed)
     target = build_backbone(cfg) if cfg else seed.build(args.stage_code, args.operation_code)
-    weights, report = remap_backbone(seed.weights, target, args.function_preserving)
+    weights, report = remap_backbone(
+        seed.weights, target, args.function_preserving, args.interpolate_dilated
+    )
     save_remapped(args.output, weights, report, seed)
 
     size = sum(tensor.numel() for tensor in weights.values())

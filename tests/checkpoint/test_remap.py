@@ -151,6 +151,47 @@ def test_dilated_convolutions_take_the_plain_weights():
     assert_same(weights, without_counters(seed))
 
 
+@pytest.mark.parametrize("step", [None, "dilation"])
+@EACH
+def test_interpolated_kernels_do_the_same_to_a_bilinear_input(kind, step):
+    """As the plain ones, away from the border, where both see what lies outside as zero."""
+    seed = make_seed(kind).double()
+    code = SEED_CODES[family_of(kind)]
+    if step is None:
+        operations = [0, *[1, 2] * 2, *[1] * (sum(code) - 5)]
+        if kind == "mobilenetv2":
+            operations[-2:] = [0, 0]  # of its tail
+        target = build(kind, code, operation_code=operations).double()
+    else:
+        target = make_supernet(step, kind).double()
+        seed = make_seed(kind, stage_code=target.space.stage_code).double()
+    plain, _ = remap_backbone(seed.state_dict(), target)
+    weights, report = remap_backbone(seed.state_dict(), target, interpolate_dilated=True)
+    dilated = [name for name, origin in report.origins.items() if origin.is_dilated]
+    assert len(dilated) > 3
+    for name, tensor in weights.items():
+        if name not in dilated:
+            assert torch.equal(tensor, plain[name])
+    row, column = (torch.arange(24.0, dtype=torch.float64) for _ in range(2))
+    met = set()
+    for name in dilated:
+        conv = target.get_submodule(name.removesuffix(".weight"))
+        dilation = conv.dilation[0]
+        met.add(dilation)
+        shape = (1, conv.in_channels, 1, 1)
+        a, b, c, d = torch.randn(4, *shape, dtype=torch.float64)
+        x = a + b * row[:, None] + c * column + d * row[:, None] * column
+        options = {"groups": conv.groups, "dilation": dilation}
+        own = torch.nn.functional.conv2d(x, weights[name], **options)
+        theirs = torch.nn.functional.conv2d(x, plain[name], groups=conv.groups)
+        inner = theirs[:, :, dilation - 1 : 1 - dilation, dilation - 1 : 1 - dilation]
+        torch.testing.assert_close(own, inner)
+        assert not torch.allclose(
+            torch.nn.functional.conv2d(x, plain[name], **options), inner, rtol=0.01
+        )
+    assert met == {2, 3}
+
+
 # What the networks compute ------------------------------------------------------------------------
 
 

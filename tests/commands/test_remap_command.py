@@ -142,6 +142,10 @@ def test_operation_code_and_function_preserving(run, refused):
     assert ["res5", "0-1, 1 x 1", "25", "8", "2", "0", "0"] in cells(printed)
     weights = load_file("out.safetensors")
     assert not weights["res5.2.conv2.norm.weight"].any()
+    name = "res5.2.conv2.weight"  # of dilation 3, so that 1/9 of a corner stays at its place
+    run("in.pth", "c.safetensors", *codes, "--interpolate-dilated")
+    corner = load_file("c.safetensors")[name][..., 0, 0]
+    torch.testing.assert_close(corner, weights[name][..., 0, 0] / 9)
     with refused("operation code .* has 1 entries; expected 9"):
         run("in.pth", "b.safetensors", *codes[:5], "--operation-code", "1")
 
