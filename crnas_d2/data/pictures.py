@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
@@ -100,6 +100,8 @@ def read_picture(path: str) -> np.ndarray:
     """
     try:
         return read_image(path, format="RGB")
+    except UnidentifiedImageError as error:  # its own words show a Python object
+        raise UnreadableError(f"{path}: it is no picture that Pillow can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableError(f"{path}: {error}") from error
 

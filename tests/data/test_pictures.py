@@ -89,7 +89,7 @@ def test_damaged_pictures(tmp_path):
     content = path.read_bytes()
     for damaged in (b"", b"no picture", content[: len(content) // 2]):
         path.write_bytes(damaged)
-        with pytest.raises(UnreadableError, match="a.jpg: "):
+        with pytest.raises(UnreadableError, match="a.jpg: [^<]+$"):  # no Python object
             read_picture(str(path))
     with pytest.raises(UnreadableError, match="absent.jpg"):
         read_picture(str(tmp_path / "absent.jpg"))
