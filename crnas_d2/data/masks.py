@@ -29,7 +29,17 @@ def mask_fault(segmentation: Any, size: tuple[int, int] | None) -> str | None:
     if type(segmentation) is not list:
         return f"segmentation is {short(segmentation)}; {EXPECTED}"
     faults = (_polygon_fault(points, size) for points in segmentation)
-    return next(filter(None, faults), None)
+    return next(filter(None, faults), None) or _points_fault(segmentation, size)
+
+
+def _points_fault(polygons: list[list[float]], size: tuple[int, int] | None) -> str | None:
+    count = sum(map(len, polygons)) // 2
+    if size is None or count <= _edges(size):
+        return None
+    return (
+        f"segmentation has {len(polygons)} polygons of {count} points in all; expected at most "
+        f"{_edges(size)} points, the edges of all pixels of the image of {size[0]} x {size[1]}"
+    )
 
 
 def _polygon_fault(points: Any, size: tuple[int, int] | None) -> str | None:
@@ -49,7 +59,7 @@ def _polygon_fault(points: Any, size: tuple[int, int] | None) -> str | None:
         extents.append(most - least)
 
     # An outline that runs along pixels takes each of their edges once.
-    edges = 2 * size[0] * size[1] + size[0] + size[1]
+    edges = _edges(size)
     count = len(points) // 2
     # pycocotools keeps a point for each fifth of a pixel.
     if count > edges or (count * max(extents) > edges and _outline(points) > edges):
@@ -59,6 +69,11 @@ def _polygon_fault(points: Any, size: tuple[int, int] | None) -> str | None:
             f"{size[0]} x {size[1]}"
         )
     return None
+
+
+def _edges(size: tuple[int, int]) -> int:
+    """Of all pixels of an image, inner ones once."""
+    return 2 * size[0] * size[1] + size[0] + size[1]
 
 
 def _is_polygon(points: Any) -> bool:

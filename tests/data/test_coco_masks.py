@@ -44,6 +44,16 @@ def test_polygons_that_cannot_be_drawn(polygon, message):
     assert re.search(f"segmentation .*{message}", mask_fault([good, polygon], SIZE))
 
 
+def test_more_polygons_than_can_be_drawn():
+    """They are drawn one after the other: a million small ones take minutes."""
+    triangle = [1, 1, 9, 1, 9, 9]
+    assert mask_fault([triangle] * (2470 // 3), SIZE) is None
+    message = mask_fault([triangle] * (2470 // 3 + 1), SIZE)
+    assert message.startswith(
+        "segmentation has 824 polygons of 2472 points in all; expected at most 2470 points"
+    )
+
+
 @pytest.mark.parametrize(
     "polygon",
     [
