@@ -104,7 +104,7 @@ def read_run(folder: str) -> Run:
     paths = [os.path.join(folder, name) for name in (CONFIG_FILE, METRICS_FILE)]
     for path in paths:
         if not PathManager.isfile(path):
-            raise FileNotFoundError(f"{path}: no such file; expected an OUTPUT_DIR of train_net.py")
+            raise FileNotFoundError(f"{path}: no such file; expected the OUTPUT_DIR of a training")
     cfg = read_config(paths[0])
     if not cfg.DATASETS.TEST:
         raise ValueError(f"{paths[0]}: DATASETS.TEST is empty, expected a data set with results")
