@@ -97,7 +97,7 @@ def test_data_sets_are_not_mixed(tool, refused, tmp_path):
 
 
 def test_folder_that_is_no_run(tool, refused, tmp_path):
-    with refused("config.yaml: no such file; expected an OUTPUT_DIR"):
+    with refused("config.yaml: no such file; expected the OUTPUT_DIR of a training"):
         tool.main(["flops", str(tmp_path), "--output", "x.svg"])
 
 
