@@ -115,7 +115,7 @@ def test_seeds_of_one_network_are_together(tmp_path):
 
 def test_missing_files(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="absent/config.yaml: no such file; expected an OUT"
+        FileNotFoundError, match="absent/config.yaml: no such file; expected the OUTPUT_DIR"
     ):
         read_run(str(tmp_path / "absent"))
     folder = make_detector(tmp_path / "run", 1.0)
