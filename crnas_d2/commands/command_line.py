@@ -49,6 +49,9 @@ def run_parser(doc: str) -> argparse.ArgumentParser:
     description, examples = _split(doc)
     parser = default_argument_parser()
     parser.set_defaults(dist_url="auto")
+    parser.add_argument(
+        "--verbose", action="store_true", help="show on the terminal all that log.txt has"
+    )
     return _complete(parser, description, examples)
 
 

@@ -36,9 +36,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="with --dry-run: run some mini-batches of each step, and tell how long it will take",
     )
-    parser.add_argument(
-        "--verbose", action="store_true", help="show on the terminal all that log.txt has"
-    )
     parser.set_defaults(eval_only=True)  # of the supernet; there is nothing to train or to resume
     args = parse_run(parser, argv)
     if args.measure and not args.dry_run:

@@ -27,12 +27,7 @@ logger = logging.getLogger(__name__)
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = run_parser(__doc__)
-    parser.add_argument(
-        "--verbose", action="store_true", help="show on the terminal all that log.txt has"
-    )
-    args = parse_run(parser, argv)
-    launch(train, args)
+    launch(train, parse_run(run_parser(__doc__), argv))
 
 
 def train(args: argparse.Namespace) -> dict | None:

@@ -293,6 +293,8 @@ def test_what_goes_on_with_resume(tool, monkeypatch, tmp_path):
     assert (after.program, after.arguments) == (("train_net.py",), ("--resume", *command))
     assert after.checkpoint().function == after
     assert parse(tool, "train", *command) == replace(task, program=("-m", "crnas_d2", "train"))
+    shown = ("--verbose", "--traceback", *command)
+    assert parse(tool, "train", *shown).arguments == shown
     for unchanged in (
         ("train_net.py", "--eval-only", *command),
         ("train_net.py", "--resume", *command),
