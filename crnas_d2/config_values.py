@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode as CN
@@ -19,7 +19,8 @@ KINDS = {
     tuple: "a list",
 }
 
-# Keys that are paths, and data sets: lists whose entries have a name and then so many paths.
+# Keys that are paths, and the keys below DATASETS of own data sets: lists whose entries have a name
+# and then so many paths.
 PATHS = (
     "MODEL.WEIGHTS",
     "OUTPUT_DIR",
@@ -31,7 +32,7 @@ PATHS = (
     "SEARCH.RECIPE.DILATION_SUPERNET",
     "SEARCH.RECIPE.FINAL_PRETRAINING",
 )
-DATA_SETS = {"DATASETS.COCO_JSON": 2, "DATASETS.IMAGE_FOLDERS": 1, "DATASETS.VOC_DIRS": 1}
+DATA_SETS = {"COCO_JSON": 2, "IMAGE_FOLDERS": 1, "VOC_DIRS": 1}
 
 
 def merge_values(cfg: CN, values: Mapping[str, Any], file: str) -> None:
@@ -86,16 +87,24 @@ def _merge(cfg: CN, key: str, value: Any, source: str) -> None:
 def _expand_paths(key: str, value: Any) -> Any:
     if key in PATHS and isinstance(value, str):
         return expand_path(value)
-    if key in DATA_SETS and isinstance(value, list):
-        return [_expand_entry(entry, DATA_SETS[key]) for entry in value]
+    data_set = key.removeprefix("DATASETS.")
+    if data_set in DATA_SETS and isinstance(value, list):
+        return [map_paths(expand_path, data_set, entry) for entry in value]
     return value
 
 
-def _expand_entry(entry: Any, count: int) -> Any:
+def map_paths(change: Callable[[str], str], key: str, entry: Any) -> Any:
+    """An entry of a list of own data sets with its paths changed.
+
+    Args:
+        key: of ``DATA_SETS``.
+        entry: what is no list stays as it is: it is checked when the data sets are registered.
+    """
     if not isinstance(entry, (list, tuple)):
-        return entry  # what an entry has to be is checked when the data sets are registered
-    name, paths, rest = entry[:1], entry[1 : 1 + count], entry[1 + count :]
-    return [*name, *(expand_path(x) if isinstance(x, str) else x for x in paths), *rest]
+        return entry
+    end = 1 + DATA_SETS[key]
+    paths = (change(x) if isinstance(x, str) else x for x in entry[1:end])
+    return [*entry[:1], *paths, *entry[end:]]
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 
 from ..architecture import Architecture
 from ..config import default_config, read_config, set_architecture
+from ..config_values import DATA_SETS, map_paths
 from ..data import setup_datasets
 from ..files import is_remote, write_signed
 from .recipe import find_config
@@ -28,8 +29,6 @@ OF_THE_SEARCH = (
     "DATASETS.TEST",
     "SEARCH.",
 )
-# Own data sets, and which entries of theirs are paths
-PATHS = {"COCO_JSON": (1, 2), "VOC_DIRS": (1,), "IMAGE_FOLDERS": (1,)}
 
 HEADER = """\
 #
@@ -82,7 +81,7 @@ def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | N
     pairs = zip(opts[::2], opts[1::2], strict=True)
     kept = [word for pair in pairs if not pair[0].startswith(OF_THE_SEARCH) for word in pair]
     final = read_config(find_config("SEARCH.FINAL", cfg.SEARCH.FINAL, config), kept)
-    for key in PATHS:
+    for key in DATA_SETS:
         known = {entry[0] for entry in final.DATASETS[key]}
         final.DATASETS[key] += [e for e in cfg.DATASETS[key] if e[0] not in known]
     setup_datasets(final)
@@ -103,11 +102,8 @@ def write_final(folder: str, cfg: CfgNode, architecture: Architecture, trained: 
     cfg = cfg.clone()
     cfg.defrost()
     set_architecture(cfg, architecture)
-    for key, places in PATHS.items():
-        cfg.DATASETS[key] = [
-            [_absolute(value) if place in places else value for place, value in enumerate(entry)]
-            for entry in cfg.DATASETS[key]
-        ]
+    for key in DATA_SETS:
+        cfg.DATASETS[key] = [map_paths(_absolute, key, entry) for entry in cfg.DATASETS[key]]
     cfg.DATASETS.ARCHVAL.DIR = _absolute(cfg.DATASETS.ARCHVAL.DIR)
     start = _from(folder, cfg.MODEL.WEIGHTS)
     cfg.MODEL.WEIGHTS = _from(folder, trained) or start

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from detectron2.config import CfgNode
 
 from ..config_files import find_config_file, read_config_files
+from ..config_values import DATA_SETS
 from ..files import is_remote, is_signed, real_path
-from .final_config import PATHS
 from .recipe import find_config
 from .result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_result
 
@@ -77,10 +77,10 @@ def files_read(configs: Iterable[str], cfgs: Sequence[CfgNode]) -> Iterator[str]
     for cfg in cfgs:
         if cfg.MODEL.WEIGHTS:
             yield cfg.MODEL.WEIGHTS
-        for key, places in PATHS.items():
+        for key, count in DATA_SETS.items():
             for entry in cfg.DATASETS[key]:
                 if isinstance(entry, (list, tuple)):  # or else it is refused as a data set
-                    yield from (str(path) for place in places for path in entry[place : place + 1])
+                    yield from map(str, entry[1 : 1 + count])
 
 
 def _is_in(path: str, place: str) -> bool:
