@@ -37,6 +37,21 @@ def add_crnas_config(cfg: CN) -> None:
     # Names of the classes in the order of the model's outputs; derived from the data set
     cfg.MODEL.CLASS_NAMES = []
 
+    init = cfg.MODEL.INIT = CN()
+    # Whose weights MODEL.WEIGHTS are, where the file does not tell, such as "msra"; empty = as it tells
+    init.SOURCE = ""
+    # With what all names in the file start that is not of the network, such as "encoder."
+    init.PREFIX = ""
+    # Where the config's input format, mean, std, place of the stride or norm are not those of the
+    # weights: "check" (that is an error), "take" (the weights' go before the config's) or "ignore"
+    init.SETTINGS = "check"
+    # Put the weights of a network of other codes into this one, as crnas remap does
+    init.REMAP = False
+    # Blocks that remapping repeats start as the identity
+    init.FUNCTION_PRESERVING = False
+    # Dilated convolutions do at first what the plain ones do where their input is smooth
+    init.INTERPOLATE_DILATED = False
+
     nas_fpn = cfg.MODEL.NAS_FPN = CN()
     # Cells, stacked, and channels of NAS-FPN; its inputs are always res3, res4 and res5
     nas_fpn.NUM_CELLS = 7

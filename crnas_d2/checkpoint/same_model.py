@@ -39,10 +39,11 @@ NETWORK_KEYS = (
 
 
 def flatten_model_config(cfg: CfgNode) -> dict[str, str]:
-    """All keys below ``cfg.MODEL`` with their values, less the two that name no part of the model."""
+    """All keys below ``cfg.MODEL`` with their values, less those that are no part of the model: where
+    it runs and how it starts."""
     flat = flatten_config(cfg.MODEL, "MODEL.")
-    del flat["MODEL.DEVICE"], flat["MODEL.WEIGHTS"]
-    return flat
+    not_of_it = ("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.INIT.")
+    return {key: value for key, value in flat.items() if not key.startswith(not_of_it)}
 
 
 def check_same_model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import safetensors.torch
 import torch
@@ -46,6 +46,9 @@ class SeedNetwork:
         family: as in ``MODEL.CR.FAMILY``.
         settings: the values that the weights need, as texts by config key, as far as the file tells
             them. The norm is among them where it must be "FrozenBN".
+        rest: of a detector, all tensors outside of the backbone, by Detectron2's names, such as
+            "backbone.fpn_lateral2.weight" and "roi_heads.box_predictor.cls_score.weight".
+        class_names: of a detector, in the order of its outputs; empty where they are not known.
     """
 
     name: str
@@ -53,6 +56,8 @@ class SeedNetwork:
     weights: Mapping[str, torch.Tensor]
     family: str
     settings: Mapping[str, str]
+    rest: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     def build(self, stage_code: Sequence[int], operation_code: Sequence[int] = ()) -> Backbone:
         """A network of this one's widths with other codes, and fresh weights.

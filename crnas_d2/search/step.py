@@ -188,7 +188,7 @@ def _check_choice(key: str, value: str, expected: Sequence[str]) -> None:
 
 def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
     """All that the AP of an architecture depends on, by key; what the ledger is opened with."""
-    left_out = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.CLASS_NAMES", *OTHER_KEYS)
+    left_out = ("MODEL.WEIGHTS", "MODEL.INIT.", "MODEL.DEVICE", "MODEL.CLASS_NAMES", *OTHER_KEYS)
     if not cfg.SEARCH.RACING.ENABLED:
         left_out += CODES_KEYS
     settings = {
