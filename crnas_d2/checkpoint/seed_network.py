@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +14,7 @@ import yaml
 from safetensors import safe_open
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone
 from detectron2.utils.file_io import PathManager
 
@@ -21,9 +24,16 @@ from ..files import file_sha256, write_atomically
 from ..modeling import CRMobileNetV2, CRResNet
 from .checkpointer import BACKBONE_FORMAT, BACKBONE_PREFIXES, RES5_IN_HEADS, read_checkpoint
 from .convert import convert, read_weights
+from .description import CONVENTIONS, Convention
 from .infer import infer_arguments
+from .pickles import load_arrays
 from .remap import check_one_network
 from .remap_report import RemapReport
+
+MODEL_ZOO = "Detectron2 Model Zoo"  # author of its detectors, as their files name it
+NOT_OF_THE_MODEL = re.compile(
+    r"pixel_(mean|std)|(.+\.)?anchor_generator\..+"
+)  # but derived from a config
 
 # What weights need of a config beside the network's shapes, by its name in the header of a file
 SETTINGS = {
@@ -116,19 +126,33 @@ def read_seed_network(path: str, source: str | None = None) -> SeedNetwork:
     weights = {
         key.removeprefix(prefix).removeprefix("roi_heads."): torch.as_tensor(value)
         for key, value in state_dict.items()
-        if key.startswith((prefix, RES5_IN_HEADS))
+        if _is_of_the_backbone(key, prefix)
     }
     check_one_network(path, weights)
+    author = _read_author(path)
     if path.endswith(".pth"):
         config = read_checkpoint(path).get("model_config", {})
+    elif author == MODEL_ZOO:
+        config = _zoo_settings(weights)
     else:
         config = {
             key: str(yaml.safe_load(header[name]))
             for name, key in SETTINGS.items()
             if name in header
         }
+    rest = {}
+    if prefix != "" and config.get("MODEL.META_ARCHITECTURE") != "ImageClassifier":
+        rest = {
+            key: torch.as_tensor(value)
+            for key, value in state_dict.items()
+            if not _is_of_the_backbone(key, prefix) and NOT_OF_THE_MODEL.fullmatch(key) is None
+        }
+    class_names = tuple(ast.literal_eval(config.get("MODEL.CLASS_NAMES", "[]")))
+    if author == MODEL_ZOO and _count_classes(rest) == 80:
+        class_names = tuple(MetadataCatalog.get("coco_2017_train").thing_classes)
     family = "resnet" if any(key.startswith("res2.") for key in weights) else "mobilenetv2"
-    return SeedNetwork(*identity, weights, family, _settings(config, weights))
+    settings = _settings(config, weights)
+    return SeedNetwork(*identity, weights, family, settings, rest, class_names)
 
 
 def save_remapped(
@@ -161,6 +185,43 @@ def _read_header(path: str) -> dict[str, str]:
         return {}
     with safe_open(PathManager.get_local_path(path), framework="pt") as file:
         return file.metadata() or {}
+
+
+def _read_author(path: str) -> str:
+    if not path.endswith(".pkl"):
+        return ""
+    with PathManager.open(path, "rb") as file:
+        return load_arrays(file).get("__author__", "")
+
+
+def _zoo_settings(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Those with which Detectron2's configs train: from FAIR's weights a ResNeXt, all else from
+    MSRA's, and with frozen norms."""
+    arguments = infer_arguments("resnet", {name: tuple(t.shape) for name, t in weights.items()})
+    convention: Convention = CONVENTIONS["fair" if arguments["num_groups"] > 1 else "msra"]
+    return {
+        "INPUT.FORMAT": convention.input_format,
+        "MODEL.PIXEL_MEAN": str(list(convention.pixel_mean)),
+        "MODEL.PIXEL_STD": str(list(convention.pixel_std)),
+        "MODEL.RESNETS.STRIDE_IN_1X1": str(convention.stride_in_1x1),
+        "MODEL.RESNETS.NORM": "FrozenBN",
+    }
+
+
+def _count_classes(rest: Mapping[str, torch.Tensor]) -> int:
+    """Classes of a detector, by Detectron2's names."""
+    if "head.bbox_pred.weight" in rest:
+        return 4 * len(rest["head.cls_score.weight"]) // len(rest["head.bbox_pred.weight"])
+    for predictor in ("box_predictor", "box_predictor.0"):
+        if f"roi_heads.{predictor}.cls_score.weight" in rest:
+            return len(rest[f"roi_heads.{predictor}.cls_score.weight"]) - 1
+    return 0
+
+
+def _is_of_the_backbone(key: str, prefix: str) -> bool:
+    """Whether it is a tensor of the bottom-up network, or of a C4 detector's last stage."""
+    stage = re.escape(prefix) + r"(stem|res\d|c\d+|pool)\."
+    return key.startswith(RES5_IN_HEADS) or re.match(stage, key) is not None
 
 
 def _find_prefix(keys: Iterable[str]) -> str | None:
