@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling.roi_heads import Res5ROIHeads
 
 from ..architecture import FAMILIES
-from ..modeling import CRMobileNetV2, CRResNet, DilationSupernet
-from ..modeling.supernet import Supernet
+from ..modeling import CRMobileNetV2, CRResNet
+from ..modeling.supernet import ChoiceBlock, Supernet
 from .remap_report import IN_A_BLOCK, Origin, RemapReport
 
 StateDict = dict[str, torch.Tensor]
@@ -66,7 +67,7 @@ def remap_backbone(
         seed: state dict of a :class:`CRResNet` or :class:`CRMobileNetV2`, see
             :func:`read_seed_network`.
         target: one of these, a :class:`StageSupernet` or a :class:`DilationSupernet`, alone or in a
-            whole detector. It stays as it is.
+            whole detector, of C4 with its res5 in the RoI heads. It stays as it is.
         function_preserving: set weight and bias of the last norm to zero in the blocks that a stage
             has more than in the seed network. They are then the identity, so that without cuts,
             dropped blocks and other dilations the target computes what the seed network does. A
@@ -77,7 +78,7 @@ def remap_backbone(
             that are sampled. The seed's own convolutions are taken to be plain.
 
     Returns:
-        The state dict of the target backbone, without a classifier's layer and the counters
+        The state dict of the target's stages, without a classifier's layer and the counters
         ``num_batches_tracked``, in memory of its own; and what each tensor comes from. Tensors that
         the seed network has nothing for have the values that they have in ``target``.
 
@@ -86,8 +87,10 @@ def remap_backbone(
             target is wider, the seed is a supernet, or a tensor is missing in it.
     """
     check_one_network("the seed network", seed)
-    backbone = _find_backbone(target)
-    fresh = backbone.state_dict()
+    stages = nn.ModuleDict(
+        {name: target.get_submodule(path) for name, path in find_stages(target).items()}
+    )
+    fresh = stages.state_dict()
     kind = _find_kind("the target", {OF_A_CANDIDATE.sub("", name): fresh[name] for name in fresh})
     seed_kind = _find_kind("the seed network", seed)
     if seed_kind != kind:
@@ -96,8 +99,8 @@ def remap_backbone(
         raise ValueError("function_preserving: the target has no norms to set to zero")
     fresh, seed = _of_stages(fresh, kind), _of_stages(seed, kind)
     depths = _count_blocks(seed)
-    zeroed = _zeroed_tensors(backbone, depths, kind) if function_preserving else set()
-    dilations = _find_dilations(backbone, kind)
+    zeroed = _zeroed_tensors(stages, depths, kind) if function_preserving else set()
+    dilations = _find_dilations(target, stages, kind)
 
     weights, origins = {}, {}
     for name, tensor in fresh.items():
@@ -135,7 +138,32 @@ def check_one_network(what: str, names: Iterable[str]) -> None:
         )
 
 
-def _find_backbone(model: nn.Module) -> nn.Module:
+def find_stages(model: nn.Module) -> dict[str, str]:
+    """Where the stages of a network or supernet are in a model: the names of their modules.
+
+    Args:
+        model: the network itself, or one that has it inside, such as a detector. Of C4, where res5
+            lies in the RoI heads, that is among the stages.
+
+    Raises:
+        ValueError: there is no network of this project in it.
+    """
+    backbone = find_backbone(model)
+    path = next(path for path, module in model.named_modules() if module is backbone)
+    prefix = f"{path}." if path else ""
+    stages = {name: prefix + name for name, _ in backbone.named_children() if name != "linear"}
+    for path, module in model.named_modules():
+        if isinstance(module, Res5ROIHeads):
+            stages["res5"] = f"{path}.res5"
+    return stages
+
+
+def find_backbone(model: nn.Module) -> nn.Module:
+    """The network or supernet of this project in a model, or the model itself.
+
+    Raises:
+        ValueError: there is none.
+    """
     for module in model.modules():
         if isinstance(module, (CRResNet, CRMobileNetV2, Supernet)):
             return module
@@ -196,10 +224,10 @@ def _trace(name: str, depths: Mapping[str, int]) -> Origin:
     return Origin("repeated", f"{match['stage']}.{depth - 1}.{match['layer']}.{match['rest']}")
 
 
-def _zeroed_tensors(backbone: nn.Module, depths: Mapping[str, int], kind: _Kind) -> set[str]:
+def _zeroed_tensors(stages: nn.Module, depths: Mapping[str, int], kind: _Kind) -> set[str]:
     """Those that make the identity of the blocks that a stage has more."""
     names = set()
-    for layer, module in backbone.named_modules():
+    for layer, module in stages.named_modules():
         match = IN_A_BLOCK.fullmatch(f"{OF_A_CANDIDATE.sub('', layer)}.norm")
         if match is None or match["layer"] != LAST_LAYERS[kind.block] or match["rest"] != "norm":
             continue
@@ -212,19 +240,18 @@ def _zeroed_tensors(backbone: nn.Module, depths: Mapping[str, int], kind: _Kind)
     return names
 
 
-def _find_dilations(backbone: nn.Module, kind: _Kind) -> dict[str, int]:
+def _find_dilations(target: nn.Module, stages: nn.Module, kind: _Kind) -> dict[str, int]:
     """The dilations above 1 of the operation code, by the name of the convolution's weight."""
     layer = CHOICE_LAYERS[kind.block]
-    if isinstance(backbone, DilationSupernet):
+    backbone = find_backbone(target)
+    if isinstance(backbone, Supernet):
         return {
             f"{name}.ops.{operation}.weight": int(operation) + 1
-            for name, module in backbone.named_modules()
-            if name.endswith(f".{layer}")
+            for name, module in stages.named_modules()
+            if isinstance(module, ChoiceBlock) and name.endswith(f".{layer}")
             for operation in module.ops
             if operation != "0"
         }
-    if isinstance(backbone, Supernet):
-        return {}
     return {
         f"{stage}.{block}.{layer}.weight": dilation
         for stage, dilations in zip(FAMILIES[kind.family].stages, backbone.architecture.dilations)

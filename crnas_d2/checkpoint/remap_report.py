@@ -11,6 +11,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..modeling.cr_mobilenetv2 import MobileNetV2Stages
+from ..modeling.cr_resnet import ResNetStages
+
 HOWS = ("copied", "repeated", "zeroed", "initialised")
 IN_A_BLOCK = re.compile(r"(?P<stage>\w+)\.(?P<block>\d+)\.(?P<layer>\w+)\.(?P<rest>.+)")
 
@@ -108,6 +111,32 @@ class RemapReport:
             for name in self.unused
         ]
         return list(dict.fromkeys(unused))
+
+
+def describe_frozen(changes: Mapping[str, str], family: str, freeze_at: int) -> str:
+    """Which stages were changed and would be frozen, and the key that avoids it; or nothing.
+
+    Args:
+        changes: of :meth:`RemapReport.changes`.
+        family: as in ``MODEL.CR.FAMILY``.
+        freeze_at: ``MODEL.BACKBONE.FREEZE_AT``.
+    """
+    stages = {"resnet": ResNetStages, "mobilenetv2": MobileNetV2Stages}[family]
+    frozen, resolution, best = [], 0, None
+    for name in stages.names:
+        if resolution >= freeze_at:
+            break
+        if name in changes:
+            frozen.append(f"{name} ({changes[name]})")
+            best = resolution if best is None else best
+        resolution += name in stages.features
+    if not frozen:
+        return ""
+    return (
+        f"MODEL.BACKBONE.FREEZE_AT {freeze_at} would freeze layers that are not as in the seed "
+        f"network, which then never recover: {', '.join(frozen)}. Train with\n"
+        f"MODEL.BACKBONE.FREEZE_AT {best}"
+    )
 
 
 def _place(name: str) -> str:

@@ -17,7 +17,7 @@ takes. Says which of the changed layers MODEL.BACKBONE.FREEZE_AT would freeze.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -27,10 +27,9 @@ from detectron2.modeling import build_backbone
 from ..checkpoint.convert import check_output
 from ..checkpoint.description import CONVENTIONS
 from ..checkpoint.remap import remap_backbone
+from ..checkpoint.remap_report import describe_frozen
 from ..checkpoint.seed_network import read_seed_network, save_remapped
 from ..config import read_config
-from ..modeling.cr_mobilenetv2 import MobileNetV2Stages
-from ..modeling.cr_resnet import ResNetStages
 from .command_line import command, command_parser
 
 
@@ -96,32 +95,6 @@ def remap(args: argparse.Namespace) -> None:
     elif differences := seed.differences(cfg):
         print("the weights were trained with other settings, which change what they compute:")
         print("\n".join(differences))
-
-
-def describe_frozen(changes: Mapping[str, str], family: str, freeze_at: int) -> str:
-    """Which stages were changed and would be frozen, and the key that avoids it; or nothing.
-
-    Args:
-        changes: of :meth:`RemapReport.changes`.
-        family: as in ``MODEL.CR.FAMILY``.
-        freeze_at: ``MODEL.BACKBONE.FREEZE_AT``.
-    """
-    stages = {"resnet": ResNetStages, "mobilenetv2": MobileNetV2Stages}[family]
-    frozen, resolution, best = [], 0, None
-    for name in stages.names:
-        if resolution >= freeze_at:
-            break
-        if name in changes:
-            frozen.append(f"{name} ({changes[name]})")
-            best = resolution if best is None else best
-        resolution += name in stages.features
-    if not frozen:
-        return ""
-    return (
-        f"MODEL.BACKBONE.FREEZE_AT {freeze_at} would freeze layers that are not as in the seed "
-        f"network, which then never recover: {', '.join(frozen)}. Train with\n"
-        f"MODEL.BACKBONE.FREEZE_AT {best}"
-    )
 
 
 @command

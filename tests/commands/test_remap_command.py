@@ -12,6 +12,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from crnas_d2 import CRMobileNetV2, CRResNet
 from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.checkpoint.remap_report import describe_frozen
 from crnas_d2.config import configs_dir, read_config
 from detectron2.modeling import build_backbone
 
@@ -105,10 +106,8 @@ def test_frozen_changes_are_told(run):
         (["res2"], "resnet", 0, [], None),
     ],
 )
-def test_frozen_stages_are_counted_as_the_backbones_do(
-    tool, changes, family, freeze_at, frozen, best
-):
-    text = tool.describe_frozen(dict.fromkeys(changes, "cut"), family, freeze_at)
+def test_frozen_stages_are_counted_as_the_backbones_do(changes, family, freeze_at, frozen, best):
+    text = describe_frozen(dict.fromkeys(changes, "cut"), family, freeze_at)
     if not frozen:
         assert text == ""
         return
