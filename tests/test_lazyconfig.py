@@ -102,7 +102,8 @@ def test_same_network_as_in_yaml(name):
     model = assert_same_network(load(name).model, get_yaml(name))
     assert model.backbone.bottom_up.architecture == ARCHITECTURES["CR-ResNet50"]
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert not any("bottom_up.res2" in name for name in trained)
+    assert any("bottom_up.res2" in name for name in trained)
+    assert not any("bottom_up.stem" in name for name in trained)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

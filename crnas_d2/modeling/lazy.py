@@ -46,6 +46,7 @@ INPUT: Mapping[str, Any] = MappingProxyType(
         "pixel_std": [58.395, 57.12, 57.375],
     }
 )
+PLAIN = [architecture for name, architecture in ARCHITECTURES.items() if "-" not in name]
 ROI_FEATURES = ["p2", "p3", "p4", "p5"]
 DENSE_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
 
@@ -56,7 +57,7 @@ def lazy_model(
     *,
     num_classes: int = 80,
     norm: str = "SyncBN",
-    freeze_at: int = 2,
+    freeze_at: int | None = None,
     **body: Any,
 ) -> DictConfig:
     """A detector with a CR backbone as a lazy config, for ``LazyConfig`` files and ``instantiate``.
@@ -69,7 +70,8 @@ def lazy_model(
         detector: "faster_rcnn", "mask_rcnn", "retinanet" or "fcos", with Detectron2's FPN.
         num_classes: of the data set.
         norm: of backbone and FPN, see :func:`detectron2.layers.get_norm`. "SyncBN" is for GPUs.
-        freeze_at: stages to freeze, see :meth:`detectron2.modeling.ResNet.freeze`.
+        freeze_at: stages to freeze, see :meth:`detectron2.modeling.ResNet.freeze`. By default 2 in
+            a published plain network and 1 in all others, as the YAML configs have it.
         body: further arguments of :class:`CRResNet` or :class:`CRMobileNetV2`. Codes of the ResNet
             family make bottlenecks of ResNet50's widths unless these tell something else.
 
@@ -86,6 +88,8 @@ def lazy_model(
             )
         body = {**BODIES.get(architecture.rpartition("-")[2], {}), **body}
         architecture = ARCHITECTURES[architecture]
+    if freeze_at is None:
+        freeze_at = 2 if architecture in PLAIN else 1
     network = CRMobileNetV2 if architecture.family == "mobilenetv2" else CRResNet
     bottom_up = L(network)(
         stage_code=list(architecture.stage_code),
