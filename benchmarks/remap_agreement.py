@@ -31,7 +31,7 @@ from torch import nn
 
 from crnas_d2 import ARCHITECTURES, CRMobileNetV2, CRResNet
 from crnas_d2.checkpoint import match_statistics, read_seed_network, remap_backbone
-from crnas_d2.checkpoint.convert import read_weights
+from crnas_d2.checkpoint.weights_file import read_weights_file
 
 FEATURES = ["res2", "res3", "res4", "res5"]
 BATCH = 25
@@ -241,8 +241,8 @@ def measure(kind: str, weights: str | None, num_crops: int) -> None:
         recalibrate(seed, left)
     else:
         seed.load_state_dict(read_seed_network(weights).weights, strict=False)
-        given = read_weights(weights)
-        classifier = [torch.as_tensor(given[f"classifier.1.{name}"]) for name in ("weight", "bias")]
+        given = read_weights_file(weights).tensors
+        classifier = [given[f"classifier.1.{name}"] for name in ("weight", "bias")]
     comparison = Comparison(seed, right, classifier)
     rows, met = [], set()
     for prefix, rules in cases():

@@ -21,9 +21,9 @@ from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
-from ..checkpoint.checkpointer import read_checkpoint
 from ..checkpoint.same_model import check_same_model
 from ..checkpoint.trained import load_trained
+from ..checkpoint.weights_file import read_weights_file
 from ..engine.trainer import without_sync_bn
 
 SHARE_THRESHOLD = 0.01  # of the maximum
@@ -274,13 +274,12 @@ def trained_network(cfg: CfgNode, weights: str) -> nn.Module:
     """
     if not PathManager.isfile(weights):
         raise FileNotFoundError(f"weights {weights!r}: no such file")
-    if weights.endswith(".pth"):
-        saved = read_checkpoint(weights).get("model_config", {})
-        if saved.get("MODEL.BACKBONE.NAME") == cfg.MODEL.BACKBONE.NAME:
-            keys = ["MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE"]
-            if saved.get("MODEL.META_ARCHITECTURE") == cfg.MODEL.META_ARCHITECTURE:
-                keys.append("MODEL.RESNETS.RES5_DILATION")
-            check_same_model(cfg, saved, weights, below=tuple(keys))
+    saved = read_weights_file(weights).model_config
+    if saved.get("MODEL.BACKBONE.NAME") == cfg.MODEL.BACKBONE.NAME:
+        keys = ["MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE"]
+        if saved.get("MODEL.META_ARCHITECTURE") == cfg.MODEL.META_ARCHITECTURE:
+            keys.append("MODEL.RESNETS.RES5_DILATION")
+        check_same_model(cfg, saved, weights, below=tuple(keys))
     model = build_model(cfg).eval()
     load_trained(model, cfg, weights, part=model.backbone)
     return model

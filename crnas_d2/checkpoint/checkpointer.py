@@ -6,7 +6,6 @@ import glob
 import logging
 import os
 import pickle
-import zipfile
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from ..config import get_architecture
 from ..files import is_remote, open_atomically, write_atomically
 from .inherit import inherit_subnet
 from .same_model import flatten_model_config, list_changes
+from .weights_file import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -264,20 +264,6 @@ def find_checkpoint(folder: str) -> str | None:
         else:
             return path
     raise ValueError(f"no checkpoint in {folder} can be read:\n  " + "\n  ".join(faults))
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """The content of a ``.pth`` file, whose tensors stay on disk until they are used.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it was not written to its end.
-    """
-    local = PathManager.get_local_path(path)
-    with open(local, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{path} is cut off, or not in the zip format of torch.save")
-    return torch.load(local, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _backbone_prefix(wanted: dict[str, torch.Tensor]) -> str:

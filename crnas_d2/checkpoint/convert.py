@@ -6,57 +6,14 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
-
-from detectron2.utils.file_io import PathManager
 
 from ..files import check_not_read, is_remote, write_atomically
 from .description import CONVENTIONS, Description
 from .infer import Shapes, infer_arguments
 from .names import Naming, find_naming
-from .pickles import load_arrays
-
-WRAPPERS = ("state_dict", "model", "blobs")
-
-
-def read_weights(path: str) -> dict[str, Any]:
-    """Read a state dict without running anything that is in the file.
-
-    Args:
-        path: of any kind that ``PathManager`` knows; remote files are cached. ``.safetensors``,
-            ``.pkl`` (pickled NumPy arrays), or any other ending for what ``torch.save`` writes.
-            The state dict may be wrapped as "state_dict", "model" or "blobs", and its keys may all
-            start with "module.".
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds anything but weights.
-    """
-    local_path = PathManager.get_local_path(path)
-    if not os.path.isfile(local_path):
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        if local_path.endswith(".safetensors"):
-            content = safetensors.torch.load_file(local_path)
-        elif local_path.endswith(".pkl"):
-            with open(local_path, "rb") as file:
-                content = load_arrays(file)
-        else:
-            content = torch.load(local_path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # the readers raise anything on a damaged file
-        raise ValueError(f"{path} cannot be read as weights: {error}") from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"{path} holds no dict of named tensors, but a {type(content).__name__}")
-    if all(key.startswith("module.") for key in content):
-        content = {key.removeprefix("module."): value for key, value in content.items()}
-    return dict(content)
+from .weights_file import as_float32, read_weights_file
 
 
 def convert(
@@ -92,7 +49,7 @@ def convert(
             f"whose names the state dict has ({naming.mark}*)"
         )
     keys, dropped = _rename(state_dict, naming)
-    weights = {name: _as_float32(key, state_dict[key]) for name, key in keys.items()}
+    weights = {name: as_float32(key, state_dict[key]) for name, key in keys.items()}
     is_affine = naming.affine_norms and not any("running_" in name for name in weights)
     if is_affine:
         _add_identity_statistics(weights)
@@ -124,23 +81,29 @@ def save_backbone(path: str, weights: Mapping[str, torch.Tensor], description: D
 
 
 def convert_file(
-    input_path: str, output_path: str, *, source: str | None = None, overwrite: bool = False
+    input_path: str,
+    output_path: str,
+    *,
+    source: str | None = None,
+    prefix: str = "",
+    overwrite: bool = False,
 ) -> tuple[dict[str, torch.Tensor], Description]:
     """Read, convert and save; returns what :func:`convert` does.
 
     Args:
-        input_path: see :func:`read_weights`.
+        input_path: see :func:`read_weights_file`.
         output_path: a local file ``*.safetensors``.
         source: see :func:`convert`.
+        prefix: see :func:`read_weights_file`.
         overwrite: replace a file that is there.
 
     Raises:
         FileExistsError: there is one, and it may not be replaced.
         FileNotFoundError: there is no input, or no folder for the output.
-        ValueError: as in :func:`read_weights` and :func:`convert`, or for the name of the output.
+        ValueError: as in :func:`read_weights_file` and :func:`convert`, or for the name of the output.
     """
     check_output(output_path, overwrite, [input_path])
-    state_dict = read_weights(input_path)
+    state_dict = read_weights_file(input_path, prefix).tensors
     try:
         weights, description = convert(state_dict, source)
     except ValueError as error:
@@ -181,15 +144,6 @@ def _rename(state_dict: Mapping[str, Any], naming: Naming) -> tuple[dict[str, st
                 raise ValueError(f"keys {keys[name]} and {key} are the same tensor {name}")
             keys[name] = key
     return keys, unused
-
-
-def _as_float32(key: str, value: Any) -> torch.Tensor:
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return torch.from_numpy(np.array(value, dtype=np.float32))
-    if isinstance(value, torch.Tensor) and value.is_floating_point():
-        return value.detach().to("cpu", torch.float32).contiguous()
-    kind = getattr(value, "dtype", type(value).__name__)
-    raise ValueError(f"{key} is {kind}; expected a tensor or array of floating point")
 
 
 def _add_identity_statistics(weights: dict[str, torch.Tensor]) -> None:

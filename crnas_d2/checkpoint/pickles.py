@@ -1,53 +1,178 @@
-"""Pickles of NumPy arrays, read without running anything that is in them."""
+"""Pickles of tensors and NumPy arrays, read without running anything that is in them.
+
+``torch.load`` takes this module as its ``pickle_module``.
+"""
 
 from __future__ import annotations
 
 import codecs
+import functools
+import io
 import pickle
+import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
+
+# Classes that checkpoints have beside the weights, for what a training was. Of these, as of all
+# that is not needed for weights, no object is made: a stand-in takes their place.
+HARMLESS = {
+    "argparse": {"Namespace"},
+    "collections": {"Counter", "defaultdict", "deque"},
+    "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
+    "decimal": {"Decimal"},
+    "detectron2.config.config": {"CfgNode"},
+    "fvcore.common.config": {"CfgNode"},
+    "lightning.fabric.utilities.data": {"AttributeDict"},
+    "lightning_fabric.utilities.data": {"AttributeDict"},
+    "mmcv.utils.config": {"ConfigDict"},
+    "mmengine.config.config": {"ConfigDict"},
+    "mmengine.logging.history_buffer": {"HistoryBuffer"},
+    "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
+    "pytorch_lightning.utilities.parsing": {"AttributeDict"},
+    "torch": {"Size", "Tensor", "device"},
+    "torch._tensor": {"Tensor"},
+    "torch.nn.parameter": {"Parameter"},
+    "torch.serialization": {"_get_layout"},
+    "torch.storage": {"UntypedStorage"},
+    "types": {"SimpleNamespace"},
+    "uuid": {"UUID"},
+    "yacs.config": {"CfgNode"},
+}
+HARMLESS["pathlib._local"] = HARMLESS["pathlib"]
+HARMLESS["builtins"] = HARMLESS["__builtin__"] = {
+    *("bool", "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "range", "set"),
+    *("slice", "str", "tuple"),
+}
 
 
-def load_arrays(file: BinaryIO) -> Any:
-    """Unpickle plain containers, strings, numbers and NumPy arrays; any protocol, Python 2's too.
+class ForeignClasses(pickle.UnpicklingError):
+    """A pickle asks for classes or functions that could run code.
 
-    Strings of Python 2 are taken as latin1, as Detectron2 takes them.
-
-    Raises:
-        pickle.UnpicklingError: the pickle asks for anything else; the message names it. Nothing of
-            what it asks for is imported or called.
-        Exception: the file is no pickle, or a damaged one; see :class:`pickle.Unpickler`.
+    Attributes:
+        names: of these, with their modules, in the order of the file.
+        content: what was read, with stand-ins for them; None if even that failed.
     """
-    return _ArrayUnpickler(file, encoding="latin1").load()
+
+    def __init__(self, names: list[str], content: Any):
+        super().__init__(f"it asks for {', '.join(names)}, which could run code")
+        self.names = names
+        self.content = content
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        # numpy.core became numpy._core in NumPy 2
-        allowed = _allowed_globals()
+class Unpickler(pickle.Unpickler):
+    """Reads plain containers, strings, numbers, tensors and NumPy arrays of any protocol.
+
+    Strings of Python 2 are taken as latin1, as Detectron2 takes them. Nothing that a pickle asks
+    for is imported or called: of what it has beside the weights, an inert stand-in takes the place.
+    """
+
+    def __init__(self, file: BinaryIO, **kwargs: Any):
+        super().__init__(file, encoding="latin1")
+        self._foreign: dict[str, None] = {}
+
+    def load(self) -> Any:
+        """
+        Raises:
+            ForeignClasses: the pickle asks for more than weights and :data:`HARMLESS`.
+            Exception: the file is no pickle, or a damaged one; see :class:`pickle.Unpickler`.
+        """
+        content = None
         try:
-            return allowed[module.replace("numpy._core.", "numpy.core."), name]
-        except KeyError:
-            names = sorted(".".join(key) for key in allowed)
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}; of a pickle with weights only {', '.join(names)} "
-                "are accepted"
-            ) from None
+            content = super().load()
+        except Exception:  # a stand-in cannot do all that was expected of the class
+            if not self._foreign:
+                raise
+        if self._foreign:
+            raise ForeignClasses([*self._foreign], content)
+        return content
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy._core.", "numpy.core.")  # as NumPy 2 calls it
+        if (module, name) in _of_weights():
+            return _of_weights()[module, name]
+        if module == "torch" and isinstance(vars(torch).get(name), (torch.dtype, torch.qscheme)):
+            return getattr(torch, name)
+        if name not in HARMLESS.get(module, ()) and module != "torch._utils":
+            self._foreign[f"{module}.{name}"] = None
+        return type(f"{module}.{name}", (_StandIn,), {})
 
 
-def _allowed_globals() -> dict[tuple[str, str], Any]:
+def load(file: BinaryIO, **kwargs: Any) -> Any:
+    """The next object of a file; see :class:`Unpickler`."""
+    return Unpickler(file).load()
+
+
+class _StandIn:
+    """Takes what a pickle gives to an object, and does nothing with it."""
+
+    dtype = torch.uint8  # as a storage without a type of its own
+    dump_patches = False  # as a module of PyTorch 0.4 and older
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _StandIn:
+        return self
+
+    def ignore(self, *args: Any) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = update = ignore
+
+
+class _Function:
+    """A function that no pickle can change."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable):
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"it sets {name} of a function")
+
+
+@functools.lru_cache(maxsize=None)
+def _of_weights() -> dict[tuple[str, str], Any]:
     array = np.zeros(1)
+    rebuild = _Function(lambda *args: torch._utils._rebuild_tensor(*args[:4]))
     return {
         ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _encode,
+        ("_codecs", "encode"): _Function(_encode),
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("numpy.core.multiarray", "_reconstruct"): array.__reduce_ex__(4)[0],
         ("numpy.core.multiarray", "scalar"): array[0].__reduce__()[0],
-        ("numpy.core.numeric", "_frombuffer"): array.__reduce_ex__(5)[0],
+        ("numpy.core.numeric", "_frombuffer"): _Function(array.__reduce_ex__(5)[0]),
+        ("torch._utils", "_rebuild_tensor"): rebuild,
+        ("torch._utils", "_rebuild_tensor_v2"): rebuild,
+        ("torch._utils", "_rebuild_qtensor"): _Function(torch._utils._rebuild_qtensor),
+        ("torch._utils", "_rebuild_parameter"): _Function(lambda data, *args: data),
+        ("torch._utils", "_rebuild_parameter_with_state"): _Function(lambda data, *args: data),
+        ("torch._tensor", "_rebuild_from_type_v2"): _Function(_rebuild_as_plain),
+        ("torch.storage", "_load_from_bytes"): _Function(_load_storage),
     }
+
+
+def _rebuild_as_plain(rebuild: Callable, kind: Any, args: tuple, state: Any) -> Any:
+    return rebuild(*args)
+
+
+def _load_storage(content: bytes) -> Any:
+    """How pickle alone, without torch.save, writes tensors."""
+    file = io.BytesIO(content)
+    here = sys.modules[__name__]
+    return torch.load(file, map_location="cpu", weights_only=False, pickle_module=here)
 
 
 def _encode(text: str, encoding: str) -> bytes:

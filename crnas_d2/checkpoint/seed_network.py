@@ -11,24 +11,22 @@ from dataclasses import dataclass, field
 import safetensors.torch
 import torch
 import yaml
-from safetensors import safe_open
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone
-from detectron2.utils.file_io import PathManager
 
 from ..architecture import Architecture
 from ..config import flatten_config
 from ..files import file_sha256, write_atomically
 from ..modeling import CRMobileNetV2, CRResNet
-from .checkpointer import BACKBONE_FORMAT, BACKBONE_PREFIXES, RES5_IN_HEADS, read_checkpoint
-from .convert import convert, read_weights
+from .checkpointer import BACKBONE_FORMAT, BACKBONE_PREFIXES, RES5_IN_HEADS
+from .convert import convert
 from .description import CONVENTIONS, Convention
 from .infer import infer_arguments
-from .pickles import load_arrays
 from .remap import check_one_network
 from .remap_report import RemapReport
+from .weights_file import read_weights_file
 
 MODEL_ZOO = "Detectron2 Model Zoo"  # author of its detectors, as their files name it
 NOT_OF_THE_MODEL = re.compile(
@@ -94,7 +92,7 @@ class SeedNetwork:
         ]
 
 
-def read_seed_network(path: str, source: str | None = None) -> SeedNetwork:
+def read_seed_network(path: str, source: str | None = None, prefix: str = "") -> SeedNetwork:
     """Read a trained network of the families here.
 
     Args:
@@ -102,14 +100,15 @@ def read_seed_network(path: str, source: str | None = None) -> SeedNetwork:
             tools/remap_weights.py, or one that tools/convert_weights.py takes. Of any kind that
             ``PathManager`` knows; nothing in it is run.
         source: whose weights they are, where it is one of the last kind; see :func:`convert`.
+        prefix: see :func:`read_weights_file`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds no such network, or a source is given for one of ours.
     """
-    state_dict = read_weights(path)
+    file = read_weights_file(path, prefix)
+    state_dict, header = file.tensors, file.header
     identity = (os.path.basename(path), file_sha256(path))
-    header = _read_header(path)
     prefix = _find_prefix(state_dict)
     if prefix is None or (prefix == "" and header.get("format") != BACKBONE_FORMAT):
         try:
@@ -124,17 +123,15 @@ def read_seed_network(path: str, source: str | None = None) -> SeedNetwork:
             "weights of torchvision, timm and Caffe2"
         )
     weights = {
-        key.removeprefix(prefix).removeprefix("roi_heads."): torch.as_tensor(value)
+        key.removeprefix(prefix).removeprefix("roi_heads."): value
         for key, value in state_dict.items()
         if _is_of_the_backbone(key, prefix)
     }
     check_one_network(path, weights)
-    author = _read_author(path)
-    if path.endswith(".pth"):
-        config = read_checkpoint(path).get("model_config", {})
-    elif author == MODEL_ZOO:
+    config = file.model_config
+    if file.author == MODEL_ZOO:
         config = _zoo_settings(weights)
-    else:
+    elif not config:
         config = {
             key: str(yaml.safe_load(header[name]))
             for name, key in SETTINGS.items()
@@ -143,12 +140,12 @@ def read_seed_network(path: str, source: str | None = None) -> SeedNetwork:
     rest = {}
     if prefix != "" and config.get("MODEL.META_ARCHITECTURE") != "ImageClassifier":
         rest = {
-            key: torch.as_tensor(value)
+            key: value
             for key, value in state_dict.items()
             if not _is_of_the_backbone(key, prefix) and NOT_OF_THE_MODEL.fullmatch(key) is None
         }
     class_names = tuple(ast.literal_eval(config.get("MODEL.CLASS_NAMES", "[]")))
-    if author == MODEL_ZOO and _count_classes(rest) == 80:
+    if file.author == MODEL_ZOO and _count_classes(rest) == 80:
         class_names = tuple(MetadataCatalog.get("coco_2017_train").thing_classes)
     family = "resnet" if any(key.startswith("res2.") for key in weights) else "mobilenetv2"
     settings = _settings(config, weights)
@@ -178,20 +175,6 @@ def save_remapped(
     }
     contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
     write_atomically(path, safetensors.torch.save(contiguous, header))
-
-
-def _read_header(path: str) -> dict[str, str]:
-    if not path.endswith(".safetensors"):
-        return {}
-    with safe_open(PathManager.get_local_path(path), framework="pt") as file:
-        return file.metadata() or {}
-
-
-def _read_author(path: str) -> str:
-    if not path.endswith(".pkl"):
-        return ""
-    with PathManager.open(path, "rb") as file:
-        return load_arrays(file).get("__author__", "")
 
 
 def _zoo_settings(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:

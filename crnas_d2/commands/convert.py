@@ -31,6 +31,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="whose weights they are, where the names leave that open: a ResNet's are taken for "
         "torchvision's, Caffe2's for FAIR's (a ResNeXt) or MSRA's (any other)",
     )
+    parser.add_argument(
+        "--prefix",
+        default="",
+        help="take only the tensors whose names begin so, without it; or the state dict in the entry "
+        "of this name",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output")
     return parser.parse_args(argv)
 
@@ -39,7 +45,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     weights, description = convert_file(
-        args.input, args.output, source=args.source, overwrite=args.overwrite
+        args.input,
+        args.output,
+        source=args.source,
+        prefix=args.prefix,
+        overwrite=args.overwrite,
     )
 
     size = sum(tensor.numel() for tensor in weights.values())

@@ -60,6 +60,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--source", choices=CONVENTIONS, help="whose weights they are, as of crnas convert"
     )
+    parser.add_argument(
+        "--prefix", default="", help="of the names of its tensors, as of crnas convert"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output")
     parser.add_argument("opts", nargs="*", help="keys and values for the config")
     args = parser.parse_intermixed_args(argv)
@@ -73,7 +76,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def remap(args: argparse.Namespace) -> None:
     check_output(args.output, args.overwrite, [args.input])
     cfg = read_config(args.config_file, args.opts) if args.config_file else None
-    seed = read_seed_network(args.input, args.source)
+    seed = read_seed_network(args.input, args.source, args.prefix)
 
     torch.manual_seed(args.init_seed)
     target = build_backbone(cfg) if cfg else seed.build(args.stage_code, args.operation_code)

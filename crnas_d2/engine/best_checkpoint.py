@@ -11,7 +11,8 @@ from detectron2.engine import hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils.file_io import PathManager
 
-from ..checkpoint.checkpointer import BEST, read_checkpoint
+from ..checkpoint.checkpointer import BEST
+from ..checkpoint.weights_file import read_checkpoint
 
 logger = logging.getLogger(__name__)
 

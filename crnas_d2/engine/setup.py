@@ -15,8 +15,9 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.file_io import PathManager
 
-from ..checkpoint.checkpointer import find_checkpoint, read_checkpoint
+from ..checkpoint.checkpointer import find_checkpoint
 from ..checkpoint.same_model import check_same_model, check_same_network
+from ..checkpoint.weights_file import read_checkpoint, read_weights_file
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
 from ..data.catalog import warn_of_shared_images
@@ -69,9 +70,11 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     check_config(cfg, training=not args.eval_only, has_weights=checkpoint is not None)
     check_evaluation(cfg, training=not args.eval_only)
     if checkpoint is not None:
-        check_same_model(cfg, _model_config(checkpoint), checkpoint)
+        saved = read_checkpoint(checkpoint).get("model_config", {})
+        check_same_model(cfg, saved, checkpoint)
     elif args.eval_only:
-        check_same_network(cfg, _model_config(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
+        weights = cfg.MODEL.WEIGHTS
+        check_same_network(cfg, read_weights_file(weights).model_config, weights)
     _check_output(cfg, starts=not args.eval_only and checkpoint is None)
     comm.synchronize()  # as the next thing is that files are written
     cfg.freeze()
@@ -190,8 +193,3 @@ def _check_weights(cfg: CfgNode, training: bool) -> None:
             )
     elif not is_remote(weights) and not PathManager.isfile(weights):
         raise FileNotFoundError(f"MODEL.WEIGHTS {weights!r}: no such file")
-
-
-def _model_config(path: str) -> dict[str, str]:
-    """Of the model that a checkpoint is of, as far as the file says."""
-    return read_checkpoint(path).get("model_config", {}) if path.endswith(".pth") else {}

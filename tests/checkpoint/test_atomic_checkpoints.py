@@ -145,7 +145,7 @@ def test_one_error_where_all_are_broken(tmp_path):
     title, *lines = str(error.value).splitlines()
     assert title == f"no checkpoint in {tmp_path} can be read:"
     assert sorted(lines) == [
-        f"  {path} is cut off, or not in the zip format of torch.save"
+        f"  {path} is cut off: it begins as a zip archive, and has no end"
         for path in sorted(tmp_path.glob("*.pth"))
     ]
 

@@ -9,7 +9,8 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet18, resnet50, resnet101, resnext50_32x4d
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from crnas_d2.checkpoint.convert import convert, read_weights
+from crnas_d2.checkpoint.convert import convert
+from crnas_d2.checkpoint.weights_file import read_weights_file
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
@@ -257,7 +258,7 @@ def test_caffe2_pickles_give_the_features_that_detectron2_reads_from_them(
     peer = build_resnet_backbone(cfg, ShapeSpec(channels=3))
     DetectionCheckpointer(peer).load(path)
 
-    weights, description = convert(read_weights(path))
+    weights, description = convert(read_weights_file(path).tensors)
     backbone = description.build(out_features=RES, norm="FrozenBN")
     backbone.load_state_dict(weights, strict=True)
     expected = backbone_features(peer, images())
@@ -277,19 +278,6 @@ def test_caffe2_pickles_give_the_features_that_detectron2_reads_from_them(
     assert description.config()["INPUT"] == {"FORMAT": "BGR"}
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda blobs: {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True},
-        lambda blobs: {"blobs": blobs, "cfg": "MODEL: {}"},
-    ],
-)
-def test_pickles_are_read_in_any_wrapper(tmp_path, wrap):
-    blobs = {"conv1_w": np.ones(3, "f4")}
-    read = read_weights(write_pickle(tmp_path / "weights.pkl", wrap(blobs)))
-    assert read.keys() == blobs.keys()
-
-
 def test_torchvision_pickle_of_the_model_zoo(tmp_path):
     peer = randomized(resnet18)
     names = [("downsample.0", "shortcut"), ("downsample.1", "shortcut.norm")]
@@ -304,7 +292,7 @@ def test_torchvision_pickle_of_the_model_zoo(tmp_path):
     content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
     path = write_pickle(tmp_path / "R-18.pkl", content, protocol=4)
 
-    weights, description = convert(read_weights(path))
+    weights, description = convert(read_weights_file(path).tensors)
     assert description.arguments == R_18
     assert description.source == "torchvision"
     assert description.dropped == ("stem.fc.weight", "stem.fc.bias")

@@ -1,81 +1,15 @@
 """Files of weights: read without running them, written whole or not at all."""
 
-import pickle
-
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torchvision.models import mobilenet_v2, resnet18
 
 from crnas_d2.checkpoint import CRCheckpointer
-from crnas_d2.checkpoint.convert import convert, convert_file, read_weights, save_backbone
+from crnas_d2.checkpoint.convert import convert, convert_file, save_backbone
 from crnas_d2.config import add_crnas_config
 from detectron2.config import get_cfg
 from iopath.common.file_io import PathHandler, PathManager
-
-
-def with_prefix(state_dict):
-    return {f"module.{key}": tensor for key, tensor in state_dict.items()}
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda state_dict: state_dict,
-        lambda state_dict: {"state_dict": with_prefix(state_dict), "epoch": 3},
-        lambda state_dict: {"model": state_dict, "optimizer": {}},
-        with_prefix,
-    ],
-)
-def test_torch_files_are_read_in_any_wrapper(tmp_path, wrap):
-    state_dict = resnet18().state_dict()
-    torch.save(wrap(state_dict), tmp_path / "weights.pth")
-    read = read_weights(str(tmp_path / "weights.pth"))
-    assert read.keys() == state_dict.keys()
-    assert all(torch.equal(read[key], state_dict[key]) for key in read)
-
-
-class ToBeRun:
-    """Unpickled, it would make a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.parametrize("ending", ["pkl", "pth"])
-def test_no_code_of_a_file_is_run(tmp_path, ending):
-    trace, path = tmp_path / "trace", tmp_path / f"weights.{ending}"
-    content = {"model": {"conv1_w": ToBeRun(trace)}}
-    path.write_bytes(pickle.dumps(content)) if ending == "pkl" else torch.save(content, path)
-    with pytest.raises(ValueError, match=r"weights.p.. cannot be read as weights: (.|\n)*io.open"):
-        read_weights(str(path))
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize("ending", ["pkl", "pth", "safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps({"a": np.ones(9)})[:-20]])
-def test_damaged_files_are_named(tmp_path, ending, content):
-    path = tmp_path / f"weights.{ending}"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"weights.{ending} cannot be read as weights"):
-        read_weights(str(path))
-
-
-@pytest.mark.parametrize("content", [[1, 2], {0: np.ones(2)}])
-def test_files_without_named_tensors_are_refused(tmp_path, content):
-    path = tmp_path / "weights.pkl"
-    path.write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match="weights.pkl holds no dict of named tensors"):
-        read_weights(str(path))
-
-
-def test_an_absent_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no file .*absent.pth"):
-        read_weights(str(tmp_path / "absent.pth"))
 
 
 class Elsewhere(PathHandler):
@@ -95,7 +29,7 @@ class Elsewhere(PathHandler):
 def test_remote_files_come_through_the_path_manager(tmp_path, monkeypatch):
     manager = PathManager()
     manager.register_handler(Elsewhere(tmp_path))
-    monkeypatch.setattr("crnas_d2.checkpoint.convert.PathManager", manager)
+    monkeypatch.setattr("crnas_d2.checkpoint.weights_file.PathManager", manager)
     torch.save(resnet18().state_dict(), tmp_path / "weights.pth")
     _, description = convert_file("elsewhere://weights.pth", str(tmp_path / "out.safetensors"))
     assert description.arguments["stage_code"] == [2, 2, 2, 2]

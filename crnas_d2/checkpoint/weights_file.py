@@ -1,0 +1,255 @@
+"""The tensors that a file of weights has, whatever the format; nothing in it is run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from detectron2.utils.file_io import PathManager
+
+from . import pickles
+from .file_formats import PICKLE, SAFETENSORS, TAKEN, TORCH, tell_format
+
+logger = logging.getLogger(__name__)
+
+# Entries in which training scripts keep the model's state dict beside other things
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "blobs", "net", "network"),
+    *("module", "state_dict_ema", "model_ema", "ema_state_dict", "ema_state", "ema"),
+)
+# What wrappers of models put before all names: DataParallel, torch.compile, Lightning
+COMMON_PREFIXES = ("module.", "_orig_mod.", "model.")
+MOST_NESTED = 3  # wrappers in wrappers
+TENSORS = (torch.Tensor, np.ndarray)
+INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """What is in a file of weights.
+
+    Attributes:
+        path: as it was given.
+        tensors: by name, float32 apart from counters. They may lie in the file until they are used.
+        header: metadata of a safetensors file.
+        model_config: values by config key, of a checkpoint of this project.
+        author: of a pickle of Detectron2's model zoo.
+    """
+
+    path: str
+    tensors: Mapping[str, torch.Tensor]
+    header: Mapping[str, str] = field(default_factory=dict)
+    model_config: Mapping[str, str] = field(default_factory=dict)
+    author: str = ""
+
+
+def read_weights_file(path: str, prefix: str = "") -> WeightsFile:
+    """Read the state dict that a file has, without running anything that is in it.
+
+    The format is told by the content. The state dict may lie in an entry of the file, such as
+    "state_dict" or "model"; what all names begin with because of a wrapper, such as "module.", is
+    removed.
+
+    Args:
+        path: of any kind that ``PathManager`` knows; remote files are cached.
+        prefix: take only the tensors whose names begin so, without it; or of a file with several
+            state dicts, the one in the entry of this name, such as "state_dict_ema" or "teacher".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or no file of weights, no tensor has the prefix, or a tensor is
+            not finite or of integers. The message names the file, and what is wrong with it.
+    """
+    content, header = _read_content(path)
+    tensors = _check_tensors(_unwrap(content, path, prefix), path)
+    beside = dict(_items(content))
+    config, author = beside.get("model_config"), beside.get("__author__")
+    return WeightsFile(
+        path,
+        tensors,
+        header,
+        config if isinstance(config, dict) else {},
+        author if isinstance(author, str) else "",
+    )
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """All of a checkpoint of this project, whose tensors stay on disk until they are used.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is of another format, or was not written to its end.
+    """
+    local = PathManager.get_local_path(path)
+    if tell_format(local, path) != TORCH:
+        raise ValueError(f"{path} is cut off, or not in the zip format of torch.save")
+    return torch.load(local, map_location="cpu", weights_only=True, mmap=True)
+
+
+def as_float32(key: str, value: Any) -> torch.Tensor:
+    """
+    Args:
+        key: of the value, for the error.
+        value: a tensor or an array of floating point.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return torch.from_numpy(np.require(value, np.float32, ["C", "W"]))
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.detach().to("cpu", torch.float32).contiguous()
+    kind = getattr(value, "dtype", type(value).__name__)
+    raise ValueError(f"{key} is {kind}; expected a tensor or array of floating point")
+
+
+def _read_content(path: str) -> tuple[Any, dict[str, str]]:
+    """The content of a file, and its header."""
+    local = PathManager.get_local_path(path)
+    kind = tell_format(local, path)
+    try:
+        if kind == SAFETENSORS:
+            with safe_open(local, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+        if kind == PICKLE:
+            with open(local, "rb") as file:
+                return pickles.load(file), {}
+        return _load_torch(local, mmap=kind == TORCH), {}
+    except pickles.ForeignClasses as error:
+        raise ValueError(f"{path} {_describe_foreign(error, path, kind)}") from None
+    except OSError:
+        raise
+    except Exception as error:  # the readers raise anything on a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as weights: {reason}; {TAKEN}") from error
+
+
+def _load_torch(local: str, mmap: bool) -> Any:
+    options = {"map_location": "cpu", "weights_only": False, "pickle_module": pickles}
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")  # about classes whose source is not in an old file
+        if mmap and not local.endswith(".safetensors"):
+            return torch.load(local, mmap=True, **options)
+        # of a path that ends so, torch.load takes the format for granted
+        return torch.load(stack.enter_context(open(local, "rb")), **options)
+
+
+def _describe_foreign(error: pickles.ForeignClasses, path: str, kind: str) -> str:
+    load = f"torch.load({path!r}, weights_only=False)"
+    if kind == PICKLE:
+        load = f"pickle.load(open({path!r}, 'rb'))"
+    content, part = error.content, ".state_dict()"
+    if isinstance(content, dict):
+        entry = next((entry for entry in WRAPPERS if entry in content), None)
+        is_plain = entry is None or isinstance(content[entry], dict)
+        part = ("" if entry is None else f"[{entry!r}]") + ("" if is_plain else part)
+    what = "needs"
+    if any(name.startswith("torch.nn.modules.") for name in error.names):
+        what = "holds a whole model, not its state dict alone, and needs"
+    names = ", ".join(error.names[:3]) + (", ..." if len(error.names) > 3 else "")
+    return (
+        f"{what} {names}, which could run code and is not imported; where you trust the file, save "
+        f"the state dict alone: torch.save({load}{part}, 'weights.pth')"
+    )
+
+
+def _unwrap(content: Any, path: str, prefix: str) -> dict[str, Any]:
+    """The state dict in the entries of a file, whose names have the prefix, without it."""
+    for _ in range(MOST_NESTED):
+        entries = [key for key, value in _items(content) if _holds_tensors(value)]
+        asked, _, rest = prefix.partition(".")
+        if asked in entries:
+            entry, prefix = asked, rest
+        else:
+            entry = next((entry for entry in WRAPPERS if entry in entries), None)
+        if entry is None:
+            break
+        others = [other for other in entries if other != entry]
+        if entry != asked and (others or "ema" in entry.split("_")):
+            logger.info(
+                f"{path}: taking its entry {entry!r}, not {', '.join(map(repr, others)) or 'another'}; "
+                "MODEL.INIT.PREFIX or --prefix names another one"
+            )
+        content = content[entry]
+    tensors = {key: value for key, value in _items(content) if isinstance(value, TENSORS)}
+    if not tensors:
+        raise ValueError(f"{path} holds no dict of named tensors, but {_describe(content)}")
+    left_out = [key for key, _ in _items(content) if key not in tensors]
+    if left_out:
+        logger.info(f"{path}: leaving out what are no tensors: {_some(left_out)}")
+    return _without_prefix(tensors, path, prefix)
+
+
+def _items(content: Any) -> list[tuple[str, Any]]:
+    if not isinstance(content, dict):
+        return []
+    return [(key, value) for key, value in content.items() if isinstance(key, str)]
+
+
+def _holds_tensors(value: Any) -> bool:
+    return any(
+        isinstance(part, TENSORS) or (key in WRAPPERS and isinstance(part, dict))
+        for key, part in _items(value)
+    )
+
+
+def _describe(content: Any) -> str:
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    entries = [f"{key!r} ({type(value).__name__})" for key, value in content.items()]
+    return (
+        f"{_some(entries) or 'nothing'}; MODEL.INIT.PREFIX or --prefix takes an entry by its name"
+    )
+
+
+def _without_prefix(tensors: dict[str, Any], path: str, prefix: str) -> dict[str, Any]:
+    if prefix[-1:].isalnum():
+        prefix += "."
+    stripped = _strip_common(tensors)
+    for named in (tensors, stripped):
+        chosen = {k.removeprefix(prefix): v for k, v in named.items() if k.startswith(prefix)}
+        if prefix and chosen:
+            return _strip_common(chosen)
+    if prefix:
+        there = dict.fromkeys(f"{key.partition('.')[0]}." for key in stripped if "." in key)
+        raise ValueError(
+            f"{path}: none of the {len(tensors)} tensors has a name that begins with {prefix!r}; "
+            f"expected one of {', '.join(there) or 'none'}"
+        )
+    return stripped
+
+
+def _strip_common(tensors: dict[str, Any]) -> dict[str, Any]:
+    while tensors:
+        common = [p for p in COMMON_PREFIXES if all(key.startswith(p) for key in tensors)]
+        if not common:
+            break
+        tensors = {key.removeprefix(common[0]): value for key, value in tensors.items()}
+    return tensors
+
+
+def _check_tensors(tensors: dict[str, Any], path: str) -> dict[str, torch.Tensor]:
+    checked = {}
+    for key, value in tensors.items():
+        if isinstance(value, torch.Tensor):
+            is_counter = value.numel() == 1 and value.dtype in INTEGERS
+        else:
+            is_counter = value.size == 1 and value.dtype.kind in "bui"
+        try:
+            checked[key] = torch.as_tensor(value) if is_counter else as_float32(key, value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    diverged = [key for key, tensor in checked.items() if not tensor.isfinite().all()]
+    if diverged:
+        raise ValueError(f"{path}: {len(diverged)} tensor(s) have Inf or NaN ({_some(diverged)})")
+    return checked
+
+
+def _some(names: Iterable[Any], shown: int = 5) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

@@ -1,0 +1,517 @@
+"""The reader of weights: every container and wrapper, and what it says of all other files."""
+
+import argparse
+import collections
+import datetime
+import io
+import json
+import logging
+import pathlib
+import pickle
+import shutil
+import tarfile
+import types
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torchvision.models import mobilenet_v2, resnet18
+
+from crnas_d2.checkpoint.weights_file import read_checkpoint, read_weights_file
+from detectron2.config import get_cfg
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    torch.manual_seed(0)
+    return mobilenet_v2(width_mult=0.1, num_classes=3).state_dict()
+
+
+def small():
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "conv1.weight": torch.randn(3, 2, 3, 3, generator=generator),
+        "bn1.num_batches_tracked": torch.tensor(7),
+    }
+
+
+def assert_same(read, expected):
+    assert list(read) == list(expected)
+    for key in expected:
+        assert read[key].dtype == expected[key].dtype
+        assert torch.equal(read[key], expected[key])
+
+
+def arrays(tensors):
+    return {key: tensor.numpy() for key, tensor in tensors.items()}
+
+
+def write_old(tensors, path):
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+
+
+CONTAINERS = {
+    "torch": torch.save,
+    "torch, protocol 4": lambda tensors, path: torch.save(tensors, path, pickle_protocol=4),
+    "old torch": write_old,
+    "old torch, protocol 4": lambda tensors, path: torch.save(
+        tensors, path, _use_new_zipfile_serialization=False, pickle_protocol=4
+    ),
+    "safetensors": safetensors.torch.save_file,
+    **{
+        f"pickle {protocol}": lambda tensors, path, protocol=protocol: path.write_bytes(
+            pickle.dumps(arrays(tensors), protocol)
+        )
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
+    "pickle of tensors": lambda tensors, path: path.write_bytes(pickle.dumps(tensors)),
+}
+
+
+@pytest.mark.parametrize("write", CONTAINERS.values(), ids=CONTAINERS)
+def test_every_container_under_every_name(tmp_path, state_dict, write):
+    plain = dict(sorted(state_dict.items()))  # as safetensors keeps no order
+    for ending in ("", ".pth", ".pt", ".pyth", ".ckpt", ".bin", ".pkl", ".safetensors"):
+        path = tmp_path / f"weights{ending}"
+        write(plain, path)
+        file = read_weights_file(str(path))
+        assert_same(dict(sorted(file.tensors.items())), plain)
+        assert file.path == str(path)
+        path.unlink()
+
+
+def test_header_author_and_config(tmp_path):
+    path = str(tmp_path / "x")
+    safetensors.torch.save_file(small(), path, {"format": "pt", "family": "resnet"})
+    assert read_weights_file(path).header == {"format": "pt", "family": "resnet"}
+    content = {"model": arrays(small()), "__author__": "Detectron2 Model Zoo"}
+    (tmp_path / "x").write_bytes(pickle.dumps(content))
+    file = read_weights_file(path)
+    assert (file.author, file.header, file.model_config) == ("Detectron2 Model Zoo", {}, {})
+    torch.save({"model": small(), "model_config": {"INPUT.FORMAT": "BGR"}}, path)
+    file = read_weights_file(path)
+    assert (file.author, file.model_config) == ("", {"INPUT.FORMAT": "BGR"})
+
+
+def test_tensors_of_a_zip_stay_in_the_file(tmp_path):
+    """So that a large file is not held twice."""
+    tensors = {"a": torch.randn(1000, 1000)}
+    torch.save(tensors, tmp_path / "x.pth")
+    read = read_weights_file(str(tmp_path / "x.pth")).tensors["a"]
+    mapped = pathlib.Path("/proc/self/maps").read_text()
+    assert str(tmp_path / "x.pth") in mapped
+    read.zero_()
+    assert torch.equal(torch.load(tmp_path / "x.pth")["a"], tensors["a"])
+
+
+# Wrappers ------------------------------------------------------------------------------------------
+
+
+def prefixed(prefix, tensors):
+    return {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
+
+
+WRAPPED = {
+    "plain PyTorch": lambda t: {"epoch": 3, "model_state_dict": t, "loss": 0.1},
+    "ImageNet example": lambda t: {
+        "epoch": 3,
+        "arch": "resnet50",
+        "state_dict": prefixed("module.", t),
+        "best_acc1": torch.tensor(70.0),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": []},
+    },
+    "Lightning": lambda t: {
+        "state_dict": prefixed("model.", t),
+        "hyper_parameters": {"lr": 0.1},
+        "pytorch-lightning_version": "2.0",
+    },
+    "mmdet": lambda t: {"meta": {"CLASSES": ("cat",)}, "state_dict": collections.OrderedDict(t)},
+    "DETR": lambda t: {"model": t, "optimizer": {}, "args": argparse.Namespace(lr=0.1)},
+    "pycls": lambda t: {"epoch": 1, "model_state": t, "cfg": "A: 1"},
+    "Detectron": lambda t: {"blobs": t, "cfg": "MODEL: {}"},
+    "CIFAR": lambda t: {"net": prefixed("module.", t), "acc": 90.0},
+    "network": lambda t: {"network": t},
+    "DeepSpeed": lambda t: {"module": t, "dp_world_size": 8},
+    "compiled": lambda t: prefixed("_orig_mod.module.", t),
+    "parallel": lambda t: prefixed("module.", t),
+    "nested": lambda t: {"state_dict": {"model": prefixed("module.", t)}},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("write", ["torch", "old torch", "pickle of tensors"])
+def test_state_dicts_in_any_wrapper(tmp_path, wrap, write):
+    CONTAINERS[write](wrap(small()), tmp_path / "x")
+    assert_same(read_weights_file(str(tmp_path / "x")).tensors, small())
+
+
+def test_the_entry_that_is_taken_is_said_where_there_are_others(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    path = str(tmp_path / "timm.pth.tar")
+    average = {key: tensor * 2 for key, tensor in small().items()}
+    torch.save({"state_dict": small(), "state_dict_ema": average, "arch": "x"}, path)
+    assert_same(read_weights_file(path).tensors, small())
+    assert f"{path}: taking its entry 'state_dict', not 'state_dict_ema'" in caplog.text
+    assert_same(read_weights_file(path, "state_dict_ema").tensors, average)
+    caplog.clear()
+    torch.save({"model_ema": average}, path)
+    assert_same(read_weights_file(path).tensors, average)
+    assert "taking its entry 'model_ema'" in caplog.text
+    caplog.clear()
+    torch.save({"state_dict": small(), "optimizer": {"state": {}}}, path)
+    read_weights_file(path)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "wrap, prefix",
+    [
+        (lambda t: {**prefixed("backbone.", t), "head.weight": torch.ones(1)}, "backbone."),
+        (lambda t: {**prefixed("backbone.", t), "head.weight": torch.ones(1)}, "backbone"),
+        (
+            lambda t: {
+                "state_dict": {
+                    **prefixed("module.encoder_q.", t),
+                    **prefixed("module.encoder_k.", small()),
+                }
+            },
+            "module.encoder_q.",
+        ),
+        (
+            lambda t: prefixed("module.encoder_q.", {**t}) | {"module.queue": torch.ones(2)},
+            "encoder_q",
+        ),
+        (
+            lambda t: {"student": small(), "teacher": prefixed("module.backbone.", t)},
+            "teacher.module.backbone",
+        ),
+        (lambda t: {"student": small(), "teacher": prefixed("module.", t)}, "teacher"),
+        (
+            lambda t: {"state_dict": prefixed("model.", t) | {"loss.weight": torch.ones(1)}},
+            "model.",
+        ),
+        (lambda t: prefixed("gpu_0/", t), "gpu_0/"),
+    ],
+)
+def test_a_prefix_takes_a_part(tmp_path, wrap, prefix):
+    wanted = {key: tensor * 3 for key, tensor in small().items()}
+    torch.save(wrap(wanted), tmp_path / "x.pth")
+    assert_same(read_weights_file(str(tmp_path / "x.pth"), prefix).tensors, wanted)
+
+
+def test_a_prefix_that_is_not_there(tmp_path):
+    torch.save({**prefixed("module.net.", small()), "module.head.b": torch.ones(1)}, tmp_path / "x")
+    with pytest.raises(ValueError) as error:
+        read_weights_file(str(tmp_path / "x"), "backbone")
+    assert str(error.value) == (
+        f"{tmp_path}/x: none of the 3 tensors has a name that begins with 'backbone.'; "
+        "expected one of net., head."
+    )
+
+
+def test_entries_that_no_wrapper_is_known_for_are_named(tmp_path):
+    torch.save({"student": small(), "teacher": small(), "epoch": 3}, tmp_path / "x")
+    message = r"x holds no dict of named tensors, but 'student' \(dict\), 'teacher' \(dict\), "
+    message += r"'epoch' \(int\); MODEL.INIT.PREFIX or --prefix takes an entry by its name"
+    with pytest.raises(ValueError, match=message):
+        read_weights_file(str(tmp_path / "x"))
+
+
+# What lies beside the weights ----------------------------------------------------------------------
+
+
+class Recorded:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+BESIDE = {
+    "args": argparse.Namespace(lr=0.1, output=pathlib.Path("/tmp"), nested=argparse.Namespace(a=1)),
+    "simple": types.SimpleNamespace(a=1),
+    "path": pathlib.PurePosixPath("a/b"),
+    "time": [datetime.datetime(2024, 1, 2), datetime.timedelta(3), datetime.timezone.utc],
+    "metrics": {"ap": np.float64(3.5), "curve": np.ones(3)},
+    "counts": collections.Counter("abc"),
+    "lists": collections.defaultdict(list, a=[1]),
+    "last": collections.deque([1.0, 2.0], maxlen=3),
+    "seen": {1, 2},
+    "fixed": frozenset({1}),
+    "random": torch.get_rng_state(),
+    "device": torch.device("cpu"),
+    "dtype": torch.float16,
+    "parameter": nn.Parameter(torch.ones(2)),
+    "cfg": get_cfg(),
+    "sparse": torch.eye(3).to_sparse(),
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("write", ["torch", "torch, protocol 4", "old torch", "pickle of tensors"])
+def test_plain_things_beside_the_weights(tmp_path, beside, write):
+    CONTAINERS[write]({"a": BESIDE[beside], "model": small()}, tmp_path / "x")
+    assert_same(read_weights_file(str(tmp_path / "x")).tensors, small())
+
+
+@pytest.mark.parametrize("write", ["torch", "torch, protocol 4", "old torch", "pickle of tensors"])
+@pytest.mark.parametrize("place", ["in", "beside"])
+def test_no_code_of_a_file_is_run(tmp_path, write, place):
+    trace, path = tmp_path / "trace", tmp_path / "x.pth"
+    foreign = {"evil": Recorded(trace)}
+    content = {"model": {**small(), **foreign}} if place == "in" else {"model": small(), **foreign}
+    CONTAINERS[write](content, path)
+    load = f"torch.load({str(path)!r}, weights_only=False)"
+    if write == "pickle of tensors":
+        load = f"pickle.load(open({str(path)!r}, 'rb'))"
+    with pytest.raises(ValueError) as error:
+        read_weights_file(str(path))
+    assert str(error.value).replace("needs _io.open", "needs io.open") == (
+        f"{path} needs io.open, which could run code and is not imported; where you trust the file, "
+        f"save the state dict alone: torch.save({load}['model'], 'weights.pth')"
+    )
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("write", ["torch", "old torch"])
+@pytest.mark.filterwarnings("ignore")
+def test_whole_models(tmp_path, write):
+    path, model = tmp_path / "x.pth", resnet18(num_classes=2)
+    CONTAINERS[write](model, path)
+    line = f"torch.save(torch.load({str(path)!r}, weights_only=False).state_dict(), 'weights.pth')"
+    with pytest.raises(ValueError) as error:
+        read_weights_file(str(path))
+    assert str(error.value).endswith(f": {line}")
+    assert f"{path} holds a whole model, not its state dict alone, and needs torch" in str(
+        error.value
+    )
+    exec(line.replace("'weights.pth'", f"{str(tmp_path / 'weights.pth')!r}"))
+    assert_same(read_weights_file(str(tmp_path / "weights.pth")).tensors, model.state_dict())
+    CONTAINERS[write]({"model": model, "epoch": 3}, path)
+    with pytest.raises(
+        ValueError, match=r"holds a whole model.*False\)\['model'\].state_dict\(\), "
+    ):
+        read_weights_file(str(path))
+
+
+# Values --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("write", ["torch", "old torch", "safetensors"])
+def test_other_precisions_become_float32(tmp_path, dtype, write):
+    weight = torch.randn(4, 3).to(dtype)
+    CONTAINERS[write]({"a.weight": weight}, tmp_path / "x")
+    read = read_weights_file(str(tmp_path / "x")).tensors["a.weight"]
+    assert read.dtype == torch.float32 and torch.equal(read, weight.float())
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4"])
+def test_arrays_of_other_precisions_become_float32(tmp_path, dtype):
+    weight = np.arange(6).reshape(2, 3).astype(dtype)
+    (tmp_path / "x").write_bytes(pickle.dumps({"w": weight.T, "n": np.array(7)}, 5))
+    read = read_weights_file(str(tmp_path / "x")).tensors
+    assert read["w"].dtype == torch.float32 and read["w"].is_contiguous()
+    assert np.array_equal(read["w"].numpy(), weight.T)
+    assert read["n"].item() == 7 and not read["n"].is_floating_point()
+
+
+def quantized():
+    return torch.quantize_per_tensor(torch.randn(4, 3), 0.1, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    "value, kind",
+    [
+        (torch.ones(4, dtype=torch.int8), "torch.int8"),
+        (torch.ones(4, dtype=torch.bool), "torch.bool"),
+        (torch.ones(4, dtype=torch.complex64), "torch.complex64"),
+        (quantized(), "torch.qint8"),
+    ],
+)
+def test_other_kinds_of_tensors_are_named(tmp_path, value, kind):
+    torch.save({"conv1.weight": value}, tmp_path / "x.pth")
+    message = f"x.pth: conv1.weight is {kind}; expected a tensor or array of floating point"
+    with pytest.raises(ValueError, match=message):
+        read_weights_file(str(tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("write", ["torch", "pickle 2", "safetensors"])
+def test_weights_that_are_not_finite_are_named(tmp_path, value, write):
+    tensors = small()
+    tensors["conv1.weight"][1, 0, 2, 2] = value
+    CONTAINERS[write](tensors, tmp_path / "x")
+    with pytest.raises(ValueError, match=r"x: 1 tensor\(s\) have Inf or NaN \(conv1.weight\)"):
+        read_weights_file(str(tmp_path / "x"))
+
+
+def test_what_is_no_tensor_is_left_out(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    torch.save({**small(), "epoch": 3, "name": "x"}, tmp_path / "x.pth")
+    assert_same(read_weights_file(str(tmp_path / "x.pth")).tensors, small())
+    assert "x.pth: leaving out what are no tensors: epoch, name" in caplog.text
+
+
+# Other files ---------------------------------------------------------------------------------------
+
+
+def zip_of(path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+
+
+def tar_of(path, mode):
+    with tarfile.open(path, mode) as archive:
+        info = tarfile.TarInfo("weights.pth")
+        info.size = 4
+        archive.addfile(info, io.BytesIO(b"abcd"))
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+HTML = b"\n<!DOCTYPE html>\n<html><head><title>Not found</title></head></html>"
+FILES = {
+    "empty": (lambda p: p.touch(), "is empty; .*: download the file itself"),
+    "zeros": (lambda p: p.write_bytes(bytes(5000)), "is nothing but zeros; "),
+    "Git LFS": (lambda p: p.write_bytes(LFS), "is a pointer of Git LFS; .*`git lfs pull`"),
+    "HTML": (lambda p: p.write_bytes(HTML), "is an HTML page; "),
+    "html": (lambda p: p.write_bytes(b"<html lang='en'>"), "is an HTML page; "),
+    "XML": (
+        lambda p: p.write_bytes(b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"),
+        "is an XML text, such as a server's error; ",
+    ),
+    "JSON": (lambda p: p.write_text(json.dumps({"message": "Not Found"})), "is a JSON text"),
+    "JSON list": (lambda p: p.write_text('[{"a": 1}]'), "is a JSON text"),
+    "Keras .h5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "is an HDF5 file"),
+    "TensorFlow Lite": (
+        lambda p: p.write_bytes(b"\x1c\0\0\0TFL3" + bytes(99)),
+        "is a TensorFlow Lite model; ",
+    ),
+    "SavedModel": (
+        lambda p: p.write_bytes(b"\x08\x01\x12\xd0\x05\x0a\x10serve"),
+        "is a SavedModel of TensorFlow; ",
+    ),
+    "TensorFlow index": (
+        lambda p: p.write_bytes(b"\0\0\1\2" + bytes(90) + bytes.fromhex("57fb808b247547db")),
+        "is a checkpoint of TensorFlow; ",
+    ),
+    "checkpoint": (
+        lambda p: p.write_text('model_checkpoint_path: "model.ckpt"'),
+        "is the index of TensorFlow's checkpoints; ",
+    ),
+    "gzip": (lambda p: p.write_bytes(b"\x1f\x8b\x08\0" + bytes(99)), "is a compressed archive; "),
+    "tar": (lambda p: tar_of(p, "w"), "is a tar archive; .*: unpack it"),
+    "tar.gz": (lambda p: tar_of(p, "w:gz"), "is a compressed archive; "),
+    "zip": (
+        lambda p: zip_of(p, "a.txt", "b/c.txt"),
+        r"is a zip archive of other files \(a.txt, b/c.txt\); .*: unpack it",
+    ),
+    "Keras zip": (
+        lambda p: zip_of(p, "metadata.json", "config.json", "model.weights.h5"),
+        "is a Keras model; ",
+    ),
+    "npz": (lambda p: np.savez(p.open("wb"), a=np.ones(2)), "is an archive of NumPy arrays"),
+    "npy": (lambda p: np.save(p.open("wb"), np.ones(2)), "is a single NumPy array; "),
+    "folder": (lambda p: p.mkdir(), "is a folder; .*: give the file in it"),
+    "text": (lambda p: p.write_text("no weights"), "cannot be read as weights: .*; taken is a "),
+    "bytes": (lambda p: p.write_bytes(bytes(range(255, 0, -1))), "cannot be read as weights: "),
+    "list": (
+        lambda p: torch.save([torch.ones(1)], p),
+        "holds no dict of named tensors, but a list",
+    ),
+    "tensor": (
+        lambda p: torch.save(torch.ones(1), p),
+        "holds no dict of named tensors, but a Tensor",
+    ),
+    "numbers": (
+        lambda p: p.write_bytes(pickle.dumps({0: np.ones(2)})),
+        r"holds no dict of named tensors, but 0 \(ndarray\)",
+    ),
+    "nothing": (lambda p: torch.save({}, p), "holds no dict of named tensors, but nothing"),
+}
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors", "pkl"])
+@pytest.mark.parametrize("write, message", FILES.values(), ids=FILES)
+def test_other_files_are_named(tmp_path, write, message, ending):
+    path = tmp_path / f"weights.{ending}"
+    write(path)
+    with pytest.raises(ValueError, match=f"^{path} {message}") as error:
+        read_weights_file(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript(tmp_path):
+    path, weights = tmp_path / "x.pt", tmp_path / "weights.pth"
+    model = nn.Sequential(nn.Conv2d(3, 2, 1))
+    torch.jit.script(model).save(path)
+    with pytest.raises(ValueError, match="x.pt is a TorchScript model; ") as error:
+        read_weights_file(str(path))
+    exec(str(error.value).rpartition("state dict: ")[2].replace("weights.pth", str(weights)))
+    assert_same(read_weights_file(str(weights)).tensors, model.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_export(tmp_path):
+    path, weights = tmp_path / "x.pt2", tmp_path / "weights.pth"
+    model = nn.Sequential(nn.Conv2d(3, 2, 1))
+    torch.export.save(torch.export.export(model, (torch.zeros(1, 3, 4, 4),)), path)
+    with pytest.raises(ValueError, match="x.pt2 is a model of torch.export; ") as error:
+        read_weights_file(str(path))
+    exec(str(error.value).rpartition("state dict: ")[2].replace("weights.pth", str(weights)))
+    assert_same(read_weights_file(str(weights)).tensors, model.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = str(tmp_path / "x.onnx")
+    torch.onnx.export(nn.Conv2d(3, 2, 1), (torch.zeros(1, 3, 4, 4),), path, dynamo=False)
+    with pytest.raises(ValueError, match="x.onnx is an ONNX model; "):
+        read_weights_file(path)
+    onnx.save(onnx.ModelProto(ir_version=8, graph=onnx.load(path).graph), path)
+    with pytest.raises(ValueError, match="x.onnx is an ONNX model; "):
+        read_weights_file(path)
+
+
+def test_folders_and_prefixes_of_tensorflow(tmp_path):
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(ValueError, match="is a SavedModel of TensorFlow; "):
+        read_weights_file(str(tmp_path))
+    (tmp_path / "model.ckpt.index").touch()
+    with pytest.raises(ValueError, match="model.ckpt is a checkpoint of TensorFlow; "):
+        read_weights_file(str(tmp_path / "model.ckpt"))
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no file .*absent.pth"):
+        read_weights_file(str(tmp_path / "absent.pth"))
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
+@pytest.mark.parametrize("write", CONTAINERS.values(), ids=CONTAINERS)
+def test_cut_off_files_are_named(tmp_path, write, kept):
+    path = tmp_path / "x"
+    write({"a": torch.randn(50, 50), "b": torch.randn(50, 50)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(ValueError, match=f"^{path} (is cut off|cannot be read as weights)"):
+        read_weights_file(str(path))
+
+
+def test_checkpoints_of_other_formats_are_named(tmp_path):
+    path = tmp_path / "x.pth"
+    write_old(small(), path)
+    with pytest.raises(ValueError, match="x.pth is cut off, or not in the zip format of torch.sav"):
+        read_checkpoint(str(path))
+    path.write_bytes(HTML)
+    with pytest.raises(ValueError, match="x.pth is an HTML page"):
+        read_checkpoint(str(path))
