@@ -26,11 +26,11 @@ from detectron2.data import MetadataCatalog
 from ..config import read_config
 from ..data import setup_datasets
 from ..files import read_json, real_path
+from ..report.pictures import RESULTS, check_tested_classes
 from ..search.bootstrap import BootstrapAP, ResampledImages, poisson_weights
 from ..search.detections import Detections
 from .command_line import command, command_parser
 
-RESULTS = os.path.join("inference", "coco_instances_results.json")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of COCOeval's stats
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percent
@@ -110,7 +110,7 @@ def read_results(path: str, truth: COCO) -> list[dict[str, Any]]:
 
     Raises:
         OSError: there is no such file.
-        ValueError: it has no detections, or some that are not of the data set.
+        ValueError: it has no detections, or some that are not of the data set, or of other classes.
     """
     if os.path.isdir(path):
         path = os.path.join(path, RESULTS)
@@ -122,6 +122,7 @@ def read_results(path: str, truth: COCO) -> list[dict[str, Any]]:
         foreign = next((r[key] for r in results if r[key] not in known), None)
         if foreign is not None:
             raise ValueError(f"{path}: {key} {foreign!r} is not in the ground truth")
+    check_tested_classes(path, [truth.cats[id].get("name") for id in sorted(truth.cats)])
     return results
 
 

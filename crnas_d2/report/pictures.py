@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
@@ -89,6 +91,7 @@ def detections_by_image(
             f"{path} has no result of an image of {metadata.name}: its image ids are such as "
             f"{results[0]['image_id']!r}, those of the data set such as {images[0]['image_id']!r}"
         )
+    check_tested_classes(path, metadata.thing_classes)
     indices = metadata.get("thing_dataset_id_to_contiguous_id") or {
         i: i for i in range(len(metadata.thing_classes))
     }
@@ -101,6 +104,39 @@ def detections_by_image(
             {**result, "category_id": indices[category], "bbox_mode": BoxMode.XYWH_ABS}
         )
     return by_image
+
+
+def check_tested_classes(path: str, class_names: Sequence[str]) -> None:
+    """Refuse results whose category ids are of other classes, as when the annotations were changed
+    since. That is known where a run has left its config.yaml in the folder above.
+
+    Args:
+        path: of a file of results.
+        class_names: of the ground truth, in the order of the ids.
+
+    Raises:
+        ValueError: the run had other classes, or another order.
+    """
+    config = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "config.yaml")
+    tested = _read_class_names(config)
+    if tested and tested != list(class_names):
+        pairs = itertools.zip_longest(tested, class_names)
+        index, (there, here) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+        raise ValueError(
+            f"{path}: by {config} the classes were {len(tested)} when these results were made, and "
+            f"the ground truth has {len(class_names)}; at index {index} stand {there!r} and {here!r}. "
+            "Expected the same in the same order: test once more with this ground truth"
+        )
+
+
+def _read_class_names(config: str) -> list[str]:
+    """Of a config.yaml, as a run writes it; empty where it is none, or has none."""
+    if not os.path.isfile(config):
+        return []
+    with open(config, encoding="utf-8") as file:
+        keys = yaml.safe_load(file)
+    model = keys.get("MODEL") if isinstance(keys, dict) else None
+    return list(model.get("CLASS_NAMES", [])) if isinstance(model, dict) else []
 
 
 def _draw_panels(
