@@ -17,6 +17,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..config import get_architecture
 from ..files import is_remote, open_atomically, write_atomically
+from .classes import match_class_rows, read_class_names
 from .inherit import inherit_subnet
 from .same_model import flatten_model_config, list_changes
 from .weights_file import read_checkpoint
@@ -42,7 +43,8 @@ class CRCheckpointer(DetectionCheckpointer):
     * Of a supernet's checkpoint, a network of its space takes the weights that are its own there.
     * A checkpoint takes its name when it is whole, and a resume takes the newest that can be read.
     * A file of which nothing fits the model is an error instead of a warning.
-    * A checkpoint keeps the keys of ``cfg.MODEL``, for :mod:`.same_model`.
+    * A checkpoint keeps the keys of ``cfg.MODEL``, for :mod:`.same_model`; the rows of its classes go
+      to where the model has the classes of these names.
     """
 
     def __init__(self, model: torch.nn.Module, save_dir: str, cfg: CfgNode, **checkpointables: Any):
@@ -127,6 +129,16 @@ class CRCheckpointer(DetectionCheckpointer):
                 "tools/convert_weights.py converts ImageNet weights of torchvision and timm"
             )
         return checkpoint
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        config = checkpoint.get("model_config", {})
+        if saved := read_class_names(config):
+            checkpoint["model"], report = match_class_rows(
+                checkpoint["model"], saved, self.model, read_class_names(self._model_config)
+            )
+            if str(report):
+                logger.info(f"classes of the checkpoint: {report}")
+        return super()._load_model(checkpoint)
 
     def _torch_load(self, filename: str) -> dict[str, Any]:
         return torch.load(filename, map_location="cpu", weights_only=True)

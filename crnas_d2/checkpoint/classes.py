@@ -202,7 +202,7 @@ def describe_difference(saved: Sequence[str], names: Sequence[str]) -> str:
     are the same, in whatever order, or one's are not known."""
     lacking = [name for name in saved if name not in names]
     added = [name for name in names if name not in saved]
-    if not saved or not names or not (lacking or added):
+    if not saved or not names or sorted(saved) == sorted(names):
         return ""
     parts = [f"{len(saved)} in the checkpoint, {len(names)} in the data"]
     if lacking:

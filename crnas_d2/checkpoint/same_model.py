@@ -12,10 +12,12 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from ..architecture import Architecture
 from ..config import flatten_config
 from ..spaces import get_stage_space
+from .classes import describe_difference, read_class_names
 
 ModelConfig = Mapping[str, str]  # the entry "model_config" of a checkpoint
 
 BUILDER = "MODEL.BACKBONE.NAME"
+CLASS_NAMES = "MODEL.CLASS_NAMES"
 # Beside the codes and the choices: what shapes a network's tensors, and what they mean
 NETWORK_KEYS = (
     "MODEL.META_ARCHITECTURE",
@@ -34,7 +36,6 @@ NETWORK_KEYS = (
     "MODEL.NAS_FPN.NUM_CELLS",
     "MODEL.PIXEL_MEAN",
     "MODEL.PIXEL_STD",
-    "MODEL.CLASS_NAMES",
 )
 
 
@@ -69,13 +70,15 @@ def check_same_network(cfg: CfgNode, saved: ModelConfig, filename: str) -> None:
 
     What an evaluation may change is not compared, such as thresholds or the kind of norm. A supernet
     may have fewer choices than the one that was trained, and the weights of a supernet may serve a
-    network of its space.
+    network of its space. The classes may stand in another order, see :func:`match_class_rows`.
     """
     used = flatten_model_config(cfg)
     inherits = "supernet" in saved.get(BUILDER, "") and "supernet" not in used[BUILDER]
     changed = _changed_keys(_network(used), _network(saved, plain=inherits))
     if not inherits:
         changed += _lacking_choices(used, saved)
+    if describe_difference(read_class_names(saved), read_class_names(used)):
+        changed.append(CLASS_NAMES)
     _refuse(_show(changed, used, saved), filename)
 
 
@@ -91,12 +94,30 @@ def _changed_keys(used: ModelConfig, saved: ModelConfig) -> list[str]:
         key
         for key, value in used.items()
         if saved.get(key, value) != value
-        and not (key == "MODEL.CLASS_NAMES" and "[]" in (saved[key], value))
+        and not (key == CLASS_NAMES and "[]" in (saved[key], value))
     ]
 
 
 def _show(keys: list[str], used: ModelConfig, saved: ModelConfig) -> list[str]:
-    return [f"{key}: {saved[key]} in the checkpoint, {used[key]} in the config" for key in keys]
+    return [
+        (
+            f"{key}: {_show_classes(used, saved)}"
+            if key == CLASS_NAMES
+            else f"{key}: {saved[key]} in the checkpoint, {used[key]} in the config"
+        )
+        for key in keys
+    ]
+
+
+def _show_classes(used: ModelConfig, saved: ModelConfig) -> str:
+    there, here = read_class_names(saved), read_class_names(used)
+    place = next((i for i, pair in enumerate(zip(there, here)) if len({*pair}) > 1), None)
+    return describe_difference(there, here) or (
+        f"the same {len(here)} in another order: the one of index {place} is {there[place]!r} in the "
+        f"checkpoint, {here[place]!r} in the data. The state of the optimizer has that order: give "
+        "the categories the ids that they had, or start a new training from the checkpoint, as "
+        "MODEL.WEIGHTS"
+    )
 
 
 def _refuse(changed: list[str], filename: str) -> None:

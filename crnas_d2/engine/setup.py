@@ -69,12 +69,12 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
     check_config(cfg, training=not args.eval_only, has_weights=checkpoint is not None)
     check_evaluation(cfg, training=not args.eval_only)
-    if checkpoint is not None:
+    if args.eval_only:
+        weights = checkpoint or cfg.MODEL.WEIGHTS
+        check_same_network(cfg, read_weights_file(weights).model_config, weights)
+    elif checkpoint is not None:
         saved = read_checkpoint(checkpoint).get("model_config", {})
         check_same_model(cfg, saved, checkpoint)
-    elif args.eval_only:
-        weights = cfg.MODEL.WEIGHTS
-        check_same_network(cfg, read_weights_file(weights).model_config, weights)
     _check_output(cfg, starts=not args.eval_only and checkpoint is None)
     comm.synchronize()  # as the next thing is that files are written
     cfg.freeze()
@@ -161,7 +161,7 @@ def prepare_trained(cfg: CfgNode) -> None:
     _choose_device(cfg)
     _check_weights(cfg, training=False)
     _check_keys(cfg)
-    saved = _model_config(cfg.MODEL.WEIGHTS)
+    saved = read_weights_file(cfg.MODEL.WEIGHTS).model_config
     check_same_network(cfg, saved, cfg.MODEL.WEIGHTS)
     for key in CLASS_KEYS:
         if key in saved:

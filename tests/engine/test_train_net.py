@@ -1,6 +1,5 @@
 """train_net.py as its users call it, on a data set and a detector of toy size."""
 
-import json
 import os
 import subprocess
 import sys
@@ -141,34 +140,6 @@ def test_config_file_is_needed():
     )
     assert done.returncode == 2
     assert "--config-file is missing" in done.stderr
-
-
-def test_classes_in_another_order_are_refused(tiny_config, tmp_path):
-    """Ids decide on the order, so the same data with other ids need other heads."""
-    train(tiny_config, "SOLVER.MAX_ITER", 1)
-    weights = tmp_path / "output" / "model_final.pth"
-    assert torch.load(weights, weights_only=True)["model_config"]["MODEL.CLASS_NAMES"] == str(
-        ["red", "blue"]
-    )
-    path = tmp_path / "data" / "annotations.json"
-    data = json.loads(path.read_text())
-    for entry in (*data["categories"], *data["annotations"]):
-        key = "id" if "name" in entry else "category_id"
-        entry[key] = 10 - entry[key]
-    path.write_text(json.dumps(data))
-    message = r"MODEL.CLASS_NAMES: \['red', 'blue'\] in the checkpoint, \['blue', 'red'\] in the"
-    for arguments in (["--resume"], ["--eval-only", "MODEL.WEIGHTS", weights]):
-        with pytest.raises(ValueError, match=message):
-            train(tiny_config, *arguments)
-    train(
-        tiny_config,
-        "MODEL.WEIGHTS",
-        weights,
-        "OUTPUT_DIR",
-        tmp_path / "tuned",
-        "SOLVER.MAX_ITER",
-        1,
-    )
 
 
 def test_what_is_not_the_runs_is_not_written_over(tiny_config, tmp_path):
