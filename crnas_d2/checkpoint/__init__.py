@@ -1,5 +1,6 @@
 from .checkpointer import CRCheckpointer
 from .inherit import inherit_subnet
+from .match_features import match_features
 from .match_statistics import match_statistics
 from .remap import remap_backbone
 from .seed_network import read_seed_network, save_remapped
@@ -7,6 +8,7 @@ from .seed_network import read_seed_network, save_remapped
 __all__ = [
     "CRCheckpointer",
     "inherit_subnet",
+    "match_features",
     "match_statistics",
     "read_seed_network",
     "remap_backbone",
