@@ -99,16 +99,17 @@ def tell_format(path: str, name: str = "") -> str:
         raise _refused(name, "a checkpoint of TensorFlow", EXPORT_FIRST)
     if any(start in head[:40] for start in OLD_TORCH_STARTS):
         return OLD_TORCH
-    if head[257:262] == b"ustar" or tarfile.is_tarfile(path):
+    if tarfile.is_tarfile(path):
         raise _refused(name, "a tar archive", UNPACK)
     return PICKLE
 
 
 def _tell_zip(path: str, name: str) -> str:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{name} is cut off: it begins as a zip archive, and has no end")
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.namelist()
+    except zipfile.BadZipFile:
+        raise ValueError(f"{name} is cut off: it begins as a zip archive, and has no end") from None
     for pattern, what, advice in ENTRIES:
         if any(re.fullmatch(pattern, entry) for entry in entries):
             raise _refused(name, what, advice.format(path=name))

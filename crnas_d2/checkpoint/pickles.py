@@ -21,7 +21,12 @@ import torch
 # that is not needed for weights, no object is made: a stand-in takes their place.
 HARMLESS = {
     "argparse": {"Namespace"},
+    "builtins": {
+        *("bool", "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "long"),
+        *("object", "range", "set", "slice", "str", "tuple", "unicode", "xrange"),
+    },
     "collections": {"Counter", "defaultdict", "deque"},
+    "copyreg": {"_reconstructor"},
     "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
     "decimal": {"Decimal"},
     "detectron2.config.config": {"CfgNode"},
@@ -31,6 +36,10 @@ HARMLESS = {
     "mmcv.utils.config": {"ConfigDict"},
     "mmengine.config.config": {"ConfigDict"},
     "mmengine.logging.history_buffer": {"HistoryBuffer"},
+    "omegaconf.base": {"Container", "ContainerMetadata", "Metadata", "Node"},
+    "omegaconf.dictconfig": {"DictConfig"},
+    "omegaconf.listconfig": {"ListConfig"},
+    "omegaconf.nodes": {"AnyNode", "BooleanNode", "FloatNode", "IntegerNode", "StringNode"},
     "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
     "pytorch_lightning.utilities.parsing": {"AttributeDict"},
     "torch": {"Size", "Tensor", "device"},
@@ -39,14 +48,14 @@ HARMLESS = {
     "torch.serialization": {"_get_layout"},
     "torch.storage": {"UntypedStorage"},
     "types": {"SimpleNamespace"},
+    "typing": {"Any"},
     "uuid": {"UUID"},
     "yacs.config": {"CfgNode"},
 }
+# As newer and older versions of Python call them
 HARMLESS["pathlib._local"] = HARMLESS["pathlib"]
-HARMLESS["builtins"] = HARMLESS["__builtin__"] = {
-    *("bool", "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "range", "set"),
-    *("slice", "str", "tuple"),
-}
+HARMLESS["__builtin__"] = HARMLESS["builtins"]
+HARMLESS["copy_reg"] = HARMLESS["copyreg"]
 
 
 class ForeignClasses(pickle.UnpicklingError):

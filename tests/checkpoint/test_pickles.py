@@ -97,3 +97,29 @@ def test_other_codecs_are_refused():
 def test_objects_of_other_classes_are_refused():
     with pytest.raises(pickle.UnpicklingError, match="it asks for .*test_pickles.Call"):
         load(pickle.dumps(Call))
+
+
+@pytest.mark.parametrize("place", sorted(pickles._of_weights()))
+@pytest.mark.parametrize("state", [b"(Vevil\nI1\nd", b"(N(Vevil\nI1\ndt"])
+def test_nothing_that_is_called_can_be_changed(place, state):
+    """With BUILD a pickle sets attributes, also of a function or class that it asks for."""
+    function = pickles._of_weights()[place]
+    data = f"c{place[0]}\n{place[1]}\n".encode() + state + b"b."
+    pickletools.dis(data, io.StringIO())
+    with pytest.raises((AttributeError, TypeError, pickle.UnpicklingError)):
+        load(data)
+    assert not hasattr(function, "evil")
+
+
+class Innocent:
+    pass
+
+
+def test_a_class_that_is_asked_for_stays_as_it_is():
+    data = f"c{__name__}\nInnocent\n(N(Vevil\nI1\ndtb.".encode()
+    pickle.loads(data)
+    assert Innocent.evil == 1
+    del Innocent.evil
+    with pytest.raises(pickle.UnpicklingError, match="Innocent, which could run code"):
+        load(data)
+    assert not hasattr(Innocent, "evil")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
 
@@ -68,6 +69,7 @@ CONTAINERS = {
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
     },
     "pickle of tensors": lambda tensors, path: path.write_bytes(pickle.dumps(tensors)),
+    "pickle of tensors 0": lambda tensors, path: path.write_bytes(pickle.dumps(tensors, 0)),
 }
 
 
@@ -249,12 +251,15 @@ BESIDE = {
     "dtype": torch.float16,
     "parameter": nn.Parameter(torch.ones(2)),
     "cfg": get_cfg(),
+    "omegaconf": OmegaConf.create({"lr": 0.1, "steps": [1, "a"], "x": {"y": None}}),
     "sparse": torch.eye(3).to_sparse(),
 }
 
 
 @pytest.mark.parametrize("beside", BESIDE)
-@pytest.mark.parametrize("write", ["torch", "torch, protocol 4", "old torch", "pickle of tensors"])
+@pytest.mark.parametrize(
+    "write", ["torch", "torch, protocol 4", "old torch", "pickle of tensors", "pickle of tensors 0"]
+)
 def test_plain_things_beside_the_weights(tmp_path, beside, write):
     CONTAINERS[write]({"a": BESIDE[beside], "model": small()}, tmp_path / "x")
     assert_same(read_weights_file(str(tmp_path / "x")).tensors, small())
