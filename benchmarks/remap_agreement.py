@@ -16,6 +16,7 @@ the statistics that the crops on the left give.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,11 +31,17 @@ from tabulate import tabulate
 from torch import nn
 
 from crnas_d2 import ARCHITECTURES, CRMobileNetV2, CRResNet
-from crnas_d2.checkpoint import match_statistics, read_seed_network, remap_backbone
+from crnas_d2.checkpoint import (
+    match_features,
+    match_statistics,
+    read_seed_network,
+    remap_backbone,
+)
 from crnas_d2.checkpoint.weights_file import read_weights_file
 
 FEATURES = ["res2", "res3", "res4", "res5"]
 BATCH = 25
+STEPS, STEP_BATCH = 100, 8  # of learning the features
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
 HALF_WIDTH = {
@@ -47,6 +54,7 @@ DEFAULTS = {
     "kept": "first",
     "dilated": "copied",
     "statistics": "as they were",
+    "features": "as they are",
 }
 IN_A_BLOCK = re.compile(r"(\w+)\.(\d+)\.(.+)")
 
@@ -69,13 +77,13 @@ def make_crops(side: int, count: int, seed: int) -> torch.Tensor:
     return torch.stack(crops)
 
 
-def build(kind: str, prefix: str = "") -> nn.Module:
+def build(kind: str, prefix: str = "", norm: str = "BN") -> nn.Module:
     """The network with fresh weights; the prefix is "", "SCR-" or "CR-"."""
     architecture = ARCHITECTURES[prefix + FULL_NAMES[kind]]
     network = CRMobileNetV2 if kind == "MNV2" else CRResNet
     codes = architecture.stage_code, architecture.operation_code
     torch.manual_seed(0)
-    return network(*codes, out_features=FEATURES, **HALF_WIDTH.get(kind, {})).eval()
+    return network(*codes, out_features=FEATURES, norm=norm, **HALF_WIDTH.get(kind, {})).eval()
 
 
 def recalibrate(network: nn.Module, crops: torch.Tensor) -> None:
@@ -155,6 +163,7 @@ def fill(
     kept: str = "first",
     dilated: str = "copied",
     statistics: str = "as they were",
+    features: str = "as they are",
 ) -> nn.Module:
     """The target with the weights of the seed network, by the rules of these names."""
     tensors, names = rename_kept(seed, target, kept)
@@ -172,6 +181,8 @@ def fill(
             for name, origin in report.origins.items()
         }
         match_statistics(target, seed, replace(report, origins=origins), left[:BATCH])
+    if features == "learnt":
+        match_features(target, seed, itertools.cycle(left.split(STEP_BATCH)), STEPS)
     return target
 
 
@@ -226,12 +237,17 @@ def cases() -> Iterator[tuple[str, dict[str, str]]]:
     yield "SCR-", {"statistics": "matched", "repeated": "copy"}
     for kept in ("last", "first, very last"):
         yield "SCR-", {"statistics": "matched", "kept": kept}
+    for repeated in ("copy", "identity"):
+        yield "SCR-", {"statistics": "matched", "repeated": repeated, "features": "learnt"}
     yield "CR-", {"repeated": "copy"}
     for dilated in KERNELS:
         yield "CR-", {"dilated": dilated}
     yield "CR-", {"statistics": "of the crops"}
     for dilated in ("copied", "interpolated"):
         yield "CR-", {"statistics": "matched", "dilated": dilated}
+    yield "CR-", {"statistics": "matched", "repeated": "copy", "features": "learnt"}
+    for dilated in ("copied", "interpolated"):
+        yield "CR-", {"statistics": "matched", "dilated": dilated, "features": "learnt"}
 
 
 def measure(kind: str, weights: str | None, num_crops: int) -> None:
@@ -246,7 +262,8 @@ def measure(kind: str, weights: str | None, num_crops: int) -> None:
     comparison = Comparison(seed, right, classifier)
     rows, met = [], set()
     for prefix, rules in cases():
-        target = build(kind, prefix)
+        # Learnt with the statistics at rest, as it is compared with them
+        target = build(kind, prefix, "FrozenBN" if "features" in rules else "BN")
         signature = (prefix, str({**rules, "kept": str(kept_blocks(kind, prefix, rules))}))
         if signature in met:
             continue
@@ -259,7 +276,7 @@ def measure(kind: str, weights: str | None, num_crops: int) -> None:
     if weights is not None:
         recalibrate(seed, left)
         row = comparison.row(seed)
-        rows.append([kind, "", "", "", "of the crops", *row, ""])
+        rows.append([kind, "", "", "", "of the crops", "", *row, ""])
         print(f"{comparison.classes} different classes are top-1 of the {len(right)} crops\n")
     header = ["network", *DEFAULTS, *FEATURES, *(["top-1", "KL"] if classifier else []), "CPU s"]
     print(tabulate(rows, header, "pipe", disable_numparse=True), "\n", flush=True)
