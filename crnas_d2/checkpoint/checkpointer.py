@@ -18,16 +18,14 @@ from detectron2.utils.file_io import PathManager
 from ..config import get_architecture
 from ..files import is_remote, open_atomically, write_atomically
 from .classes import match_class_rows, read_class_names
+from .description import BACKBONE_FORMAT
 from .inherit import inherit_subnet
+from .names import BACKBONE_PREFIXES, RES5_IN_HEADS
 from .same_model import flatten_model_config, list_changes
 from .weights_file import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
-# Metadata entry "format" of a file that holds a backbone alone
-BACKBONE_FORMAT = "crnas_d2.backbone"
-BACKBONE_PREFIXES = ("backbone.bottom_up.", "backbone.", "")
-RES5_IN_HEADS = "roi_heads.res5."  # of a C4 detector
 # Name of the checkpoint with the best test result; a run never goes on from there
 BEST = "model_best"
 

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import safetensors.torch
 import torch
 
-from ..files import check_not_read, is_remote, write_atomically
+from ..files import check_not_read, is_remote
 from .description import CONVENTIONS, Description
 from .infer import Shapes, infer_arguments
 from .names import Naming, find_naming
-from .weights_file import as_float32, read_weights_file
+from .norms import find_norm
+from .weights_file import as_float32
 
 
 def convert(
@@ -58,57 +58,18 @@ def convert(
     try:
         arguments = infer_arguments(naming.family, shapes)
     except ValueError as error:
-        raise ValueError(
-            f"by its names ({naming.mark}*) it is a {naming.family}, but {error}"
-        ) from None
+        what = f"by its names ({naming.mark}*) it is a {naming.family}, but"
+        raise ValueError(f"{what} {describe_fault(shapes) or error}") from None
     source = source or _likely_source(naming, arguments)
+    settings = CONVENTIONS[source].settings()
+    stride = settings.pop("MODEL.RESNETS.STRIDE_IN_1X1")
     if arguments.get("block") == "bottleneck":
         arguments["stride_in_1x1"] = CONVENTIONS[source].stride_in_1x1
-    if is_affine:
-        arguments["norm"] = "FrozenBN"
-    description = Description(source, naming.family, arguments, tuple(dropped))
-    _check_complete(shapes, keys, description)
-    return weights, description
-
-
-def save_backbone(path: str, weights: Mapping[str, torch.Tensor], description: Description) -> None:
-    """Write the result of :func:`convert` as safetensors, whole or not at all.
-
-    Args:
-        path: a local file; one that is there is replaced.
-    """
-    write_atomically(path, safetensors.torch.save(dict(weights), description.metadata()))
-
-
-def convert_file(
-    input_path: str,
-    output_path: str,
-    *,
-    source: str | None = None,
-    prefix: str = "",
-    overwrite: bool = False,
-) -> tuple[dict[str, torch.Tensor], Description]:
-    """Read, convert and save; returns what :func:`convert` does.
-
-    Args:
-        input_path: see :func:`read_weights_file`.
-        output_path: a local file ``*.safetensors``.
-        source: see :func:`convert`.
-        prefix: see :func:`read_weights_file`.
-        overwrite: replace a file that is there.
-
-    Raises:
-        FileExistsError: there is one, and it may not be replaced.
-        FileNotFoundError: there is no input, or no folder for the output.
-        ValueError: as in :func:`read_weights_file` and :func:`convert`, or for the name of the output.
-    """
-    check_output(output_path, overwrite, [input_path])
-    state_dict = read_weights_file(input_path, prefix).tensors
-    try:
-        weights, description = convert(state_dict, source)
-    except ValueError as error:
-        raise ValueError(f"{input_path}: {error}") from None
-    save_backbone(output_path, weights, description)
+        settings["MODEL.RESNETS.STRIDE_IN_1X1"] = stride
+    if is_affine or find_norm(weights) == "FrozenBN":
+        arguments["norm"] = settings["MODEL.RESNETS.NORM"] = "FrozenBN"
+    description = Description(source, naming.family, arguments, tuple(dropped), settings)
+    check_complete(shapes, description, keys)
     return weights, description
 
 
@@ -130,6 +91,65 @@ def check_output(path: str, overwrite: bool, inputs: Iterable[str]) -> None:
     if os.path.exists(path) and not overwrite:
         raise FileExistsError(f"output {path} exists; it is replaced with --overwrite only")
     check_not_read(path, inputs)
+
+
+def check_complete(
+    shapes: Shapes, description: Description, keys: Mapping[str, str] | None = None
+) -> None:
+    """
+    Args:
+        shapes: of the tensors of a backbone by its names, perhaps without some stages.
+        keys: what a file calls them, where that is something else.
+
+    Raises:
+        ValueError: they are not exactly those of the network of the description; the message has
+            the differences.
+    """
+    keys = keys or {}
+    with torch.device("meta"):
+        expected = description.build(norm="FrozenBN").state_dict()
+    if description.arguments.get("norm") == "GN":
+        expected = {name: t for name, t in expected.items() if "running_" not in name}
+    stages = {name.partition(".")[0] for name in shapes}
+    missing = [name for name in expected if name not in shapes and name.partition(".")[0] in stages]
+    left_over = [keys.get(name, name) for name in shapes if name not in expected]
+    misshapen = [
+        f"{keys.get(name, name)} {shape} instead of {tuple(expected[name].shape)}"
+        for name, shape in shapes.items()
+        if name in expected and shape != tuple(expected[name].shape)
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names)}"
+        for what, names in (
+            ("missing", missing),
+            ("left over", left_over),
+            ("of another shape", misshapen),
+        )
+        if names
+    ]
+    if problems:
+        fault = describe_fault(shapes)
+        raise ValueError(
+            f"{fault}; most like {description}"
+            if fault
+            else f"the tensors are not those of any backbone; most like {description}\n  "
+            + "\n  ".join(problems)
+        )
+
+
+def describe_fault(names: Iterable[str]) -> str:
+    """What is known to make tensors those of no backbone here, or nothing."""
+    names = list(names)
+    deformable = [name for name in names if "_offset." in name]
+    if deformable:
+        return f"its convolutions are deformable ({deformable[0]}, ...); expected plain ones"
+    biases = [name for name in names if name.endswith(".bias")]
+    if biases and not any(".norm." in name for name in names):
+        return (
+            f"its norms were folded into the convolutions, which have biases instead ({biases[0]}, "
+            "...); expected norms"
+        )
+    return ""
 
 
 def _rename(state_dict: Mapping[str, Any], naming: Naming) -> tuple[dict[str, str], list[str]]:
@@ -154,32 +174,6 @@ def _add_identity_statistics(weights: dict[str, torch.Tensor]) -> None:
 
 
 def _likely_source(naming: Naming, arguments: Mapping[str, Any]) -> str:
-    if "fair" in naming.sources and arguments["num_groups"] > 1:
+    if naming.affine_norms and arguments["num_groups"] > 1:
         return "fair"
     return naming.sources[0]
-
-
-def _check_complete(shapes: Shapes, keys: Mapping[str, str], description: Description) -> None:
-    with torch.device("meta"):
-        expected = description.build(norm="FrozenBN").state_dict()
-    missing = [name for name in expected if name not in shapes]
-    left_over = [keys.get(name, name) for name in shapes if name not in expected]
-    misshapen = [
-        f"{keys.get(name, name)} {shape} instead of {tuple(expected[name].shape)}"
-        for name, shape in shapes.items()
-        if name in expected and shape != tuple(expected[name].shape)
-    ]
-    problems = [
-        f"{len(names)} {what}: {', '.join(names)}"
-        for what, names in (
-            ("missing", missing),
-            ("left over", left_over),
-            ("of another shape", misshapen),
-        )
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"the tensors are not those of any backbone; most like {description}\n  "
-            + "\n  ".join(problems)
-        )

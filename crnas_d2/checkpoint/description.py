@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+import yaml
 
 from detectron2.modeling import Backbone
 
 from ..modeling import CRMobileNetV2, CRResNet
-from .checkpointer import BACKBONE_FORMAT
+from .settings import as_header
+
+# Metadata entry "format" of a file that holds a backbone alone
+BACKBONE_FORMAT = "crnas_d2.backbone"
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,15 @@ class Convention:
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
     stride_in_1x1: bool
+
+    def settings(self) -> dict[str, str]:
+        """As texts by config key."""
+        return {
+            "INPUT.FORMAT": self.input_format,
+            "MODEL.PIXEL_MEAN": str(list(self.pixel_mean)),
+            "MODEL.PIXEL_STD": str(list(self.pixel_std)),
+            "MODEL.RESNETS.STRIDE_IN_1X1": str(self.stride_in_1x1),
+        }
 
 
 _TORCH = Convention("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), False)
@@ -48,16 +62,18 @@ class Description:
     """Which network a state dict turned out to be.
 
     Attributes:
-        source: whose weights they are, a key of ``CONVENTIONS``.
+        source: whose weights they are, such as a key of ``CONVENTIONS``.
         family: as in ``MODEL.CR.FAMILY``.
         arguments: those of the backbone's constructor that the weights settle.
         dropped: keys of the input that have no part in the features.
+        settings: what the weights need of a config, as texts by config key.
     """
 
     source: str
     family: str
     arguments: Mapping[str, Any]
     dropped: tuple[str, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         arguments = (f"{name} {value}" for name, value in self.arguments.items())
@@ -70,15 +86,12 @@ class Description:
 
     def metadata(self) -> dict[str, str]:
         """The header of the converted file: text as it is, all else as JSON."""
-        convention = CONVENTIONS[self.source]
         entries = {
             "format": BACKBONE_FORMAT,
             "source": self.source,
             "family": self.family,
+            **as_header(self.settings),
             **self.arguments,
-            "input_format": convention.input_format,
-            "pixel_mean": convention.pixel_mean,
-            "pixel_std": convention.pixel_std,
         }
         return {
             key: value if isinstance(value, str) else json.dumps(value)
@@ -87,16 +100,16 @@ class Description:
 
     def config(self) -> dict[str, Any]:
         """The values of a Detectron2 config that the weights need."""
-        convention = CONVENTIONS[self.source]
-        cr, resnets = {"FAMILY": self.family}, {}
+        flat = {"MODEL.CR.FAMILY": self.family}
         for name, value in self.arguments.items():
-            section = cr if name in ("block", "stage_code", "width_multiplier") else resnets
-            section[name.upper()] = value
-        model = {
-            "PIXEL_MEAN": list(convention.pixel_mean),
-            "PIXEL_STD": list(convention.pixel_std),
-            "CR": cr,
-        }
-        if resnets:
-            model["RESNETS"] = resnets
-        return {"MODEL": model, "INPUT": {"FORMAT": convention.input_format}}
+            of_cr = name in ("block", "stage_code", "operation_code", "width_multiplier")
+            flat[f"MODEL.{'CR' if of_cr else 'RESNETS'}.{name.upper()}"] = value
+        flat.update({key: yaml.safe_load(text) for key, text in self.settings.items()})
+        config: dict[str, Any] = {}
+        for key, value in flat.items():
+            node = config
+            *sections, name = key.split(".")
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[name] = value
+        return config

@@ -10,6 +10,10 @@ from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
 
 from ..architecture import ARCHITECTURES, get_family
 
+# What stands before the names of a backbone's tensors in those of a model, with and without a neck
+BACKBONE_PREFIXES = ("backbone.bottom_up.", "backbone.", "")
+RES5_IN_HEADS = "roi_heads.res5."  # of a C4 detector
+
 
 @dataclass(frozen=True)
 class Naming:
@@ -136,8 +140,14 @@ def _from_timm_mobilenetv2(key: str) -> str:
 
 NAMINGS = (
     Naming("resnet", ("torchvision", "timm"), "layer1.0.conv", r"fc\..+", _from_torch_resnet),
-    # torchvision's weights in Detectron2's model zoo
-    Naming("resnet", ("torchvision", "timm"), "res2.0.conv", r"(stem\.fc|linear)\..+", str),
+    # Detectron2's own, which torchvision's weights in its model zoo have
+    Naming(
+        "resnet",
+        ("torchvision", "timm", "msra", "fair"),
+        "res2.0.conv",
+        r"(stem\.fc|linear)\..+",
+        str,
+    ),
     # Detectron2 leaves the biases of convolutions out as well: each has a norm behind it.
     Naming(
         "resnet",

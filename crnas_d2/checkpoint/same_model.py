@@ -29,26 +29,23 @@ NETWORK_KEYS = (
     "MODEL.RESNETS.WIDTH_PER_GROUP",
     "MODEL.RESNETS.STEM_OUT_CHANNELS",
     "MODEL.RESNETS.RES2_OUT_CHANNELS",
-    "MODEL.RESNETS.STRIDE_IN_1X1",
     "MODEL.RESNETS.RES5_DILATION",
     "MODEL.FPN.OUT_CHANNELS",
     "MODEL.NAS_FPN.OUT_CHANNELS",
     "MODEL.NAS_FPN.NUM_CELLS",
-    "MODEL.PIXEL_MEAN",
-    "MODEL.PIXEL_STD",
 )
 
 
 def flatten_model_config(cfg: CfgNode) -> dict[str, str]:
     """All keys below ``cfg.MODEL`` with their values, less those that are no part of the model: where
-    it runs and how it starts."""
-    flat = flatten_config(cfg.MODEL, "MODEL.")
+    it runs and how it starts; and the order of the channels that it is given."""
+    flat = {**flatten_config(cfg.MODEL, "MODEL."), "INPUT.FORMAT": str(cfg.INPUT.FORMAT)}
     not_of_it = ("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.INIT.")
     return {key: value for key, value in flat.items() if not key.startswith(not_of_it)}
 
 
 def check_same_model(
-    cfg: CfgNode, saved: ModelConfig, filename: str, below: str | tuple[str, ...] = "MODEL."
+    cfg: CfgNode, saved: ModelConfig, filename: str, below: str | tuple[str, ...] = ""
 ) -> None:
     """Refuse to go on with the checkpoint of a model of which anything is different.
 
@@ -68,9 +65,10 @@ def check_same_model(
 def check_same_network(cfg: CfgNode, saved: ModelConfig, filename: str) -> None:
     """Refuse to evaluate the weights of another network, as :func:`check_same_model` does.
 
-    What an evaluation may change is not compared, such as thresholds or the kind of norm. A supernet
-    may have fewer choices than the one that was trained, and the weights of a supernet may serve a
-    network of its space. The classes may stand in another order, see :func:`match_class_rows`.
+    What an evaluation may change is not compared, such as thresholds or the kind of norm, nor what
+    :func:`check_settings` compares. A supernet may have fewer choices than the one that was trained,
+    and the weights of a supernet may serve a network of its space. The classes may stand in another
+    order, see :func:`match_class_rows`.
     """
     used = flatten_model_config(cfg)
     inherits = "supernet" in saved.get(BUILDER, "") and "supernet" not in used[BUILDER]

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import safetensors.torch
 import torch
-import yaml
 
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone
 
 from ..architecture import Architecture
-from ..config import flatten_config
-from ..files import file_sha256, write_atomically
+from ..files import file_sha256, is_remote, write_atomically
 from ..modeling import CRMobileNetV2, CRResNet
-from .checkpointer import BACKBONE_FORMAT, BACKBONE_PREFIXES, RES5_IN_HEADS
-from .convert import convert
-from .description import CONVENTIONS, Convention
+from .convert import check_complete, convert, describe_fault
+from .description import BACKBONE_FORMAT, Description
 from .infer import infer_arguments
+from .foreign import check_is_known
+from .names import BACKBONE_PREFIXES, RES5_IN_HEADS
+from .origin import MODEL_ZOO, check_is_told, find_settings, state_pixels
 from .remap import check_one_network
 from .remap_report import RemapReport
-from .weights_file import read_weights_file
+from .settings import as_header
+from .weights_file import WeightsFile, read_weights_file
 
-MODEL_ZOO = "Detectron2 Model Zoo"  # author of its detectors, as their files name it
-NOT_OF_THE_MODEL = re.compile(
-    r"pixel_(mean|std)|(.+\.)?anchor_generator\..+"
-)  # but derived from a config
-
-# What weights need of a config beside the network's shapes, by its name in the header of a file
-SETTINGS = {
-    "input_format": "INPUT.FORMAT",
-    "pixel_mean": "MODEL.PIXEL_MEAN",
-    "pixel_std": "MODEL.PIXEL_STD",
-    "stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1",
-    "norm": "MODEL.RESNETS.NORM",
-}
+# What is derived from a config, and is none of a model's tensors
+DERIVED = re.compile(r"pixel_(mean|std)|(.+\.)?anchor_generator\..+")
 
 
 @dataclass(frozen=True)
@@ -52,11 +42,13 @@ class SeedNetwork:
         sha256: of its file, in hexadecimal.
         weights: by the names of :class:`CRResNet` or :class:`CRMobileNetV2`.
         family: as in ``MODEL.CR.FAMILY``.
-        settings: the values that the weights need, as texts by config key, as far as the file tells
-            them. The norm is among them where it must be "FrozenBN".
+        settings: the values that the weights need, as texts by config key, as far as they are known;
+            see :func:`find_settings`.
         rest: of a detector, all tensors outside of the backbone, by Detectron2's names, such as
             "backbone.fpn_lateral2.weight" and "roi_heads.box_predictor.cls_score.weight".
         class_names: of a detector, in the order of its outputs; empty where they are not known.
+        source: whose weights they are.
+        dropped: keys of the file that have no part in a model.
     """
 
     name: str
@@ -66,6 +58,8 @@ class SeedNetwork:
     settings: Mapping[str, str]
     rest: Mapping[str, torch.Tensor] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    source: str = ""
+    dropped: tuple[str, ...] = ()
 
     def build(self, stage_code: Sequence[int], operation_code: Sequence[int] = ()) -> Backbone:
         """A network of this one's widths with other codes, and fresh weights.
@@ -74,82 +68,87 @@ class SeedNetwork:
             ValueError: the codes are of another family, or this network is not a whole one.
         """
         architecture = Architecture.of_family(self.family, stage_code, operation_code)
-        shapes = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
-        arguments = infer_arguments(self.family, shapes)
+        arguments = infer_arguments(self.family, _shapes(self.weights))
         arguments["stage_code"] = architecture.stage_code
         arguments["operation_code"] = architecture.operation_code
-        if self.settings.get(SETTINGS["stride_in_1x1"]) == "True":
+        if self.settings.get("MODEL.RESNETS.STRIDE_IN_1X1") == "True":
             arguments["stride_in_1x1"] = True
         return {"resnet": CRResNet, "mobilenetv2": CRMobileNetV2}[self.family](**arguments)
 
-    def differences(self, cfg: CfgNode) -> list[str]:
-        """The settings that have another value in a config, each in a sentence."""
-        flat = flatten_config(cfg)
-        return [
-            f"{key}: {value} in the seed network, {flat[key]} in the config"
-            for key, value in self.settings.items()
-            if flat[key] != value
-        ]
+    def describe(self) -> Description:
+        """Which network it is, apart from its operation code.
+
+        Raises:
+            ValueError: it is not a whole one.
+        """
+        arguments = infer_arguments(self.family, _shapes(self.weights))
+        if "MODEL.RESNETS.STRIDE_IN_1X1" in self.settings:
+            arguments["stride_in_1x1"] = self.settings["MODEL.RESNETS.STRIDE_IN_1X1"] == "True"
+        if "MODEL.RESNETS.NORM" in self.settings:
+            arguments["norm"] = self.settings["MODEL.RESNETS.NORM"]
+        dropped = (*self.dropped, *self.rest)
+        return Description(self.source, self.family, arguments, dropped, self.settings)
 
 
-def read_seed_network(path: str, source: str | None = None, prefix: str = "") -> SeedNetwork:
+def read_seed_network(
+    path: str,
+    source: str | None = None,
+    prefix: str = "",
+    pixel_mean: Sequence[float] | None = None,
+    pixel_std: Sequence[float] | None = None,
+) -> SeedNetwork:
     """Read a trained network of the families here.
 
     Args:
-        path: a checkpoint of a detector or classifier, a file of tools/convert_weights.py or
-            tools/remap_weights.py, or one that tools/convert_weights.py takes. Of any kind that
-            ``PathManager`` knows; nothing in it is run.
-        source: whose weights they are, where it is one of the last kind; see :func:`convert`.
+        path: a detector of Detectron2, a checkpoint of this project, a file of
+            tools/convert_weights.py or tools/remap_weights.py, or a classifier of torchvision, timm or
+            Caffe2. Of any kind that ``PathManager`` knows; nothing in it is run.
+        source: whose weights they are, a key of ``CONVENTIONS``, where the file does not tell.
         prefix: see :func:`read_weights_file`.
+        pixel_mean, pixel_std: with which the network was trained, where they are not those that its
+            source usually takes; three numbers of the scale 0 to 255, in the order of the channels.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds no such network, or a source is given for one of ours.
+        ValueError: it is damaged, holds no such network, nothing tells whose it is, or a source is
+            given for one of ours.
     """
     file = read_weights_file(path, prefix)
-    state_dict, header = file.tensors, file.header
-    identity = (os.path.basename(path), file_sha256(path))
-    prefix = _find_prefix(state_dict)
-    if prefix is None or (prefix == "" and header.get("format") != BACKBONE_FORMAT):
-        try:
-            weights, description = convert(state_dict, source)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        config = flatten_config(CfgNode(description.config()))
-        return SeedNetwork(*identity, weights, description.family, _settings(config, weights))
-    if source is not None:
-        raise ValueError(
-            f"source {source!r}: {path} has the names of this project's networks; a source is for "
-            "weights of torchvision, timm and Caffe2"
-        )
-    weights = {
-        key.removeprefix(prefix).removeprefix("roi_heads."): value
-        for key, value in state_dict.items()
-        if _is_of_the_backbone(key, prefix)
-    }
-    check_one_network(path, weights)
-    config = file.model_config
-    if file.author == MODEL_ZOO:
-        config = _zoo_settings(weights)
-    elif not config:
-        config = {
-            key: str(yaml.safe_load(header[name]))
-            for name, key in SETTINGS.items()
-            if name in header
-        }
-    rest = {}
-    if prefix != "" and config.get("MODEL.META_ARCHITECTURE") != "ImageClassifier":
-        rest = {
-            key: value
-            for key, value in state_dict.items()
-            if not _is_of_the_backbone(key, prefix) and NOT_OF_THE_MODEL.fullmatch(key) is None
-        }
-    class_names = tuple(ast.literal_eval(config.get("MODEL.CLASS_NAMES", "[]")))
-    if file.author == MODEL_ZOO and _count_classes(rest) == 80:
-        class_names = tuple(MetadataCatalog.get("coco_2017_train").thing_classes)
-    family = "resnet" if any(key.startswith("res2.") for key in weights) else "mobilenetv2"
-    settings = _settings(config, weights)
-    return SeedNetwork(*identity, weights, family, settings, rest, class_names)
+    seed = _identify(file, source)
+    check_one_network(path, seed.weights)
+    if not file.model_config and not file.header:
+        _check_network(path, seed)
+    settings = state_pixels(seed.settings, pixel_mean, pixel_std)
+    return replace(seed, settings=settings, sha256=file_sha256(path))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What set-up has to know of a file of weights.
+
+    Attributes:
+        settings: as in :class:`SeedNetwork`, of a supernet of this project too.
+        model_config: as in :class:`WeightsFile`.
+    """
+
+    settings: Mapping[str, str]
+    model_config: Mapping[str, str]
+
+
+def read_facts(path: str, source: str | None = None, prefix: str = "") -> Facts:
+    """Read them; once, as long as the file does not change.
+
+    Args, Raises:
+        See :func:`read_seed_network`.
+    """
+    modified = 0 if is_remote(path) or not os.path.isfile(path) else os.stat(path).st_mtime_ns
+    return _read_facts(path, source, prefix, modified)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_facts(path: str, source: str | None, prefix: str, modified: int) -> Facts:
+    file = read_weights_file(path, prefix)
+    return Facts(_identify(file, source).settings, file.model_config)
 
 
 def save_remapped(
@@ -164,31 +163,92 @@ def save_remapped(
         weights, report: what :func:`remap_backbone` returns.
         seed: the network that they come from.
     """
-    settings = {name: seed.settings[key] for name, key in SETTINGS.items() if key in seed.settings}
     header = {
         "format": BACKBONE_FORMAT,
         "family": seed.family,
         "seed_network": seed.name,
         "seed_network_sha256": seed.sha256,
-        **settings,
+        **as_header(seed.settings),
         **report.metadata(),
     }
     contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
     write_atomically(path, safetensors.torch.save(contiguous, header))
 
 
-def _zoo_settings(weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Those with which Detectron2's configs train: from FAIR's weights a ResNeXt, all else from
-    MSRA's, and with frozen norms."""
-    arguments = infer_arguments("resnet", {name: tuple(t.shape) for name, t in weights.items()})
-    convention: Convention = CONVENTIONS["fair" if arguments["num_groups"] > 1 else "msra"]
-    return {
-        "INPUT.FORMAT": convention.input_format,
-        "MODEL.PIXEL_MEAN": str(list(convention.pixel_mean)),
-        "MODEL.PIXEL_STD": str(list(convention.pixel_std)),
-        "MODEL.RESNETS.STRIDE_IN_1X1": str(convention.stride_in_1x1),
-        "MODEL.RESNETS.NORM": "FrozenBN",
+def _identify(file: WeightsFile, source: str | None) -> SeedNetwork:
+    """The network in a file, which may be a supernet of this project; without the file's SHA-256."""
+    prefix = _find_prefix(file.tensors)
+    is_headed = file.header.get("format") == BACKBONE_FORMAT
+    if prefix is None or (
+        prefix == "" and not is_headed and "c16.0.project.weight" not in file.tensors
+    ):
+        return _translate(file, source)
+    weights, rest, derived = {}, {}, []
+    for key, tensor in file.tensors.items():
+        if _is_of_the_backbone(key, prefix):
+            weights[key.removeprefix(prefix).removeprefix("roi_heads.")] = tensor
+        elif DERIVED.fullmatch(key):
+            derived.append(key)
+        else:
+            rest[key] = tensor
+    if all(key.startswith("linear.") for key in rest):  # of a classifier
+        derived, rest = [*derived, *rest], {}
+    names = tuple(ast.literal_eval(file.model_config.get("MODEL.CLASS_NAMES", "[]")))
+    if file.author == MODEL_ZOO and _count_classes(rest) == 80:
+        names = tuple(MetadataCatalog.get("coco_2017_train").thing_classes)
+    return SeedNetwork(
+        name=os.path.basename(file.path),
+        sha256="",
+        weights=weights,
+        family="resnet" if any(key.startswith("res2.") for key in weights) else "mobilenetv2",
+        settings=find_settings(file, weights, rest, source),
+        rest=rest,
+        class_names=names,
+        source=source or file.author or file.header.get("source", "this project"),
+        dropped=tuple(derived),
+    )
+
+
+def _translate(file: WeightsFile, source: str | None) -> SeedNetwork:
+    """A network in another project's names."""
+    check_is_known(file)
+    try:
+        weights, description = convert(file.tensors, source)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from None
+    check_is_told(file, weights, source)
+    return SeedNetwork(
+        name=os.path.basename(file.path),
+        sha256="",
+        weights=weights,
+        family=description.family,
+        settings=description.settings,
+        source=description.source,
+        dropped=description.dropped,
+    )
+
+
+def _check_network(path: str, seed: SeedNetwork) -> None:
+    """
+    Raises:
+        ValueError: it is none of the families here.
+    """
+    shapes = {
+        name: shape
+        for name, shape in _shapes(seed.weights).items()
+        if not name.endswith("num_batches_tracked")
     }
+    try:
+        description = seed.describe()
+        depths = [depth or 1 for depth in description.arguments["stage_code"]]
+        arguments = {**description.arguments, "stage_code": depths}
+        check_complete(shapes, replace(description, arguments=arguments))
+    except ValueError as error:
+        raise ValueError(f"{path}: {describe_fault(shapes) or error}") from None
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _count_classes(rest: Mapping[str, torch.Tensor]) -> int:
@@ -213,12 +273,3 @@ def _find_prefix(keys: Iterable[str]) -> str | None:
         if any(key.startswith((f"{prefix}res2.", f"{prefix}c16.")) for key in keys):
             return prefix
     return None
-
-
-def _settings(config: Mapping[str, str], weights: Iterable[str]) -> dict[str, str]:
-    settings = {key: config[key] for key in SETTINGS.values() if key in config}
-    if settings.get("MODEL.RESNETS.NORM") != "FrozenBN":  # the others compute the same
-        settings.pop("MODEL.RESNETS.NORM", None)
-    if not any(".conv3." in name for name in weights):
-        settings.pop("MODEL.RESNETS.STRIDE_IN_1X1", None)
-    return settings

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from ..checkpoint.convert import convert_file
+from ..checkpoint.convert_file import convert_file
 from ..checkpoint.description import CONVENTIONS
 from .command_line import command, command_parser
 
@@ -25,11 +25,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("input", help="file or URL; see above")
     parser.add_argument("output", help="local file *.safetensors")
+    add_origin(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace the output")
+    return parser.parse_args(argv)
+
+
+def add_origin(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what the file itself does not."""
     parser.add_argument(
         "--source",
         choices=CONVENTIONS,
-        help="whose weights they are, where the names leave that open: a ResNet's are taken for "
-        "torchvision's, Caffe2's for FAIR's (a ResNeXt) or MSRA's (any other)",
+        help="whose weights they are, where the file leaves that open: a ResNet's with the names of "
+        "torchvision are taken for torchvision's, Caffe2's for FAIR's (a ResNeXt) or MSRA's (any "
+        "other), a detector of Detectron2's model zoo likewise; any other detector has to say it",
     )
     parser.add_argument(
         "--prefix",
@@ -37,8 +45,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="take only the tensors whose names begin so, without it; or the state dict in the entry "
         "of this name",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the output")
-    return parser.parse_args(argv)
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        parser.add_argument(
+            f"--pixel-{name}",
+            type=float,
+            nargs=3,
+            metavar=("C1", "C2", "C3"),
+            help=f"{what} of the pixels in 0..255, in the order of the channels, where it is another "
+            "than the source's usual one",
+        )
 
 
 @command
@@ -49,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.output,
         source=args.source,
         prefix=args.prefix,
+        pixel_mean=args.pixel_mean,
+        pixel_std=args.pixel_std,
         overwrite=args.overwrite,
     )
 
@@ -56,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"network: {description}")
     print(f"tensors: {len(weights)} with {size:,} elements, written to {args.output}")
     print(f"dropped: {', '.join(description.dropped) or 'nothing'}")
-    print(f"config (no file tells mean and std; these are {description.source}'s usual ones):\n")
+    print("config that the weights need:\n")
     config = description.config()
     config["MODEL"] = {"WEIGHTS": args.output, **config["MODEL"]}
     print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None), end="")

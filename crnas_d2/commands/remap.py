@@ -25,12 +25,13 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
 from ..checkpoint.convert import check_output
-from ..checkpoint.description import CONVENTIONS
 from ..checkpoint.remap import remap_backbone
 from ..checkpoint.remap_report import describe_frozen
 from ..checkpoint.seed_network import read_seed_network, save_remapped
+from ..checkpoint.settings import as_command, as_yaml, find_contradictions, take_settings
 from ..config import read_config
 from .command_line import command, command_parser
+from .convert import add_origin
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -57,12 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--init-seed", type=int, default=0, help="of the values that nothing is there for"
     )
-    parser.add_argument(
-        "--source", choices=CONVENTIONS, help="whose weights they are, as of crnas convert"
-    )
-    parser.add_argument(
-        "--prefix", default="", help="of the names of its tensors, as of crnas convert"
-    )
+    add_origin(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the output")
     parser.add_argument("opts", nargs="*", help="keys and values for the config")
     args = parser.parse_intermixed_args(argv)
@@ -76,7 +72,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def remap(args: argparse.Namespace) -> None:
     check_output(args.output, args.overwrite, [args.input])
     cfg = read_config(args.config_file, args.opts) if args.config_file else None
-    seed = read_seed_network(args.input, args.source, args.prefix)
+    seed = read_seed_network(args.input, args.source, args.prefix, args.pixel_mean, args.pixel_std)
+    needed = seed.settings if cfg is None else find_contradictions(seed.settings, cfg)
+    if cfg is not None:
+        take_settings(seed.settings, cfg, seed.name)
 
     torch.manual_seed(args.init_seed)
     target = build_backbone(cfg) if cfg else seed.build(args.stage_code, args.operation_code)
@@ -91,13 +90,11 @@ def remap(args: argparse.Namespace) -> None:
     freeze_at = (cfg or get_cfg()).MODEL.BACKBONE.FREEZE_AT
     if warning := describe_frozen(report.changes(), seed.family, freeze_at):
         print(warning)
-    if cfg is None:
-        print("settings that the weights need, as far as known:")
-        settings = [f"{key}: {value}" for key, value in seed.settings.items()]
-        print("\n".join(settings))
-    elif differences := seed.differences(cfg):
-        print("the weights were trained with other settings, which change what they compute:")
-        print("\n".join(differences))
+    if needed:
+        where = "and the config does not have" if cfg else "as far as known"
+        print(f"settings that the weights need, {where}; in a config:")
+        print(as_yaml(needed))
+        print(f"or behind a command:\n{as_command(needed)}")
 
 
 @command

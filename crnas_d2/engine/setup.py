@@ -16,8 +16,11 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint.checkpointer import find_checkpoint
+from ..checkpoint.description import CONVENTIONS
 from ..checkpoint.same_model import check_same_model, check_same_network
-from ..checkpoint.weights_file import read_checkpoint, read_weights_file
+from ..checkpoint.seed_network import Facts, read_facts
+from ..checkpoint.settings import MODES, check_settings, take_settings
+from ..checkpoint.weights_file import read_checkpoint
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
 from ..data.catalog import warn_of_shared_images
@@ -67,11 +70,11 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         args: of which ``resume``, ``eval_only`` and ``config_file`` are used.
     """
     checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
-    check_config(cfg, training=not args.eval_only, has_weights=checkpoint is not None)
+    taken = check_config(cfg, training=not args.eval_only, checkpoint=checkpoint)
     check_evaluation(cfg, training=not args.eval_only)
     if args.eval_only:
         weights = checkpoint or cfg.MODEL.WEIGHTS
-        check_same_network(cfg, read_weights_file(weights).model_config, weights)
+        check_same_network(cfg, _facts(cfg, checkpoint).model_config, weights)
     elif checkpoint is not None:
         saved = read_checkpoint(checkpoint).get("model_config", {})
         check_same_model(cfg, saved, checkpoint)
@@ -79,6 +82,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     comm.synchronize()  # as the next thing is that files are written
     cfg.freeze()
     open_log(cfg.OUTPUT_DIR)
+    for sentence in taken:
+        logger.info(f"MODEL.INIT.SETTINGS is 'take': {sentence}")
     _log_setting(cfg, args)
     if comm.is_main_process():
         write_atomically(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump().encode())
@@ -100,13 +105,19 @@ def _log_setting(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.debug(f"Full config saved to {os.path.join(cfg.OUTPUT_DIR, 'config.yaml')}")
 
 
-def check_config(cfg: CfgNode, training: bool, has_weights: bool = False) -> None:
+def check_config(
+    cfg: CfgNode, training: bool, checkpoint: str | None = None, has_weights: bool = True
+) -> list[str]:
     """Check what can be checked before any work, choose the device, and register the data sets.
 
     Args:
-        cfg: not frozen.
+        cfg: not frozen. With ``MODEL.INIT.SETTINGS`` "take" it receives what its weights need.
         training: or else evaluation alone.
-        has_weights: whether the model's weights come from elsewhere than ``MODEL.WEIGHTS``.
+        checkpoint: from which a training goes on, instead of ``MODEL.WEIGHTS``.
+        has_weights: or else they come from an earlier step, and are not there yet.
+
+    Returns:
+        What was taken from the weights, a sentence for each key.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`setup`.
@@ -114,10 +125,49 @@ def check_config(cfg: CfgNode, training: bool, has_weights: bool = False) -> Non
     _choose_device(cfg)
     if training and cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.ENABLED is True; Detectron2 trains with AMP on GPUs only")
-    if not has_weights:
+    if has_weights and checkpoint is None:
         _check_weights(cfg, training)
+    taken = settle_settings(cfg, training, checkpoint) if has_weights else []
     _check_keys(cfg)
     setup_datasets(cfg)
+    return taken
+
+
+def settle_settings(cfg: CfgNode, training: bool, checkpoint: str | None = None) -> list[str]:
+    """Compare the settings that the weights of a config need with the config's own, or take them,
+    as ``MODEL.INIT.SETTINGS`` wants it.
+
+    Args, Returns:
+        See :func:`check_config`.
+
+    Raises:
+        ValueError: they are others, or nothing tells them.
+    """
+    init, weights = cfg.MODEL.INIT, checkpoint or cfg.MODEL.WEIGHTS
+    if init.SETTINGS not in MODES:
+        raise ValueError(
+            f"MODEL.INIT.SETTINGS is {init.SETTINGS!r}; expected {', '.join(map(repr, MODES))}"
+        )
+    if init.SOURCE not in ("", *CONVENTIONS):
+        raise ValueError(
+            f"MODEL.INIT.SOURCE is {init.SOURCE!r}; expected one of {', '.join(CONVENTIONS)}, or ''"
+        )
+    goes_on = checkpoint is not None and training  # where all of the checkpoint's keys are compared
+    if not weights or (goes_on and init.SETTINGS != "take"):
+        return []
+    settings = _facts(cfg, checkpoint).settings
+    if init.SETTINGS == "take":
+        return take_settings(settings, cfg, weights, training)
+    check_settings(settings, cfg, weights, training)
+    return []
+
+
+def _facts(cfg: CfgNode, checkpoint: str | None = None) -> Facts:
+    """Of the checkpoint, or else of the weights that the config names."""
+    init = cfg.MODEL.INIT
+    if checkpoint is not None:
+        return read_facts(checkpoint)
+    return read_facts(cfg.MODEL.WEIGHTS, init.SOURCE or None, init.PREFIX)
 
 
 def _check_output(cfg: CfgNode, starts: bool) -> None:
@@ -160,8 +210,10 @@ def prepare_trained(cfg: CfgNode) -> None:
     """
     _choose_device(cfg)
     _check_weights(cfg, training=False)
+    for sentence in settle_settings(cfg, training=False):
+        logger.info(f"MODEL.INIT.SETTINGS is 'take': {sentence}")
     _check_keys(cfg)
-    saved = read_weights_file(cfg.MODEL.WEIGHTS).model_config
+    saved = _facts(cfg).model_config
     check_same_network(cfg, saved, cfg.MODEL.WEIGHTS)
     for key in CLASS_KEYS:
         if key in saved:

@@ -89,7 +89,7 @@ def _time(cfg: CfgNode, searches: bool, final_cfg: CfgNode | None, processes: in
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     if any(name.startswith("digits_") for name in names) and not os.path.isdir(digits_root()):
         raise FileNotFoundError("the data set 'digits' is not generated yet")
-    check_config(cfg, not searches, has_weights=True)
+    check_config(cfg, not searches, has_weights=False)
     return _time_search(cfg, final_cfg) if searches else _time_training(cfg, processes)
 
 

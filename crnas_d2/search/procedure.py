@@ -197,7 +197,7 @@ class Procedure:
         self._check_outputs()
         for step in self._steps:
             cfg = self._config(step)
-            check_config(cfg, not step.searches, has_weights=bool(step.weights))
+            check_config(cfg, not step.searches, has_weights=not step.weights)
             check_evaluation(cfg, not step.searches)
             if step.searches:
                 check_metric(settled(cfg))

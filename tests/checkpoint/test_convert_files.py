@@ -6,7 +6,8 @@ import torch
 from torchvision.models import mobilenet_v2, resnet18
 
 from crnas_d2.checkpoint import CRCheckpointer
-from crnas_d2.checkpoint.convert import convert, convert_file, save_backbone
+from crnas_d2.checkpoint.convert import convert
+from crnas_d2.checkpoint.convert_file import convert_file, save_backbone
 from crnas_d2.config import add_crnas_config
 from detectron2.config import get_cfg
 from iopath.common.file_io import PathHandler, PathManager
@@ -25,11 +26,15 @@ class Elsewhere(PathHandler):
     def _get_local_path(self, path, force=False, **kwargs):
         return str(self.folder / path.removeprefix("elsewhere://"))
 
+    def _open(self, path, mode="r", **kwargs):
+        return open(self._get_local_path(path), mode)
+
 
 def test_remote_files_come_through_the_path_manager(tmp_path, monkeypatch):
     manager = PathManager()
     manager.register_handler(Elsewhere(tmp_path))
-    monkeypatch.setattr("crnas_d2.checkpoint.weights_file.PathManager", manager)
+    for module in ("checkpoint.weights_file", "files"):
+        monkeypatch.setattr(f"crnas_d2.{module}.PathManager", manager)
     torch.save(resnet18().state_dict(), tmp_path / "weights.pth")
     _, description = convert_file("elsewhere://weights.pth", str(tmp_path / "out.safetensors"))
     assert description.arguments["stage_code"] == [2, 2, 2, 2]

@@ -12,9 +12,11 @@ from torchvision.models import mobilenet_v2, resnet18, resnet50
 
 import crnas_d2
 from crnas_d2.checkpoint import CRCheckpointer
-from crnas_d2.checkpoint.convert import convert, convert_file
+from crnas_d2.checkpoint.convert import convert
+from crnas_d2.checkpoint.convert_file import convert_file
 from crnas_d2.checkpoint.remap import remap_backbone
 from crnas_d2.checkpoint.seed_network import SeedNetwork, read_seed_network, save_remapped
+from crnas_d2.checkpoint.settings import find_contradictions, take_settings
 from crnas_d2.files import file_sha256
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
@@ -116,11 +118,9 @@ def test_a_pickle_of_msra(tmp_path):
     assert_same(read_seed_network(again).weights, seed.weights)
 
     cfg = crnas_d2.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
-    differences = seed.differences(cfg)
-    assert "INPUT.FORMAT: BGR in the seed network, RGB in the config" in differences
-    assert {d.partition(":")[0] for d in differences} == seed.settings.keys()
-    cfg.merge_from_list([entry for setting in seed.settings.items() for entry in setting])
-    assert seed.differences(cfg) == []
+    assert find_contradictions(seed.settings, cfg) == seed.settings
+    take_settings(seed.settings, cfg, "R-50.pkl")
+    assert find_contradictions(seed.settings, cfg) == {}
 
 
 CHECKPOINTS = [
@@ -136,12 +136,15 @@ def test_checkpoints_of_detectors_and_classifiers(tmp_path, name, prefix):
     expected = (model.backbone.bottom_up if prefix else model.backbone).state_dict()
     seed = read_seed_network(path)
     assert_same(dict(seed.weights), expected)
-    assert seed.settings.items() <= {**RGB, "MODEL.RESNETS.STRIDE_IN_1X1": "False"}.items()
-    assert ("MODEL.RESNETS.STRIDE_IN_1X1" in seed.settings) == ("CR_R_50" in name)
+    stride = {"MODEL.RESNETS.STRIDE_IN_1X1": "False"} if "CR_R_50" in name else {}
+    neck = {"MODEL.RESNETS.RES5_DILATION": "1", "MODEL.FPN.NORM": "BN"} if prefix else {}
+    assert seed.settings == {**RGB, **stride, **neck}
     save_file(model.state_dict(), tmp_path / "whole.safetensors")
-    whole = read_seed_network(str(tmp_path / "whole.safetensors"))
+    with pytest.raises(ValueError, match="whole.safetensors: nothing tells whose weights"):
+        read_seed_network(str(tmp_path / "whole.safetensors"))
+    whole = read_seed_network(str(tmp_path / "whole.safetensors"), "torchvision")
     assert_same(dict(whole.weights), expected)
-    assert whole.settings == {}
+    assert whole.settings == seed.settings
 
 
 def test_checkpoint_of_a_c4_detector_has_its_res5(tmp_path):
@@ -218,5 +221,5 @@ def test_faults_are_named(tmp_path):
     with pytest.raises(ValueError, match="other.safetensors: no known network has such names"):
         read_seed_network(path)
     _, path = save_checkpoint(tmp_path, thin("ImageNet/CR_R_18.yaml"))
-    with pytest.raises(ValueError, match="source 'timm': .*model_final.pth has the names of this"):
+    with pytest.raises(ValueError, match="source 'timm': .*model_final.pth tells its settings"):
         read_seed_network(path, "timm")

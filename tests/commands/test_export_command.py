@@ -222,7 +222,7 @@ def test_weights_of_a_backbone_alone(tool, detector, refused):
     backbone = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
     torch.save({"model": backbone}, weights)
     with refused("have no values for .* such as proposal_generator.rpn_h"):
-        export(tool, path, "MODEL.WEIGHTS", weights)
+        export(tool, path, "MODEL.WEIGHTS", weights, "MODEL.INIT.SOURCE", "torchvision")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ def assert_equal(found, expected):
     ],
 )
 def test_detections_are_those_of_detectron2(tmp_path, base, order):
-    cfg = read_config(write_detector(tmp_path, base, NAMES), ["INPUT.FORMAT", order])
+    opts = ["INPUT.FORMAT", order, "MODEL.INIT.SETTINGS", "ignore"]
+    cfg = read_config(write_detector(tmp_path, base, NAMES), opts)
     picture = load_sample_image("china.jpg")[:, :, ::-1]
     expected = DefaultPredictor(cfg)(picture)["instances"]
     predictor = Predictor(cfg)
@@ -132,6 +133,7 @@ def test_weights_that_do_not_fill_the_model(tmp_path):
     backbone = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
     torch.save({"model": backbone}, tmp_path / "backbone.pth")
     cfg.MODEL.WEIGHTS = str(tmp_path / "backbone.pth")
+    cfg.MODEL.INIT.SOURCE = "torchvision"
     with pytest.raises(ValueError, match="have no values for .* such as proposal_generator"):
         Predictor(cfg)
 

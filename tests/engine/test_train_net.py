@@ -180,4 +180,5 @@ def test_weights_that_leave_a_part_at_random_are_not_evaluated(tiny_config, tmp_
         part = {name: tensor for name, tensor in model.items() if name != missing}
         torch.save({"model": part}, tmp_path / "part.pth")
         with pytest.raises(ValueError, match=f"no values for 1 tensors .* such as {missing}"):
-            train(tiny_config, "--eval-only", "MODEL.WEIGHTS", tmp_path / "part.pth")
+            part = ["MODEL.WEIGHTS", tmp_path / "part.pth", "MODEL.INIT.SOURCE", "torchvision"]
+            train(tiny_config, "--eval-only", *part)

@@ -139,8 +139,8 @@ def test_weights_of_another_network_are_refused(step, config, tmp_path):
     torch.save({"model": tensors}, tmp_path / "silent.pth")
     message = "have no values for .* of the GeneralizedRCNN, such as backbone.bottom_up.res"
     with pytest.raises(ValueError, match=message):
-        options = ["MODEL.WEIGHTS", tmp_path / "silent.pth", *swapped]
-        search(config, tmp_path / "out", *OPTIONS[step], *options)
+        options = ["MODEL.WEIGHTS", tmp_path / "silent.pth", "MODEL.INIT.SOURCE", "torchvision"]
+        search(config, tmp_path / "out", *OPTIONS[step], *options, *swapped)
     assert not (tmp_path / "out" / "ledger.sqlite").exists()
 
 

@@ -1,0 +1,65 @@
+"""What a file of weights has that is no network here, told by the names of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from .names import NAMINGS
+from .weights_file import WeightsFile
+
+EXPECTED = (
+    "expected a ResNet, a ResNeXt or a MobileNetV2 of torchvision, timm, MSRA or FAIR, a detector of "
+    "Detectron2 with one of them, or weights of this project"
+)
+# By a part of a name that no network here has, the more special ones first
+NETWORKS = {
+    r"(^|_)fpn_inner_|^rpn_cls_logits|^rpn_bbox_pred|^conv_rpn_|^retnet_": "a detector of Detectron "
+    "(Caffe2), not of Detectron2",
+    r"relative_position_bias_table": "a Swin transformer",
+    r"\.attn\.(qkv|q_proj)|in_proj_weight|\.self_attention\.": "a vision transformer",
+    r"(^|\.)s1\.b1\.|trunk_output\.block1": "a RegNet",
+    r"\.se\.(conv_reduce|fc1|reduce)|(^|\.)_blocks\.0\._": "an EfficientNet, a MobileNetV3 or "
+    "another network with squeeze-and-excitation",
+    r"(^|\.)features\.1\.0\.block\.|stages\.0\.(blocks\.)?0\.(conv_dw|dwconv)|layer_scale": "a ConvNeXt "
+    "or an EfficientNet",
+    r"denseblock1": "a DenseNet",
+    r"(^|\.)base_layer\.0\.": "a DLA network",
+    r"stage2\.0\.branches": "an HRNet",
+    r"transformer\.(encoder|decoder)\.": "a transformer detector",
+    r"(^|\.)model\.\d+\.(conv|cv1|m)\.|^\d+\.conv\.weight": "a YOLO detector",
+    r"(^|\.)stem_1/|OSA\d": "a VoVNet",
+    r"(^|\.)features\.0\.weight$": "a VGG or an AlexNet",
+}
+
+
+def check_is_known(file: WeightsFile) -> None:
+    """
+    Raises:
+        ValueError: it is of a network that is known to be another, or all names of a known one begin
+            with something else. The message says which, and what is expected.
+    """
+    for pattern, network in NETWORKS.items():
+        found = next((name for name in file.tensors if re.search(pattern, name)), None)
+        if found:
+            raise ValueError(f"{file.path} is of {network} ({found}); {EXPECTED}")
+    prefix = _find_prefix(file.tensors)
+    if prefix:
+        raise ValueError(
+            f"{file.path}: the names of a known network begin with {prefix!r}; MODEL.INIT.PREFIX or "
+            f"--prefix {prefix} takes what does so"
+        )
+
+
+def _find_prefix(names: Iterable[str]) -> str:
+    """With what the names of a known network begin, where that is not of itself."""
+    names = list(names)
+    for naming in NAMINGS:
+        if any(name.startswith(naming.mark) for name in names):
+            return ""
+    for naming in NAMINGS:
+        for name in names:
+            prefix, found, _ = name.partition("." + naming.mark)
+            if found:
+                return f"{prefix}."
+    return ""

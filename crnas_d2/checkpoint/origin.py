@@ -1,0 +1,204 @@
+"""Whose weights a file has, and with it the settings that they need."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import yaml
+
+from ..files import is_remote
+from .description import CONVENTIONS, Convention
+from .infer import infer_arguments
+from .norms import find_norm
+from .settings import SETTINGS, from_header
+from .weights_file import WeightsFile
+
+logger = logging.getLogger(__name__)
+
+MODEL_ZOO = "Detectron2 Model Zoo"  # author of its detectors, as their files name it
+CONFIG_BESIDE = "config.yaml"  # where Detectron2's trainers leave theirs
+ALWAYS_NEEDED = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
+NORM = "MODEL.RESNETS.NORM"
+STRIDE, DILATION = "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.RES5_DILATION"
+PIXELS = {"pixel_mean": "MODEL.PIXEL_MEAN", "pixel_std": "MODEL.PIXEL_STD"}
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def find_settings(
+    file: WeightsFile, weights: Tensors, rest: Tensors, source: str | None = None
+) -> dict[str, str]:
+    """What the weights of a network need of a config, as texts by config key.
+
+    A checkpoint or a file of this project tells it, otherwise what is stated, the pixels' mean and
+    standard deviation among the tensors, Detectron2's model zoo by its author, or the ``config.yaml``
+    of a training beside the file. The kinds of norm are told by the tensors.
+
+    Args:
+        file: a detector, or a network with the names of this project.
+        weights: of its backbone.
+        rest: of a detector, what is not.
+        source: a key of ``CONVENTIONS``, where nothing else tells it.
+
+    Raises:
+        ValueError: nothing tells it, or a source is given for a file that does.
+    """
+    told = _told_by_the_file(file)
+    if all(key in told for key in ALWAYS_NEEDED) or file.model_config:
+        if source is not None:
+            raise ValueError(
+                f"source {source!r}: {file.path} tells its settings; a source is for weights of "
+                "other projects"
+            )
+    else:
+        convention = CONVENTIONS[source] if source else _zoo_convention(file, weights)
+        beside = {} if convention else read_config_beside(file.path)
+        if convention is None and not all(key in beside for key in ALWAYS_NEEDED):
+            beside = f", or the {CONFIG_BESIDE} of the training beside the file"
+            raise ValueError(_demand(file) + beside)
+        assumed = convention.settings() if convention else beside
+        dilation = 2 if any(name.startswith("backbone.res5.") for name in file.tensors) else 1
+        told = {DILATION: str(dilation), **assumed, **_pixels_of(file), **told}
+    return _as_the_tensors_need(told, weights, rest)
+
+
+def check_is_told(file: WeightsFile, weights: Tensors, source: str | None) -> None:
+    """Of a classifier in the names of another project.
+
+    Raises:
+        ValueError: these are the names of Detectron2's backbones, which many projects have, and
+            nothing tells whose the weights are.
+    """
+    is_detectron2s = any(name.startswith("res2.0.") for name in file.tensors)
+    tells = file.author == "torchvision" or "stem.fc.weight" in file.tensors
+    if is_detectron2s and not tells and source is None:
+        raise ValueError(_demand(file))
+
+
+def _demand(file: WeightsFile) -> str:
+    return (
+        f"{file.path}: nothing tells whose weights these are, and so their input format, mean, std and "
+        f"place of the stride; expected MODEL.INIT.SOURCE or --source, one of {', '.join(CONVENTIONS)}"
+    )
+
+
+def state_pixels(
+    settings: Mapping[str, str],
+    pixel_mean: Sequence[float] | None,
+    pixel_std: Sequence[float] | None,
+) -> dict[str, str]:
+    """The settings with another mean and standard deviation of the pixels, where they are stated.
+
+    Raises:
+        ValueError: they are not three numbers, of which a mean is not negative and a standard
+            deviation is positive.
+    """
+    stated = {}
+    for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+        if values is None:
+            continue
+        numbers = [float(value) for value in values]
+        least = "positive" if name == "pixel_std" else "no negative"
+        if (
+            len(numbers) != 3
+            or not all(map(math.isfinite, numbers))
+            or min(numbers) < 0
+            or (name == "pixel_std" and min(numbers) == 0)
+        ):
+            raise ValueError(f"{name} is {list(values)}; expected three {least} numbers")
+        stated[PIXELS[name]] = str(numbers)
+    return {**settings, **stated}
+
+
+def read_config_beside(path: str) -> dict[str, str]:
+    """Of the ``config.yaml`` in the folder of a file what is a setting, as texts by config key.
+
+    It is read as data: whatever a tag asks for, nothing is run.
+    """
+    beside = os.path.join(os.path.dirname(path), CONFIG_BESIDE)
+    if is_remote(path) or not os.path.isfile(beside):
+        return {}
+    try:
+        with open(beside, encoding="utf-8") as file:
+            content = yaml.load(file, _PlainLoader)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        logger.warning(f"{beside} is not YAML: it tells nothing of {path}")
+        return {}
+    settings = {}
+    for key in set(SETTINGS.values()) - {NORM}:
+        value: Any = content
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            settings[key] = str(value)
+    if settings:
+        logger.info(f"the settings of {path} are those of {beside}")
+    return settings
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Makes plain lists, dicts and texts of what has a tag that YAML itself does not know."""
+
+
+def _construct_plainly(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    return loader.construct_scalar(node)
+
+
+_PlainLoader.add_multi_constructor("", _construct_plainly)
+
+
+def _told_by_the_file(file: WeightsFile) -> dict[str, str]:
+    known = file.model_config
+    return from_header(file.header) or {
+        key: known[key] for key in SETTINGS.values() if key in known and key != NORM
+    }
+
+
+def _zoo_convention(file: WeightsFile, weights: Tensors) -> Convention | None:
+    """That with which Detectron2's configs train: from FAIR's weights a ResNeXt, all else from
+    MSRA's. Some start from others or from nothing; their norms have statistics."""
+    if file.author != MODEL_ZOO or find_norm(weights) != "FrozenBN":
+        return None
+    groups = infer_arguments("resnet", {name: tuple(t.shape) for name, t in weights.items()})
+    return CONVENTIONS["fair" if groups["num_groups"] > 1 else "msra"]
+
+
+def _pixels_of(file: WeightsFile) -> dict[str, str]:
+    """The pixels' mean and standard deviation, where they are among the tensors."""
+    return {
+        key: str([round(value, 4) for value in file.tensors[name].flatten().tolist()])
+        for name, key in PIXELS.items()
+        if name in file.tensors
+    }
+
+
+def _as_the_tensors_need(
+    told: Mapping[str, str], weights: Tensors, rest: Tensors
+) -> dict[str, str]:
+    """The settings without those that the network has no use for, and with the kinds of norm that
+    the tensors need."""
+    norm, fpn_norm = find_norm(weights) or told.get(NORM), told.get("MODEL.FPN.NORM")
+    settings = {key: told[key] for key in ALWAYS_NEEDED if key in told}
+    if STRIDE in told and any(".conv3." in name for name in weights):
+        settings[STRIDE] = told[STRIDE]
+    if rest and DILATION in told:
+        settings[DILATION] = told[DILATION]
+    if norm:
+        settings[NORM] = norm
+    laterals = {n: t for n, t in rest.items() if re.match(r"backbone\.fpn_(lateral|output)\d", n)}
+    if laterals:
+        kind = ""
+        if any(".norm." in name for name in laterals):
+            kind = "BN" if any(name.endswith("running_var") for name in laterals) else "GN"
+        settings["MODEL.FPN.NORM"] = (fpn_norm or kind) if kind else ""
+    return settings

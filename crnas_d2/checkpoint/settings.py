@@ -1,0 +1,141 @@
+"""What weights need of a config beside the shapes of their network, and whether a config has it."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import math
+import shlex
+from collections.abc import Mapping
+
+import yaml
+
+from detectron2.config import CfgNode
+
+from ..config import flatten_config
+
+logger = logging.getLogger(__name__)
+
+# The keys of what weights need, by the name in the header of a file
+SETTINGS = {
+    "input_format": "INPUT.FORMAT",
+    "pixel_mean": "MODEL.PIXEL_MEAN",
+    "pixel_std": "MODEL.PIXEL_STD",
+    "stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1",
+    "res5_dilation": "MODEL.RESNETS.RES5_DILATION",
+    "norm": "MODEL.RESNETS.NORM",
+    "fpn_norm": "MODEL.FPN.NORM",
+}
+MODES = ("check", "take", "ignore")  # of MODEL.INIT.SETTINGS
+BATCH_NORMS = ("BN", "SyncBN", "naiveSyncBN", "nnSyncBN", "FrozenBN")  # of the same tensors
+CLOSE = 1e-3  # relative; means and stds are written with more or fewer digits
+
+
+def check_settings(
+    settings: Mapping[str, str], cfg: CfgNode, name: str, training: bool = True
+) -> None:
+    """Refuse a config of which weights would compute something else than they were trained to.
+
+    Args:
+        settings: what the weights need, as texts by config key.
+        cfg: with ``MODEL.INIT.SETTINGS`` "ignore" it is a warning instead of an error.
+        name: of the weights, for the message.
+        training: or else the model is only evaluated, where the kind of batch norm does not matter.
+
+    Raises:
+        ValueError: a key has another value. The message has both, and what to add.
+    """
+    wanted = find_contradictions(settings, cfg, training)
+    if not wanted:
+        return
+    flat = flatten_config(cfg)
+    lines = [f"{k}: {v!r} in the file, {flat[k]!r} in the config" for k, v in wanted.items()]
+    message = "\n  ".join([f"weights {name} need other settings than those of the config:", *lines])
+    if cfg.MODEL.INIT.SETTINGS == "ignore":
+        logger.warning(f"{message}\nMODEL.INIT.SETTINGS is 'ignore': the config's are used")
+        return
+    raise ValueError(
+        f"{message}\nAdd to the command\n  {as_command(wanted)}\nor to the end of the config file"
+        f"\n  {as_yaml(wanted).replace(chr(10), f'{chr(10)}  ')}\nor MODEL.INIT.SETTINGS take, which "
+        "does the same; with MODEL.INIT.SETTINGS ignore the config's are used"
+    )
+
+
+def take_settings(
+    settings: Mapping[str, str], cfg: CfgNode, name: str, training: bool = True
+) -> list[str]:
+    """Put what weights need into a config, in place.
+
+    Args:
+        settings, name, training: see :func:`check_settings`.
+        cfg: not frozen.
+
+    Returns:
+        A sentence for each key that has another value now.
+    """
+    wanted, flat = find_contradictions(settings, cfg, training), flatten_config(cfg)
+    for key, value in wanted.items():
+        cfg.merge_from_list([key, value])
+    return [f"{k} is {v!r}, which {name} needs, and not {flat[k]!r}" for k, v in wanted.items()]
+
+
+def find_contradictions(
+    settings: Mapping[str, str], cfg: CfgNode, training: bool = True
+) -> dict[str, str]:
+    """The settings that have another value in a config, as far as its model has a use for them."""
+    flat = flatten_config(cfg)
+    return {
+        key: value
+        for key, value in settings.items()
+        if _matters(key, cfg, training) and not _is_same(key, value, flat[key])
+    }
+
+
+def as_command(settings: Mapping[str, str]) -> str:
+    """Keys and values as they stand behind a command."""
+    return " ".join(f"{key} {shlex.quote(value)}" for key, value in settings.items())
+
+
+def as_yaml(settings: Mapping[str, str]) -> str:
+    """Keys and values as they stand in a config file, one a line."""
+    return "\n".join(f"{key}: {value or repr(value)}" for key, value in settings.items())
+
+
+def as_header(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings as they stand in the header of a file."""
+    texts = {name: settings[key] for name, key in SETTINGS.items() if key in settings}
+    return {name: text or repr(text) for name, text in texts.items()}
+
+
+def from_header(header: Mapping[str, str]) -> dict[str, str]:
+    """What :func:`as_header` was given."""
+    return {
+        key: str(yaml.safe_load(header[name])) for name, key in SETTINGS.items() if name in header
+    }
+
+
+def _matters(key: str, cfg: CfgNode, training: bool) -> bool:
+    """Whether a model does anything else for another value of a key."""
+    model, builder = cfg.MODEL, cfg.MODEL.BACKBONE.NAME
+    is_resnet = model.CR.FAMILY == "resnet"
+    detects = model.META_ARCHITECTURE != "ImageClassifier"
+    if key == "MODEL.RESNETS.STRIDE_IN_1X1":
+        return is_resnet and model.CR.BLOCK == "bottleneck"
+    if key == "MODEL.RESNETS.RES5_DILATION":  # a pyramid has no place for it
+        return is_resnet and detects and "fpn" not in builder
+    if key == "MODEL.FPN.NORM":
+        return detects and "fpn" in builder and "nasfpn" not in builder
+    if key == "MODEL.RESNETS.NORM":
+        return training
+    return True
+
+
+def _is_same(key: str, there: str, here: str) -> bool:
+    if key == "MODEL.FPN.NORM" and there in BATCH_NORMS:
+        return here in BATCH_NORMS
+    if key not in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
+        return there == here
+    one, other = ast.literal_eval(there), ast.literal_eval(here)
+    return len(one) == len(other) and all(
+        math.isclose(a, b, rel_tol=CLOSE) for a, b in zip(one, other)
+    )
