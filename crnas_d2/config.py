@@ -157,6 +157,9 @@ def _add_search_config(cfg: CN) -> None:
     racing.RESAMPLES = 1000
 
     recipe = search.RECIPE = CN()
+    # Weights of a trained network, as MODEL.WEIGHTS takes them, from which the supernets and the final
+    # detectors start, remapped; instead of pre-trainings. Empty = none
+    recipe.SEED_WEIGHTS = ""
     # Configs of the steps of the whole procedure (section 3.3), named as SEARCH.FINAL is.
     # Pre-training of the stage supernet; empty = none
     recipe.STAGE_PRETRAINING = ""

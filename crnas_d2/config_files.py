@@ -13,6 +13,8 @@ from detectron2.utils.file_io import PathHandler, PathManager
 from .files import expand_path, is_remote
 
 BASE = "_BASE_"
+# Keys of weights
+WEIGHTS = ("MODEL.WEIGHTS", "SEARCH.RECIPE.SEED_WEIGHTS")
 SHIPPED = "crnas_d2://"
 
 
@@ -108,13 +110,17 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 def _find_weights(content: dict[str, Any], path: str) -> None:
-    """Make ``MODEL.WEIGHTS`` that beside the file, where there is such a file."""
-    model = content.get("MODEL")
-    weights = model.get("WEIGHTS") if isinstance(model, dict) else None
-    if isinstance(weights, str) and weights and not is_remote(path):
-        beside = os.path.join(os.path.dirname(os.path.abspath(path)), expand_path(weights))
-        if os.path.isfile(beside):
-            model["WEIGHTS"] = beside
+    """Make the weights that a file names those beside it, where there is such a file."""
+    for key in WEIGHTS:
+        *parents, name = key.split(".")
+        node: Any = content
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        weights = node.get(name) if isinstance(node, dict) else None
+        if isinstance(weights, str) and weights and not is_remote(path):
+            beside = os.path.join(os.path.dirname(os.path.abspath(path)), expand_path(weights))
+            if os.path.isfile(beside):
+                node[name] = beside
 
 
 def _shipped(name: str) -> str:

@@ -55,7 +55,8 @@ def report_procedure(procedure: Procedure) -> str:
         recipe = procedure.recipe
         with PathManager.open(recipe.path) as f:
             settings = {f"Recipe {recipe.path}": f.read(), "Command line": " ".join(recipe.opts)}
-        return _Page(procedure.output, procedure.records(), networks).write(settings)
+        page = _Page(procedure.output, procedure.records(), networks, procedure.start)
+        return page.write(settings)
 
     return _attempt("report", write, logger.warning) or ""
 
@@ -116,12 +117,20 @@ class _Page:
     Attributes:
         folder: ``OUTPUT_DIR``, where it is written.
         steps: of the search.
+        origins: a sentence for each thing that is to be said of what the trainings start from.
         left_out: a sentence for each part that could not be made, by section.
     """
 
-    def __init__(self, folder: str, steps: Sequence[StepRecord], networks: Sequence[Network]):
+    def __init__(
+        self,
+        folder: str,
+        steps: Sequence[StepRecord],
+        networks: Sequence[Network],
+        origins: Sequence[str] = (),
+    ):
         self.folder = folder
         self.steps = steps
+        self.origins = origins
         self.baseline, self.found = networks
         self.records = [
             SearchRecord.read(step.folder, self.baseline)
@@ -182,6 +191,7 @@ class _Page:
             "title": f"Architecture search in {os.path.basename(os.path.abspath(self.folder))}",
             "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "steps": [step_row(step) for step in self.steps],
+            "origins": self.origins,
             "searches": [self._search(record) for record in self.records],
             "baseline": baseline,
             "found": found,

@@ -51,13 +51,13 @@ OF_TRAINED = """\
 # To train it again from where its training began, {start}; without MODEL.WEIGHTS in the
 # command, the training goes on from the trained weights:
 #
-#   crnas train --config-file {file} OUTPUT_DIR FOLDER MODEL.WEIGHTS {weights}
+#   crnas train --config-file {file} OUTPUT_DIR FOLDER {weights}
 #
 """
 OF_UNTRAINED = """\
 # It is not trained. In this folder, to train it from {start}:
 #
-#   crnas train --config-file {file} OUTPUT_DIR FOLDER MODEL.WEIGHTS {weights}
+#   crnas train --config-file {file} OUTPUT_DIR FOLDER {weights}
 #
 """
 
@@ -96,7 +96,7 @@ def write_final(folder: str, cfg: CfgNode, architecture: Architecture, trained: 
     Args:
         folder: of the file.
         cfg: of the detector. Its data sets are registered, so that the classes are in it; its
-            weights are those from which a training starts.
+            weights are those from which a training starts, in the way of its ``MODEL.INIT``.
         architecture: what goes into it.
         trained: file of the trained weights; empty if there are none.
     """
@@ -107,12 +107,19 @@ def write_final(folder: str, cfg: CfgNode, architecture: Architecture, trained: 
         cfg.DATASETS[key] = [map_paths(_absolute, key, entry) for entry in cfg.DATASETS[key]]
     cfg.DATASETS.ARCHVAL.DIR = _absolute(cfg.DATASETS.ARCHVAL.DIR)
     start = _from(folder, cfg.MODEL.WEIGHTS)
-    cfg.MODEL.WEIGHTS = _from(folder, trained) or start
-    changes = _changes(cfg, default_config())
+    defaults = default_config()
+    weights = ["MODEL.WEIGHTS", start]
+    for key, value in _changes(cfg.MODEL.INIT, defaults.MODEL.INIT).items():
+        weights += [f"MODEL.INIT.{key}", str(value)]
+    if trained:
+        cfg.MODEL.WEIGHTS, cfg.MODEL.INIT = _from(folder, trained), defaults.MODEL.INIT
+    else:
+        cfg.MODEL.WEIGHTS = start
+    changes = _changes(cfg, defaults)
     for key in ("OUTPUT_DIR", "SEARCH"):
         changes.pop(key, None)
     uses = (OF_TRAINED if trained else OF_UNTRAINED).format(
-        file=FINAL_FILE, start=start or "random weights", weights=shlex.quote(start)
+        file=FINAL_FILE, start=start or "random weights", weights=shlex.join(weights)
     )
     text = HEADER.format(uses=uses) + as_yaml({"VERSION": cfg.VERSION, **changes})
     write_signed(os.path.join(folder, FINAL_FILE), text)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from detectron2.config import CfgNode
+
+from ..architecture import FAMILIES
+from ..checkpoint.remap_report import describe_frozen
+from ..config_files import config_name
+from ..spaces import OperationSpace
 from .recipe import Recipe
+from .step import get_space
 
 
 @dataclass(frozen=True)
@@ -15,7 +23,8 @@ class Step:
         name: also of its folder.
         config: file of its config.
         searches: or else it trains.
-        weights: name of the step whose final weights it starts from; empty = the config's.
+        weights: name of the step whose final weights it starts from; empty = the recipe's seed
+            weights, or else the config's.
         architecture: name of the search whose architecture it takes; empty = the config's.
     """
 
@@ -75,3 +84,40 @@ def _final_steps(recipe: Recipe, name: str, architecture: str, supernet: str) ->
             Step(name, config, False, start, architecture),
         ]
     return [Step(name, config, architecture=architecture)]
+
+
+def describe_start(recipe: Recipe, steps: Sequence[Step]) -> list[str]:
+    """What starts from the recipe's seed weights, and what of it would never be trained; empty
+    without such weights.
+
+    Args:
+        steps: of the recipe.
+    """
+    if not recipe.seed:
+        return []
+    network = recipe.seed.network
+    names = [step.name for step in steps if not (step.weights or step.searches)]
+    lines = [f"{', '.join(names)} start from {network.name}, remapped (SHA-256 {network.sha256})"]
+    if recipe.cfg.MODEL.INIT.SETTINGS == "take" and network.settings:
+        settings = ", ".join(f"{key} {value}" for key, value in network.settings.items())
+        lines.append(f"All steps take the settings that it needs: {settings}")
+    searched: dict[str, str] = {}
+    for key in ("STAGE_SUPERNET", "DILATION_SUPERNET", "FINAL"):
+        if recipe.names[key]:
+            cfg = recipe.config(recipe.names[key])
+            if key != "FINAL":
+                searched.update(_searched_stages(cfg))
+            changes = {**searched, **recipe.seed.changes(cfg)}
+            frozen = describe_frozen(changes, network.family, cfg.MODEL.BACKBONE.FREEZE_AT)
+            if frozen:
+                lines.append(f"{config_name(recipe.names[key])}: {frozen}")
+    return lines
+
+
+def _searched_stages(cfg: CfgNode) -> dict[str, str]:
+    """The stages of a network of which a supernet leaves something open."""
+    space = get_space(cfg)
+    stages = FAMILIES[cfg.MODEL.CR.FAMILY].stages
+    if isinstance(space, OperationSpace):
+        stages = [stage for stage, n in zip(stages, space.stage_code) for _ in range(n)]
+    return {stage: "searched" for stage, choices in zip(stages, space.choices) if len(choices) > 1}

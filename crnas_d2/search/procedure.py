@@ -19,7 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..architecture import Architecture
-from ..config import set_architecture
+from ..config import default_config, set_architecture
 from ..config_files import config_name
 from ..data import setup_datasets
 from ..engine import CRTrainer
@@ -34,7 +34,7 @@ from .final_config import write_final
 from .identity import identify, refuse_changes
 from .measurement import Measurement, format_time, measure, remarks_of, sum_of
 from .outputs import FINISHED, STARTED, check_outputs, files_read
-from .plan import Step, plan
+from .plan import Step, describe_start, plan
 from .recipe import Recipe
 from .records import Network, StepRecord, work_of
 from .result import read_architecture, write_architecture
@@ -53,6 +53,7 @@ class Procedure:
     Attributes:
         recipe: what it was made from.
         output: ``OUTPUT_DIR``.
+        start: what :func:`describe_start` says of it.
     """
 
     def __init__(self, recipe: Recipe):
@@ -63,6 +64,7 @@ class Procedure:
         self.recipe = recipe
         self._steps = plan(recipe)
         check_roles(recipe)
+        self.start = describe_start(recipe, self._steps)
         self.output = recipe.cfg.OUTPUT_DIR
 
     def describe(self, times: Mapping[str, Measurement] | None = None) -> str:
@@ -81,7 +83,7 @@ class Procedure:
             for r in self.records()
         ]
         headers = ["step", "config", "size", "image passes", "state"]
-        notes = [f"Not checked: {fault}" for fault in absent]
+        notes = [*self.start, *(f"Not checked: {fault}" for fault in absent)]
         if times is None:
             return "\n".join([tabulate(rows, headers, "simple"), *notes])
         for row in rows:
@@ -173,6 +175,8 @@ class Procedure:
             ValueError, FileNotFoundError: a config or a file on disk has a fault.
         """
         self._check()
+        for line in self.start:
+            logger.info(line)
         records = self.records()
         for number, step in enumerate(self._steps, start=1):
             title = f"Step {number} of {len(self._steps)}, {step.name}"
@@ -218,6 +222,8 @@ class Procedure:
             cfgs.append(self.recipe.config(step.config))
             if step.weights:
                 cfgs[-1].MODEL.WEIGHTS = ""
+            elif self.recipe.seed:
+                self.recipe.seed.put_into(cfgs[-1])
         configs = [self.recipe.path, *filter(None, self.recipe.names.values())]
         folders = [step.name for step in open_steps]
         check_outputs(self.output, folders, files_read(configs, cfgs))
@@ -245,7 +251,8 @@ class Procedure:
         )
         cfg = prepare(cfg, args)
         if step.searches:
-            result = run_search(cfg, self._final_config())
+            seed = self.recipe.seed
+            result = run_search(cfg, self._final_config(), seed and seed.identity)
             results = {result.metric: result.ranking.scored[0].score}
         else:
             trainer = CRTrainer(cfg)
@@ -268,6 +275,9 @@ class Procedure:
         cfg.MODEL.SUPERNET.TEST_PATHS = []  # the search evaluates
         if step.weights:
             cfg.MODEL.WEIGHTS = os.path.join(self.output, step.weights, "model_final.pth")
+            cfg.MODEL.INIT = default_config().MODEL.INIT  # it is what the step is made for
+        elif self.recipe.seed:
+            self.recipe.seed.put_into(cfg)
         if step.architecture and self._has_ended(step.architecture):
             set_architecture(cfg, self._found_by(step.architecture))
         return cfg
@@ -310,6 +320,8 @@ class Procedure:
         if self.recipe.names["FINAL"]:
             training = next((step for step in self._steps if step.name == "final"), None)
             cfg = self._config(training) if training else self._final_config()
+            if self.recipe.seed and not training:
+                self.recipe.seed.put_into(cfg)
             setup_datasets(cfg)
             trained = self._path(training, "model_final.pth") if training in done else ""
             write_final(self.output, cfg, architecture, trained)

@@ -11,6 +11,7 @@ from ..config import configs_dir, read_config
 from ..config_files import find_config_file, read_config_files
 from ..config_values import merge_opts, merge_values
 from ..files import is_remote
+from .seed import Seed
 
 STEP_CONFIGS = (
     "STAGE_PRETRAINING",
@@ -32,6 +33,7 @@ class Recipe:
         cfg: the recipe itself, read as a config.
         names: files of the configs, by the keys of ``SEARCH.RECIPE``, and of ``SEARCH.FINAL`` by
             "FINAL"; empty where there is none.
+        seed: from which the trainings start; None where there is none.
     """
 
     def __init__(self, path: str, opts: Sequence[str] = ()):
@@ -42,6 +44,7 @@ class Recipe:
 
         Raises:
             FileNotFoundError: this file, or one that it names, is not there.
+            ValueError: one of them holds something else than it should.
         """
         self.path = path = find_config_file(path)
         self.cfg = read_config(path, opts)
@@ -52,13 +55,18 @@ class Recipe:
         recipe = self.cfg.SEARCH.RECIPE
         self.names = {key: self._find(f"RECIPE.{key}", recipe[key]) for key in STEP_CONFIGS}
         self.names["FINAL"] = self._find("FINAL", self.cfg.SEARCH.FINAL)
+        weights = recipe.SEED_WEIGHTS
+        self.seed = Seed(weights, self.cfg.MODEL.INIT) if weights else None
 
     def config(self, path: str) -> CfgNode:
-        """The config in a file, with what the recipe and the command line set."""
+        """The config in a file, with what the recipe and the command line set, and, where it takes
+        them, with the settings that the seed weights need."""
         cfg = read_config(path)
         for file, content in self._common:
             merge_values(cfg, content, file)
         merge_opts(cfg, self.opts)
+        if self.seed:
+            self.seed.take_settings(cfg)
         return cfg
 
     def _find(self, key: str, name: str) -> str:

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from ..config import get_architecture
 from ..spaces import get_stage_space
 from .recipe import Recipe
+from .seed import OF_THE_FILE
 
 CLASSIFIER, DETECTOR = "a classifier", "a detector"
 STAGE, DILATION, PLAIN = "a stage supernet", "a dilation supernet", "a network of one architecture"
@@ -46,6 +47,8 @@ def check_roles(recipe: Recipe) -> None:
                 f"{_name(key)} is {recipe.names[key]!r}, {' with '.join(_role(cfg))}; expected "
                 f"{' with '.join(ROLES[key])}"
             )
+    if recipe.seed:
+        _check_seed(recipe, configs)
     first, *others = configs
     for key in others:
         _compare(recipe, first, key, _blocks(configs[first]), _blocks(configs[key]))
@@ -54,6 +57,33 @@ def check_roles(recipe: Recipe) -> None:
             _compare(recipe, before, after, _shapes(configs[before]), _shapes(configs[after]))
             if (before, after) in INHERITED:
                 _compare(recipe, before, after, _strides(configs[before]), _strides(configs[after]))
+
+
+def _check_seed(recipe: Recipe, configs: dict[str, CfgNode]) -> None:
+    """Refuse configs that cannot start from the seed weights, or start from others."""
+    what = f"SEARCH.RECIPE.SEED_WEIGHTS is {recipe.seed.path!r}"
+    for key, cfg in configs.items():
+        if key.endswith("_PRETRAINING"):
+            raise ValueError(
+                f"{what} and {_name(key)} {recipe.names[key]!r}; expected one of them, as the "
+                "supernets and the final detectors start either from the one or from the other"
+            )
+        if cfg.MODEL.WEIGHTS:
+            raise ValueError(
+                f"{what} and MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} in {recipe.names[key]!r} "
+                f"({_name(key)}); expected one of them"
+            )
+        for name in OF_THE_FILE:
+            value, expected = cfg.MODEL.INIT[name], recipe.cfg.MODEL.INIT[name]
+            if value != expected:
+                raise ValueError(
+                    f"MODEL.INIT.{name} is {value!r} in {recipe.names[key]!r} ({_name(key)}); "
+                    f"expected {expected!r} as in {recipe.path!r}, for all steps or for none"
+                )
+        try:
+            recipe.seed.changes(cfg)
+        except ValueError as error:
+            raise ValueError(f"{what}, {_name(key)} {recipe.names[key]!r}: {error}") from None
 
 
 def _role(cfg: CfgNode) -> tuple[str, str]:

@@ -49,7 +49,11 @@ OTHER_KEYS = tuple(
 CODES_KEYS = ("SEARCH.BUDGETS", "SEARCH.COST", "SEARCH.TOLERANCE")
 
 
-def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
+def run_search(
+    cfg: CfgNode,
+    final_cfg: CfgNode | None = None,
+    seed_weights: Mapping[str, str] | None = None,
+) -> SearchResult:
     """Search the space of a trained supernet.
 
     A stage supernet is searched for the stage code, a dilation supernet for the operation code.
@@ -60,6 +64,8 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
         cfg: of the supernet detector, see :func:`crnas_d2.engine.setup`.
         final_cfg: of the detector whose multiply-adds are counted where they are the budget. None
             is the supernet's, which has fewer channels in the ResNet series.
+        seed_weights: name and SHA-256 of the weights that the supernet was trained from, for the
+            result; None if they are not known.
 
     Returns:
         What was found, on every process. It is in ``OUTPUT_DIR`` too.
@@ -93,7 +99,8 @@ def run_search(cfg: CfgNode, final_cfg: CfgNode | None = None) -> SearchResult:
             result = _search_operations(cfg, evaluator.space, evaluations, expected)
         if comm.is_main_process():
             result.write(
-                cfg.OUTPUT_DIR, _searched(cfg, model, evaluator.space, settings["archval"])
+                cfg.OUTPUT_DIR,
+                _searched(cfg, model, evaluator.space, settings["archval"], seed_weights),
             )
     comm.synchronize()
     return result
@@ -205,7 +212,11 @@ def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
 
 
 def _searched(
-    cfg: CfgNode, model: nn.Module, space: PathSpace, archval_sha256: str
+    cfg: CfgNode,
+    model: nn.Module,
+    space: PathSpace,
+    archval_sha256: str,
+    seed_weights: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """What the architectures were chosen from, with which weights, and on what."""
     if isinstance(space, StageSpace):
@@ -213,7 +224,11 @@ def _searched(
     else:
         choices = {"stage_code": space.stage_code, "operations": space.operations}
     return {
-        "supernet": {"backbone": cfg.MODEL.BACKBONE.NAME, "sha256": tensors_sha256(model)},
+        "supernet": {
+            "backbone": cfg.MODEL.BACKBONE.NAME,
+            "sha256": tensors_sha256(model),
+            "seed_weights": seed_weights,
+        },
         "space": {"family": cfg.MODEL.CR.FAMILY, **choices},
         "archval": {"name": cfg.DATASETS.TEST[0], "sha256": archval_sha256},
     }

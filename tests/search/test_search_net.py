@@ -118,6 +118,7 @@ def test_the_result_says_what_was_searched(whole, step, config):
         "supernet": {
             "backbone": f"build_{step}_supernet_fpn_backbone",
             "sha256": digest.hexdigest(),
+            "seed_weights": None,
         },
         "space": {"family": "resnet", **choices[step]},
         "archval": {

@@ -1,0 +1,80 @@
+"""The weights of a trained network from which the trainings of a recipe start."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
+
+from ..checkpoint.remap import remap_backbone
+from ..checkpoint.seed_network import SeedNetwork, read_seed_network
+from ..checkpoint.settings import check_settings, take_settings
+
+# Keys of MODEL.INIT that say what the file is, and what becomes of the settings that it needs
+OF_THE_FILE = ("SOURCE", "PREFIX", "SETTINGS")
+
+
+class Seed:
+    """``SEARCH.RECIPE.SEED_WEIGHTS``.
+
+    Attributes:
+        path: of the file.
+        network: what is in it, its tensors on the meta device.
+    """
+
+    def __init__(self, path: str, init: CfgNode):
+        """
+        Args:
+            path: what ``MODEL.WEIGHTS`` takes.
+            init: ``MODEL.INIT`` of the recipe.
+
+        Raises:
+            FileNotFoundError, ValueError: as :func:`read_seed_network`.
+        """
+        self.path = path
+        try:
+            network = read_seed_network(path, init.SOURCE or None)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"SEARCH.RECIPE.SEED_WEIGHTS is {path!r}; there is no such file"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"SEARCH.RECIPE.SEED_WEIGHTS: {error}") from None
+        shapes = {name: tensor.to("meta") for name, tensor in network.weights.items()}
+        self.network: SeedNetwork = dataclasses.replace(network, weights=shapes, rest={})
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """By what the file is known."""
+        return {"name": self.network.name, "sha256": self.network.sha256}
+
+    def take_settings(self, cfg: CfgNode) -> None:
+        """Put what the weights need into a config that wants it by ``MODEL.INIT.SETTINGS``."""
+        if cfg.MODEL.INIT.SETTINGS == "take":
+            take_settings(self.network.settings, cfg, self.network.name)
+
+    def put_into(self, cfg: CfgNode) -> None:
+        """Make a training start from the weights, whatever the codes of its network."""
+        cfg.MODEL.WEIGHTS = self.path
+        cfg.MODEL.INIT.REMAP = True
+
+    def changes(self, cfg: CfgNode) -> dict[str, str]:
+        """Check that a network can start from the weights. Nothing of its size is built.
+
+        Returns:
+            Which of its stages are not as in the seed network, see :meth:`RemapReport.changes`.
+
+        Raises:
+            ValueError: it is of another kind, or wider; or it has other settings.
+        """
+        check_settings(self.network.settings, cfg, self.network.name)
+        init = cfg.MODEL.INIT
+        with torch.device("meta"):
+            backbone = build_backbone(cfg, ShapeSpec(channels=3))
+        options = (init.FUNCTION_PRESERVING, init.INTERPOLATE_DILATED)
+        _, report = remap_backbone(self.network.weights, backbone, *options)
+        return report.changes()
