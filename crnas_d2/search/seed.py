@@ -37,7 +37,7 @@ class Seed:
         """
         self.path = path
         try:
-            network = read_seed_network(path, init.SOURCE or None)
+            network = read_seed_network(path, init.SOURCE or None, init.PREFIX)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"SEARCH.RECIPE.SEED_WEIGHTS is {path!r}; there is no such file"

@@ -5,7 +5,9 @@ import shlex
 import subprocess
 
 from crnas_d2.config import read_config
+from crnas_d2.config_files import find_config_file
 from crnas_d2.search import is_recipe
+from crnas_d2.search.recipe import find_config
 
 # What cannot run here, word for word, and why.
 NOT_RUN = {
@@ -44,15 +46,24 @@ SMALL = {
 # Keys that make supernets, and what is searched over them, small enough. Detectors that take the
 # weights of a real network keep its width.
 THIN = {
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": "8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": "8",
-    "MODEL.RESNETS.WIDTH_PER_GROUP": "8",
     "MODEL.FPN.OUT_CHANNELS": "16",
     "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
-    "MODEL.SUPERNET.STAGE_CHOICES": "[[1, 2, 3], [2, 3, 4], [2, 5, 6, 19], [2, 3, 7]]",
     "MODEL.SUPERNET.OPERATIONS": "[0, 1]",
     "MODEL.SUPERNET.TEST_PATHS": "[]",
     "SEARCH.SURVIVORS": "1",
+}
+
+THIN_FAMILIES = {
+    "resnet": {
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": "8",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": "8",
+        "MODEL.RESNETS.WIDTH_PER_GROUP": "8",
+        "MODEL.SUPERNET.STAGE_CHOICES": "[[1, 2, 3], [2, 3, 4], [2, 5, 6, 19], [2, 3, 7]]",
+    },
+    "mobilenetv2": {
+        "MODEL.CR.WIDTH_MULTIPLIER": "0.25",
+        "MODEL.SUPERNET.STAGE_CHOICES": "[[1], [1], [2], [2, 3], [3, 4], [3, 4], [3, 4], [1], [1], [1]]",
+    },
 }
 
 # The scripts, by the command of crnas that each one is.
@@ -166,10 +177,15 @@ def reduce_script(arguments, folder):
     if command not in (*RUN, FILL) or "--config-file" not in arguments or "--dry-run" in arguments:
         return [*arguments, *MORE.get(command, [])]
     config = arguments[arguments.index("--config-file") + 1]
-    cfg = read_config(str(folder / config) if (folder / config).exists() else config)
+    config = str(folder / config) if (folder / config).exists() else config
+    cfg = read_config(config)
     keys = dict(SMALL) if command in RUN else {}
-    if is_recipe(cfg) or "supernet" in cfg.MODEL.BACKBONE.NAME:
-        keys.update(THIN)
+    if is_recipe(cfg):
+        recipe = cfg.SEARCH.RECIPE
+        supernet = recipe.STAGE_SUPERNET or recipe.DILATION_SUPERNET
+        cfg = read_config(find_config("the recipe", supernet, find_config_file(config)))
+    if "supernet" in cfg.MODEL.BACKBONE.NAME:
+        keys.update({**THIN, **THIN_FAMILIES[cfg.MODEL.CR.FAMILY]})
     if "SOLVER.REFERENCE_WORLD_SIZE" in arguments:
         keys["SOLVER.IMS_PER_BATCH"] = "16"  # of which the one process gets an eighth
     return [*arguments, *(word for pair in keys.items() for word in pair)]

@@ -10,13 +10,22 @@ from pathlib import Path
 import torch
 from image_folder import write_image_folder
 from tiny_coco import write_tiny_coco
-from torchvision.models import resnet50
+from torchvision.models import mobilenet_v2, resnet50
+from zoo_files import write_zoo_detector
 
 from crnas_d2.files import datasets_root
 from crnas_d2.modeling import CRResNet
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[2]
+# Of Detectron2's Faster R-CNN with FPN
+ZOO_WIDTHS = {
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    "MODEL.FPN.OUT_CHANNELS": 256,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
+}
 LINKS = ("train_net.py", "search_net.py", "tools", "configs", "benchmarks", "crnas_d2", "Makefile")
 
 
@@ -35,7 +44,10 @@ def make_sandbox():
     write_cells(folder / "cells")
     torch.manual_seed(0)
     torch.save(resnet50().state_dict(), folder / "resnet50-0676ba61.pth")
+    torch.save(mobilenet_v2().state_dict(), folder / "mobilenet_v2-b0353104.pth")
     write_model_zoo_weights(folder / "R-50.pkl")
+    widths = [word for pair in ZOO_WIDTHS.items() for word in pair]
+    write_zoo_detector(folder / "model_final_280758.pkl", opts=widths)
     return folder
 
 

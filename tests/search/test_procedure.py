@@ -7,17 +7,19 @@ import pytest
 import torch
 import yaml
 from tiny_search import STEPS, write_recipe
+from torchvision.models import mobilenet_v2, resnet50
 
 from crnas_d2 import ARCHITECTURES, get_config
 from crnas_d2.commands import search as search_command
 from crnas_d2.commands import train as train_command
-from crnas_d2.config import configs_dir, read_config
+from crnas_d2.config import configs_dir, get_architecture, read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.analysis import analyze_detector
 from crnas_d2.search import Procedure, Recipe, is_recipe
 from crnas_d2.search.plan import plan
 from crnas_d2.search.procedure import _compare
 from crnas_d2.search.records import Network
+from crnas_d2.search.step import get_space
 from detectron2.engine import default_argument_parser
 
 
@@ -262,13 +264,31 @@ def test_recipes_of_the_paper(name, network, stage_codes, evaluations):
             assert cfg.MODEL.CR[key] == final.MODEL.CR[key]
 
 
-@pytest.mark.parametrize("name", ["digits", "own_data"])
-def test_recipes_of_small_data(name):
-    recipe = Recipe(f"{configs_dir()}/Search/{name}.yaml")
+@pytest.mark.parametrize(
+    "name, make, stage_codes, evaluations",
+    [
+        ("digits", None, 25, 66),
+        ("own_data", None, 25, 66),
+        ("own_data_MNV2", mobilenet_v2, 11, 147),
+        ("own_data_R_50", resnet50, 13, 138),
+    ],
+)
+def test_recipes_of_small_data(name, make, stage_codes, evaluations, tmp_path):
+    opts = []
+    if make:
+        torch.save(make().state_dict(), tmp_path / "weights.pth")
+        opts = ["SEARCH.RECIPE.SEED_WEIGHTS", str(tmp_path / "weights.pth")]
+    recipe = Recipe(f"{configs_dir()}/Search/{name}.yaml", opts)
     rows = Procedure(recipe).describe()
-    assert " 25 architectures x " in rows and " 66 architectures x " in rows
-    dilation = recipe.config(recipe.names["DILATION_SUPERNET"])
-    assert sum(dilation.MODEL.CR.STAGE_CODE) == recipe.cfg.SEARCH.BUDGETS[0]
+    assert f" {stage_codes} architectures x " in rows
+    assert f" {evaluations} architectures x " in rows
+    assert "would freeze" not in rows
+    architectures = [
+        get_architecture(recipe.config(path)) for path in recipe.names.values() if path
+    ]
+    space = get_space(recipe.config(recipe.names["STAGE_SUPERNET"]))
+    assert {space.cost(a.stage_code) for a in architectures} == set(recipe.cfg.SEARCH.BUDGETS)
+    assert all(a.stage_code in space for a in architectures)
 
 
 def test_search_net_prints_the_table(output, recipe, capsys):
