@@ -50,13 +50,18 @@ def zoo_config(config: str = FASTER, opts=()) -> CfgNode:
 
 def build_zoo_detector(config: str = FASTER, opts=(), seed: int = 0) -> torch.nn.Module:
     """Detectron2's model of :func:`zoo_config`, in evaluation mode, whose norms are affine maps as
-    MSRA's and FAIR's: no identity, but with mean 0 and variance 1."""
+    MSRA's and FAIR's: no identity, but with mean 0 and variance 1. Its outputs differ from place to
+    place, so that it detects many things in any picture."""
     torch.manual_seed(seed)
     model = build_model(zoo_config(config, opts)).eval()
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.weight.uniform_(0.5, 1.0)
             module.bias.uniform_(-0.2, 0.2)
+        elif hasattr(module, "weight") and not name.startswith("backbone."):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if name.endswith(("anchor_deltas", "bbox_pred", "head.cls_score")):
+                module.weight.data *= 0.1
     return model
 
 

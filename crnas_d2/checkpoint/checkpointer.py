@@ -9,19 +9,14 @@ import pickle
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from ..config import get_architecture
 from ..files import is_remote, open_atomically, write_atomically
-from .classes import match_class_rows, read_class_names
-from .description import BACKBONE_FORMAT
-from .inherit import inherit_subnet
-from .names import BACKBONE_PREFIXES, RES5_IN_HEADS
 from .same_model import flatten_model_config, list_changes
+from .start import some, start
 from .weights_file import read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -33,22 +28,16 @@ BEST = "model_best"
 class CRCheckpointer(DetectionCheckpointer):
     """Saves and loads detectors and classifiers with CR backbones.
 
-    * ``.pth`` is read with ``weights_only=True``, ``.safetensors`` as it is. A pickle of another kind
-      is refused: tools/convert_weights.py reads it without running what is in it.
-    * A safetensors file made by tools/convert_weights.py holds a backbone alone, and of a trained
-      classifier another model takes the backbone alone. It must fill the model's backbone to the
-      last tensor.
-    * Of a supernet's checkpoint, a network of its space takes the weights that are its own there.
+    * A checkpoint of the model itself is loaded as it is; from any other file of weights the model
+      starts as :func:`start` says, and never with a random backbone.
     * A checkpoint takes its name when it is whole, and a resume takes the newest that can be read.
-    * A file of which nothing fits the model is an error instead of a warning.
-    * A checkpoint keeps the keys of ``cfg.MODEL``, for :mod:`.same_model`; the rows of its classes go
-      to where the model has the classes of these names.
+    * A checkpoint keeps the keys of ``cfg.MODEL``, for :mod:`.same_model`.
     """
 
     def __init__(self, model: torch.nn.Module, save_dir: str, cfg: CfgNode, **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
+        self._cfg = cfg
         self._model_config = flatten_model_config(cfg)
-        self._architecture = get_architecture(cfg)
         self._last: str | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -63,7 +52,7 @@ class CRCheckpointer(DetectionCheckpointer):
         if diverged:
             raise FloatingPointError(
                 f"{name}.pth is not saved: {len(diverged)} parameter(s) of the model have Inf or "
-                f"NaN ({_some(diverged)})"
+                f"NaN ({some(diverged)})"
             )
         data = {"model": self.model.state_dict(), "model_config": self._model_config, **kwargs}
         data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
@@ -101,142 +90,18 @@ class CRCheckpointer(DetectionCheckpointer):
         return self._last
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith(".safetensors"):
-            with safe_open(filename, framework="pt") as file:
-                state_dict = {key: file.get_tensor(key) for key in file.keys()}
-                is_backbone = (file.metadata() or {}).get("format") == BACKBONE_FORMAT
-            if is_backbone:
-                state_dict = self._as_part_of_the_model(state_dict, filename)
-            return {"model": state_dict}
-        if not filename.endswith(".pth"):
-            raise ValueError(
-                f"weights {filename}: expected .pth or .safetensors; "
-                "tools/convert_weights.py converts pickles of ImageNet weights"
-            )
-        checkpoint = super()._load_file(filename)
-        if self._is_of_a_supernet(checkpoint):
-            checkpoint = {**checkpoint, "model": self._inherited(checkpoint, filename)}
-        if self._is_of_a_classifier(checkpoint):
-            return {"model": self._backbone_of_the_classifier(checkpoint, filename)}
-        if not self.model.state_dict().keys() & {
-            key.removeprefix("module.") for key in checkpoint["model"]
-        }:
-            raise ValueError(
-                f"weights {filename}: none of the {len(checkpoint['model'])} tensors "
-                f"({_some(checkpoint['model'])}) has a name in the model; "
-                "tools/convert_weights.py converts ImageNet weights of torchvision and timm"
-            )
-        return checkpoint
+        if self._is_of_the_model(filename):
+            return torch.load(filename, map_location="cpu", weights_only=True)
+        return {"model": start(filename, self.model, self._cfg)}
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        config = checkpoint.get("model_config", {})
-        if saved := read_class_names(config):
-            checkpoint["model"], report = match_class_rows(
-                checkpoint["model"], saved, self.model, read_class_names(self._model_config)
-            )
-            if str(report):
-                logger.info(f"classes of the checkpoint: {report}")
-        return super()._load_model(checkpoint)
-
-    def _torch_load(self, filename: str) -> dict[str, Any]:
-        return torch.load(filename, map_location="cpu", weights_only=True)
-
-    def _is_of_a_supernet(self, checkpoint: dict[str, Any]) -> bool:
-        """Whether it is the checkpoint of a supernet, and this model is something else."""
-        key = "MODEL.BACKBONE.NAME"
-        saved = checkpoint.get("model_config", {}).get(key, "")
-        return "supernet" in saved and "supernet" not in self._model_config[key]
-
-    def _inherited(self, checkpoint: dict[str, Any], filename: str) -> dict[str, torch.Tensor]:
-        saved, architecture = checkpoint["model_config"], self._architecture
-        if "stage_supernet" in saved["MODEL.BACKBONE.NAME"]:
-            path = architecture.stage_code
-        else:
-            path = architecture.operation_code
-            key, own = "MODEL.CR.STAGE_CODE", list(architecture.stage_code)
-            if saved[key] != str(own):
-                raise ValueError(
-                    f"weights {filename} are of a dilation supernet of the stage code {saved[key]}; "
-                    f"expected {own}, the {key} of the model"
-                )
-        logger.info(f"{filename} is of a supernet: loading the weights of its path {list(path)}")
-        subnet = inherit_subnet(checkpoint["model"], path)
-        backbone = {key: t for key, t in subnet.items() if key.startswith("backbone.")}
-        wanted = self.model.state_dict()
-        missing = _missing_of_the_backbone(subnet, wanted)
-        if missing and not self._is_of_a_classifier(checkpoint):
-            raise ValueError(
-                f"weights {filename} are of a supernet in a detector of another kind than the model: "
-                f"{len(missing)} tensor(s) of the backbone missing ({_some(missing)})"
-            )
-        misshapen = _misshapen(backbone, wanted)
-        if misshapen:
-            raise ValueError(
-                f"weights {filename} are of a supernet with other channels than the model: "
-                f"{len(misshapen)} tensor(s) of another shape ({_some(misshapen)})"
-            )
-        return subnet
-
-    def _is_of_a_classifier(self, checkpoint: dict[str, Any]) -> bool:
-        """Whether it is the checkpoint of a classifier, and this model is something else."""
-        key = "MODEL.META_ARCHITECTURE"
-        saved = checkpoint.get("model_config", {}).get(key)
-        return saved == "ImageClassifier" != self._model_config[key]
-
-    def _backbone_of_the_classifier(
-        self, checkpoint: dict[str, Any], filename: str
-    ) -> dict[str, torch.Tensor]:
-        backbone, head = {}, []
-        for key, tensor in checkpoint["model"].items():
-            if key.startswith("backbone."):
-                backbone[key.removeprefix("backbone.")] = tensor
-            else:
-                head.append(key)
-        logger.info(
-            f"{filename} is of a classifier: loading its backbone ({len(backbone)} tensors) "
-            f"without its head ({', '.join(head)})"
-        )
-        changed = list_changes(
-            self._model_config,
-            checkpoint["model_config"],
-            ("MODEL.CR.OPERATION_CODE", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.PIXEL_"),
-        )
-        if changed:
-            logger.warning(
-                f"{filename} was trained with other values, which change what its backbone "
-                "computes:\n  " + "\n  ".join(changed)
-            )
-        return self._as_part_of_the_model(backbone, filename)
-
-    def _as_part_of_the_model(
-        self, backbone: dict[str, torch.Tensor], filename: str
-    ) -> dict[str, torch.Tensor]:
-        wanted = self.model.state_dict()
-        prefix = _backbone_prefix(wanted)
-        in_heads = any(key.startswith(RES5_IN_HEADS) for key in wanted)
-        state_dict = {}
-        for key, tensor in backbone.items():
-            place = "roi_heads." if in_heads and key.startswith("res5.") else prefix
-            if place + key in wanted or not key.endswith("num_batches_tracked"):  # not in FrozenBN
-                state_dict[place + key] = tensor
-        missing = _missing_of_the_backbone(state_dict, wanted)
-        left_over = [key for key in state_dict if key not in wanted]
-        misshapen = _misshapen(state_dict, wanted)
-        problems = [
-            f"{len(keys)} tensor(s) {what} ({_some(keys)})"
-            for what, keys in (
-                ("missing", missing),
-                ("left over", left_over),
-                ("of another shape", misshapen),
-            )
-            if keys
-        ]
-        if problems:
-            raise ValueError(
-                f"weights {filename} are of another backbone than the model's: "
-                + ", ".join(problems)
-            )
-        return state_dict
+    def _is_of_the_model(self, filename: str) -> bool:
+        """Whether it is a checkpoint of this very model, with which a training may go on."""
+        try:
+            checkpoint = read_checkpoint(filename)
+        except (ValueError, RuntimeError, pickle.UnpicklingError):
+            return False
+        saved = checkpoint.get("model_config") if isinstance(checkpoint, dict) else None
+        return bool(saved) and not list_changes(self._model_config, saved, "")
 
 
 def find_checkpoint(folder: str) -> str | None:
@@ -274,36 +139,3 @@ def find_checkpoint(folder: str) -> str | None:
         else:
             return path
     raise ValueError(f"no checkpoint in {folder} can be read:\n  " + "\n  ".join(faults))
-
-
-def _backbone_prefix(wanted: dict[str, torch.Tensor]) -> str:
-    """What stands before the names of the backbone's tensors in a model."""
-    return next(p for p in BACKBONE_PREFIXES if any(key.startswith(p) for key in wanted))
-
-
-def _missing_of_the_backbone(
-    state_dict: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
-) -> list[str]:
-    """The tensors that the backbone of a model has, with res5 where that lies in the RoI heads, and
-    a state dict has not."""
-    return [
-        key
-        for key in wanted
-        if key.startswith((_backbone_prefix(wanted), RES5_IN_HEADS))
-        and key not in state_dict
-        and not key.endswith("num_batches_tracked")
-    ]
-
-
-def _misshapen(state_dict: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> list[str]:
-    """The tensors of another shape than those of the model, with both shapes."""
-    return [
-        f"{key} {tuple(tensor.shape)} for {tuple(wanted[key].shape)}"
-        for key, tensor in state_dict.items()
-        if key in wanted and tensor.shape != wanted[key].shape
-    ]
-
-
-def _some(keys) -> str:
-    keys = list(keys)
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

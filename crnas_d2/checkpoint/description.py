@@ -17,6 +17,7 @@ from .settings import as_header
 
 # Metadata entry "format" of a file that holds a backbone alone
 BACKBONE_FORMAT = "crnas_d2.backbone"
+DETECTOR_FORMAT = "crnas_d2.detector"  # and of one that holds more beside it
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,11 @@ def find_stages(model: nn.Module) -> dict[str, str]:
         ValueError: there is no network of this project in it.
     """
     backbone = find_backbone(model)
+    if backbone is None:
+        raise ValueError(
+            f"the target {type(model).__name__} is no CRResNet, CRMobileNetV2 or supernet, and has "
+            "none"
+        )
     path = next(path for path, module in model.named_modules() if module is backbone)
     prefix = f"{path}." if path else ""
     stages = {name: prefix + name for name, _ in backbone.named_children() if name != "linear"}
@@ -158,18 +163,10 @@ def find_stages(model: nn.Module) -> dict[str, str]:
     return stages
 
 
-def find_backbone(model: nn.Module) -> nn.Module:
-    """The network or supernet of this project in a model, or the model itself.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for module in model.modules():
-        if isinstance(module, (CRResNet, CRMobileNetV2, Supernet)):
-            return module
-    raise ValueError(
-        f"the target {type(model).__name__} is no CRResNet, CRMobileNetV2 or supernet, and has none"
-    )
+def find_backbone(model: nn.Module) -> nn.Module | None:
+    """The network or supernet of this project in a model, which may be it itself."""
+    kinds = (CRResNet, CRMobileNetV2, Supernet)
+    return next((module for module in model.modules() if isinstance(module, kinds)), None)
 
 
 def _find_kind(what: str, tensors: Mapping[str, torch.Tensor]) -> _Kind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +19,9 @@ from detectron2.modeling import Backbone
 from ..architecture import Architecture
 from ..files import file_sha256, is_remote, write_atomically
 from ..modeling import CRMobileNetV2, CRResNet
+from .classes import read_class_names
 from .convert import check_complete, convert, describe_fault
-from .description import BACKBONE_FORMAT, Description
+from .description import BACKBONE_FORMAT, DETECTOR_FORMAT, Description
 from .infer import infer_arguments
 from .foreign import check_is_known
 from .names import BACKBONE_PREFIXES, RES5_IN_HEADS
@@ -45,10 +47,12 @@ class SeedNetwork:
         settings: the values that the weights need, as texts by config key, as far as they are known;
             see :func:`find_settings`.
         rest: of a detector, all tensors outside of the backbone, by Detectron2's names, such as
-            "backbone.fpn_lateral2.weight" and "roi_heads.box_predictor.cls_score.weight".
+            "backbone.fpn_lateral2.weight" and "roi_heads.box_predictor.cls_score.weight"; of a
+            classifier of this project, its last layer.
         class_names: of a detector, in the order of its outputs; empty where they are not known.
         source: whose weights they are.
         dropped: keys of the file that have no part in a model.
+        architecture: its codes; None where the file does not tell them.
     """
 
     name: str
@@ -60,6 +64,7 @@ class SeedNetwork:
     class_names: tuple[str, ...] = ()
     source: str = ""
     dropped: tuple[str, ...] = ()
+    architecture: Architecture | None = None
 
     def build(self, stage_code: Sequence[int], operation_code: Sequence[int] = ()) -> Backbone:
         """A network of this one's widths with other codes, and fresh weights.
@@ -114,7 +119,7 @@ def read_seed_network(
             given for one of ours.
     """
     file = read_weights_file(path, prefix)
-    seed = _identify(file, source)
+    seed = identify(file, source)
     check_one_network(path, seed.weights)
     if not file.model_config and not file.header:
         _check_network(path, seed)
@@ -148,34 +153,42 @@ def read_facts(path: str, source: str | None = None, prefix: str = "") -> Facts:
 @functools.lru_cache(maxsize=8)
 def _read_facts(path: str, source: str | None, prefix: str, modified: int) -> Facts:
     file = read_weights_file(path, prefix)
-    return Facts(_identify(file, source).settings, file.model_config)
+    return Facts(identify(file, source).settings, file.model_config)
 
 
-def save_remapped(
-    path: str, weights: Mapping[str, torch.Tensor], report: RemapReport, seed: SeedNetwork
-) -> None:
-    """Write the result of :func:`remap_backbone` as safetensors that ``MODEL.WEIGHTS`` takes.
+def save_remapped(path: str, seed: SeedNetwork, report: RemapReport) -> None:
+    """Write a remapped network as safetensors that ``MODEL.WEIGHTS`` takes; a detector as a whole.
 
-    The header has the report and the settings that the weights need.
+    The header has the report, the settings that the weights need, and codes and names of classes as
+    far as they are known.
 
     Args:
         path: a local file; one that is there is replaced.
-        weights, report: what :func:`remap_backbone` returns.
-        seed: the network that they come from.
+        seed, report: what :func:`remap_seed` returns.
     """
+    prefix = ""
+    if seed.rest:
+        has_neck = any(key.startswith("backbone.") for key in seed.rest)
+        prefix = "backbone.bottom_up." if has_neck else "backbone."
     header = {
-        "format": BACKBONE_FORMAT,
+        "format": DETECTOR_FORMAT if seed.rest else BACKBONE_FORMAT,
         "family": seed.family,
         "seed_network": seed.name,
         "seed_network_sha256": seed.sha256,
         **as_header(seed.settings),
         **report.metadata(),
     }
-    contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
+    if seed.architecture is not None:
+        header["stage_code"] = json.dumps(seed.architecture.stage_code)
+        header["operation_code"] = json.dumps(seed.architecture.operation_code)
+    if seed.class_names:
+        header["class_names"] = json.dumps(seed.class_names)
+    tensors = {**{prefix + name: t for name, t in seed.weights.items()}, **seed.rest}
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_atomically(path, safetensors.torch.save(contiguous, header))
 
 
-def _identify(file: WeightsFile, source: str | None) -> SeedNetwork:
+def identify(file: WeightsFile, source: str | None) -> SeedNetwork:
     """The network in a file, which may be a supernet of this project; without the file's SHA-256."""
     prefix = _find_prefix(file.tensors)
     is_headed = file.header.get("format") == BACKBONE_FORMAT
@@ -191,19 +204,21 @@ def _identify(file: WeightsFile, source: str | None) -> SeedNetwork:
             derived.append(key)
         else:
             rest[key] = tensor
-    if all(key.startswith("linear.") for key in rest):  # of a classifier
-        derived, rest = [*derived, *rest], {}
-    names = tuple(ast.literal_eval(file.model_config.get("MODEL.CLASS_NAMES", "[]")))
+    of_a_detector = {k: t for k, t in rest.items() if not k.startswith("linear.")}
+    family = "resnet" if any(key.startswith("res2.") for key in weights) else "mobilenetv2"
+    config, header = file.model_config, file.header
+    names = tuple(json.loads(header.get("class_names", "[]")) or read_class_names(config))
     if file.author == MODEL_ZOO and _count_classes(rest) == 80:
         names = tuple(MetadataCatalog.get("coco_2017_train").thing_classes)
     return SeedNetwork(
         name=os.path.basename(file.path),
         sha256="",
         weights=weights,
-        family="resnet" if any(key.startswith("res2.") for key in weights) else "mobilenetv2",
-        settings=find_settings(file, weights, rest, source),
+        family=family,
+        settings=find_settings(file, weights, of_a_detector, source),
         rest=rest,
         class_names=names,
+        architecture=_find_architecture(file, family, weights),
         source=source or file.author or file.header.get("source", "this project"),
         dropped=tuple(derived),
     )
@@ -223,9 +238,29 @@ def _translate(file: WeightsFile, source: str | None) -> SeedNetwork:
         weights=weights,
         family=description.family,
         settings=description.settings,
+        architecture=Architecture(description.arguments["stage_code"]),
         source=description.source,
         dropped=description.dropped,
     )
+
+
+def _find_architecture(
+    file: WeightsFile, family: str, weights: Mapping[str, torch.Tensor]
+) -> Architecture | None:
+    """The codes of a network with the names of this project, as far as the file tells them."""
+    config, header = file.model_config, file.header
+    if "supernet" in config.get("MODEL.BACKBONE.NAME", ""):
+        return None
+    if file.author == MODEL_ZOO:
+        stage_code = infer_arguments(family, _shapes(weights))["stage_code"]
+        return Architecture.of_family(family, stage_code)
+    codes = [
+        ast.literal_eval(
+            config.get(f"MODEL.CR.{kind}_CODE") or header.get(f"{kind.lower()}_code", "[]")
+        )
+        for kind in ("STAGE", "OPERATION")
+    ]
+    return Architecture.of_family(family, *codes) if codes[0] else None
 
 
 def _check_network(path: str, seed: SeedNetwork) -> None:

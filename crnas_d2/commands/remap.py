@@ -17,18 +17,19 @@ takes. Says which of the changed layers MODEL.BACKBONE.FREEZE_AT would freeze.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 
 from detectron2.config import get_cfg
-from detectron2.modeling import build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..checkpoint.convert import check_output
-from ..checkpoint.remap import remap_backbone
 from ..checkpoint.remap_report import describe_frozen
 from ..checkpoint.seed_network import read_seed_network, save_remapped
 from ..checkpoint.settings import as_command, as_yaml, find_contradictions, take_settings
+from ..checkpoint.start import name_part, remap_seed
 from ..config import read_config
 from .command_line import command, command_parser
 from .convert import add_origin
@@ -78,15 +79,22 @@ def remap(args: argparse.Namespace) -> None:
         take_settings(seed.settings, cfg, seed.name)
 
     torch.manual_seed(args.init_seed)
-    target = build_backbone(cfg) if cfg else seed.build(args.stage_code, args.operation_code)
-    weights, report = remap_backbone(
-        seed.weights, target, args.function_preserving, args.interpolate_dilated
-    )
-    save_remapped(args.output, weights, report, seed)
+    if cfg:
+        target = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    else:
+        target = seed.build(args.stage_code, args.operation_code)
+    seed, report = remap_seed(seed, target, args.function_preserving, args.interpolate_dilated)
+    save_remapped(args.output, seed, report)
 
-    size = sum(tensor.numel() for tensor in weights.values())
     print(f"{report}\n")
-    print(f"tensors: {len(weights)} with {size:,} elements, written to {args.output}")
+    parts = Counter(map(name_part, seed.rest))
+    if parts:
+        print(
+            "as they are:", ", ".join(f"{part} ({count} tensors)" for part, count in parts.items())
+        )
+    tensors = [*seed.weights.values(), *seed.rest.values()]
+    size = sum(tensor.numel() for tensor in tensors)
+    print(f"tensors: {len(tensors)} with {size:,} elements, written to {args.output}")
     freeze_at = (cfg or get_cfg()).MODEL.BACKBONE.FREEZE_AT
     if warning := describe_frozen(report.changes(), seed.family, freeze_at):
         print(warning)

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_checkpointer import SETTINGS
 
 import crnas_d2
 from crnas_d2.checkpoint import CRCheckpointer
@@ -45,7 +46,7 @@ def load(cfg, path):
 
 @pytest.fixture
 def log(caplog):
-    loggers = [logging.getLogger(name) for name in ("crnas_d2", "crnas_d2.checkpoint.checkpointer")]
+    loggers = [logging.getLogger(name) for name in ("crnas_d2", "crnas_d2.checkpoint.start")]
     loggers[0].addHandler(caplog.handler)
     loggers[1].setLevel(logging.INFO)
     yield caplog
@@ -71,9 +72,9 @@ def test_detector_takes_the_backbone(tmp_path, log, freeze_at, norm):
     for key, tensor in detector.state_dict().items():
         if ".bottom_up." not in key:
             assert torch.equal(tensor, before[key]), key
-    assert "is of a classifier: loading its backbone" in log.text
-    assert "without its head (linear.weight, linear.bias)" in log.text
-    assert "other values" not in log.text
+    assert "from model_final.pth: the backbone (stem, res2, res3, res4, res5)" in log.text
+    assert "new, as model_final.pth has none: neck, proposal_generator, roi_heads" in log.text
+    assert "not used of model_final.pth: linear" in log.text
 
 
 @pytest.mark.parametrize("step", ["stage_supernet_R_18", "dilation_supernet_SCR_R_18"])
@@ -112,25 +113,26 @@ def test_backbone_of_another_network_is_an_error(tmp_path, changes, message):
         load(cfg, path)
 
 
-def test_values_that_change_the_features_are_told(tmp_path, log):
+def test_weights_of_other_dilations_are_refused(tmp_path):
     _, path = save_classifier(tmp_path, "ImageNet/SCR_R_18.yaml")
-    load(thin(DETECTOR, **{"MODEL.PIXEL_STD": [1.0, 1.0, 1.0]}), path)
-    assert "MODEL.CR.OPERATION_CODE: [] in the checkpoint, [0, 0, 1, 0, 1, 0, 2, 1]" in log.text
-    assert "MODEL.PIXEL_STD: [58.395, 57.12, 57.375] in the checkpoint, [1.0" in log.text
+    with pytest.raises(ValueError, match=r"dilations \[1, 1\] for \[2, 1\] in res4, .* MODEL.INIT"):
+        load(thin(DETECTOR), path)
 
 
-def test_detector_is_no_weights_for_a_classifier(tmp_path):
+def test_a_classifier_has_the_backbone_of_a_detector(tmp_path, log):
     cfg = thin(DETECTOR)
-    CRCheckpointer(build_model(cfg), str(tmp_path), cfg).save("model_final")
-    with pytest.raises(ValueError, match="has a name in the model"):
-        load(thin("ImageNet/CR_R_18.yaml"), str(tmp_path / "model_final.pth"))
+    detector = build_model(cfg)
+    CRCheckpointer(detector, str(tmp_path), cfg).save("model_final")
+    classifier = load(thin("ImageNet/CR_R_18.yaml"), str(tmp_path / "model_final.pth"))
+    assert_same_tensors(detector.backbone.bottom_up.state_dict(), classifier.backbone.state_dict())
+    assert "new, as model_final.pth has none: linear, outputs of classes" in log.text
 
 
 def test_converted_weights_fill_the_backbone_of_a_classifier(tmp_path):
     saved = build_model(thin("ImageNet/CR_R_18.yaml")).backbone.state_dict()
     saved = {key: tensor for key, tensor in saved.items() if "num_batches_tracked" not in key}
     path = str(tmp_path / "backbone.safetensors")
-    save_file(saved, path, metadata={"format": "crnas_d2.backbone"})
+    save_file(saved, path, metadata={"format": "crnas_d2.backbone", **SETTINGS})
     loaded = load(thin("ImageNet/CR_R_18.yaml"), path).backbone.state_dict()
     assert all(torch.equal(loaded[key], tensor) for key, tensor in saved.items())
 
@@ -146,7 +148,7 @@ def test_res5_goes_into_the_heads_of_a_c4_detector(tmp_path, norm):
     classifier, path = save_classifier(tmp_path, "ImageNet/CR_R_18.yaml")
     saved = {k: t for k, t in classifier.backbone.state_dict().items() if "num_batches" not in k}
     converted = str(tmp_path / "backbone.safetensors")
-    save_file(saved, converted, metadata={"format": "crnas_d2.backbone"})
+    save_file(saved, converted, metadata={"format": "crnas_d2.backbone", **SETTINGS})
     for file in (path, converted):
         torch.manual_seed(1)
         found = load(c4(**{"MODEL.RESNETS.NORM": norm}), file).state_dict()
@@ -161,7 +163,7 @@ def test_no_res5_of_a_c4_detector_stays_random(tmp_path):
     save_file(
         {key: t for key, t in backbone.items() if not key.startswith("res5.3")},
         path,
-        metadata={"format": "crnas_d2.backbone"},
+        metadata={"format": "crnas_d2.backbone", **SETTINGS},
     )
     with pytest.raises(ValueError, match="missing .roi_heads.res5.3.conv1.weight"):
         load(c4(), path)

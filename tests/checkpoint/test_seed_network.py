@@ -14,9 +14,9 @@ import crnas_d2
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.checkpoint.convert import convert
 from crnas_d2.checkpoint.convert_file import convert_file
-from crnas_d2.checkpoint.remap import remap_backbone
 from crnas_d2.checkpoint.seed_network import SeedNetwork, read_seed_network, save_remapped
 from crnas_d2.checkpoint.settings import find_contradictions, take_settings
+from crnas_d2.checkpoint.start import remap_seed
 from crnas_d2.files import file_sha256
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
@@ -110,8 +110,7 @@ def test_a_pickle_of_msra(tmp_path):
     target = seed.build([2, 2, 2, 2])
     assert target.res3[0].conv1.stride == (2, 2)
     again = str(tmp_path / "remapped.safetensors")
-    weights, report = remap_backbone(seed.weights, target)
-    save_remapped(again, weights, report, seed)
+    save_remapped(again, *remap_seed(seed, target))
     assert read_seed_network(again).settings == seed.settings
     convert_file(str(path), again, overwrite=True)
     assert read_seed_network(again).settings == seed.settings
@@ -175,19 +174,24 @@ def test_the_checkpointer_takes_the_file(tmp_path, seed_name, network):
     seed = read_seed_network(path)
     cfg = thin(NETWORKS[network].format(seed_name))
     cfg.MODEL.SUPERNET.STAGE_CHOICES = json.loads(CHOICES[seed_name])
-    target = build_backbone(cfg).to(memory_format=torch.channels_last)
-    weights, report = remap_backbone(seed.weights, target)
+    target = build_model(cfg).to(memory_format=torch.channels_last)
+    seed, report = remap_seed(seed, target)
     path = str(tmp_path / "remapped.safetensors")
-    save_remapped(path, weights, report, seed)
+    save_remapped(path, seed, report)
 
     model = build_model(cfg)
     CRCheckpointer(model, str(tmp_path), cfg).load(path)
-    backbone = getattr(model.backbone, "bottom_up", model.backbone)
-    assert_same(without_counters(backbone.state_dict()), load_file(path))
+    written = load_file(path)
+    if network == "classifier":
+        prefix = "backbone.bottom_up."
+        backbone = {k.removeprefix(prefix): t for k, t in written.items() if k.startswith(prefix)}
+        assert_same(without_counters(model.backbone.state_dict()), backbone)
+    else:
+        assert_same(without_counters(model.state_dict()), without_counters(written))
 
     with safe_open(path, "pt") as file:
         header = file.metadata()
-    assert header["format"] == "crnas_d2.backbone" and header["family"] == cfg.MODEL.CR.FAMILY
+    assert header["format"] == "crnas_d2.detector" and header["family"] == cfg.MODEL.CR.FAMILY
     assert header["seed_network"] == "model_final.pth"
     assert header["seed_network_sha256"] == file_sha256(str(tmp_path / "model_final.pth"))
     assert header["pixel_mean"] == "[123.675, 116.28, 103.53]"

@@ -59,7 +59,7 @@ def test_networks_that_are_not_in_the_supernet_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"stage code \[2, 1, 3, 2\]; expected \[2, 2, 2, 2\]"):
         load(thin(FINAL, **{**CODES, **other}), path)
     wider = {"MODEL.RESNETS.STEM_OUT_CHANNELS": 16, "MODEL.RESNETS.RES2_OUT_CHANNELS": 16}
-    with pytest.raises(ValueError, match="other channels than the model: .* of another shape"):
+    with pytest.raises(ValueError, match="another backbone than the model's: .* of another shape"):
         load(thin(FINAL, **CODES, **wider), path)
     (tmp_path / "stage").mkdir()
     _, path = save_supernet(tmp_path / "stage", "stage")
@@ -69,9 +69,15 @@ def test_networks_that_are_not_in_the_supernet_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["C4", "DC5"])
-def test_a_detector_of_another_kind_is_refused(tmp_path, kind):
-    _, path = save_supernet(tmp_path, "stage")
+def test_a_detector_of_another_kind_has_the_stages(tmp_path, kind):
+    supernet, path = save_supernet(tmp_path, "stage")
     cfg = thin(f"COCO-Detection/faster_rcnn_CR_R_50_{kind}_1x.yaml", **CODES)
-    cfg.MODEL.CR.BLOCK = "basic"
-    with pytest.raises(ValueError, match="a detector of another kind .*backbone.stem.conv1.weight"):
-        load(cfg, path)
+    cfg.MODEL.CR.BLOCK, cfg.MODEL.RESNETS.NORM = "basic", "BN"
+    expected = inherit_subnet(supernet.state_dict(), CODES["MODEL.CR.STAGE_CODE"])
+    found = load(cfg, path).state_dict()
+    stages = [key for key in expected if ".bottom_up." in key]
+    for key in stages:
+        in_heads = kind == "C4" and ".res5." in key
+        place = key.replace("backbone.bottom_up", "roi_heads" if in_heads else "backbone")
+        assert torch.equal(found[place], expected[key]), key
+    assert len(stages) > 100
