@@ -19,6 +19,7 @@ NETWORKS = {
     r"relative_position_bias_table": "a Swin transformer",
     r"\.attn\.(qkv|q_proj)|in_proj_weight|\.self_attention\.": "a vision transformer",
     r"(^|\.)s1\.b1\.|trunk_output\.block1": "a RegNet",
+    r"(^|\.)features\.1\.block\.": "a MobileNetV3",
     r"\.se\.(conv_reduce|fc1|reduce)|(^|\.)_blocks\.0\._": "an EfficientNet, a MobileNetV3 or "
     "another network with squeeze-and-excitation",
     r"(^|\.)features\.1\.0\.block\.|stages\.0\.(blocks\.)?0\.(conv_dw|dwconv)|layer_scale": "a ConvNeXt "

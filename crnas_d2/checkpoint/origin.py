@@ -14,7 +14,6 @@ import yaml
 
 from ..files import is_remote
 from .description import CONVENTIONS, Convention
-from .infer import infer_arguments
 from .norms import find_norm
 from .settings import SETTINGS, from_header
 from .weights_file import WeightsFile
@@ -169,8 +168,9 @@ def _zoo_convention(file: WeightsFile, weights: Tensors) -> Convention | None:
     MSRA's. Some start from others or from nothing; their norms have statistics."""
     if file.author != MODEL_ZOO or find_norm(weights) != "FrozenBN":
         return None
-    groups = infer_arguments("resnet", {name: tuple(t.shape) for name, t in weights.items()})
-    return CONVENTIONS["fair" if groups["num_groups"] > 1 else "msra"]
+    layer = weights.get("res2.0.conv2.weight")
+    has_groups = layer is not None and len(layer) > layer[0].numel() // layer[0, 0].numel()
+    return CONVENTIONS["fair" if has_groups else "msra"]
 
 
 def _pixels_of(file: WeightsFile) -> dict[str, str]:

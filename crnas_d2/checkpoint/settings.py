@@ -31,21 +31,18 @@ BATCH_NORMS = ("BN", "SyncBN", "naiveSyncBN", "nnSyncBN", "FrozenBN")  # of the 
 CLOSE = 1e-3  # relative; means and stds are written with more or fewer digits
 
 
-def check_settings(
-    settings: Mapping[str, str], cfg: CfgNode, name: str, training: bool = True
-) -> None:
+def check_settings(settings: Mapping[str, str], cfg: CfgNode, name: str) -> None:
     """Refuse a config of which weights would compute something else than they were trained to.
 
     Args:
         settings: what the weights need, as texts by config key.
         cfg: with ``MODEL.INIT.SETTINGS`` "ignore" it is a warning instead of an error.
         name: of the weights, for the message.
-        training: or else the model is only evaluated, where the kind of batch norm does not matter.
 
     Raises:
         ValueError: a key has another value. The message has both, and what to add.
     """
-    wanted = find_contradictions(settings, cfg, training)
+    wanted = find_contradictions(settings, cfg)
     if not wanted:
         return
     flat = flatten_config(cfg)
@@ -61,33 +58,29 @@ def check_settings(
     )
 
 
-def take_settings(
-    settings: Mapping[str, str], cfg: CfgNode, name: str, training: bool = True
-) -> list[str]:
+def take_settings(settings: Mapping[str, str], cfg: CfgNode, name: str) -> list[str]:
     """Put what weights need into a config, in place.
 
     Args:
-        settings, name, training: see :func:`check_settings`.
+        settings, name: see :func:`check_settings`.
         cfg: not frozen.
 
     Returns:
         A sentence for each key that has another value now.
     """
-    wanted, flat = find_contradictions(settings, cfg, training), flatten_config(cfg)
+    wanted, flat = find_contradictions(settings, cfg), flatten_config(cfg)
     for key, value in wanted.items():
         cfg.merge_from_list([key, value])
     return [f"{k} is {v!r}, which {name} needs, and not {flat[k]!r}" for k, v in wanted.items()]
 
 
-def find_contradictions(
-    settings: Mapping[str, str], cfg: CfgNode, training: bool = True
-) -> dict[str, str]:
+def find_contradictions(settings: Mapping[str, str], cfg: CfgNode) -> dict[str, str]:
     """The settings that have another value in a config, as far as its model has a use for them."""
     flat = flatten_config(cfg)
     return {
         key: value
         for key, value in settings.items()
-        if _matters(key, cfg, training) and not _is_same(key, value, flat[key])
+        if _matters(key, cfg) and not _is_same(key, value, flat[key])
     }
 
 
@@ -114,7 +107,7 @@ def from_header(header: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _matters(key: str, cfg: CfgNode, training: bool) -> bool:
+def _matters(key: str, cfg: CfgNode) -> bool:
     """Whether a model does anything else for another value of a key."""
     model, builder = cfg.MODEL, cfg.MODEL.BACKBONE.NAME
     is_resnet = model.CR.FAMILY == "resnet"
@@ -125,8 +118,6 @@ def _matters(key: str, cfg: CfgNode, training: bool) -> bool:
         return is_resnet and detects and "fpn" not in builder
     if key == "MODEL.FPN.NORM":
         return detects and "fpn" in builder and "nasfpn" not in builder
-    if key == "MODEL.RESNETS.NORM":
-        return training
     return True
 
 

@@ -127,13 +127,13 @@ def check_config(
         raise ValueError("SOLVER.AMP.ENABLED is True; Detectron2 trains with AMP on GPUs only")
     if has_weights and checkpoint is None:
         _check_weights(cfg, training)
-    taken = settle_settings(cfg, training, checkpoint) if has_weights else []
+    taken = settle_settings(cfg, checkpoint) if has_weights else []
     _check_keys(cfg)
     setup_datasets(cfg)
     return taken
 
 
-def settle_settings(cfg: CfgNode, training: bool, checkpoint: str | None = None) -> list[str]:
+def settle_settings(cfg: CfgNode, checkpoint: str | None = None) -> list[str]:
     """Compare the settings that the weights of a config need with the config's own, or take them,
     as ``MODEL.INIT.SETTINGS`` wants it.
 
@@ -152,13 +152,12 @@ def settle_settings(cfg: CfgNode, training: bool, checkpoint: str | None = None)
         raise ValueError(
             f"MODEL.INIT.SOURCE is {init.SOURCE!r}; expected one of {', '.join(CONVENTIONS)}, or ''"
         )
-    goes_on = checkpoint is not None and training  # where all of the checkpoint's keys are compared
-    if not weights or (goes_on and init.SETTINGS != "take"):
+    if not weights:
         return []
     settings = _facts(cfg, checkpoint).settings
     if init.SETTINGS == "take":
-        return take_settings(settings, cfg, weights, training)
-    check_settings(settings, cfg, weights, training)
+        return take_settings(settings, cfg, weights)
+    check_settings(settings, cfg, weights)
     return []
 
 
@@ -210,7 +209,7 @@ def prepare_trained(cfg: CfgNode) -> None:
     """
     _choose_device(cfg)
     _check_weights(cfg, training=False)
-    for sentence in settle_settings(cfg, training=False):
+    for sentence in settle_settings(cfg):
         logger.info(f"MODEL.INIT.SETTINGS is 'take': {sentence}")
     _check_keys(cfg)
     saved = _facts(cfg).model_config

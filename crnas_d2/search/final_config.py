@@ -10,6 +10,8 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..architecture import Architecture
+from ..checkpoint.seed_network import read_facts
+from ..checkpoint.settings import take_settings
 from ..config import default_config, read_config, set_architecture
 from ..config_values import DATA_SETS, map_paths
 from ..data import setup_datasets
@@ -85,6 +87,8 @@ def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | N
     for key in DATA_SETS:
         known = {entry[0] for entry in final.DATASETS[key]}
         final.DATASETS[key] += [e for e in cfg.DATASETS[key] if e[0] not in known]
+    if cfg.MODEL.INIT.SETTINGS == "take":
+        take_settings(read_facts(cfg.MODEL.WEIGHTS).settings, final, cfg.MODEL.WEIGHTS)
     setup_datasets(final)
     return final
 
