@@ -25,7 +25,7 @@ from ..data import setup_datasets
 from ..engine import CRTrainer
 from ..engine import terminal
 from ..engine.evaluators import check_evaluation
-from ..engine.setup import check_config, prepare
+from ..engine.setup import check_config, prepare, settle_settings
 from ..files import read_json, write_atomically
 from .budget import plain_detector
 from .data_use import DataUse, check_data, check_data_that_is_there
@@ -212,6 +212,10 @@ class Procedure:
     def _check_what_is_there(self) -> list[str]:
         """What can be checked without work. Returns why some data sets were not looked at."""
         self._check_outputs()
+        for step in self._steps:
+            cfg = self._config(step)
+            if not step.weights and os.path.isfile(cfg.MODEL.WEIGHTS):
+                settle_settings(cfg)
         return check_data_that_is_there(self._uses_of_data())
 
     def _check_outputs(self) -> None:
@@ -275,11 +279,15 @@ class Procedure:
         cfg.MODEL.SUPERNET.TEST_PATHS = []  # the search evaluates
         if step.weights:
             cfg.MODEL.WEIGHTS = os.path.join(self.output, step.weights, "model_final.pth")
+            settings = cfg.MODEL.INIT.SETTINGS
             cfg.MODEL.INIT = default_config().MODEL.INIT  # it is what the step is made for
+            cfg.MODEL.INIT.SETTINGS = settings
         elif self.recipe.seed:
             self.recipe.seed.put_into(cfg)
         if step.architecture and self._has_ended(step.architecture):
             set_architecture(cfg, self._found_by(step.architecture))
+        if cfg.MODEL.INIT.SETTINGS == "take" and os.path.isfile(cfg.MODEL.WEIGHTS):
+            settle_settings(cfg)
         return cfg
 
     def _final_config(self) -> CfgNode | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+import zoo_files
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torchvision.models import mobilenet_v2, resnet18
@@ -84,3 +85,35 @@ def test_errors_are_one_message_and_leave_no_file(run, refused):
     with refused("there is no file absent.pth"):
         run("absent.pth", "out.safetensors")
     assert [path.name for path in Path().iterdir()] == ["in.pth"]
+
+
+def test_means_and_stds_that_are_stated(run, capsys):
+    torch.save(resnet18().state_dict(), "in.pth")
+    stated = ["--pixel-mean", "127.5", "127", "126", "--pixel-std", "1", "2", "3"]
+    config = yaml.safe_load(run("in.pth", "out.safetensors", *stated).split("\n\n")[-1])
+    assert config["MODEL"]["PIXEL_MEAN"] == [127.5, 127, 126]
+    with safe_open("out.safetensors", "pt") as file:
+        assert file.metadata()["pixel_std"] == "[1.0, 2.0, 3.0]"
+    with pytest.raises(SystemExit):
+        run("in.pth", "b.safetensors", "--pixel-std", "1", "2")
+    assert "--pixel-std: expected 3 arguments" in capsys.readouterr().err
+
+
+def test_settings_that_cannot_be_are_refused(run, refused):
+    torch.save(resnet18().state_dict(), "in.pth")
+    with refused(r"pixel_std is \[1.0, -2.0, 3.0\]; expected three positive numbers"):
+        run("in.pth", "out.safetensors", "--pixel-std", "1", "-2", "3")
+    assert not Path("out.safetensors").exists()
+
+
+def test_the_backbone_of_a_zoo_detector(run):
+    """With the settings of Detectron2's config of it."""
+    zoo_files.write_zoo_detector("model_final.pkl", zoo_files.X_101)
+    printed = run("model_final.pkl", "out.safetensors")
+    assert "network: resnet of Detectron2 Model Zoo: block bottleneck" in printed
+    config = yaml.safe_load(printed.split("\n\n")[-1])
+    theirs = zoo_files.zoo_config(zoo_files.X_101)
+    assert config["INPUT"]["FORMAT"] == theirs.INPUT.FORMAT
+    assert config["MODEL"]["PIXEL_STD"] == theirs.MODEL.PIXEL_STD
+    for key in ("STRIDE_IN_1X1", "NUM_GROUPS", "WIDTH_PER_GROUP", "NORM"):
+        assert config["MODEL"]["RESNETS"][key] == theirs.MODEL.RESNETS[key]

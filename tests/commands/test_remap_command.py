@@ -1,10 +1,12 @@
 """The command line of crnas remap."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+import zoo_files
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.models import resnet18
@@ -12,6 +14,8 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from crnas_d2 import CRMobileNetV2, CRResNet
 from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.checkpoint.seed_network import read_seed_network
+from crnas_d2.checkpoint.settings import find_contradictions
 from crnas_d2.checkpoint.remap_report import describe_frozen
 from crnas_d2.config import configs_dir, read_config
 from detectron2.modeling import build_backbone
@@ -206,3 +210,22 @@ def test_usage(run, capsys, args, message):
     with pytest.raises(SystemExit):
         run(*args)
     assert message in capsys.readouterr().err
+
+
+def test_settings_of_a_zoo_detector_are_taken_and_told(run):
+    """The network is filled as it will be trained; what the training needs is printed."""
+    zoo_files.write_zoo_detector("model_final.pkl")
+    widths = [str(entry) for setting in zoo_files.THIN.items() for entry in setting]
+    cfg = "COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"
+    printed = run("model_final.pkl", "out.safetensors", "--config-file", cfg, *widths)
+    line = printed.split("or behind a command:\n")[1].splitlines()[0]
+    opts = [*widths, *shlex.split(line), "MODEL.WEIGHTS", "out.safetensors"]
+    settings = read_seed_network("out.safetensors").settings
+    assert find_contradictions(settings, read_config(cfg, opts)) == {}
+    with safe_open("out.safetensors", "pt") as file:
+        header = file.metadata()
+    assert header["input_format"] == "BGR" and header["norm"] == "FrozenBN"
+    stated = ["--pixel-std", "2", "2", "2"]
+    run("model_final.pkl", "b.safetensors", "--stage-code", "3", "4", "6", "3", *stated)
+    stated = read_seed_network("b.safetensors").settings
+    assert stated == {**stated, "MODEL.PIXEL_STD": "[2.0, 2.0, 2.0]", "INPUT.FORMAT": "BGR"}
