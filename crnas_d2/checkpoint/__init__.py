@@ -3,7 +3,8 @@ from .inherit import inherit_subnet
 from .match_features import match_features
 from .match_statistics import match_statistics
 from .remap import remap_backbone
-from .seed_network import read_seed_network, save_remapped
+from .save import save_network
+from .seed_network import read_seed_network
 
 __all__ = [
     "CRCheckpointer",
@@ -12,5 +13,5 @@ __all__ = [
     "match_statistics",
     "read_seed_network",
     "remap_backbone",
-    "save_remapped",
+    "save_network",
 ]

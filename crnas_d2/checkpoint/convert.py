@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
-from ..files import check_not_read, is_remote
 from .description import CONVENTIONS, Description
 from .infer import Shapes, infer_arguments
 from .names import Naming, find_naming
@@ -71,26 +69,6 @@ def convert(
     description = Description(source, naming.family, arguments, tuple(dropped), settings)
     check_complete(shapes, description, keys)
     return weights, description
-
-
-def check_output(path: str, overwrite: bool, inputs: Iterable[str]) -> None:
-    """Check that a backbone can be written.
-
-    Args:
-        path: of a local file ``*.safetensors``.
-        overwrite: replace a file that is there.
-        inputs: what the command reads, which is never replaced.
-
-    Raises:
-        FileExistsError, FileNotFoundError, ValueError: as in :func:`convert_file`.
-    """
-    if is_remote(path) or not path.endswith(".safetensors"):
-        raise ValueError(f"output {path}: expected a local file *.safetensors")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise FileNotFoundError(f"output {path}: there is no such folder")
-    if os.path.exists(path) and not overwrite:
-        raise FileExistsError(f"output {path} exists; it is replaced with --overwrite only")
-    check_not_read(path, inputs)
 
 
 def check_complete(

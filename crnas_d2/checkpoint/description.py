@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,11 +12,9 @@ import yaml
 from detectron2.modeling import Backbone
 
 from ..modeling import CRMobileNetV2, CRResNet
-from .settings import as_header
 
-# Metadata entry "format" of a file that holds a backbone alone
-BACKBONE_FORMAT = "crnas_d2.backbone"
-DETECTOR_FORMAT = "crnas_d2.detector"  # and of one that holds more beside it
+# Metadata entry "format" of a file that holds a backbone alone, or a model with its heads
+BACKBONE_FORMAT, MODEL_FORMAT = "crnas_d2.backbone", "crnas_d2.model"
 
 
 @dataclass(frozen=True)
@@ -85,27 +82,13 @@ class Description:
         backbone = {"resnet": CRResNet, "mobilenetv2": CRMobileNetV2}[self.family]
         return backbone(**{**self.arguments, **options})
 
-    def metadata(self) -> dict[str, str]:
-        """The header of the converted file: text as it is, all else as JSON."""
-        entries = {
-            "format": BACKBONE_FORMAT,
-            "source": self.source,
-            "family": self.family,
-            **as_header(self.settings),
-            **self.arguments,
-        }
-        return {
-            key: value if isinstance(value, str) else json.dumps(value)
-            for key, value in entries.items()
-        }
-
     def config(self) -> dict[str, Any]:
         """The values of a Detectron2 config that the weights need."""
         flat = {"MODEL.CR.FAMILY": self.family}
         for name, value in self.arguments.items():
             of_cr = name in ("block", "stage_code", "operation_code", "width_multiplier")
             flat[f"MODEL.{'CR' if of_cr else 'RESNETS'}.{name.upper()}"] = value
-        flat.update({key: yaml.safe_load(text) for key, text in self.settings.items()})
+        flat.update({k: yaml.safe_load(v) if v else v for k, v in self.settings.items()})
         config: dict[str, Any] = {}
         for key, value in flat.items():
             node = config

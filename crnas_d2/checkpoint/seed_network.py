@@ -10,25 +10,22 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import safetensors.torch
 import torch
 
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone
 
 from ..architecture import Architecture
-from ..files import file_sha256, is_remote, write_atomically
+from ..files import file_sha256, is_remote
 from ..modeling import CRMobileNetV2, CRResNet
 from .classes import read_class_names
 from .convert import check_complete, convert, describe_fault
-from .description import BACKBONE_FORMAT, DETECTOR_FORMAT, Description
+from .description import BACKBONE_FORMAT, Description
 from .infer import infer_arguments
 from .foreign import check_is_known
 from .names import BACKBONE_PREFIXES, RES5_IN_HEADS
 from .origin import MODEL_ZOO, check_is_told, find_settings, state_pixels
 from .remap import check_one_network
-from .remap_report import RemapReport
-from .settings import as_header
 from .weights_file import WeightsFile, read_weights_file
 
 # What is derived from a config, and is none of a model's tensors
@@ -91,8 +88,7 @@ class SeedNetwork:
             arguments["stride_in_1x1"] = self.settings["MODEL.RESNETS.STRIDE_IN_1X1"] == "True"
         if "MODEL.RESNETS.NORM" in self.settings:
             arguments["norm"] = self.settings["MODEL.RESNETS.NORM"]
-        dropped = (*self.dropped, *self.rest)
-        return Description(self.source, self.family, arguments, dropped, self.settings)
+        return Description(self.source, self.family, arguments, self.dropped, self.settings)
 
 
 def read_seed_network(
@@ -154,38 +150,6 @@ def read_facts(path: str, source: str | None = None, prefix: str = "") -> Facts:
 def _read_facts(path: str, source: str | None, prefix: str, modified: int) -> Facts:
     file = read_weights_file(path, prefix)
     return Facts(identify(file, source).settings, file.model_config)
-
-
-def save_remapped(path: str, seed: SeedNetwork, report: RemapReport) -> None:
-    """Write a remapped network as safetensors that ``MODEL.WEIGHTS`` takes; a detector as a whole.
-
-    The header has the report, the settings that the weights need, and codes and names of classes as
-    far as they are known.
-
-    Args:
-        path: a local file; one that is there is replaced.
-        seed, report: what :func:`remap_seed` returns.
-    """
-    prefix = ""
-    if seed.rest:
-        has_neck = any(key.startswith("backbone.") for key in seed.rest)
-        prefix = "backbone.bottom_up." if has_neck else "backbone."
-    header = {
-        "format": DETECTOR_FORMAT if seed.rest else BACKBONE_FORMAT,
-        "family": seed.family,
-        "seed_network": seed.name,
-        "seed_network_sha256": seed.sha256,
-        **as_header(seed.settings),
-        **report.metadata(),
-    }
-    if seed.architecture is not None:
-        header["stage_code"] = json.dumps(seed.architecture.stage_code)
-        header["operation_code"] = json.dumps(seed.architecture.operation_code)
-    if seed.class_names:
-        header["class_names"] = json.dumps(seed.class_names)
-    tensors = {**{prefix + name: t for name, t in seed.weights.items()}, **seed.rest}
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(contiguous, header))
 
 
 def identify(file: WeightsFile, source: str | None) -> SeedNetwork:

@@ -1,12 +1,14 @@
-"""Convert ImageNet weights into those of a backbone, as safetensors that MODEL.WEIGHTS takes.
+"""Convert the weights of a network into a safetensors file with the settings that it needs.
 
 crnas convert https://download.pytorch.org/models/resnet50-11ad3fa6.pth R-50.safetensors
 crnas convert detectron2://ImageNetPretrained/MSRA/R-101.pkl R-101-msra.safetensors
-crnas convert model.safetensors mobilenetv2.safetensors
+crnas convert model_best.pth.tar mobilenetv2.safetensors --prefix state_dict_ema
 
-Reads ResNets, ResNeXts and MobileNetV2 of torchvision and timm (.pth, .safetensors), and the
-pickles of Detectron2's model zoo, of which nothing is run. Network and origin are told by the names
-and shapes of the tensors; all of the backbone's must be there, and no others but a classifier's.
+Reads what MODEL.WEIGHTS takes: ResNets, ResNeXts and MobileNetV2 of torchvision and timm, backbones
+and whole detectors of Detectron2 and its model zoo, and checkpoints of this project; as torch.save,
+safetensors or pickle has them, whatever their name, and running nothing that is in them. Network and
+origin are told by the names and shapes of the tensors; all of the backbone's must be there. Of a
+classifier of another project the backbone is kept, of a detector its neck and heads too.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from collections.abc import Sequence
 
 import yaml
 
-from ..checkpoint.convert_file import convert_file
 from ..checkpoint.description import CONVENTIONS
+from ..checkpoint.save import check_output, save_network
+from ..checkpoint.seed_network import read_seed_network
+from ..checkpoint.start import name_part
 from .command_line import command, command_parser
 
 
@@ -59,19 +63,18 @@ def add_origin(parser: argparse.ArgumentParser) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    weights, description = convert_file(
-        args.input,
-        args.output,
-        source=args.source,
-        prefix=args.prefix,
-        pixel_mean=args.pixel_mean,
-        pixel_std=args.pixel_std,
-        overwrite=args.overwrite,
-    )
+    check_output(args.output, args.overwrite, [args.input])
+    seed = read_seed_network(args.input, args.source, args.prefix, args.pixel_mean, args.pixel_std)
+    description = seed.describe()
+    tensors = save_network(args.output, seed)
 
-    size = sum(tensor.numel() for tensor in weights.values())
+    size = sum(tensor.numel() for tensor in tensors.values())
     print(f"network: {description}")
-    print(f"tensors: {len(weights)} with {size:,} elements, written to {args.output}")
+    if seed.rest:
+        print(f"beside it: {', '.join(dict.fromkeys(map(name_part, seed.rest)))}")
+    if seed.class_names:
+        print(f"classes: {', '.join(seed.class_names)}")
+    print(f"tensors: {len(tensors)} with {size:,} elements, written to {args.output}")
     print(f"dropped: {', '.join(description.dropped) or 'nothing'}")
     print("config that the weights need:\n")
     config = description.config()

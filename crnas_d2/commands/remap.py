@@ -25,9 +25,9 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..checkpoint.convert import check_output
 from ..checkpoint.remap_report import describe_frozen
-from ..checkpoint.seed_network import read_seed_network, save_remapped
+from ..checkpoint.save import check_output, save_network
+from ..checkpoint.seed_network import read_seed_network
 from ..checkpoint.settings import as_command, as_yaml, find_contradictions, take_settings
 from ..checkpoint.start import name_part, remap_seed
 from ..config import read_config
@@ -84,7 +84,7 @@ def remap(args: argparse.Namespace) -> None:
     else:
         target = seed.build(args.stage_code, args.operation_code)
     seed, report = remap_seed(seed, target, args.function_preserving, args.interpolate_dilated)
-    save_remapped(args.output, seed, report)
+    tensors = save_network(args.output, seed, report)
 
     print(f"{report}\n")
     parts = Counter(map(name_part, seed.rest))
@@ -92,8 +92,7 @@ def remap(args: argparse.Namespace) -> None:
         print(
             "as they are:", ", ".join(f"{part} ({count} tensors)" for part, count in parts.items())
         )
-    tensors = [*seed.weights.values(), *seed.rest.values()]
-    size = sum(tensor.numel() for tensor in tensors)
+    size = sum(tensor.numel() for tensor in tensors.values())
     print(f"tensors: {len(tensors)} with {size:,} elements, written to {args.output}")
     freeze_at = (cfg or get_cfg()).MODEL.BACKBONE.FREEZE_AT
     if warning := describe_frozen(report.changes(), seed.family, freeze_at):

@@ -135,21 +135,6 @@ def test_description_of_a_resnet():
     weights, description = convert(resnext50_32x4d().state_dict())
     assert (description.source, description.family) == ("torchvision", "resnet")
     assert description.dropped == ("fc.weight", "fc.bias")
-    assert description.metadata() == {
-        "format": "crnas_d2.backbone",
-        "source": "torchvision",
-        "family": "resnet",
-        "block": "bottleneck",
-        "stage_code": "[3, 4, 6, 3]",
-        "stem_out_channels": "64",
-        "res2_out_channels": "256",
-        "num_groups": "32",
-        "width_per_group": "4",
-        "stride_in_1x1": "false",
-        "input_format": "RGB",
-        "pixel_mean": "[123.675, 116.28, 103.53]",
-        "pixel_std": "[58.395, 57.12, 57.375]",
-    }
     assert description.config() == {
         "MODEL": {
             "PIXEL_MEAN": RGB_MEAN,

@@ -13,8 +13,8 @@ from torchvision.models import mobilenet_v2, resnet18, resnet50
 import crnas_d2
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.checkpoint.convert import convert
-from crnas_d2.checkpoint.convert_file import convert_file
-from crnas_d2.checkpoint.seed_network import SeedNetwork, read_seed_network, save_remapped
+from crnas_d2.checkpoint.save import save_network
+from crnas_d2.checkpoint.seed_network import SeedNetwork, read_seed_network
 from crnas_d2.checkpoint.settings import find_contradictions, take_settings
 from crnas_d2.checkpoint.start import remap_seed
 from crnas_d2.files import file_sha256
@@ -71,11 +71,11 @@ def without_counters(tensors):
 def test_public_weights_and_converted_ones_are_the_same_seed(tmp_path, make):
     paths = [str(tmp_path / name) for name in ("public.pth", "converted.safetensors")]
     torch.save(make().state_dict(), paths[0])
-    expected, description = convert_file(*paths)
+    expected = save_network(paths[1], read_seed_network(paths[0]))
     for path in paths:
         seed = read_seed_network(path)
         assert_same(seed.weights, expected)
-        assert seed.family == description.family
+        assert seed.family == ("mobilenetv2" if make is mobilenet_v2 else "resnet")
         stride = {"MODEL.RESNETS.STRIDE_IN_1X1": "False"} if make is resnet50 else {}
         assert seed.settings == {**RGB, **stride}
         assert (seed.name, seed.sha256) == (path.rpartition("/")[2], file_sha256(path))
@@ -110,9 +110,9 @@ def test_a_pickle_of_msra(tmp_path):
     target = seed.build([2, 2, 2, 2])
     assert target.res3[0].conv1.stride == (2, 2)
     again = str(tmp_path / "remapped.safetensors")
-    save_remapped(again, *remap_seed(seed, target))
+    save_network(again, *remap_seed(seed, target))
     assert read_seed_network(again).settings == seed.settings
-    convert_file(str(path), again, overwrite=True)
+    save_network(again, seed)
     assert read_seed_network(again).settings == seed.settings
     assert_same(read_seed_network(again).weights, seed.weights)
 
@@ -177,7 +177,7 @@ def test_the_checkpointer_takes_the_file(tmp_path, seed_name, network):
     target = build_model(cfg).to(memory_format=torch.channels_last)
     seed, report = remap_seed(seed, target)
     path = str(tmp_path / "remapped.safetensors")
-    save_remapped(path, seed, report)
+    save_network(path, seed, report)
 
     model = build_model(cfg)
     CRCheckpointer(model, str(tmp_path), cfg).load(path)
@@ -191,7 +191,7 @@ def test_the_checkpointer_takes_the_file(tmp_path, seed_name, network):
 
     with safe_open(path, "pt") as file:
         header = file.metadata()
-    assert header["format"] == "crnas_d2.detector" and header["family"] == cfg.MODEL.CR.FAMILY
+    assert header["format"] == "crnas_d2.model" and header["family"] == cfg.MODEL.CR.FAMILY
     assert header["seed_network"] == "model_final.pth"
     assert header["seed_network_sha256"] == file_sha256(str(tmp_path / "model_final.pth"))
     assert header["pixel_mean"] == "[123.675, 116.28, 103.53]"

@@ -10,10 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torchvision.models import mobilenet_v2, resnet18
 
+import crnas_d2
 from crnas_d2 import add_crnas_config
 from crnas_d2.checkpoint import CRCheckpointer
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 
 
 @pytest.fixture
@@ -62,6 +63,45 @@ def test_the_summary_tells_what_was_read(run):
     assert "dropped: fc.weight, fc.bias" in printed
     with safe_open("out.safetensors", "pt") as file:
         assert file.metadata()["source"] == "timm"
+
+
+def test_a_detector_of_the_zoo_as_a_whole(run):
+    """With the printed config, MODEL.WEIGHTS takes all of it."""
+    theirs = zoo_files.write_zoo_detector("model_final.pkl", zoo_files.MASK)
+    printed = run("model_final.pkl", "out.safetensors")
+    assert (
+        "network: resnet of Detectron2 Model Zoo: block bottleneck, stage_code [3, 4, 6" in printed
+    )
+    parts = (
+        "neck, proposal_generator, roi_heads.box_head, roi_heads.box_predictor, roi_heads.mask_head"
+    )
+    assert f"beside it: {parts}\nclasses: person, bicycle, car, " in printed
+    assert f"tensors: {len(theirs.state_dict())} with " in printed
+
+    cfg = crnas_d2.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+    cfg.merge_from_list([entry for setting in zoo_files.THIN.items() for entry in setting])
+    cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(printed.split("\n\n")[-1])))
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    CRCheckpointer(model, ".", cfg).load(cfg.MODEL.WEIGHTS)
+    ours, expected = model.state_dict(), theirs.state_dict()
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    assert cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0] and cfg.MODEL.FPN.NORM == ""
+
+
+def test_a_checkpoint_of_a_training(run):
+    cfg = crnas_d2.get_config("COCO-Detection/faster_rcnn_CR_R_18_FPN_1x.yaml")
+    values = {"MODEL.ROI_HEADS.NUM_CLASSES": 2, "MODEL.CLASS_NAMES": ["cat", "dog"]}
+    values |= zoo_files.THIN | {"MODEL.RESNETS.RES2_OUT_CHANNELS": 8, "MODEL.DEVICE": "cpu"}
+    cfg.merge_from_list([entry for setting in values.items() for entry in setting])
+    trained = build_model(cfg)
+    CRCheckpointer(trained, ".", cfg).save("model_final")
+    assert "classes: cat, dog" in run("model_final.pth", "out.safetensors")
+    model = build_model(cfg)
+    CRCheckpointer(model, ".", cfg).load("out.safetensors")
+    for name, tensor in trained.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(model.state_dict()[name], tensor)
 
 
 def test_an_output_is_replaced_only_with_overwrite(run, refused):
