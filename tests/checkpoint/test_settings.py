@@ -11,7 +11,7 @@ from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, mobilenet
 
 import crnas_d2
 from crnas_d2.checkpoint.convert import convert
-from crnas_d2.checkpoint.convert_file import convert_file
+from crnas_d2.checkpoint.save import save_network
 from crnas_d2.checkpoint.description import CONVENTIONS
 from crnas_d2.checkpoint.norms import find_norm
 from crnas_d2.checkpoint.seed_network import read_facts, read_seed_network
@@ -339,7 +339,8 @@ def test_other_means_and_stds_can_be_stated(tmp_path):
     torch.save(resnet18().state_dict(), path)
     stated = {"pixel_mean": [127.5, 127.5, 127.5], "pixel_std": [127.5, 127.5, 127]}
     seed = read_seed_network(path, **stated)
-    _, description = convert_file(path, out, **stated)
+    description = seed.describe()
+    save_network(out, seed)
     for settings in (seed.settings, description.settings, read_seed_network(out).settings):
         assert settings["MODEL.PIXEL_MEAN"] == "[127.5, 127.5, 127.5]"
         assert settings["MODEL.PIXEL_STD"] == "[127.5, 127.5, 127.0]"
