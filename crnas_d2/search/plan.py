@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 
 from ..architecture import FAMILIES
 from ..checkpoint.remap_report import describe_frozen
+from ..checkpoint.settings import as_command
 from ..config_files import config_name
 from ..spaces import OperationSpace
 from .recipe import Recipe
@@ -99,8 +100,7 @@ def describe_start(recipe: Recipe, steps: Sequence[Step]) -> list[str]:
     names = [step.name for step in steps if not (step.weights or step.searches)]
     lines = [f"{', '.join(names)} start from {network.name}, remapped (SHA-256 {network.sha256})"]
     if recipe.cfg.MODEL.INIT.SETTINGS == "take" and network.settings:
-        settings = ", ".join(f"{key} {value}" for key, value in network.settings.items())
-        lines.append(f"All steps take the settings that it needs: {settings}")
+        lines.append(f"All steps take the settings that it needs: {as_command(network.settings)}")
     searched: dict[str, str] = {}
     for key in ("STAGE_SUPERNET", "DILATION_SUPERNET", "FINAL"):
         if recipe.names[key]:

@@ -157,7 +157,7 @@ def test_settings_that_contradict_the_configs(recipe, tmp_path):
     taken = [*opts, "MODEL.INIT.SETTINGS", "take"]
     made = {**configs(recipe, *taken), "FINAL": procedure(recipe, *taken)._final_config()}
     assert [cfg.MODEL.PIXEL_STD for cfg in made.values()] == [[1.0, 2.0, 3.0]] * 7
-    assert "MODEL.PIXEL_STD [1.0, 2.0, 3.0]" in procedure(recipe, *taken).describe()
+    assert "MODEL.PIXEL_STD '[1.0, 2.0, 3.0]'" in procedure(recipe, *taken).describe()
 
     ignored = [*opts, "MODEL.INIT.SETTINGS", "ignore"]
     assert {tuple(cfg.MODEL.PIXEL_STD) for cfg in configs(recipe, *ignored).values()} == {
