@@ -84,7 +84,9 @@ def test_detectron2_opens_shipped_configs_and_reads_the_same(folder, name):
 DATA_SETS = """
 MODEL: {WEIGHTS: "~/weights.pth"}
 OUTPUT_DIR: "$DATA/out"
-SEARCH: {FINAL: "~/final.yaml", RECIPE: {STAGE_SUPERNET: "${DATA}/stage.yaml"}}
+SEARCH:
+  FINAL: "~/final.yaml"
+  RECIPE: {SEED_WEIGHTS: "~/seed.pth", STAGE_SUPERNET: "${DATA}/stage.yaml"}
 DATASETS:
   COCO_JSON: [["~", "~/a.json", "$DATA/images"]]
   IMAGE_FOLDERS: [["$DATA", "~/birds"]]
@@ -99,6 +101,7 @@ def test_paths_are_expanded(folder):
     assert cfg.MODEL.WEIGHTS == f"{home}/weights.pth"
     assert cfg.OUTPUT_DIR == f"{home}/data/out"
     assert cfg.SEARCH.FINAL == f"{home}/final.yaml"
+    assert cfg.SEARCH.RECIPE.SEED_WEIGHTS == f"{home}/seed.pth"
     assert cfg.SEARCH.RECIPE.STAGE_SUPERNET == f"{home}/data/stage.yaml"
     assert cfg.DATASETS.COCO_JSON == [["~", f"{home}/a.json", f"{home}/data/images"]]
     assert cfg.DATASETS.IMAGE_FOLDERS == [["$DATA", f"{home}/birds"]]
@@ -124,14 +127,22 @@ def test_paths_of_a_recipe_are_expanded_for_its_steps(folder):
     assert cfg.OUTPUT_DIR == f"{folder}/out"
 
 
-def test_weights_beside_the_file_that_names_them(folder):
+@pytest.mark.parametrize(
+    "keys, read",
+    [
+        ("MODEL: {WEIGHTS: model.pth}", lambda cfg: cfg.MODEL.WEIGHTS),
+        (
+            "SEARCH: {RECIPE: {SEED_WEIGHTS: model.pth}}",
+            lambda cfg: cfg.SEARCH.RECIPE.SEED_WEIGHTS,
+        ),
+    ],
+)
+def test_weights_beside_the_file_that_names_them(folder, keys, read):
     weights = folder / "deep" / "model.pth"
     write(weights, "")
-    write(folder / "deep" / "base.yaml", "MODEL: {WEIGHTS: model.pth}")
-    cfg = read_config(write(folder / "own.yaml", "_BASE_: deep/base.yaml"))
-    assert cfg.MODEL.WEIGHTS == str(weights)
-    cfg = read_config(write(folder / "own.yaml", "MODEL: {WEIGHTS: model.pth}"))
-    assert cfg.MODEL.WEIGHTS == "model.pth"
+    write(folder / "deep" / "base.yaml", keys)
+    assert read(read_config(write(folder / "own.yaml", "_BASE_: deep/base.yaml"))) == str(weights)
+    assert read(read_config(write(folder / "own.yaml", keys))) == "model.pth"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Recipe:
             opts: keys and values in turn, which go before those of all files.
 
         Raises:
-            FileNotFoundError: this file, or one that it names, is not there.
+            OSError: this file, or one that it names, is not there.
             ValueError: one of them holds something else than it should.
         """
         self.path = path = find_config_file(path)

@@ -33,15 +33,15 @@ class Seed:
             init: ``MODEL.INIT`` of the recipe.
 
         Raises:
-            FileNotFoundError, ValueError: as :func:`read_seed_network`.
+            OSError, ValueError: as :func:`read_seed_network`; the message names the key.
         """
         self.path = path
         try:
             network = read_seed_network(path, init.SOURCE or None, init.PREFIX)
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"SEARCH.RECIPE.SEED_WEIGHTS is {path!r}; there is no such file"
-            ) from None
+        except OSError as error:
+            absent = isinstance(error, FileNotFoundError)
+            reason = "there is no such file" if absent else f"it cannot be read: {error}"
+            raise OSError(f"SEARCH.RECIPE.SEED_WEIGHTS is {path!r}; {reason}") from None
         except ValueError as error:
             raise ValueError(f"SEARCH.RECIPE.SEED_WEIGHTS: {error}") from None
         shapes = {name: tensor.to("meta") for name, tensor in network.weights.items()}

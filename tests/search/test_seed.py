@@ -13,6 +13,7 @@ from crnas_d2.config import default_config, read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.files import file_sha256
 from crnas_d2.search import Procedure, Recipe
+from crnas_d2.search.identity import identify
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
@@ -109,15 +110,16 @@ def test_the_path_is_that_of_a_file_beside_the_recipe_or_of_a_home(recipe, monke
 
 
 def test_a_file_that_is_not_there(recipe):
-    message = fault(recipe, SEED, "nowhere.pth", error=FileNotFoundError)
+    message = fault(recipe, SEED, "nowhere.pth", error=OSError)
     assert message == "SEARCH.RECIPE.SEED_WEIGHTS is 'nowhere.pth'; there is no such file"
 
 
 def test_a_file_of_something_else(recipe):
     page = recipe.parent / "page.pth"
     page.write_text("<html>not found</html>")
-    message = fault(recipe, SEED, page)
-    assert message.startswith("SEARCH.RECIPE.SEED_WEIGHTS: ") and str(page) in message
+    for path in (page, recipe.parent):
+        message = fault(recipe, SEED, path)
+        assert message.startswith("SEARCH.RECIPE.SEED_WEIGHTS: ") and str(path) in message
 
 
 def test_a_network_of_another_kind(recipe):
@@ -190,11 +192,7 @@ def test_layers_that_would_stay_frozen_as_they_are_not(recipe):
 
 def test_steps_from_other_weights_are_not_taken_for_done(recipe, tmp_path):
     """By content: the same file elsewhere is the same start, another one of that name is not."""
-    made = procedure(recipe)
-    before = made._config(made._steps[0])
-    from crnas_d2.search.identity import identify
-
-    one = identify(before, False)
+    one = identify(configs(recipe)["stage_supernet"], False)
     copy = tmp_path / "copy.pth"
     shutil.copy(recipe.parent / "resnet.pth", copy)
     opts = [SEED, copy]
