@@ -16,6 +16,9 @@ from detectron2.modeling.roi_heads import BaseMaskRCNNHead, FastRCNNOutputLayers
 
 from ..modeling.classifier import ImageClassifier
 
+CLASS_NAMES = "MODEL.CLASS_NAMES"
+NUMBERS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
+CLASS_KEYS = (*NUMBERS, CLASS_NAMES)  # of a detector, which depend on its training set
 SHOWN = 5  # names in a message
 
 
@@ -194,7 +197,14 @@ def match_class_rows(
 def read_class_names(config: Mapping[str, str]) -> tuple[str, ...]:
     """The names of the classes in the values of config keys that a checkpoint keeps; empty where it
     has none."""
-    return tuple(ast.literal_eval(config.get("MODEL.CLASS_NAMES", "[]")))
+    return tuple(ast.literal_eval(config.get(CLASS_NAMES, "[]")))
+
+
+def as_config(names: Sequence[str]) -> dict[str, str]:
+    """What a checkpoint of a detector of these classes keeps of them; nothing where there are none."""
+    if not names:
+        return {}
+    return {**dict.fromkeys(NUMBERS, str(len(names))), CLASS_NAMES: str(list(names))}
 
 
 def describe_difference(saved: Sequence[str], names: Sequence[str]) -> str:
@@ -216,7 +226,7 @@ def _check_unique(names: Sequence[str], place: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(
-            f"MODEL.CLASS_NAMES of {place} has {twice[0]!r} more than once; expected each name once, "
+            f"{CLASS_NAMES} of {place} has {twice[0]!r} more than once; expected each name once, "
             "as rows are carried over by name"
         )
 
@@ -232,7 +242,7 @@ def _check_heads(
     for name in all_rows.keys() & of_heads:
         if all_rows[name].num_classes != num_classes:
             raise ValueError(
-                f"MODEL.CLASS_NAMES has {num_classes} names, and {name} of the model is for "
+                f"{CLASS_NAMES} has {num_classes} names, and {name} of the model is for "
                 f"{all_rows[name].num_classes} classes; expected as many"
             )
     for name, module in model.named_modules():

@@ -12,12 +12,11 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from ..architecture import Architecture
 from ..config import flatten_config
 from ..spaces import get_stage_space
-from .classes import describe_difference, read_class_names
+from .classes import CLASS_NAMES, describe_difference, read_class_names
 
 ModelConfig = Mapping[str, str]  # the entry "model_config" of a checkpoint
 
 BUILDER = "MODEL.BACKBONE.NAME"
-CLASS_NAMES = "MODEL.CLASS_NAMES"
 # Beside the codes and the choices: what shapes a network's tensors, and what they mean
 NETWORK_KEYS = (
     "MODEL.META_ARCHITECTURE",

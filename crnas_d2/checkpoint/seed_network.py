@@ -18,7 +18,7 @@ from detectron2.modeling import Backbone
 from ..architecture import Architecture
 from ..files import file_sha256, is_remote
 from ..modeling import CRMobileNetV2, CRResNet
-from .classes import read_class_names
+from .classes import as_config, read_class_names
 from .convert import check_complete, convert, describe_fault
 from .description import BACKBONE_FORMAT, Description
 from .infer import infer_arguments
@@ -129,7 +129,8 @@ class Facts:
 
     Attributes:
         settings: as in :class:`SeedNetwork`, of a supernet of this project too.
-        model_config: as in :class:`WeightsFile`.
+        model_config: as in :class:`WeightsFile`; of other files the keys of the classes, where
+            their names are known.
     """
 
     settings: Mapping[str, str]
@@ -149,7 +150,8 @@ def read_facts(path: str, source: str | None = None, prefix: str = "") -> Facts:
 @functools.lru_cache(maxsize=8)
 def _read_facts(path: str, source: str | None, prefix: str, modified: int) -> Facts:
     file = read_weights_file(path, prefix)
-    return Facts(identify(file, source).settings, file.model_config)
+    seed = identify(file, source)
+    return Facts(seed.settings, file.model_config or as_config(seed.class_names))
 
 
 def identify(file: WeightsFile, source: str | None) -> SeedNetwork:

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 
 from ..architecture import FAMILIES
 from ..modeling.supernet import Supernet
-from .classes import find_class_rows, match_class_rows
+from .classes import find_class_rows, match_class_rows, read_class_names
 from .inherit import inherit_subnet
 from .remap import OF_A_CANDIDATE, find_backbone, find_stages, remap_backbone
 from .remap_report import RemapReport, describe_frozen
@@ -53,7 +53,7 @@ def start(path: str, model: nn.Module, cfg: CfgNode) -> StateDict:
     init = cfg.MODEL.INIT
     file = read_weights_file(path, init.PREFIX)
     if find_backbone(model) is None:
-        return _by_name(file, model)
+        return _by_name(file, model, cfg)
     is_supernet = any(map(OF_A_CANDIDATE.search, file.tensors))
     if is_supernet and not isinstance(find_backbone(model), Supernet):
         file = _inherit(file, model)
@@ -121,7 +121,7 @@ def _inherit(file: WeightsFile, model: nn.Module) -> WeightsFile:
     return dataclasses.replace(file, tensors=inherit_subnet(file.tensors, path))
 
 
-def _by_name(file: WeightsFile, model: nn.Module) -> StateDict:
+def _by_name(file: WeightsFile, model: nn.Module, cfg: CfgNode) -> StateDict:
     """Of a file what has the names of a model whose backbone is none of this project."""
     own = model.state_dict()
     lacking = [
@@ -135,7 +135,11 @@ def _by_name(file: WeightsFile, model: nn.Module) -> StateDict:
             f"weights {file.path}: none of its {len(file.tensors)} tensors ({some(file.tensors)}) fits "
             f"{len(lacking)} of the model's backbone ({some(lacking)})"
         )
-    return dict(file.tensors)
+    names = read_class_names(file.model_config)
+    tensors, report = match_class_rows(file.tensors, names, model, cfg.MODEL.CLASS_NAMES)
+    if str(report):
+        logger.info(f"classes of {file.path}: {report}")
+    return tensors
 
 
 def place(name: str, places: Mapping[str, str]) -> str | None:

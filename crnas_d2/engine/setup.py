@@ -16,6 +16,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint.checkpointer import find_checkpoint
+from ..checkpoint.classes import CLASS_KEYS
 from ..checkpoint.description import CONVENTIONS
 from ..checkpoint.same_model import check_same_model, check_same_network
 from ..checkpoint.seed_network import Facts, read_facts
@@ -32,13 +33,6 @@ from .evaluators import check_evaluation
 from .terminal import open_log, open_terminal
 
 logger = logging.getLogger(__name__)
-
-# Keys of a detector that depend on its training set
-CLASS_KEYS = (
-    "MODEL.ROI_HEADS.NUM_CLASSES",
-    "MODEL.RETINANET.NUM_CLASSES",
-    "MODEL.CLASS_NAMES",
-)
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

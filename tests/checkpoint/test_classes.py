@@ -5,11 +5,14 @@ import os
 
 import pytest
 import torch
+import zoo_files
 from sklearn.datasets import load_sample_image
 from thin_detector import CONFIG
 from torch import nn
 from torch.testing import assert_close
 
+import crnas_d2
+from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.checkpoint.classes import describe_difference, find_class_rows, match_class_rows
 from crnas_d2.config import configs_dir, read_config
 from crnas_d2.modeling.classifier import ImageClassifier
@@ -343,3 +346,23 @@ def test_semantic_segmentation_has_no_rows_of_these_classes(built):
     model = built(FASTER, SAVED)
     model.sem_seg_head = nn.Conv2d(8, len(SAVED), 1)
     assert {name.partition(".")[0] for name in find_class_rows(model)} == {"roi_heads"}
+
+
+def test_a_model_with_a_backbone_of_detectron2(tmp_path):
+    """Which is loaded by the names of its tensors."""
+
+    def config(names):
+        cfg = crnas_d2.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+        settings = {**zoo_files.THIN, "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone"}
+        cfg.merge_from_list([entry for item in settings.items() for entry in item])
+        cfg.MODEL.DEVICE, cfg.MODEL.CLASS_NAMES = "cpu", list(names)
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(names)
+        return cfg
+
+    trained, fresh = (build_model(config(names)) for names in (SAVED, FEWER))
+    CRCheckpointer(trained, str(tmp_path), config(SAVED)).save("model")
+    before = copy.deepcopy(fresh.roi_heads.box_predictor.cls_score)
+    CRCheckpointer(fresh, "", config(FEWER)).load(str(tmp_path / "model.pth"))
+    x = torch.randn(5, 16)
+    scores = [m.roi_heads.box_predictor.cls_score(x) for m in (fresh, trained)]
+    check_columns(*scores, before(x), background=1)

@@ -3,6 +3,7 @@
 import pytest
 
 import crnas_d2
+from crnas_d2.checkpoint.classes import as_config
 from crnas_d2.checkpoint.same_model import (
     check_same_model,
     check_same_network,
@@ -154,6 +155,14 @@ def test_names_of_other_classes_are_shown():
     )
     with pytest.raises(ValueError, match=message):
         check_same_network(here, there, "there/model.pth")
+
+
+def test_classes_alone_are_known():
+    """As of a detector of the model zoo."""
+    here = config(DETECTOR, CLASS_NAMES=["cup", "ball"])
+    assert refusal(here, as_config(("ball", "cup"))) == []
+    assert refusal(here, as_config(("ball", "hat"))) == ["MODEL.CLASS_NAMES"]
+    assert refusal(here, as_config(())) == []
 
 
 def test_a_checkpoint_that_says_nothing():
