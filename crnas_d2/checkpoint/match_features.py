@@ -47,9 +47,7 @@ def match_features(
     seed = copy.deepcopy(seed).requires_grad_(False)
     for name in _stages(target):
         stage = getattr(seed, name).train()
-        if not any(
-            isinstance(module, nn.BatchNorm2d) for module in getattr(target, name).modules()
-        ):
+        if any(isinstance(norm, FrozenBatchNorm2d) for norm in getattr(target, name).modules()):
             setattr(seed, name, FrozenBatchNorm2d.convert_frozen_batchnorm(stage))
     optimizer = torch.optim.Adam(target.parameters(), LEARNING_RATE)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(step, steps))
