@@ -77,6 +77,21 @@ class SeedNetwork:
             arguments["stride_in_1x1"] = True
         return {"resnet": CRResNet, "mobilenetv2": CRMobileNetV2}[self.family](**arguments)
 
+    def rebuild(self) -> Backbone:
+        """This network itself, in evaluation mode.
+
+        Raises:
+            ValueError: its codes are not known, or tensors of it are missing.
+        """
+        if self.architecture is None:
+            raise ValueError(f"{self.name} does not tell its stage code and operation code")
+        network = self.build(self.architecture.stage_code, self.architecture.operation_code)
+        missing = network.load_state_dict(self.weights, strict=False).missing_keys
+        missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+        if missing:
+            raise ValueError(f"{self.name} has no tensor {missing[0]}")
+        return network.eval()
+
     def describe(self) -> Description:
         """Which network it is, apart from its operation code.
 

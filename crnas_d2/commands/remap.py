@@ -6,6 +6,8 @@ crnas remap resnet50-11ad3fa6.pth supernet.safetensors \\
     --config-file Supernet/stage_supernet_R_50_FPN.yaml
 crnas remap output/baseline/model_final.pth CR.safetensors \\
     --config-file Digits/faster_rcnn_CR_R_18_FPN.yaml
+crnas remap mobilenet_v2-b0353104.pth CR.safetensors --function-preserving \\
+    --interpolate-dilated --match-features 150 --config-file my_detector.yaml
 
 Reads what crnas convert reads and writes, and checkpoints of detectors and classifiers. A
 stage with more blocks repeats the last one, one with fewer keeps the first ones; of wider layers
@@ -22,7 +24,7 @@ from collections.abc import Sequence
 
 import torch
 
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..checkpoint.remap_report import describe_frozen
@@ -31,6 +33,10 @@ from ..checkpoint.seed_network import read_seed_network
 from ..checkpoint.settings import as_command, as_yaml, find_contradictions, take_settings
 from ..checkpoint.start import name_part, remap_seed
 from ..config import read_config
+from ..data import setup_datasets
+from ..engine.adapt import adapt
+from ..engine.trainer import without_needless_sync_bn
+from ..engine.unlabelled import unlabelled_batches
 from .command_line import command, command_parser
 from .convert import add_origin
 
@@ -57,7 +63,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="give dilated convolutions weights that do to a smooth input what the plain ones do",
     )
     parser.add_argument(
-        "--init-seed", type=int, default=0, help="of the values that nothing is there for"
+        "--match-features",
+        type=int,
+        metavar="STEPS",
+        help="train the filled backbone for so many steps to give the features that the input's network "
+        "gives of the pictures in DATASETS.TRAIN. No labels are needed. 0 matches the statistics of "
+        "the norms alone",
+    )
+    parser.add_argument("--images", metavar="FOLDER", help="match on all pictures in it instead")
+    parser.add_argument(
+        "--init-seed",
+        type=int,
+        default=0,
+        help="of the values that nothing is there for, and of the order of the pictures",
     )
     add_origin(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the output")
@@ -67,6 +85,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--operation-code goes with --stage-code; a config has its own")
     if args.stage_code and args.opts:
         parser.error(f"{' '.join(args.opts)}: keys and values go with --config-file")
+    if args.match_features is None:
+        if args.images:
+            parser.error("--images goes with --match-features")
+    elif args.match_features < 0:
+        parser.error(f"--match-features {args.match_features}: expected 0 or more steps")
+    elif not args.config_file:
+        parser.error("--match-features goes with --config-file, which tells size and norms")
     return args
 
 
@@ -77,23 +102,35 @@ def remap(args: argparse.Namespace) -> None:
     needed = seed.settings if cfg is None else find_contradictions(seed.settings, cfg)
     if cfg is not None:
         take_settings(seed.settings, cfg, seed.name)
+    if args.match_features is not None:
+        cfg = prepare_matching(cfg, args.images)
 
     torch.manual_seed(args.init_seed)
     if cfg:
         target = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     else:
         target = seed.build(args.stage_code, args.operation_code)
-    seed, report = remap_seed(seed, target, args.function_preserving, args.interpolate_dilated)
-    tensors = save_network(args.output, seed, report)
+    rules = args.function_preserving, args.interpolate_dilated
+    remapped, report = remap_seed(seed, target, *rules)
+    errors = []
+    if args.match_features is not None:
+        print(f"matching to the features of {seed.name}, {args.match_features} steps", flush=True)
+        batches = unlabelled_batches(cfg, args.init_seed, args.images)
+        remapped, errors = adapt(remapped, report, seed, target, batches, args.match_features)
+    tensors = save_network(args.output, remapped, report)
 
     print(f"{report}\n")
-    parts = Counter(map(name_part, seed.rest))
+    parts = Counter(map(name_part, remapped.rest))
     if parts:
         print(
             "as they are:", ", ".join(f"{part} ({count} tensors)" for part, count in parts.items())
         )
     size = sum(tensor.numel() for tensor in tensors.values())
     print(f"tensors: {len(tensors)} with {size:,} elements, written to {args.output}")
+    if errors:
+        print(
+            f"squared error of the features in training, relative: {errors[0]:.3f} -> {errors[-1]:.3f}"
+        )
     freeze_at = (cfg or get_cfg()).MODEL.BACKBONE.FREEZE_AT
     if warning := describe_frozen(report.changes(), seed.family, freeze_at):
         print(warning)
@@ -102,6 +139,15 @@ def remap(args: argparse.Namespace) -> None:
         print(f"settings that the weights need, {where}; in a config:")
         print(as_yaml(needed))
         print(f"or behind a command:\n{as_command(needed)}")
+
+
+def prepare_matching(cfg: CfgNode, images: str | None) -> CfgNode:
+    """A config whose pictures are at hand, and whose norms and device this process has."""
+    if images is None:
+        setup_datasets(cfg)
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return without_needless_sync_bn(cfg)
 
 
 @command

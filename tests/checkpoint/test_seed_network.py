@@ -1,5 +1,6 @@
 """Trained networks read from all their files; remapped ones read by the checkpointer."""
 
+import dataclasses
 import json
 import pickle
 
@@ -205,6 +206,25 @@ def test_build_takes_the_widths():
     assert len(target.c160) == 4 and target.c160[0].out_channels == 80
     with pytest.raises(ValueError, match="4 entries; expected 10 for family 'mobilenetv2'"):
         seed.build([1, 1, 2, 2])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Digits/faster_rcnn_CR_R_18_FPN.yaml", "COCO-Detection/faster_rcnn_CR_MNV2_FPN_1x.yaml"],
+)
+def test_rebuilt_it_computes_what_it_did(tmp_path, name):
+    """With the dilations that the checkpoint tells."""
+    model, path = save_checkpoint(tmp_path, thin(name))
+    seed = read_seed_network(path)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.eval().backbone.bottom_up(images)["res5"]
+        assert torch.equal(seed.rebuild()(images)["res5"], expected)
+    with pytest.raises(ValueError, match="model_final.pth does not tell its stage code"):
+        dataclasses.replace(seed, architecture=None).rebuild()
+    lacking = {k: t for k, t in seed.weights.items() if "running_mean" not in k}
+    with pytest.raises(ValueError, match="model_final.pth has no tensor .+running_mean"):
+        dataclasses.replace(seed, weights=lacking).rebuild()
 
 
 @pytest.mark.parametrize("step", ["stage_supernet_R_18", "dilation_supernet_SCR_MNV2"])

@@ -9,6 +9,7 @@ import torch
 import zoo_files
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tiny_coco import write_tiny_coco
 from torchvision.models import resnet18
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -229,3 +230,77 @@ def test_settings_of_a_zoo_detector_are_taken_and_told(run):
     run("model_final.pkl", "b.safetensors", "--stage-code", "3", "4", "6", "3", *stated)
     stated = read_seed_network("b.safetensors").settings
     assert stated == {**stated, "MODEL.PIXEL_STD": "[2.0, 2.0, 2.0]", "INPUT.FORMAT": "BGR"}
+
+
+@pytest.fixture
+def match(run, tmp_path):
+    """Remap in.pth into CR-ResNet18, in steps of two pictures of 64 pixels."""
+    cfg = "COCO-Detection/faster_rcnn_CR_R_18_FPN_1x.yaml"
+    keys = ["SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
+    write_tiny_coco(tmp_path / "tiny")
+
+    def match(output, steps, *more):
+        options = ["--match-features", steps, "--config-file", cfg]
+        return run("in.pth", output, *options, *keys, *more)
+
+    return match
+
+
+def test_features_are_matched(match, run, tmp_path):
+    """On a folder, and on the pictures of the training, which are the same; the norms' statistics
+    and all layers change, those that will be frozen too."""
+    folder = ["--images", f"{tmp_path}/tiny/images"]
+    printed = match("a.safetensors", "2", *folder)
+    assert "matching to the features of in.pth, 2 steps" in printed
+    line = next(line for line in printed.splitlines() if "error of the features" in line)
+    first, last = (float(word) for word in line.split(": ")[1].split(" -> "))
+    assert 0 < first < 2 and 0 < last < 2
+    run("in.pth", "plain.safetensors", "--stage-code", "1", "1", "2", "4")
+    plain, matched = load_file("plain.safetensors"), load_file("a.safetensors")
+    assert plain.keys() == matched.keys()
+    assert not any(torch.equal(plain[k], matched[k]) for k in plain if k.endswith("conv1.weight"))
+
+    data = str([["tiny_match", f"{tmp_path}/tiny/annotations.json", f"{tmp_path}/tiny/images"]])
+    data = ["DATASETS.COCO_JSON", data, "DATASETS.TRAIN", "('tiny_match',)", "DATASETS.TEST", "()"]
+    match("b.safetensors", "2", *data)
+    again = load_file("b.safetensors")
+    assert all(torch.equal(again[name], matched[name]) for name in matched)
+    match("c.safetensors", "2", *folder, "--init-seed", "1")
+    other = load_file("c.safetensors")
+    assert not all(torch.equal(other[name], matched[name]) for name in matched)
+
+
+def test_statistics_alone_are_matched(match, run, tmp_path):
+    match("a.safetensors", "0", "--images", f"{tmp_path}/tiny/images")
+    run("in.pth", "plain.safetensors", "--stage-code", "1", "1", "2", "4")
+    plain, matched = load_file("plain.safetensors"), load_file("a.safetensors")
+    same = {"rtol": 1e-3, "atol": 1e-5}
+    changed = {n for n in plain if not torch.allclose(plain[n], matched[n], **same)}
+    assert {name.rpartition(".")[2] for name in changed} == {"running_mean", "running_var"}
+    assert not any(name.startswith(("stem.", "res2.")) for name in changed)  # as it was until there
+    assert "res3.0.conv1.norm.running_mean" in changed
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--images", "x"], "--images goes with --match-features"),
+        (["--match-features", "2"], "--match-features goes with --config-file"),
+        (["--match-features", "-1"], "--match-features -1: expected 0 or more steps"),
+    ],
+)
+def test_what_cannot_be_matched(run, capsys, args, words):
+    with pytest.raises(SystemExit):
+        run("in.pth", "out.safetensors", "--stage-code", "1", "1", "2", "4", *args)
+    assert words in capsys.readouterr().err
+    assert not Path("out.safetensors").exists()
+
+
+def test_no_features_of_a_supernet_are_matched(run, capsys, tmp_path):
+    write_tiny_coco(tmp_path / "tiny")
+    options = ["--match-features", "1", "--images", f"{tmp_path}/tiny/images"]
+    keys = ["SOLVER.IMS_PER_BATCH", "1", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
+    with pytest.raises(SystemExit):
+        run("in.pth", "out.safetensors", *options, "--config-file", SUPERNET, *keys)
+    assert "the target is a supernet; expected one network" in capsys.readouterr().err
+    assert not Path("out.safetensors").exists()

@@ -77,9 +77,10 @@ SCRIPTS = {
 }
 MODULE = ["-m", "crnas_d2"]
 
-# Commands that take all these keys, and one that takes those of the network.
+# Commands that take all these keys, and one that takes those of the network, and all with an option.
 RUN = ("train", "search")
 FILL = "remap"
+MATCHES = "--match-features"  # which runs the network on pictures
 
 # What other commands get behind their own arguments. After two iterations no detection is sure.
 MORE = {
@@ -90,8 +91,9 @@ MORE = {
     ],
 }
 
-# Options, by what their value becomes. One process stands for eight GPUs, two for torchrun's.
+# Options, by what their value becomes. A few steps are enough; one process stands for eight GPUs, two for torchrun's.
 OPTIONS = {
+    MATCHES: "2",
     "--num-gpus": "1",
     "--num-machines": "1",
     "--machine-rank": "0",
@@ -179,7 +181,7 @@ def reduce_script(arguments, folder):
     config = arguments[arguments.index("--config-file") + 1]
     config = str(folder / config) if (folder / config).exists() else config
     cfg = read_config(config)
-    keys = dict(SMALL) if command in RUN else {}
+    keys = dict(SMALL) if command in RUN or MATCHES in arguments else {}
     if is_recipe(cfg):
         recipe = cfg.SEARCH.RECIPE
         supernet = recipe.STAGE_SUPERNET or recipe.DILATION_SUPERNET
