@@ -132,7 +132,7 @@ def read_seed_network(
     file = read_weights_file(path, prefix)
     seed = identify(file, source)
     check_one_network(path, seed.weights)
-    if not file.model_config and not file.header:
+    if not is_of_this_project(file):
         _check_network(path, seed)
     settings = state_pixels(seed.settings, pixel_mean, pixel_std)
     return replace(seed, settings=settings, sha256=file_sha256(path))
@@ -169,6 +169,12 @@ def _read_facts(path: str, source: str | None, prefix: str, modified: int) -> Fa
     return Facts(seed.settings, file.model_config or as_config(seed.class_names))
 
 
+def is_of_this_project(file: WeightsFile) -> bool:
+    """Whether it says so: a checkpoint, or what the tools here write."""
+    formats = (BACKBONE_FORMAT, DETECTOR_FORMAT)
+    return bool(file.model_config) or file.header.get("format") in formats
+
+
 def identify(file: WeightsFile, source: str | None) -> SeedNetwork:
     """The network in a file, which may be a supernet of this project; without the file's SHA-256."""
     prefix = _find_prefix(file.tensors)
@@ -185,6 +191,8 @@ def identify(file: WeightsFile, source: str | None) -> SeedNetwork:
             derived.append(key)
         else:
             rest[key] = tensor
+    if not is_of_this_project(file) and (fault := describe_fault(weights)):
+        raise ValueError(f"{file.path}: {fault}")
     of_a_detector = {k: t for k, t in rest.items() if not k.startswith("linear.")}
     family = "resnet" if any(key.startswith("res2.") for key in weights) else "mobilenetv2"
     config, header = file.model_config, file.header
@@ -233,8 +241,11 @@ def _find_architecture(
     if "supernet" in config.get("MODEL.BACKBONE.NAME", ""):
         return None
     if file.author == MODEL_ZOO:
-        stage_code = infer_arguments(family, _shapes(weights))["stage_code"]
-        return Architecture.of_family(family, stage_code)
+        try:
+            stage_code = infer_arguments(family, _shapes(weights))["stage_code"]
+            return Architecture.of_family(family, stage_code)
+        except ValueError:  # it is no whole network
+            return None
     codes = [
         ast.literal_eval(
             config.get(f"MODEL.CR.{kind}_CODE") or header.get(f"{kind.lower()}_code", "[]")
@@ -260,7 +271,7 @@ def _check_network(path: str, seed: SeedNetwork) -> None:
         arguments = {**description.arguments, "stage_code": depths}
         check_complete(shapes, replace(description, arguments=arguments))
     except ValueError as error:
-        raise ValueError(f"{path}: {describe_fault(shapes) or error}") from None
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

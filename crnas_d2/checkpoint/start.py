@@ -20,6 +20,7 @@ from .inherit import inherit_subnet
 from .remap import OF_A_CANDIDATE, find_backbone, find_stages, remap_backbone
 from .remap_report import RemapReport, describe_frozen
 from .seed_network import SeedNetwork, identify
+from .settings import check_settings
 from .weights_file import WeightsFile, read_weights_file
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def start_from(seed: SeedNetwork, model: nn.Module, cfg: CfgNode) -> StateDict:
         All tensors of ``model.state_dict()``.
 
     Raises:
-        ValueError: the backbone cannot be filled. The message names tensors, or the codes.
+        ValueError: the backbone cannot be filled. The message names tensors, or the codes. Or the
+            config has other settings than the network needs, see :func:`check_settings`.
     """
     init = cfg.MODEL.INIT
     left_out = f", without {some(seed.dropped)}" if seed.dropped else ""
@@ -92,6 +94,7 @@ def start_from(seed: SeedNetwork, model: nn.Module, cfg: CfgNode) -> StateDict:
         frozen = describe_frozen(report.changes(), seed.family, cfg.MODEL.BACKBONE.FREEZE_AT)
         if frozen:
             logger.warning(frozen)
+    check_settings(seed.settings, cfg, seed.name)
     state, places = model.state_dict(), find_stages(model)
     for name, tensor in seed.weights.items():
         key = place(name, places)

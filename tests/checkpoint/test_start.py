@@ -52,6 +52,7 @@ def thin(network, **changes):
         "MODEL.RESNETS.NORM": "FrozenBN",
         "MODEL.FPN.NORM": "",
         "MODEL.CLASS_NAMES": COCO,
+        "MODEL.INIT.SETTINGS": "ignore",
         **zoo_files.THIN,
         **own,
     }
