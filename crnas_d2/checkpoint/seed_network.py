@@ -20,7 +20,7 @@ from ..files import file_sha256, is_remote
 from ..modeling import CRMobileNetV2, CRResNet
 from .classes import as_config, read_class_names
 from .convert import check_complete, convert, describe_fault
-from .description import BACKBONE_FORMAT, Description
+from .description import BACKBONE_FORMAT, MODEL_FORMAT, Description
 from .infer import infer_arguments
 from .foreign import check_is_known
 from .names import BACKBONE_PREFIXES, RES5_IN_HEADS
@@ -171,7 +171,7 @@ def _read_facts(path: str, source: str | None, prefix: str, modified: int) -> Fa
 
 def is_of_this_project(file: WeightsFile) -> bool:
     """Whether it says so: a checkpoint, or what the tools here write."""
-    formats = (BACKBONE_FORMAT, DETECTOR_FORMAT)
+    formats = (BACKBONE_FORMAT, MODEL_FORMAT)
     return bool(file.model_config) or file.header.get("format") in formats
 
 
