@@ -10,9 +10,7 @@ import zipfile
 
 import torch
 
-TAKEN = (
-    "taken is a state dict, as torch.save writes it, as safetensors, or as a pickle of NumPy arrays"
-)
+EXPECTED = "expected a state dict, as torch.save, safetensors or a pickle of NumPy arrays has it"
 TORCH, OLD_TORCH, SAFETENSORS, PICKLE = "torch", "old torch", "safetensors", "pickle"
 HEAD = 1024  # bytes
 LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
@@ -72,7 +70,7 @@ def tell_format(path: str, name: str = "") -> str:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is something else. The message says what, and what is taken.
+        ValueError: it is something else. The message says what, and what is expected.
     """
     name = name or path
     if os.path.isdir(path):
@@ -126,4 +124,4 @@ def _tell_folder(path: str) -> tuple[str, str]:
 
 
 def _refused(name: str, what: str, advice: str) -> ValueError:
-    return ValueError(f"{name} is {what}; {TAKEN}: {advice}")
+    return ValueError(f"{name} is {what}; {EXPECTED}: {advice}")

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from detectron2.utils.file_io import PathManager
 
 from . import pickles
-from .file_formats import PICKLE, SAFETENSORS, TAKEN, TORCH, tell_format
+from .file_formats import EXPECTED, PICKLE, SAFETENSORS, TORCH, tell_format
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def _read_content(path: str) -> tuple[Any, dict[str, str]]:
         raise
     except Exception as error:  # the readers raise anything on a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as weights: {reason}; {TAKEN}") from error
+        raise ValueError(f"{path} cannot be read as weights: {reason}; {EXPECTED}") from error
 
 
 def _load_torch(local: str, mmap: bool) -> Any:
@@ -171,7 +171,7 @@ def _unwrap(content: Any, path: str, prefix: str) -> dict[str, Any]:
             break
         others = [other for other in entries if other != entry]
         if entry != asked and (others or "ema" in entry.split("_")):
-            logger.info(
+            logger.warning(
                 f"{path}: taking its entry {entry!r}, not {', '.join(map(repr, others)) or 'another'}; "
                 "MODEL.INIT.PREFIX or --prefix names another one"
             )

@@ -11,9 +11,9 @@ from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, mobilenet
 
 import crnas_d2
 from crnas_d2.checkpoint.convert import convert
-from crnas_d2.checkpoint.save import save_network
 from crnas_d2.checkpoint.description import CONVENTIONS
 from crnas_d2.checkpoint.norms import find_norm
+from crnas_d2.checkpoint.save import save_network
 from crnas_d2.checkpoint.seed_network import read_facts, read_seed_network
 from crnas_d2.checkpoint.settings import (
     as_command,

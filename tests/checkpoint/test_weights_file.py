@@ -21,6 +21,8 @@ from omegaconf import OmegaConf
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
 
+from crnas_d2 import CRResNet, add_crnas_config
+from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.checkpoint.weights_file import read_checkpoint, read_weights_file
 from detectron2.config import get_cfg
 
@@ -151,7 +153,6 @@ def test_state_dicts_in_any_wrapper(tmp_path, wrap, write):
 
 
 def test_the_entry_that_is_taken_is_said_where_there_are_others(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
     path = str(tmp_path / "timm.pth.tar")
     average = {key: tensor * 2 for key, tensor in small().items()}
     torch.save({"state_dict": small(), "state_dict_ema": average, "arch": "x"}, path)
@@ -223,6 +224,19 @@ def test_a_prefix_takes_a_part(tmp_path, wrap, prefix):
     wanted = {key: tensor * 3 for key, tensor in small().items()}
     torch.save(wrap(wanted), tmp_path / "x.pth")
     assert_same(read_weights_file(str(tmp_path / "x.pth"), prefix).tensors, wanted)
+
+
+def test_model_weights_takes_the_prefix(tmp_path):
+    network, other = (resnet18(num_classes=2).state_dict() for _ in range(2))
+    content = prefixed("module.encoder_q.", network) | prefixed("module.encoder_k.", other)
+    torch.save({"state_dict": content}, tmp_path / "x.pth.tar")
+    cfg = get_cfg()
+    add_crnas_config(cfg)
+    cfg.MODEL.INIT.PREFIX = "module.encoder_q"
+    model = CRResNet(block="basic", stage_code=[2, 2, 2, 2], res2_out_channels=64, norm="BN")
+    CRCheckpointer(model, "", cfg).load(str(tmp_path / "x.pth.tar"))
+    assert torch.equal(model.stem.conv1.weight, network["conv1.weight"])
+    assert torch.equal(model.res5[1].conv2.norm.bias, network["layer4.1.bn2.bias"])
 
 
 def test_a_prefix_that_is_not_there(tmp_path):
@@ -449,7 +463,7 @@ FILES = {
     "npz": (lambda p: np.savez(p.open("wb"), a=np.ones(2)), "is an archive of NumPy arrays"),
     "npy": (lambda p: np.save(p.open("wb"), np.ones(2)), "is a single NumPy array; "),
     "folder": (lambda p: p.mkdir(), "is a folder; .*: give the file in it"),
-    "text": (lambda p: p.write_text("no weights"), "cannot be read as weights: .*; taken is a "),
+    "text": (lambda p: p.write_text("no weights"), "cannot be read as weights: .*; expected a "),
     "bytes": (lambda p: p.write_bytes(bytes(range(255, 0, -1))), "cannot be read as weights: "),
     "list": (
         lambda p: torch.save([torch.ones(1)], p),

@@ -104,6 +104,21 @@ def test_a_checkpoint_of_a_training(run):
         assert name.endswith("num_batches_tracked") or torch.equal(model.state_dict()[name], tensor)
 
 
+def test_the_entry_and_the_prefix_of_a_training_checkpoint(run, refused):
+    plain, average = resnet18().state_dict(), resnet18().state_dict()
+    named = {f"module.encoder_q.{key}": tensor for key, tensor in plain.items()}
+    named["module.queue"] = torch.ones(2)
+    torch.save({"state_dict": named, "state_dict_ema": average}, "in.pth.tar")
+    run("in.pth.tar", "out.safetensors", "--prefix", "encoder_q")
+    assert torch.equal(load_file("out.safetensors")["stem.conv1.weight"], plain["conv1.weight"])
+    run("in.pth.tar", "out.safetensors", "--prefix", "state_dict_ema", "--overwrite")
+    assert torch.equal(load_file("out.safetensors")["stem.conv1.weight"], average["conv1.weight"])
+    with refused("begins with 'backbone.'; expected one of encoder_q."):
+        run("in.pth.tar", "x.safetensors", "--prefix", "backbone")
+    with refused("in.pth.tar: .* begin with 'encoder_q.'; .*--prefix encoder_q. takes"):
+        run("in.pth.tar", "x.safetensors")
+
+
 def test_an_output_is_replaced_only_with_overwrite(run, refused):
     torch.save(resnet18().state_dict(), "in.pth")
     out = Path("out.safetensors")
