@@ -29,6 +29,8 @@ WRAPPERS = (
 COMMON_PREFIXES = ("module.", "_orig_mod.", "model.")
 MOST_NESTED = 3  # wrappers in wrappers
 TENSORS = (torch.Tensor, np.ndarray)
+# Ends of the names of what a layer computes with; other tensors of integers are tables and masks
+OF_A_LAYER = ("weight", "bias", "running_mean", "running_var", "_w", "_b")
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -234,7 +236,7 @@ def _strip_common(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_tensors(tensors: dict[str, Any], path: str) -> dict[str, torch.Tensor]:
-    checked = {}
+    checked, left_out = {}, []
     for key, value in tensors.items():
         if isinstance(value, torch.Tensor):
             is_counter = value.numel() == 1 and value.dtype in INTEGERS
@@ -243,7 +245,11 @@ def _check_tensors(tensors: dict[str, Any], path: str) -> dict[str, torch.Tensor
         try:
             checked[key] = torch.as_tensor(value) if is_counter else as_float32(key, value)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            if key.endswith(OF_A_LAYER):
+                raise ValueError(f"{path}: {error}") from None
+            left_out.append(key)
+    if left_out:
+        logger.info(f"{path}: leaving out what are no floating-point numbers: {_some(left_out)}")
     diverged = [key for key, tensor in checked.items() if not tensor.isfinite().all()]
     if diverged:
         raise ValueError(f"{path}: {len(diverged)} tensor(s) have Inf or NaN ({_some(diverged)})")

@@ -377,6 +377,14 @@ def test_other_kinds_of_tensors_are_named(tmp_path, value, kind):
         read_weights_file(str(tmp_path / "x.pth"))
 
 
+def test_tables_and_masks_of_integers_are_left_out(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    tables = {"attn.relative_position_index": torch.arange(9), "mask": torch.ones(4).bool()}
+    torch.save({**small(), **tables}, tmp_path / "x.pth")
+    assert_same(read_weights_file(str(tmp_path / "x.pth")).tensors, small())
+    assert "no floating-point numbers: attn.relative_position_index, mask" in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_quantized_tensors_are_named(tmp_path):
     weight = torch.quantize_per_tensor(torch.randn(4, 3), 0.1, 0, torch.qint8)
