@@ -143,12 +143,13 @@ class Facts:
     """What set-up has to know of a file of weights.
 
     Attributes:
-        settings: as in :class:`SeedNetwork`, of a supernet of this project too.
+        network: which may be a supernet of this project; its tensors are shapes alone, on the meta
+            device.
         model_config: as in :class:`WeightsFile`; of other files the keys of the classes, where
             their names are known.
     """
 
-    settings: Mapping[str, str]
+    network: SeedNetwork
     model_config: Mapping[str, str]
 
 
@@ -166,7 +167,9 @@ def read_facts(path: str, source: str | None = None, prefix: str = "") -> Facts:
 def _read_facts(path: str, source: str | None, prefix: str, modified: int) -> Facts:
     file = read_weights_file(path, prefix)
     seed = identify(file, source)
-    return Facts(seed.settings, file.model_config or as_config(seed.class_names))
+    weights, rest = ({k: t.to("meta") for k, t in d.items()} for d in (seed.weights, seed.rest))
+    config = file.model_config or as_config(seed.class_names)
+    return Facts(replace(seed, weights=weights, rest=rest), config)
 
 
 def is_of_this_project(file: WeightsFile) -> bool:

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
 
 from ..architecture import FAMILIES
 from ..modeling.supernet import Supernet
@@ -82,13 +84,10 @@ def start_from(seed: SeedNetwork, model: nn.Module, cfg: CfgNode) -> StateDict:
         ValueError: the backbone cannot be filled. The message names tensors, or the codes. Or the
             config has other settings than the network needs, see :func:`check_settings`.
     """
-    init = cfg.MODEL.INIT
     left_out = f", without {some(seed.dropped)}" if seed.dropped else ""
     logger.info(f"{seed.name} is a {seed.family} of {seed.source}{left_out}")
-    if misfit := describe_misfit(seed, model):
-        if not init.REMAP:
-            raise ValueError(misfit)
-        seed, report = remap_seed(seed, model, init.FUNCTION_PRESERVING, init.INTERPOLATE_DILATED)
+    seed, report = _fit(seed, model, cfg)
+    if report is not None:
         changes = [f"{stage} ({how})" for stage, how in report.changes().items()]
         logger.info(f"{seed.name} is remapped; not as they were: {', '.join(changes) or 'none'}")
         frozen = describe_frozen(report.changes(), seed.family, cfg.MODEL.BACKBONE.FREEZE_AT)
@@ -105,6 +104,37 @@ def start_from(seed: SeedNetwork, model: nn.Module, cfg: CfgNode) -> StateDict:
     logger.info(f"from {seed.name}: the backbone ({', '.join(places)}){without}")
     state.update(_take_parts(seed, model, tuple(cfg.MODEL.CLASS_NAMES)))
     return state
+
+
+def check_start(seed: SeedNetwork, cfg: CfgNode) -> None:
+    """Refuse a network from which the backbone of a config cannot start, before it is built.
+
+    Args:
+        seed: its tensors may lie on the meta device. A supernet in which a network of its space has
+            its weights is not compared.
+        cfg: of a backbone of this project.
+
+    Raises:
+        ValueError: as :func:`start_from`.
+    """
+    is_supernet = any(map(OF_A_CANDIDATE.search, seed.weights))
+    if not is_supernet or "supernet" in cfg.MODEL.BACKBONE.NAME:
+        with torch.device("meta"):
+            backbone = build_backbone(cfg, ShapeSpec(channels=3))
+        _fit(seed, backbone, cfg)
+
+
+def _fit(
+    seed: SeedNetwork, model: nn.Module, cfg: CfgNode
+) -> tuple[SeedNetwork, RemapReport | None]:
+    """The network as it is where it is that of the model, or remapped if the config wants it."""
+    init = cfg.MODEL.INIT
+    misfit = describe_misfit(seed, model)
+    if not misfit:
+        return seed, None
+    if not init.REMAP:
+        raise ValueError(misfit)
+    return remap_seed(seed, model, init.FUNCTION_PRESERVING, init.INTERPOLATE_DILATED)
 
 
 def _inherit(file: WeightsFile, model: nn.Module) -> WeightsFile:

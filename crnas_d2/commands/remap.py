@@ -120,11 +120,12 @@ def remap(args: argparse.Namespace) -> None:
     tensors = save_network(args.output, remapped, report)
 
     print(f"{report}\n")
-    parts = Counter(map(name_part, remapped.rest))
-    if parts:
-        print(
-            "as they are:", ", ".join(f"{part} ({count} tensors)" for part, count in parts.items())
-        )
+    cut = Counter(
+        name_part(key) for key, t in remapped.rest.items() if t.shape != seed.rest[key].shape
+    )
+    for part, count in Counter(map(name_part, remapped.rest)).items():
+        of_these = f", {cut[part]} of them cut" if cut[part] else ""
+        print(f"as it is: {part} ({count} tensors{of_these})")
     size = sum(tensor.numel() for tensor in tensors.values())
     print(f"tensors: {len(tensors)} with {size:,} elements, written to {args.output}")
     if errors:

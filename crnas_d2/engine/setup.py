@@ -21,6 +21,7 @@ from ..checkpoint.description import CONVENTIONS
 from ..checkpoint.same_model import check_same_model, check_same_network
 from ..checkpoint.seed_network import Facts, read_facts
 from ..checkpoint.settings import MODES, check_settings, take_settings
+from ..checkpoint.start import check_start
 from ..checkpoint.weights_file import read_checkpoint
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
@@ -69,6 +70,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     if args.eval_only:
         weights = checkpoint or cfg.MODEL.WEIGHTS
         check_same_network(cfg, _facts(cfg, checkpoint).model_config, weights)
+        _check_start(cfg, checkpoint)
     elif checkpoint is not None:
         saved = read_checkpoint(checkpoint).get("model_config", {})
         check_same_model(cfg, saved, checkpoint)
@@ -123,6 +125,8 @@ def check_config(
         _check_weights(cfg, training)
     taken = settle_settings(cfg, checkpoint) if has_weights else []
     _check_keys(cfg)
+    if has_weights and training and checkpoint is None:
+        _check_start(cfg)
     setup_datasets(cfg)
     return taken
 
@@ -148,11 +152,17 @@ def settle_settings(cfg: CfgNode, checkpoint: str | None = None) -> list[str]:
         )
     if not weights:
         return []
-    settings = _facts(cfg, checkpoint).settings
+    settings = _facts(cfg, checkpoint).network.settings
     if init.SETTINGS == "take":
         return take_settings(settings, cfg, weights)
     check_settings(settings, cfg, weights)
     return []
+
+
+def _check_start(cfg: CfgNode, checkpoint: str | None = None) -> None:
+    """Refuse weights from which the backbone cannot start."""
+    if (checkpoint or cfg.MODEL.WEIGHTS) and cfg.MODEL.BACKBONE.NAME in BUILDERS:
+        check_start(_facts(cfg, checkpoint).network, cfg)
 
 
 def _facts(cfg: CfgNode, checkpoint: str | None = None) -> Facts:
@@ -208,6 +218,7 @@ def prepare_trained(cfg: CfgNode) -> None:
     _check_keys(cfg)
     saved = _facts(cfg).model_config
     check_same_network(cfg, saved, cfg.MODEL.WEIGHTS)
+    _check_start(cfg)
     for key in CLASS_KEYS:
         if key in saved:
             cfg.merge_from_list([key, saved[key]])
