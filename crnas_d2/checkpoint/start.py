@@ -150,7 +150,7 @@ def _inherit(file: WeightsFile, model: nn.Module) -> WeightsFile:
                 f"weights {file.path} are of a dilation supernet of the stage code {saved}; "
                 f"expected {own}, the {key} of the model"
             )
-    logger.info(f"{file.path} is of a supernet: taking the weights of its path {list(path)}")
+    logger.info(f"{file.path} is of a supernet: loading the weights of its path {list(path)}")
     return dataclasses.replace(file, tensors=inherit_subnet(file.tensors, path))
 
 
