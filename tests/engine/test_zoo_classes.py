@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 import zoo_files
 from runs import train
 from tiny_coco import write_tiny_coco
 
+from crnas_d2.commands import remap
 from crnas_d2.config import configs_dir, read_config
 from crnas_d2.data.pictures import read_picture
 from crnas_d2.engine.predicting import Predictor
@@ -84,9 +86,42 @@ def test_other_classes_are_not_tested(folder):
     assert told in str(refusal.value)
 
 
-def test_the_predictor_knows_the_names(folder):
+@pytest.fixture(scope="module")
+def remapped(folder):
+    """Of the detector, with all of its classes."""
+    codes = ["MODEL.CR.STAGE_CODE", "[1, 3, 5, 7]"]
+    path = write_config(folder, "remapped", COCO)
+    output = folder / "remapped.safetensors"
+    remap.main(
+        [str(folder / "model_final.pkl"), str(output), "--config-file", str(path), *codes, *THIN]
+    )
+    return ["MODEL.WEIGHTS", str(output), *codes]
+
+
+def test_the_predictor_knows_the_names(folder, remapped):
     path = write_config(folder, "predicted", ["person", "dog", "my thing"])
-    predictor = Predictor(read_config(str(path), THIN))
-    assert predictor.class_names == COCO
-    found = predictor(read_picture(str(folder / "data" / "images" / "0001.png")))["instances"]
-    assert found.pred_classes.max() > 3
+    for weights in ([], remapped):
+        predictor = Predictor(read_config(str(path), [*THIN, *weights]))
+        assert predictor.class_names == COCO
+        found = predictor(read_picture(str(folder / "data" / "images" / "0001.png")))["instances"]
+        assert found.pred_classes.max() > 3
+
+
+def test_a_training_starts_with_the_classes_that_are_known(folder, remapped):
+    path = write_config(folder, "trained", ["my thing", "dog", "person"])
+    options = ["SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 0.0, "SOLVER.IMS_PER_BATCH", 1]
+    expected = zoo_files.build_zoo_detector().roi_heads.box_predictor.state_dict()
+    for name, weights in (("zoo", []), ("remapped", remapped)):
+        output = folder / f"trained_{name}"
+        train(path, *THIN, *weights, *options, "OUTPUT_DIR", output, "DATASETS.TEST", ())
+        saved = torch.load(output / "model_final.pth", weights_only=True)["model"]
+        scores = saved["roi_heads.box_predictor.cls_score.weight"]
+        boxes = saved["roi_heads.box_predictor.bbox_pred.weight"]
+        rows = [COCO.index("dog"), COCO.index("person")]
+        assert torch.equal(scores[1:], expected["cls_score.weight"][[*rows, 80]])
+        of_classes = expected["bbox_pred.weight"].view(80, 4, -1)
+        assert torch.equal(boxes.view(3, 4, -1)[1:], of_classes[rows])
+        assert scores[0].abs().max() < 0.06  # of std 0.01
+        log = (output / "log.txt").read_text()
+        told = "2 of 3 classes have rows of a class of the same name ('dog', 'person'); new: 'my thing'"
+        assert told in log
