@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from ..files import is_remote, open_atomically, write_atomically
-from .same_model import flatten_model_config, list_changes
+from .same_model import check_same_model, flatten_model_config, list_changes
 from .start import some, start
 from .weights_file import read_checkpoint
 
@@ -88,6 +88,17 @@ class CRCheckpointer(DetectionCheckpointer):
         if self._last is None:
             self._last = find_checkpoint(self.save_dir) or ""
         return self._last
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As in Detectron2.
+
+        Raises:
+            ValueError: the run to go on with is of another model, or of other classes.
+        """
+        if resume and self.has_checkpoint():
+            last = self.get_checkpoint_file()
+            check_same_model(self._cfg, read_checkpoint(last).get("model_config", {}), last)
+        return super().resume_or_load(path, resume=resume)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if self._is_of_the_model(filename):

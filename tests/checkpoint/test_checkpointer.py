@@ -93,6 +93,17 @@ def test_whole_model_goes_round(cfg, tmp_path, suffix):
         check_same_model(cfg, rest["model_config"], "model.pth")
 
 
+def test_another_model_is_not_resumed(cfg, tmp_path):
+    """As a script may try that does without set-up; the optimizer's state would not be loaded."""
+    cfg.MODEL.CLASS_NAMES = ["cup", "ball"]
+    CRCheckpointer(Detector(cfg), str(tmp_path), cfg).save("model", trainer={})
+    goes_on = CRCheckpointer(Detector(cfg), str(tmp_path), cfg).resume_or_load("", resume=True)
+    assert goes_on["trainer"] == {}
+    cfg.MODEL.CLASS_NAMES = ["ball", "cup"]
+    with pytest.raises(ValueError, match="MODEL.CLASS_NAMES: the same 2 in another order"):
+        CRCheckpointer(Detector(cfg), str(tmp_path), cfg).resume_or_load("", resume=True)
+
+
 def test_changed_model_is_named_with_both_values(cfg, tmp_path):
     CRCheckpointer(Detector(cfg), str(tmp_path), cfg).save("model")
     saved = torch.load(tmp_path / "model.pth", weights_only=True)["model_config"]
