@@ -93,12 +93,14 @@ class SeedNetwork:
         return network.eval()
 
     def describe(self) -> Description:
-        """Which network it is, apart from its operation code.
+        """Which network it is.
 
         Raises:
             ValueError: it is not a whole one.
         """
         arguments = infer_arguments(self.family, _shapes(self.weights))
+        if self.architecture is not None and any(self.architecture.operation_code):
+            arguments["operation_code"] = list(self.architecture.operation_code)
         if "MODEL.RESNETS.STRIDE_IN_1X1" in self.settings:
             arguments["stride_in_1x1"] = self.settings["MODEL.RESNETS.STRIDE_IN_1X1"] == "True"
         if "MODEL.RESNETS.NORM" in self.settings:

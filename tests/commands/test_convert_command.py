@@ -13,6 +13,7 @@ from torchvision.models import mobilenet_v2, resnet18
 import crnas_d2
 from crnas_d2 import add_crnas_config
 from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.config import read_config
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
 
@@ -172,3 +173,13 @@ def test_the_backbone_of_a_zoo_detector(run):
     assert config["MODEL"]["PIXEL_STD"] == theirs.MODEL.PIXEL_STD
     for key in ("STRIDE_IN_1X1", "NUM_GROUPS", "WIDTH_PER_GROUP", "NORM"):
         assert config["MODEL"]["RESNETS"][key] == theirs.MODEL.RESNETS[key]
+
+
+def test_dilations_of_a_reallocated_network_stay_in_the_config(run, tmp_path):
+    cfg = read_config("ImageNet/CR_R_18.yaml", ["MODEL.DEVICE", "cpu"])
+    cfg.MODEL.RESNETS.update(STEM_OUT_CHANNELS=8, RES2_OUT_CHANNELS=8)
+    CRCheckpointer(build_model(cfg), str(tmp_path), cfg).save("in")
+    config = yaml.safe_load(run("in.pth", "out.safetensors").split("\n\n")[-1])
+    assert config["MODEL"]["CR"]["STAGE_CODE"] == cfg.MODEL.CR.STAGE_CODE
+    assert config["MODEL"]["CR"]["OPERATION_CODE"] == cfg.MODEL.CR.OPERATION_CODE
+    assert any(cfg.MODEL.CR.OPERATION_CODE)
