@@ -292,7 +292,7 @@ def test_an_origin_that_nothing_tells_is_demanded(tmp_path, beside):
             read(path)
     settings = read_seed_network(path, "msra").settings
     assert settings == {k: v for k, v in ZOO.items() if k != "MODEL.RESNETS.NORM"}
-    assert read_facts(path, "msra").settings == settings
+    assert read_facts(path, "msra").network.settings == settings
 
 
 def test_a_zoo_detector_with_statistics_of_its_own_is_of_nobody_known(tmp_path):
