@@ -88,7 +88,9 @@ def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | N
         known = {entry[0] for entry in final.DATASETS[key]}
         final.DATASETS[key] += [e for e in cfg.DATASETS[key] if e[0] not in known]
     if cfg.MODEL.INIT.SETTINGS == "take":
-        take_settings(read_facts(cfg.MODEL.WEIGHTS).settings, final, cfg.MODEL.WEIGHTS)
+        weights, init = cfg.MODEL.WEIGHTS, cfg.MODEL.INIT
+        facts = read_facts(weights, init.SOURCE or None, init.PREFIX)
+        take_settings(facts.network.settings, final, weights)
     setup_datasets(final)
     return final
 

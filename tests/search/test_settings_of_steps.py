@@ -6,6 +6,7 @@ from tiny_search import write_recipe
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.config import read_config
 from crnas_d2.search import Procedure, Recipe
+from crnas_d2.search.final_config import read_baseline
 from detectron2.modeling import build_model
 
 OPTS = ["SEARCH.RECIPE.STAGE_PRETRAINING", "", "SEARCH.RECIPE.DILATION_SUPERNET", ""]
@@ -43,3 +44,18 @@ def test_taken_ones_are_in_the_configs_of_the_steps(recipe, tmp_path):
     assert cfg.INPUT.FORMAT == "BGR" and cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
     search = procedure._steps[1]
     assert search.searches and procedure._config(search).MODEL.INIT.SETTINGS == "take"
+
+
+@pytest.mark.parametrize("mode, order", [("take", "BGR"), ("ignore", "RGB")])
+def test_the_detector_of_a_single_search_takes_what_the_supernet_does(
+    recipe, tmp_path, mode, order
+):
+    """Its own config says nothing of it."""
+    config = str(tmp_path / "stage.yaml")
+    opts = ["SEARCH.FINAL", str(tmp_path / "final.yaml"), "MODEL.INIT.SETTINGS", mode]
+    cfg = read_config(config, opts)
+    (name,) = read_config(str(tmp_path / "final.yaml")).DATASETS.TEST
+    val = tmp_path / "data" / "val"
+    cfg.DATASETS.COCO_JSON += [[name, str(val / "annotations.json"), str(val / "images")]]
+    final = read_baseline(cfg, config, opts)
+    assert final.INPUT.FORMAT == order
