@@ -40,6 +40,7 @@ from .stage_search import eligible_codes, stage_search
 
 Limits = tuple[list[float], Cost]  # the budgets, and the cost that they limit
 
+WITHOUT_STATISTICS = {"", "FrozenBN", "GN", "LN"}  # norms that batches leave as they are
 STRATEGIES = ("greedy", "random", "evolutionary")
 # Keys on which the AP of an architecture does not depend; in a race, the second ones decide who runs
 OTHER_KEYS = tuple(
@@ -118,8 +119,15 @@ def settled(cfg: CfgNode) -> CfgNode:
     _check_choice("SEARCH.STRATEGY", search.STRATEGY, STRATEGIES)
     _check_choice("SEARCH.BN.MODE", search.BN.MODE, ("auto", "recalibrate", "running"))
     of_stages = "stage_supernet" in cfg.MODEL.BACKBONE.NAME
+    norms = _norms(cfg)
+    mixed = not norms.issubset(WITHOUT_STATISTICS)
     if search.BN.MODE == "auto":
-        search.BN.MODE = "recalibrate" if of_stages else "running"
+        search.BN.MODE = "recalibrate" if of_stages and mixed else "running"
+    if search.BN.MODE == "recalibrate" and not mixed:
+        raise ValueError(
+            "SEARCH.BN.MODE is 'recalibrate'; expected 'running', as the norms of the backbone "
+            f"({', '.join(sorted(filter(None, norms))) or 'none'}) have no statistics of batches"
+        )
     if search.BN.MODE == "recalibrate" and not of_stages and search.STRATEGY == "greedy":
         raise ValueError(
             "SEARCH.BN.MODE is 'recalibrate'; the greedy search evaluates another path on each "
@@ -143,6 +151,17 @@ def settled(cfg: CfgNode) -> CfgNode:
             raise ValueError(f"{name} is {node[key]}; expected at least 1")
     cfg.freeze()
     return cfg
+
+
+def _norms(cfg: CfgNode) -> set[str]:
+    """The kinds of norm in a backbone and its neck."""
+    builder = cfg.MODEL.BACKBONE.NAME
+    norms = {cfg.MODEL.RESNETS.NORM}
+    if "nasfpn" in builder:
+        norms.add(cfg.MODEL.NAS_FPN.NORM)
+    elif "fpn" in builder:
+        norms.add(cfg.MODEL.FPN.NORM)
+    return norms
 
 
 def check_metric(cfg: CfgNode) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_search import write_recipe
 from torchvision.models.resnet import BasicBlock, ResNet
+from zoo_files import write_zoo_detector
 
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.config import default_config, read_config
@@ -211,3 +212,24 @@ def test_the_file_where_a_step_writes(recipe):
     for method in (Procedure.describe, Procedure.run):
         with pytest.raises(ValueError, match=f"{there} is read from there"):
             method(procedure(recipe, "OUTPUT_DIR", output, SEED, there))
+
+
+def test_a_search_from_a_detector_of_the_zoo(recipe, tmp_path):
+    """Its frozen norms have no statistics that a path could have of its own."""
+    write_zoo_detector(tmp_path / "zoo.pkl")
+    for file in ("stage", "dilation"):
+        path = recipe.parent / f"{file}.yaml"
+        edit(path, 'BLOCK: "basic"', 'BLOCK: "bottleneck"')
+        edit(path, "RES2_OUT_CHANNELS: 8", "RES2_OUT_CHANNELS: 16, WIDTH_PER_GROUP: 4")
+    opts = ["SEARCH.RECIPE.DILATION_SUPERNET", "", "SEARCH.RECIPE.TRAIN_FINAL", False]
+    opts += [SEED, tmp_path / "zoo.pkl", "SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path / "output"]
+    assert "MODEL.RESNETS.NORM: 'FrozenBN' in the file, 'BN' in the config" in fault(recipe, *opts)
+    taken = [*opts, "MODEL.INIT.SETTINGS", "take"]
+    with pytest.raises(
+        ValueError, match="'recalibrate'; expected 'running', .* \\(FrozenBN\\) have no"
+    ):
+        procedure(recipe, *taken, "SEARCH.BN.MODE", "recalibrate").run()
+    assert "stage code" in procedure(recipe, *taken).run()
+    final = read_config(str(tmp_path / "output" / "final.yaml"))
+    assert (final.INPUT.FORMAT, final.MODEL.RESNETS.NORM) == ("BGR", "FrozenBN")
+    assert final.MODEL.WEIGHTS == str(tmp_path / "zoo.pkl") and final.MODEL.INIT.REMAP
