@@ -10,6 +10,7 @@ from torchvision.models import mobilenet_v2, resnet18
 
 from crnas_d2.checkpoint import CRCheckpointer, read_seed_network, save_network
 from crnas_d2.checkpoint.save import check_output
+from crnas_d2.checkpoint.settings import take_settings
 from crnas_d2.config import add_crnas_config
 from detectron2.config import get_cfg
 from iopath.common.file_io import PathHandler, PathManager
@@ -54,6 +55,7 @@ def test_a_saved_backbone_fills_a_model_to_the_last_tensor(tmp_path, make):
     model = seed.describe().build(norm="FrozenBN")
     cfg = get_cfg()
     add_crnas_config(cfg)
+    take_settings(seed.settings, cfg, path)
     CRCheckpointer(model, str(tmp_path), cfg).load(path)
     loaded = model.state_dict()
     assert loaded.keys() == written.keys() == seed.weights.keys()

@@ -232,7 +232,7 @@ def test_model_weights_takes_the_prefix(tmp_path):
     torch.save({"state_dict": content}, tmp_path / "x.pth.tar")
     cfg = get_cfg()
     add_crnas_config(cfg)
-    cfg.MODEL.INIT.PREFIX = "module.encoder_q"
+    cfg.merge_from_list(["MODEL.INIT.PREFIX", "module.encoder_q", "MODEL.INIT.SETTINGS", "ignore"])
     model = CRResNet(block="basic", stage_code=[2, 2, 2, 2], res2_out_channels=64, norm="BN")
     CRCheckpointer(model, "", cfg).load(str(tmp_path / "x.pth.tar"))
     assert torch.equal(model.stem.conv1.weight, network["conv1.weight"])
