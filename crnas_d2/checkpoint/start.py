@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
@@ -17,8 +16,9 @@ from detectron2.modeling import build_backbone
 
 from ..architecture import FAMILIES
 from ..modeling.supernet import Supernet
-from .classes import find_class_rows, match_class_rows, read_class_names
+from .classes import match_class_rows, read_class_names
 from .inherit import inherit_subnet
+from .parts import COUNTER, StateDict, list_misshapen, some, take_parts, without_counters
 from .remap import OF_A_CANDIDATE, find_backbone, find_stages, remap_backbone
 from .remap_report import RemapReport, describe_frozen
 from .seed_network import SeedNetwork, identify
@@ -27,13 +27,6 @@ from .weights_file import WeightsFile, read_weights_file
 
 logger = logging.getLogger(__name__)
 
-StateDict = dict[str, torch.Tensor]
-
-NECK = "neck"
-OUTPUTS = ", outputs of classes"  # behind the name of a part
-ABSENT = "there is none"
-COUNTER = "num_batches_tracked"
-PART = re.compile(r"(backbone\.top_block|roi_heads\.\w+|\w+)\..+")
 CANDIDATE = re.compile(r"(.+\.ops\.\d+)\..+")
 OF_A_STAGE = re.compile(r"(^|\.)(res\d|c\d+)\.ops\.\d+\.")  # in a stage supernet
 # Layers of a neck whose input channels are those of the backbone's features
@@ -102,7 +95,7 @@ def start_from(seed: SeedNetwork, model: nn.Module, cfg: CfgNode) -> StateDict:
     absent = {name.partition(".")[0]: None for name in seed.weights if place(name, places) is None}
     without = f", without {', '.join(absent)}, which the model does not build" if absent else ""
     logger.info(f"from {seed.name}: the backbone ({', '.join(places)}){without}")
-    state.update(_take_parts(seed, model, tuple(cfg.MODEL.CLASS_NAMES)))
+    state.update(take_parts(seed, model, tuple(cfg.MODEL.CLASS_NAMES)))
     return state
 
 
@@ -159,14 +152,14 @@ def _by_name(file: WeightsFile, model: nn.Module, cfg: CfgNode) -> StateDict:
     own = model.state_dict()
     lacking = [
         key
-        for key, tensor in _without_counters(own).items()
+        for key, tensor in without_counters(own).items()
         if key.startswith("backbone.")
         and (key not in file.tensors or file.tensors[key].shape != tensor.shape)
     ]
     if lacking or not own.keys() & file.tensors.keys():
         raise ValueError(
-            f"weights {file.path}: none of its {len(file.tensors)} tensors ({some(file.tensors)}) fits "
-            f"{len(lacking)} of the model's backbone ({some(lacking)})"
+            f"weights {file.path} with {len(file.tensors)} tensors ({some(file.tensors)}) do not fill the "
+            f"model's backbone: {len(lacking)} are not there, or of another shape ({some(lacking)})"
         )
     names = read_class_names(file.model_config)
     tensors, report = match_class_rows(file.tensors, names, model, cfg.MODEL.CLASS_NAMES)
@@ -222,7 +215,7 @@ def describe_misfit(seed: SeedNetwork, model: nn.Module) -> str:
         return (
             f"weights {seed.name} are of a {seed.family}; the model's backbone is of another family"
         )
-    own = _without_counters(model.state_dict())
+    own = without_counters(model.state_dict())
     weights = {
         key: tensor
         for name, tensor in seed.weights.items()
@@ -240,7 +233,7 @@ def describe_misfit(seed: SeedNetwork, model: nn.Module) -> str:
         for what, keys in (
             ("missing", [key for key in own if key.startswith(stages) and key not in weights]),
             ("left over", [k for k in weights if k not in own and not is_of_another_choice(k)]),
-            ("of another shape", _misshapen(weights, own)),
+            ("of another shape", list_misshapen(weights, own)),
         )
         if keys
     ] or _other_dilations(seed, model, places)
@@ -268,100 +261,9 @@ def _other_dilations(seed: SeedNetwork, model: nn.Module, places: Mapping[str, s
     ]
 
 
-def name_part(key: str) -> str:
-    """The part of a model, beside the stages of its backbone, that a tensor belongs to."""
-    part = match[1] if (match := PART.fullmatch(key)) else key
-    return NECK if part == "backbone" else part
-
-
-def _take_parts(seed: SeedNetwork, model: nn.Module, names: tuple[str, ...]) -> StateDict:
-    """What a model has from a trained network beside the stages, with a line in the log for each
-    part."""
-    stages = tuple(f"{path}." for path in find_stages(model).values())
-    of_classes = find_class_rows(model)
-
-    def part_of(key: str) -> str:
-        return name_part(key) + OUTPUTS if key in of_classes else name_part(key)
-
-    own: dict[str, StateDict] = defaultdict(dict)
-    for key, tensor in model.state_dict().items():
-        if not key.startswith(stages):
-            own[part_of(key)][key] = tensor
-    given, classes = match_class_rows(seed.rest, seed.class_names, model, names)
-    there: dict[str, StateDict] = defaultdict(dict)
-    for key, tensor in given.items():
-        there[part_of(key)][key] = tensor
-
-    state, absent, new = {}, [], set()
-    of_others = set(map(part_of, classes.left_out))
-    for part, tensors in own.items():
-        reason = _why_new(tensors, there.pop(part, {}), is_pyramid=part == NECK)
-        if part in of_others:
-            reason = "they are of another number of classes"
-        elif part.removesuffix(OUTPUTS) in new:
-            reason = reason or "they belong to other layers"
-        if not reason:
-            taken = {key: given[key] for key in tensors if key in given}
-            logger.info(f"from {seed.name}: {part} ({len(taken)} tensors)")
-            state.update(taken)
-            continue
-        new.add(part)
-        if reason == ABSENT:
-            absent.append(part)
-        else:
-            logger.info(f"new: {part}; in {seed.name} {reason}")
-    if absent:
-        logger.info(f"new, as {seed.name} has none: {', '.join(absent)}")
-    if there:
-        logger.info(f"not used of {seed.name}: {', '.join(there)}")
-    if str(classes) and not of_classes.keys().isdisjoint(seed.rest):
-        logger.info(f"classes of {seed.name}: {classes}")
-    return state
-
-
-def _why_new(own: StateDict, there: StateDict, is_pyramid: bool) -> str:
-    """Why a part of a model cannot have the tensors of a file, or nothing.
-
-    Args:
-        is_pyramid: whether it may be one of more levels that the file has.
-    """
-    own, there = _without_counters(own), _without_counters(there)
-    misshapen = _misshapen(there, own)
-    lacking = [key for key in own if key not in there]
-    more = [key for key in there if key not in own]
-    if not there:
-        return ABSENT
-    if misshapen:
-        return f"{len(misshapen)} tensor(s) have another shape ({some(misshapen)})"
-    if lacking:
-        return f"{len(lacking)} of its tensors are not there ({some(lacking)})"
-    if more and not is_pyramid:
-        return f"it has {len(more)} tensor(s) more ({some(more)})"
-    return ""
-
-
-def _without_counters(tensors: Mapping[str, torch.Tensor]) -> StateDict:
-    return {key: tensor for key, tensor in tensors.items() if not key.endswith(COUNTER)}
-
-
 def _is_wider(own: StateDict, weights: StateDict) -> bool:
     return any(
         wanted > size
         for key in own.keys() & weights.keys()
         for wanted, size in zip(own[key].shape, weights[key].shape)
     )
-
-
-def _misshapen(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> list[str]:
-    """The tensors of another shape than those of the model, with both shapes."""
-    return [
-        f"{key} {tuple(tensor.shape)} for {tuple(own[key].shape)}"
-        for key, tensor in given.items()
-        if key in own and tensor.shape != own[key].shape
-    ]
-
-
-def some(keys) -> str:
-    """The first of them."""
-    keys = list(keys)
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

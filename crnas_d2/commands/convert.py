@@ -21,7 +21,7 @@ import yaml
 from ..checkpoint.description import CONVENTIONS
 from ..checkpoint.save import check_output, save_network
 from ..checkpoint.seed_network import read_seed_network
-from ..checkpoint.start import name_part
+from ..checkpoint.parts import name_part
 from .command_line import command, command_parser
 
 

@@ -6,14 +6,17 @@ crnas remap resnet50-11ad3fa6.pth supernet.safetensors \\
     --config-file Supernet/stage_supernet_R_50_FPN.yaml
 crnas remap output/baseline/model_final.pth CR.safetensors \\
     --config-file Digits/faster_rcnn_CR_R_18_FPN.yaml
+crnas remap model_final_280758.pkl CR-zoo.safetensors \\
+    --config-file COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
 crnas remap mobilenet_v2-b0353104.pth CR.safetensors --function-preserving \\
     --interpolate-dilated --match-features 150 --config-file my_detector.yaml
 
 Reads what crnas convert reads and writes, and checkpoints of detectors and classifiers. A
 stage with more blocks repeats the last one, one with fewer keeps the first ones; of wider layers
 the first channels are taken; a dilated convolution takes the weights of the plain one (Fast Neural
-Network Adaptation, Fang et al., 2020). The result is a backbone as safetensors that MODEL.WEIGHTS
-takes. Says which of the changed layers MODEL.BACKBONE.FREEZE_AT would freeze.
+Network Adaptation, Fang et al., 2020). Neck, RPN and heads of a detector stay as they are. The result
+is safetensors that MODEL.WEIGHTS takes; MODEL.INIT.REMAP True does the same when weights are loaded.
+Says which of the changed layers MODEL.BACKBONE.FREEZE_AT would freeze.
 """
 
 from __future__ import annotations
@@ -27,11 +30,12 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from ..checkpoint.parts import name_part
 from ..checkpoint.remap_report import describe_frozen
 from ..checkpoint.save import check_output, save_network
 from ..checkpoint.seed_network import read_seed_network
 from ..checkpoint.settings import as_command, as_yaml, find_contradictions, take_settings
-from ..checkpoint.start import name_part, remap_seed
+from ..checkpoint.start import remap_seed
 from ..config import read_config
 from ..data import setup_datasets
 from ..engine.adapt import adapt

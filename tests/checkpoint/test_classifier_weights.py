@@ -46,7 +46,7 @@ def load(cfg, path):
 
 @pytest.fixture
 def log(caplog):
-    loggers = [logging.getLogger(name) for name in ("crnas_d2", "crnas_d2.checkpoint.start")]
+    loggers = [logging.getLogger(name) for name in ("crnas_d2", "crnas_d2.checkpoint")]
     loggers[0].addHandler(caplog.handler)
     loggers[1].setLevel(logging.INFO)
     yield caplog

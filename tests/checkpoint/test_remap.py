@@ -20,11 +20,12 @@ from thin_supernets import (
 )
 from torchvision.models import mobilenet_v2, resnet18, resnet50, resnext50_32x4d
 
+import crnas_d2
 from crnas_d2 import CRMobileNetV2, CRResNet
 from crnas_d2.checkpoint.convert import convert
 from crnas_d2.checkpoint.inherit import inherit_subnet
 from crnas_d2.checkpoint.remap import remap_backbone
-from detectron2.modeling import FPN
+from detectron2.modeling import FPN, build_model
 
 DOUBLED = ("stem_out_channels", "res2_out_channels", "width_per_group", "width_multiplier")
 WIDE = {
@@ -549,3 +550,22 @@ def test_a_seed_with_a_hole_is_refused():
 def test_a_target_without_a_backbone_is_refused():
     with pytest.raises(ValueError, match="the target Sequential is no CRResNet, "):
         remap_backbone(make_seed("basic").state_dict(), torch.nn.Sequential())
+
+
+def test_res5_of_a_c4_detector_is_remapped_where_it_lies():
+    cfg = crnas_d2.get_config("COCO-Detection/faster_rcnn_CR_R_50_C4_1x.yaml")
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.update(
+        STEM_OUT_CHANNELS=8, RES2_OUT_CHANNELS=16, WIDTH_PER_GROUP=4, NORM="BN"
+    )
+    model = build_model(cfg)
+    seed = make_seed("bottleneck")
+    network = CRResNet(cfg.MODEL.CR.STAGE_CODE, cfg.MODEL.CR.OPERATION_CODE, **KINDS["bottleneck"])
+    expected, _ = remap_backbone(seed.state_dict(), network)
+    weights, report = remap_backbone(seed.state_dict(), model)
+    assert_same(weights, expected)
+    assert "res5" in report.changes()
+    model.roi_heads.res5.load_state_dict(
+        {k.removeprefix("res5."): t for k, t in weights.items() if k.startswith("res5.")},
+        strict=False,
+    )

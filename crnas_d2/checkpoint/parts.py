@@ -1,0 +1,129 @@
+"""The parts of a model beside the stages of its backbone, each taken from a trained network or new."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from .classes import find_class_rows, match_class_rows
+from .remap import find_stages
+from .seed_network import SeedNetwork
+
+logger = logging.getLogger(__name__)
+
+StateDict = dict[str, torch.Tensor]
+
+NECK = "neck"
+OUTPUTS = ", outputs of classes"  # behind the name of a part
+ABSENT = "there is none"
+COUNTER = "num_batches_tracked"
+PART = re.compile(r"(backbone\.top_block|roi_heads\.\w+|\w+)\..+")
+
+
+def name_part(key: str) -> str:
+    """The part of a model, beside the stages of its backbone, that a tensor belongs to."""
+    part = match[1] if (match := PART.fullmatch(key)) else key
+    return NECK if part == "backbone" else part
+
+
+def take_parts(seed: SeedNetwork, model: nn.Module, names: tuple[str, ...]) -> StateDict:
+    """What a model has from a trained network beside the stages; the log has a line for each part.
+
+    A part whose tensors all fit is taken; any other is new, as it is in the model. A pyramid may have
+    fewer levels than that of the network. Outputs of classes are a part of their own, which goes by
+    the classes' names and is new where the layers before are.
+
+    Args:
+        seed: all of it that is not the backbone is looked at.
+        model: stays as it is.
+        names: of its classes; empty where they are not known.
+
+    Returns:
+        Tensors by the names of the model, without those that are new.
+    """
+    stages = tuple(f"{path}." for path in find_stages(model).values())
+    of_classes = find_class_rows(model)
+
+    def part_of(key: str) -> str:
+        return name_part(key) + OUTPUTS if key in of_classes else name_part(key)
+
+    own: dict[str, StateDict] = defaultdict(dict)
+    for key, tensor in model.state_dict().items():
+        if not key.startswith(stages):
+            own[part_of(key)][key] = tensor
+    given, classes = match_class_rows(seed.rest, seed.class_names, model, names)
+    there: dict[str, StateDict] = defaultdict(dict)
+    for key, tensor in given.items():
+        there[part_of(key)][key] = tensor
+
+    state, absent, new = {}, [], set()
+    of_others = set(map(part_of, classes.left_out))
+    for part, tensors in own.items():
+        reason = _why_new(tensors, there.pop(part, {}), is_pyramid=part == NECK)
+        if part in of_others:
+            reason = "they are of another number of classes"
+        elif part.removesuffix(OUTPUTS) in new:
+            reason = reason or "they belong to other layers"
+        if not reason:
+            taken = {key: given[key] for key in tensors if key in given}
+            logger.info(f"from {seed.name}: {part} ({len(taken)} tensors)")
+            state.update(taken)
+            continue
+        new.add(part)
+        if reason == ABSENT:
+            absent.append(part)
+        else:
+            logger.info(f"new: {part}; in {seed.name} {reason}")
+    if absent:
+        logger.info(f"new, as {seed.name} has none: {', '.join(absent)}")
+    if there:
+        logger.info(f"not used of {seed.name}: {', '.join(there)}")
+    if str(classes) and not of_classes.keys().isdisjoint(seed.rest):
+        logger.info(f"classes of {seed.name}: {classes}")
+    return state
+
+
+def _why_new(own: StateDict, there: StateDict, is_pyramid: bool) -> str:
+    """Why a part of a model cannot have the tensors of a file, or nothing.
+
+    Args:
+        is_pyramid: whether it may be one of more levels that the file has.
+    """
+    own, there = without_counters(own), without_counters(there)
+    misshapen = list_misshapen(there, own)
+    lacking = [key for key in own if key not in there]
+    more = [key for key in there if key not in own]
+    if not there:
+        return ABSENT
+    if misshapen:
+        return f"{len(misshapen)} tensor(s) have another shape ({some(misshapen)})"
+    if lacking:
+        return f"{len(lacking)} of its tensors are not there ({some(lacking)})"
+    if more and not is_pyramid:
+        return f"it has {len(more)} tensor(s) more ({some(more)})"
+    return ""
+
+
+def without_counters(tensors: Mapping[str, torch.Tensor]) -> StateDict:
+    """The tensors apart from the counters of norms, which not all kinds of norm have."""
+    return {key: tensor for key, tensor in tensors.items() if not key.endswith(COUNTER)}
+
+
+def list_misshapen(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> list[str]:
+    """The tensors of another shape than those of a model, with both shapes."""
+    return [
+        f"{key} {tuple(tensor.shape)} for {tuple(own[key].shape)}"
+        for key, tensor in given.items()
+        if key in own and tensor.shape != own[key].shape
+    ]
+
+
+def some(keys: Iterable[str]) -> str:
+    """The first of them."""
+    keys = list(keys)
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
