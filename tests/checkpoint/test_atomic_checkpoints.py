@@ -1,10 +1,11 @@
 """Whatever happens while checkpoints are written, a resume finds a whole one."""
 
+import io
+import itertools
 import logging
 import multiprocessing
 import os
-import random
-import time
+import signal
 
 import pytest
 import torch
@@ -211,31 +212,71 @@ def test_leftovers_of_killed_runs_are_ignored_and_removed(tmp_path):
     assert resumed_iteration(tmp_path) == 3
 
 
-def save_forever(folder, size, start):
-    checkpointer = make_checkpointer(folder, size)
-    for iteration in range(start, 10**6):
+def kill_at(event, count):
+    """Kill this process where an event of a save happens for the count-th time."""
+    happened = itertools.count(1)
+
+    def tick(name):
+        if name == event and next(happened) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Watched(io.FileIO):
+        def write(self, data):
+            tick("write")
+            return super().write(data)
+
+    def save_watched(data, file):
+        watched = Watched(file.fileno(), "wb", closefd=False)
+        torch_save(data, watched)
+
+    def watched(name, do):
+        def call(*args, **kwargs):
+            tick(f"before {name}")
+            result = do(*args, **kwargs)
+            tick(f"after {name}")
+            return result
+
+        return call
+
+    torch_save = torch.save
+    torch.save = save_watched
+    for name in ("fsync", "replace"):
+        setattr(os, name, watched(name, getattr(os, name)))
+
+
+def save_until_killed(folder, start, event, count):
+    checkpointer = make_checkpointer(folder)
+    kill_at(event, count)
+    for iteration in itertools.count(start):
         save(checkpointer, iteration)
-        for path in folder.glob("*.pth"):
-            if path.name < f"model_{iteration - 1:07d}.pth":
-                path.unlink()
 
 
-def test_killed_at_random_moments(tmp_path):
-    size = 10**6
-    rng = random.Random(0)
+# Each save writes in 20 or more parts, then syncs and renames twice: the checkpoint, and its tag.
+MOMENTS = [
+    *(("write", count) for count in (1, 2, 3, 7, 19)),
+    *(
+        (f"{when} {what}", n)
+        for what in ("fsync", "replace")
+        for when in ("before", "after")
+        for n in range(1, 6)
+    ),
+]
+
+
+def test_killed_at_any_moment(tmp_path):
     context = multiprocessing.get_context("fork")
-    save(make_checkpointer(tmp_path, size), 0)
+    save(make_checkpointer(tmp_path), 0)
     reached, leftovers = [0], 0
-    for _ in range(12):
-        writer = context.Process(target=save_forever, args=(tmp_path, size, reached[-1] + 1))
+    for event, count in MOMENTS:
+        arguments = tmp_path, reached[-1] + 1, event, count
+        writer = context.Process(target=save_until_killed, args=arguments)
         writer.start()
-        time.sleep(rng.uniform(0.02, 0.25))
-        writer.kill()
         writer.join()
+        assert writer.exitcode == -signal.SIGKILL
         leftovers += len(list(tmp_path.glob("*.tmp")))
-        reached.append(resumed_iteration(tmp_path, size))
-    assert reached == sorted(reached) and reached[-1] > 3
-    assert leftovers > 3  # else no kill came while a file was written
+        reached.append(resumed_iteration(tmp_path))
+    assert reached == sorted(reached) and reached[-1] > len(MOMENTS) / 2
+    assert leftovers > len(MOMENTS) / 2  # else no kill came while a file was written
 
 
 def test_diverged_model_is_not_saved(tmp_path):
