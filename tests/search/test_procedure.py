@@ -210,7 +210,7 @@ def test_final_detectors_inherit_from_the_supernets(output, recipe):
     for step, supernet in (("final", "dilation_supernet"), ("baseline", "stage_supernet")):
         text = (folder / step / "log.txt").read_text()
         assert (
-            f"{supernet}/model_final.pth is of a supernet: taking the weights of its path" in text
+            f"{supernet}/model_final.pth is of a supernet: loading the weights of its path" in text
         )
         assert "Starting at iteration 0 of 6 from weights" in text
     with pytest.raises(ValueError, match="INHERIT is True and STAGE_SUPERNET is empty"):
