@@ -28,6 +28,8 @@ def adapt(
 ) -> tuple[SeedNetwork, list[float]]:
     """Match the statistics of the norms on the first batch, then the features on the following ones.
 
+    What is not in the backbone, such as res5 in the RoI heads of C4, stays as it is.
+
     Args:
         remapped, report: what :func:`remap_seed` made of the seed network.
         seed: what it was made of.
