@@ -81,6 +81,7 @@ def _check_seed(recipe: Recipe, configs: dict[str, CfgNode]) -> None:
                     f"expected {expected!r} as in {recipe.path!r}, for all steps or for none"
                 )
         try:
+            recipe.seed.check_settings(cfg)
             recipe.seed.changes(cfg)
         except ValueError as error:
             raise ValueError(f"{what}, {_name(key)} {recipe.names[key]!r}: {error}") from None

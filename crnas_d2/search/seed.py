@@ -57,6 +57,16 @@ class Seed:
         if cfg.MODEL.INIT.SETTINGS == "take":
             take_settings(self.network.settings, cfg, self.network.name)
 
+    def check_settings(self, cfg: CfgNode) -> None:
+        """Refuse a config of other settings, unless its ``MODEL.INIT.SETTINGS`` is "ignore", of which
+        each training warns.
+
+        Raises:
+            ValueError: as :func:`~crnas_d2.checkpoint.settings.check_settings`.
+        """
+        if cfg.MODEL.INIT.SETTINGS != "ignore":
+            check_settings(self.network.settings, cfg, self.network.name)
+
     def put_into(self, cfg: CfgNode) -> None:
         """Make a training start from the weights, whatever the codes of its network."""
         cfg.MODEL.WEIGHTS = self.path
@@ -69,9 +79,8 @@ class Seed:
             Which of its stages are not as in the seed network, see :meth:`RemapReport.changes`.
 
         Raises:
-            ValueError: it is of another kind, or wider; or it has other settings.
+            ValueError: it is of another kind, or wider.
         """
-        check_settings(self.network.settings, cfg, self.network.name)
         init = cfg.MODEL.INIT
         with torch.device("meta"):
             backbone = build_backbone(cfg, ShapeSpec(channels=3))
