@@ -145,7 +145,9 @@ def test_refused_before_anything_is_written(tiny_config, tmp_path):
     DatasetCatalog.register(name, list)
     try:
         MetadataCatalog.get(name).thing_classes = ["red", "blue"]
-        for arguments in ([], ["--eval-only", "MODEL.WEIGHTS", tiny_config]):
+        cfg = read_config(str(tiny_config))
+        CRCheckpointer(CRTrainer.build_model(cfg), str(tmp_path), cfg).save("model")
+        for arguments in ([], ["--eval-only", "MODEL.WEIGHTS", tmp_path / "model.pth"]):
             with pytest.raises(ValueError, match="evaluator_type 'odd'"):
                 train(tiny_config, *arguments, "DATASETS.TEST", (name,))
     finally:
