@@ -191,7 +191,8 @@ def _as_the_tensors_need(
     settings = {key: told[key] for key in ALWAYS_NEEDED if key in told}
     if STRIDE in told and any(".conv3." in name for name in weights):
         settings[STRIDE] = told[STRIDE]
-    if rest and DILATION in told:
+    has_neck = any(name.startswith("backbone.") for name in rest)
+    if rest and not has_neck and DILATION in told:  # where a detector has a choice
         settings[DILATION] = told[DILATION]
     if norm:
         settings[NORM] = norm

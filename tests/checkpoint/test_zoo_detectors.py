@@ -69,3 +69,10 @@ def test_names_of_other_numbers_of_classes_are_unknown(tmp_path):
     assert len(seed.rest["head.cls_score.weight"]) == 9 * 20
     assert seed.class_names == ()
     assert isinstance(seed.rest["head.cls_score.weight"], torch.Tensor)
+
+
+@pytest.mark.parametrize("config, dilation", [(zoo_files.C4, "1"), (zoo_files.DC5, "2")])
+def test_the_dilation_of_res5_is_told_by_its_place(tmp_path, config, dilation):
+    path = str(tmp_path / "model_final.pkl")
+    zoo_files.write_zoo_detector(path, config)
+    assert read_seed_network(path).settings["MODEL.RESNETS.RES5_DILATION"] == dilation
