@@ -15,7 +15,7 @@ import yaml
 from ..files import is_remote
 from .description import CONVENTIONS, Convention
 from .norms import find_norm
-from .settings import SETTINGS, from_header
+from .settings import BATCH_NORMS, SETTINGS, from_header
 from .weights_file import WeightsFile
 
 logger = logging.getLogger(__name__)
@@ -43,19 +43,13 @@ def find_settings(
         file: a detector, or a network with the names of this project.
         weights: of its backbone.
         rest: of a detector, what is not.
-        source: a key of ``CONVENTIONS``, where nothing else tells it.
+        source: a key of ``CONVENTIONS``, of which use is made where the file does not tell it.
 
     Raises:
-        ValueError: nothing tells it, or a source is given for a file that does.
+        ValueError: nothing tells it.
     """
     told = _told_by_the_file(file)
-    if all(key in told for key in ALWAYS_NEEDED) or file.model_config:
-        if source is not None:
-            raise ValueError(
-                f"source {source!r}: {file.path} tells its settings; a source is for weights of "
-                "other projects"
-            )
-    else:
+    if not tells_settings(file):
         convention = CONVENTIONS[source] if source else _zoo_convention(file, weights)
         beside = {} if convention else read_config_beside(file.path)
         if convention is None and not all(key in beside for key in ALWAYS_NEEDED):
@@ -67,7 +61,13 @@ def find_settings(
     return _as_the_tensors_need(told, weights, rest)
 
 
-def check_is_told(file: WeightsFile, weights: Tensors, source: str | None) -> None:
+def tells_settings(file: WeightsFile) -> bool:
+    """Whether a file of this project has all the settings that its weights need."""
+    told = _told_by_the_file(file)
+    return bool(file.model_config) or all(key in told for key in ALWAYS_NEEDED)
+
+
+def check_is_told(file: WeightsFile, source: str | None) -> None:
     """Of a classifier in the names of another project.
 
     Raises:
@@ -158,9 +158,10 @@ _PlainLoader.add_multi_constructor("", _construct_plainly)
 
 def _told_by_the_file(file: WeightsFile) -> dict[str, str]:
     known = file.model_config
-    return from_header(file.header) or {
-        key: known[key] for key in SETTINGS.values() if key in known and key != NORM
-    }
+    told = {key: known[key] for key in SETTINGS.values() if key in known}
+    if told.get(NORM) in BATCH_NORMS:
+        del told[NORM]  # any of them is as good, unless the tensors tell otherwise
+    return from_header(file.header) or told
 
 
 def _zoo_convention(file: WeightsFile, weights: Tensors) -> Convention | None:
@@ -187,7 +188,7 @@ def _as_the_tensors_need(
 ) -> dict[str, str]:
     """The settings without those that the network has no use for, and with the kinds of norm that
     the tensors need."""
-    norm, fpn_norm = find_norm(weights) or told.get(NORM), told.get("MODEL.FPN.NORM")
+    norm, fpn_norm = told.get(NORM) or find_norm(weights), told.get("MODEL.FPN.NORM")
     settings = {key: told[key] for key in ALWAYS_NEEDED if key in told}
     if STRIDE in told and any(".conv3." in name for name in weights):
         settings[STRIDE] = told[STRIDE]

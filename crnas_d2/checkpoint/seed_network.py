@@ -21,10 +21,10 @@ from ..modeling import CRMobileNetV2, CRResNet
 from .classes import as_config, read_class_names
 from .convert import check_complete, convert, describe_fault
 from .description import BACKBONE_FORMAT, MODEL_FORMAT, Description
-from .infer import infer_arguments
 from .foreign import check_is_known
+from .infer import infer_arguments
 from .names import BACKBONE_PREFIXES, RES5_IN_HEADS
-from .origin import MODEL_ZOO, check_is_told, find_settings, state_pixels
+from .origin import MODEL_ZOO, check_is_told, find_settings, state_pixels, tells_settings
 from .remap import check_one_network
 from .weights_file import WeightsFile, read_weights_file
 
@@ -119,8 +119,8 @@ def read_seed_network(
 
     Args:
         path: a detector of Detectron2, a checkpoint of this project, a file of
-            tools/convert_weights.py or tools/remap_weights.py, or a classifier of torchvision, timm or
-            Caffe2. Of any kind that ``PathManager`` knows; nothing in it is run.
+            ``crnas convert`` or ``crnas remap``, or a classifier of torchvision, timm or Caffe2. Of any
+            kind that ``PathManager`` knows; nothing in it is run.
         source: whose weights they are, a key of ``CONVENTIONS``, where the file does not tell.
         prefix: see :func:`read_weights_file`.
         pixel_mean, pixel_std: with which the network was trained, where they are not those that its
@@ -132,6 +132,10 @@ def read_seed_network(
             given for one of ours.
     """
     file = read_weights_file(path, prefix)
+    if source is not None and tells_settings(file):
+        raise ValueError(
+            f"source {source!r}: {path} tells its settings; a source is for weights of other projects"
+        )
     seed = identify(file, source)
     check_one_network(path, seed.weights)
     if not is_of_this_project(file):
@@ -181,13 +185,15 @@ def is_of_this_project(file: WeightsFile) -> bool:
 
 
 def identify(file: WeightsFile, source: str | None) -> SeedNetwork:
-    """The network in a file, which may be a supernet of this project; without the file's SHA-256."""
+    """The network in a file, which may be a supernet of this project; without the file's SHA-256. A
+    source is made use of where the file does not tell its settings."""
     prefix = _find_prefix(file.tensors)
     is_headed = file.header.get("format") == BACKBONE_FORMAT
     if prefix is None or (
         prefix == "" and not is_headed and "c16.0.project.weight" not in file.tensors
     ):
         return _translate(file, source)
+    source = None if tells_settings(file) else source
     weights, rest, derived = {}, {}, []
     for key, tensor in file.tensors.items():
         if _is_of_the_backbone(key, prefix):
@@ -225,7 +231,7 @@ def _translate(file: WeightsFile, source: str | None) -> SeedNetwork:
         weights, description = convert(file.tensors, source)
     except ValueError as error:
         raise ValueError(f"{file.path}: {error}") from None
-    check_is_told(file, weights, source)
+    check_is_told(file, source)
     return SeedNetwork(
         name=os.path.basename(file.path),
         sha256="",

@@ -7,12 +7,14 @@ import pytest
 import torch
 import yaml
 import zoo_files
+from thin_supernets import randomize
 from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, mobilenet_v2, resnet18
 
 import crnas_d2
 from crnas_d2.checkpoint.convert import convert
 from crnas_d2.checkpoint.description import CONVENTIONS
 from crnas_d2.checkpoint.norms import find_norm
+from crnas_d2.checkpoint.same_model import flatten_model_config
 from crnas_d2.checkpoint.save import save_network
 from crnas_d2.checkpoint.seed_network import read_facts, read_seed_network
 from crnas_d2.checkpoint.settings import (
@@ -219,6 +221,24 @@ def test_norms_that_are_not_there():
     state_dict["conv1.bias"] = torch.zeros(64)
     with pytest.raises(ValueError, match=r"norms were folded into .* \(stem.conv1.bias, \.\.\.\)"):
         convert(state_dict)
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN", "naiveSyncBN_N", "GN", "LN", ""])
+def test_a_checkpoint_needs_the_norm_that_it_was_trained_with(tmp_path, norm):
+    cfg = crnas_d2.get_config("COCO-Detection/faster_rcnn_R_18_FPN_1x.yaml")
+    cfg.MODEL.DEVICE, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = "cpu", 8
+    cfg.MODEL.RESNETS.NORM = norm
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 32
+    torch.manual_seed(0)
+    model = randomize(build_model(cfg).backbone.bottom_up)
+    tensors = {f"backbone.bottom_up.{name}": t for name, t in model.state_dict().items()}
+    path = str(tmp_path / "model.pth")
+    torch.save({"model": tensors, "model_config": flatten_model_config(cfg)}, path)
+    settings = read_facts(path).network.settings
+    assert find_contradictions(settings, cfg) == {}
+    cfg.MODEL.RESNETS.NORM = "BN"
+    expected = {"MODEL.RESNETS.NORM": norm} if norm in ("GN", "LN") else {}
+    assert find_contradictions(settings, cfg) == expected
 
 
 def test_a_single_measured_norm_is_enough_for_any_norm():
