@@ -18,7 +18,7 @@ from ..files import is_remote, open_atomically, write_atomically
 from .parts import some
 from .same_model import check_same_model, flatten_model_config, list_changes
 from .start import start
-from .weights_file import read_checkpoint
+from .weights_file import find_model_config, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class CRCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if self._is_of_the_model(filename):
-            return torch.load(filename, map_location="cpu", weights_only=True)
+            return read_checkpoint(filename, into_memory=True)
         return {"model": start(filename, self.model, self._cfg)}
 
     def _is_of_the_model(self, filename: str) -> bool:
@@ -112,7 +112,7 @@ class CRCheckpointer(DetectionCheckpointer):
             checkpoint = read_checkpoint(filename)
         except (ValueError, RuntimeError, pickle.UnpicklingError):
             return False
-        saved = checkpoint.get("model_config") if isinstance(checkpoint, dict) else None
+        saved = find_model_config(checkpoint)
         return bool(saved) and not list_changes(self._model_config, saved, "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
@@ -63,7 +62,8 @@ def read_weights_file(path: str, prefix: str = "") -> WeightsFile:
     Args:
         path: of any kind that ``PathManager`` knows; remote files are cached.
         prefix: take only the tensors whose names begin so, without it; or of a file with several
-            state dicts, the one in the entry of this name, such as "state_dict_ema" or "teacher".
+            state dicts, the one in the entry of this name, such as "state_dict_ema" or "teacher". Of
+            a checkpoint of this project it takes nothing away: all of its names are known.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -71,20 +71,27 @@ def read_weights_file(path: str, prefix: str = "") -> WeightsFile:
             not finite or of integers. The message names the file, and what is wrong with it.
     """
     content, header = _read_content(path)
-    tensors = _check_tensors(_unwrap(content, path, prefix), path)
-    beside = dict(_items(content))
-    config, author = beside.get("model_config"), beside.get("__author__")
-    return WeightsFile(
-        path,
-        tensors,
-        header,
-        config if isinstance(config, dict) else {},
-        author if isinstance(author, str) else "",
+    config, author = find_model_config(content), dict(_items(content)).get("__author__")
+    tensors = _check_tensors(_unwrap(content, path, "" if config else prefix), path)
+    return WeightsFile(path, tensors, header, config, author if isinstance(author, str) else "")
+
+
+def find_model_config(content: Any) -> dict[str, str]:
+    """What a checkpoint of this project keeps of its config; empty where the content of a file is
+    no such checkpoint. Others have configs of other kinds under the same name."""
+    config = dict(_items(content)).get("model_config")
+    is_ours = isinstance(config, dict) and all(
+        isinstance(key, str) and key.startswith(("MODEL.", "INPUT.")) and isinstance(value, str)
+        for key, value in config.items()
     )
+    return config if is_ours else {}
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """All of a checkpoint of this project, whose tensors stay on disk until they are used.
+def read_checkpoint(path: str, into_memory: bool = False) -> dict[str, Any]:
+    """All of a checkpoint of this project.
+
+    Args:
+        into_memory: or else its tensors stay on disk until they are used.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -93,7 +100,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     local = PathManager.get_local_path(path)
     if tell_format(local, path) != TORCH:
         raise ValueError(f"{path} is cut off, or not in the zip format of torch.save")
-    return torch.load(local, map_location="cpu", weights_only=True, mmap=True)
+    return _load_torch(local, mmap=not into_memory, weights_only=True)
 
 
 def as_float32(key: str, value: Any) -> torch.Tensor:
@@ -121,7 +128,10 @@ def _read_content(path: str) -> tuple[Any, dict[str, str]]:
         if kind == PICKLE:
             with open(local, "rb") as file:
                 return pickles.load(file), {}
-        return _load_torch(local, mmap=kind == TORCH), {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about classes whose source is not in an old file
+            mmap = kind == TORCH
+            return _load_torch(local, mmap, weights_only=False, pickle_module=pickles), {}
     except pickles.ForeignClasses as error:
         raise ValueError(f"{path} {_describe_foreign(error, path, kind)}") from None
     except OSError:
@@ -131,14 +141,13 @@ def _read_content(path: str) -> tuple[Any, dict[str, str]]:
         raise ValueError(f"{path} cannot be read as weights: {reason}; {EXPECTED}") from error
 
 
-def _load_torch(local: str, mmap: bool) -> Any:
-    options = {"map_location": "cpu", "weights_only": False, "pickle_module": pickles}
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-        warnings.simplefilter("ignore")  # about classes whose source is not in an old file
-        if mmap and not local.endswith(".safetensors"):
-            return torch.load(local, mmap=True, **options)
-        # of a path that ends so, torch.load takes the format for granted
-        return torch.load(stack.enter_context(open(local, "rb")), **options)
+def _load_torch(local: str, mmap: bool, **options: Any) -> Any:
+    if mmap and not local.endswith(".safetensors"):
+        return torch.load(local, map_location="cpu", mmap=True, **options)
+    with open(
+        local, "rb"
+    ) as file:  # of a path that ends so, torch.load takes the format for granted
+        return torch.load(file, map_location="cpu", **options)
 
 
 def _describe_foreign(error: pickles.ForeignClasses, path: str, kind: str) -> str:

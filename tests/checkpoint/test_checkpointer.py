@@ -93,6 +93,36 @@ def test_whole_model_goes_round(cfg, tmp_path, suffix):
         check_same_model(cfg, rest["model_config"], "model.pth")
 
 
+def test_a_checkpoint_under_another_name_is_one_all_the_same(cfg, tmp_path):
+    saved, model = Detector(cfg), Detector(cfg)
+    CRCheckpointer(saved, str(tmp_path), cfg).save("model", iteration=3)
+    path = (tmp_path / "model.pth").rename(tmp_path / "model.safetensors")
+    assert CRCheckpointer(model, "", cfg).load(str(path))["iteration"] == 3
+    assert all(map(torch.equal, saved.state_dict().values(), model.state_dict().values()))
+
+
+def test_how_a_run_started_is_nothing_to_what_it_has_saved(cfg, tmp_path):
+    """Its config.yaml has the origin of the first weights; it evaluates the last ones."""
+    saved, model = Detector(cfg), Detector(cfg)
+    CRCheckpointer(saved, str(tmp_path), cfg).save("model")
+    cfg.MODEL.INIT.SOURCE, cfg.MODEL.INIT.PREFIX = "msra", "encoder."
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.3
+    CRCheckpointer(model, "", cfg).load(str(tmp_path / "model.pth"))
+    assert all(map(torch.equal, saved.state_dict().values(), model.state_dict().values()))
+
+
+def test_a_config_of_others_makes_no_checkpoint_of_this_project(cfg, tmp_path):
+    model = Detector(cfg)
+    content = {"model": {"layer.weight": torch.ones(1)}, "model_config": {"depth": 50}}
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="other.pth: no known network has such names"):
+        CRCheckpointer(model, "", cfg).load(str(tmp_path / "other.pth"))
+    content["model"] = model.state_dict()
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="other.pth: nothing tells whose weights these are"):
+        CRCheckpointer(model, "", cfg).load(str(tmp_path / "other.pth"))
+
+
 def test_another_model_is_not_resumed(cfg, tmp_path):
     """As a script may try that does without set-up; the optimizer's state would not be loaded."""
     cfg.MODEL.CLASS_NAMES = ["cup", "ball"]

@@ -98,6 +98,10 @@ def test_header_author_and_config(tmp_path):
     torch.save({"model": small(), "model_config": {"INPUT.FORMAT": "BGR"}}, path)
     file = read_weights_file(path)
     assert (file.author, file.model_config) == ("", {"INPUT.FORMAT": "BGR"})
+    assert read_weights_file(path, "encoder.").tensors.keys() == small().keys()
+    for others in ({"depth": 50}, {"MODEL.DEPTH": 50}, {"arch": "resnet50"}, {50: "layers"}, "r50"):
+        torch.save({"model": small(), "model_config": others}, path)
+        assert read_weights_file(path).model_config == {}
 
 
 def test_tensors_of_a_zip_stay_in_the_file(tmp_path):
