@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Mapping
 
 import torch
 import yaml
@@ -22,7 +23,7 @@ from ..checkpoint.same_model import check_same_model, check_same_network
 from ..checkpoint.seed_network import Facts, read_facts
 from ..checkpoint.settings import MODES, check_settings, take_settings
 from ..checkpoint.start import check_start
-from ..checkpoint.weights_file import read_checkpoint
+from ..checkpoint.weights_file import read_checkpoint, read_weights_file
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
 from ..data.catalog import warn_of_shared_images
@@ -69,7 +70,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     check_evaluation(cfg, training=not args.eval_only)
     if args.eval_only:
         weights = checkpoint or cfg.MODEL.WEIGHTS
-        check_same_network(cfg, _facts(cfg, checkpoint).model_config, weights)
+        check_same_network(cfg, _model_config(cfg, checkpoint), weights)
         _check_start(cfg, checkpoint)
     elif checkpoint is not None:
         saved = read_checkpoint(checkpoint).get("model_config", {})
@@ -133,7 +134,7 @@ def check_config(
 
 def settle_settings(cfg: CfgNode, checkpoint: str | None = None) -> list[str]:
     """Compare the settings that the weights of a config need with the config's own, or take them,
-    as ``MODEL.INIT.SETTINGS`` wants it.
+    as ``MODEL.INIT.SETTINGS`` wants it. Nothing is known of backbones from elsewhere.
 
     Args, Returns:
         See :func:`check_config`.
@@ -150,7 +151,7 @@ def settle_settings(cfg: CfgNode, checkpoint: str | None = None) -> list[str]:
         raise ValueError(
             f"MODEL.INIT.SOURCE is {init.SOURCE!r}; expected one of {', '.join(CONVENTIONS)}, or ''"
         )
-    if not weights:
+    if not weights or not _is_known(cfg):
         return []
     settings = _facts(cfg, checkpoint).network.settings
     if init.SETTINGS == "take":
@@ -161,7 +162,7 @@ def settle_settings(cfg: CfgNode, checkpoint: str | None = None) -> list[str]:
 
 def _check_start(cfg: CfgNode, checkpoint: str | None = None) -> None:
     """Refuse weights from which the backbone cannot start."""
-    if (checkpoint or cfg.MODEL.WEIGHTS) and cfg.MODEL.BACKBONE.NAME in BUILDERS:
+    if (checkpoint or cfg.MODEL.WEIGHTS) and _is_known(cfg):
         check_start(_facts(cfg, checkpoint).network, cfg)
 
 
@@ -171,6 +172,18 @@ def _facts(cfg: CfgNode, checkpoint: str | None = None) -> Facts:
     if checkpoint is not None:
         return read_facts(checkpoint)
     return read_facts(cfg.MODEL.WEIGHTS, init.SOURCE or None, init.PREFIX)
+
+
+def _model_config(cfg: CfgNode, checkpoint: str | None = None) -> Mapping[str, str]:
+    """What they keep of the config of their model."""
+    if _is_known(cfg):
+        return _facts(cfg, checkpoint).model_config
+    return read_weights_file(checkpoint or cfg.MODEL.WEIGHTS, cfg.MODEL.INIT.PREFIX).model_config
+
+
+def _is_known(cfg: CfgNode) -> bool:
+    """Whether the backbone is one of this project."""
+    return cfg.MODEL.BACKBONE.NAME in BUILDERS
 
 
 def _check_output(cfg: CfgNode, starts: bool) -> None:
@@ -216,7 +229,7 @@ def prepare_trained(cfg: CfgNode) -> None:
     for sentence in settle_settings(cfg):
         logger.info(f"MODEL.INIT.SETTINGS is 'take': {sentence}")
     _check_keys(cfg)
-    saved = _facts(cfg).model_config
+    saved = _model_config(cfg)
     check_same_network(cfg, saved, cfg.MODEL.WEIGHTS)
     _check_start(cfg)
     for key in CLASS_KEYS:
@@ -232,7 +245,7 @@ def _choose_device(cfg: CfgNode) -> None:
 
 def _check_keys(cfg: CfgNode) -> None:
     get_architecture(cfg)
-    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+    if _is_known(cfg):
         check_keys(cfg)
         check_res5_heads(cfg)
 

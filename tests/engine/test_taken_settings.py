@@ -8,7 +8,8 @@ from runs import parse, train
 import crnas_d2.checkpoint.seed_network as seed_network
 from crnas_d2.config import read_config
 from crnas_d2.engine import CRTrainer, setup
-from detectron2.modeling import build_model
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 
 MSRA = ["MODEL.INIT.SOURCE", "msra"]
 TAKE = ["MODEL.INIT.SETTINGS", "take"]
@@ -106,6 +107,32 @@ def test_the_order_of_the_channels_is_that_of_the_checkpoint(tiny_config, tmp_pa
     del content["model_config"]["INPUT.FORMAT"]  # as older checkpoints are
     torch.save(content, path)
     train(tiny_config, "--eval-only", "MODEL.WEIGHTS", path, *swapped)
+
+
+@BACKBONE_REGISTRY.register()
+class BackboneFromElsewhere(Backbone):
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(input_shape.channels, 16, 3, stride=16, padding=1)
+
+    def forward(self, x):
+        return {"c4": self.layer(x)}
+
+    def output_shape(self):
+        return {"c4": ShapeSpec(channels=16, stride=16)}
+
+
+def test_the_settings_of_backbones_from_elsewhere_are_their_own(tiny_config, tmp_path):
+    backbone = [
+        *("MODEL.BACKBONE.NAME", "BackboneFromElsewhere"),
+        *("MODEL.RPN.IN_FEATURES", "['c4']", "MODEL.ROI_HEADS.IN_FEATURES", "['c4']"),
+        *("MODEL.ANCHOR_GENERATOR.SIZES", "[[16]]"),
+    ]
+    train(tiny_config, *backbone, "SOLVER.MAX_ITER", 1)
+    train(tiny_config, "--resume", *backbone, "SOLVER.MAX_ITER", 2)
+    path = tmp_path / "output" / "model_final.pth"
+    assert torch.load(path, weights_only=True)["iteration"] == 1
+    assert "bbox" in train(tiny_config, "--eval-only", *backbone, "MODEL.WEIGHTS", path)
 
 
 def test_a_file_is_read_once_by_all_checks(tiny_config, weights, tmp_path, monkeypatch):
