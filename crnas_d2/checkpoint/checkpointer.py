@@ -15,10 +15,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from ..files import is_remote, open_atomically, write_atomically
-from .parts import some
 from .same_model import check_same_model, flatten_model_config, list_changes
 from .start import start
-from .weights_file import find_model_config, read_checkpoint
+from .weights_file import find_model_config, read_checkpoint, some
 
 logger = logging.getLogger(__name__)
 

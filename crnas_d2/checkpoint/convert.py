@@ -11,7 +11,7 @@ from .description import CONVENTIONS, Description
 from .infer import Shapes, infer_arguments
 from .names import Naming, find_naming
 from .norms import find_norm
-from .weights_file import as_float32
+from .weights_file import as_float32, some
 
 
 def convert(
@@ -64,8 +64,13 @@ def convert(
     if arguments.get("block") == "bottleneck":
         arguments["stride_in_1x1"] = CONVENTIONS[source].stride_in_1x1
         settings["MODEL.RESNETS.STRIDE_IN_1X1"] = stride
-    if is_affine or find_norm(weights) == "FrozenBN":
-        arguments["norm"] = settings["MODEL.RESNETS.NORM"] = "FrozenBN"
+    norm = "FrozenBN" if is_affine else find_norm(weights)
+    if norm == "GN":
+        raise ValueError(
+            "its norms have no means and variances, as group norms; expected batch norms"
+        )
+    if norm:
+        arguments["norm"] = settings["MODEL.RESNETS.NORM"] = norm
     description = Description(source, naming.family, arguments, tuple(dropped), settings)
     check_complete(shapes, description, keys)
     return weights, description
@@ -97,7 +102,7 @@ def check_complete(
         if name in expected and shape != tuple(expected[name].shape)
     ]
     problems = [
-        f"{len(names)} {what}: {', '.join(names)}"
+        f"{len(names)} {what}: {some(names)}"
         for what, names in (
             ("missing", missing),
             ("left over", left_over),

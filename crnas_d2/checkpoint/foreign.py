@@ -24,6 +24,8 @@ NETWORKS = {
     "another network with squeeze-and-excitation",
     r"(^|\.)features\.1\.0\.block\.|stages\.0\.(blocks\.)?0\.(conv_dw|dwconv)|layer_scale": "a ConvNeXt "
     "or an EfficientNet",
+    r"(^|\.)conv1\.0\.weight$|layer1\.0\.downsample\.2\.": "a ResNet-C or -D, with a deep stem or pooled "
+    "shortcuts",
     r"denseblock1": "a DenseNet",
     r"(^|\.)base_layer\.0\.": "a DLA network",
     r"stage2\.0\.branches": "an HRNet",

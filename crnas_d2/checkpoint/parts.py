@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 from .classes import find_class_rows, match_class_rows
 from .remap import find_stages
 from .seed_network import SeedNetwork
+from .weights_file import some
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +122,3 @@ def list_misshapen(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Te
         for key, tensor in given.items()
         if key in own and tensor.shape != own[key].shape
     ]
-
-
-def some(keys: Iterable[str]) -> str:
-    """The first of them."""
-    keys = list(keys)
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

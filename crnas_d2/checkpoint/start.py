@@ -18,12 +18,12 @@ from ..architecture import FAMILIES
 from ..modeling.supernet import Supernet
 from .classes import match_class_rows, read_class_names
 from .inherit import inherit_subnet
-from .parts import COUNTER, StateDict, list_misshapen, some, take_parts, without_counters
+from .parts import COUNTER, StateDict, list_misshapen, take_parts, without_counters
 from .remap import OF_A_CANDIDATE, find_backbone, find_stages, remap_backbone
 from .remap_report import RemapReport, describe_frozen
 from .seed_network import SeedNetwork, identify
 from .settings import check_settings
-from .weights_file import WeightsFile, read_weights_file
+from .weights_file import WeightsFile, read_weights_file, some
 
 logger = logging.getLogger(__name__)
 

@@ -192,7 +192,7 @@ def _unwrap(content: Any, path: str, prefix: str) -> dict[str, Any]:
         raise ValueError(f"{path} holds no dict of named tensors, but {_describe(content)}")
     left_out = [key for key, _ in _items(content) if key not in tensors]
     if left_out:
-        logger.info(f"{path}: leaving out what are no tensors: {_some(left_out)}")
+        logger.info(f"{path}: leaving out what are no tensors: {some(left_out)}")
     return _without_prefix(tensors, path, prefix)
 
 
@@ -213,9 +213,7 @@ def _describe(content: Any) -> str:
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
     entries = [f"{key!r} ({type(value).__name__})" for key, value in content.items()]
-    return (
-        f"{_some(entries) or 'nothing'}; MODEL.INIT.PREFIX or --prefix takes an entry by its name"
-    )
+    return f"{some(entries) or 'nothing'}; MODEL.INIT.PREFIX or --prefix takes an entry by its name"
 
 
 def _without_prefix(tensors: dict[str, Any], path: str, prefix: str) -> dict[str, Any]:
@@ -258,13 +256,14 @@ def _check_tensors(tensors: dict[str, Any], path: str) -> dict[str, torch.Tensor
                 raise ValueError(f"{path}: {error}") from None
             left_out.append(key)
     if left_out:
-        logger.info(f"{path}: leaving out what are no floating-point numbers: {_some(left_out)}")
+        logger.info(f"{path}: leaving out what are no floating-point numbers: {some(left_out)}")
     diverged = [key for key, tensor in checked.items() if not tensor.isfinite().all()]
     if diverged:
-        raise ValueError(f"{path}: {len(diverged)} tensor(s) have Inf or NaN ({_some(diverged)})")
+        raise ValueError(f"{path}: {len(diverged)} tensor(s) have Inf or NaN ({some(diverged)})")
     return checked
 
 
-def _some(names: Iterable[Any], shown: int = 5) -> str:
+def some(names: Iterable[Any], shown: int = 5) -> str:
+    """The first of them."""
     names = [str(name) for name in names]
     return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

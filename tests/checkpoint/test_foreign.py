@@ -58,6 +58,8 @@ def test_what_is_known_or_not_known_to_be_another_passes(name):
     "name, network",
     [
         ("backbone.bottom_up.s1.b1.a.weight", "a RegNet"),
+        ("conv1.0.weight", "a ResNet-C or -D"),
+        ("layer1.0.downsample.2.weight", "a ResNet-C or -D"),
         ("backbone.net.blocks.0.attn.qkv.weight", "a vision transformer"),
         ("backbone.bottom_up.layers.0.blocks.0.attn.relative_position_bias_table", "a Swin"),
         ("backbone.bottom_up.stage2.OSA2_1.layers.0.weight", "a VoVNet"),
