@@ -9,7 +9,8 @@ crnas remap output/baseline/model_final.pth CR.safetensors \\
 crnas remap model_final_280758.pkl CR-zoo.safetensors \\
     --config-file COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
 crnas remap mobilenet_v2-b0353104.pth CR.safetensors --function-preserving \\
-    --interpolate-dilated --match-features 150 --config-file my_detector.yaml
+    --interpolate-dilated --match-features 150 --images cells/images \\
+    --config-file Small-Data/faster_rcnn_CR_MNV2_FPN.yaml
 
 Reads what crnas convert reads and writes, and checkpoints of detectors and classifiers. A
 stage with more blocks repeats the last one, one with fewer keeps the first ones; of wider layers

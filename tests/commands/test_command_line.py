@@ -3,7 +3,6 @@
 import os
 import re
 import runpy
-import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -163,7 +162,7 @@ def test_of_an_unexpected_fault(monkeypatch, capsys):
 
 def test_of_ctrl_c(monkeypatch, capsys):
     def interrupt(*_):
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt  # as SIGINT is ignored in a job that a shell runs in the background
 
     monkeypatch.setattr(import_module("crnas_d2.commands.analyze"), "analyze_detector", interrupt)
     with pytest.raises(SystemExit, match="130"):
