@@ -21,6 +21,7 @@ StateDict = dict[str, torch.Tensor]
 
 NECK = "neck"
 OUTPUTS = ", outputs of classes"  # behind the name of a part
+LAYERS_BEFORE = {"roi_heads.box_predictor": "roi_heads.box_head"}
 ABSENT = "there is none"
 COUNTER = "num_batches_tracked"
 PART = re.compile(r"(backbone\.top_block|roi_heads\.\w+|\w+)\..+")
@@ -59,17 +60,18 @@ def take_parts(seed: SeedNetwork, model: nn.Module, names: tuple[str, ...]) -> S
             own[part_of(key)][key] = tensor
     given, classes = match_class_rows(seed.rest, seed.class_names, model, names)
     there: dict[str, StateDict] = defaultdict(dict)
-    for key, tensor in given.items():
+    for key, tensor in {**given, **{key: seed.rest[key] for key in classes.left_out}}.items():
         there[part_of(key)][key] = tensor
 
     state, absent, new = {}, [], set()
     of_others = set(map(part_of, classes.left_out))
     for part, tensors in own.items():
         reason = _why_new(tensors, there.pop(part, {}), is_pyramid=part == NECK)
-        if part in of_others:
-            reason = "they are of another number of classes"
-        elif part.removesuffix(OUTPUTS) in new:
-            reason = reason or "they belong to other layers"
+        layers = part.removesuffix(OUTPUTS)
+        if not reason and part in of_others:
+            reason = "they are of other classes"
+        elif not reason and not new.isdisjoint({layers, LAYERS_BEFORE.get(layers)}):
+            reason = "they belong to other layers"
         if not reason:
             taken = {key: given[key] for key in tensors if key in given}
             logger.info(f"from {seed.name}: {part} ({len(taken)} tensors)")
@@ -84,7 +86,7 @@ def take_parts(seed: SeedNetwork, model: nn.Module, names: tuple[str, ...]) -> S
         logger.info(f"new, as {seed.name} has none: {', '.join(absent)}")
     if there:
         logger.info(f"not used of {seed.name}: {', '.join(there)}")
-    if str(classes) and not of_classes.keys().isdisjoint(seed.rest):
+    if str(classes) and not of_classes.keys().isdisjoint([*state, *classes.left_out]):
         logger.info(f"classes of {seed.name}: {classes}")
     return state
 

@@ -176,6 +176,16 @@ def test_parts_that_fit_are_taken_and_others_are_new(zoo, log):
     assert "new: roi_heads.mask_head, outputs of classes; in MASK.pkl they belong to" in log.text
 
     log.clear()
+    finer = thin("MASK", **{"MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 8})
+    found, before = load(finer, path).state_dict(), fresh(finer).state_dict()
+    assert_taken(found, below(before, "roi_heads.box_"))
+    assert_taken(found, below(mask, "roi_heads.mask_head."))
+    assert "new: roi_heads.box_head; in MASK.pkl 1 tensor(s) have another shape" in log.text
+    assert (
+        "new: roi_heads.box_predictor, outputs of classes; in MASK.pkl they belong to" in log.text
+    )
+
+    log.clear()
     load(thin("MASK", **{"MODEL.FPN.NORM": "BN"}), path)
     assert "new: neck; in MASK.pkl 32 of its tensors are not there" in log.text
 
@@ -197,7 +207,14 @@ def test_classes_go_by_their_names(zoo, log):
     found = load(cfg, path).state_dict()
     assert_taken(found, below(before, "roi_heads.box_predictor."))
     assert_taken(found, below(expected, "roi_heads.box_head."))
-    assert "new: roi_heads.box_predictor, outputs of classes" in log.text
+    assert "new: roi_heads.box_predictor, outputs of classes; in FASTER.pkl 4 tensor(s)" in log.text
+    assert "cls_score.weight (81, 16) for (4, 16)" in log.text
+
+    log.clear()
+    cfg.MODEL.CLASS_NAMES = ["kite", "blood cell", "dog"]
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 24
+    load(cfg, path)
+    assert "outputs of classes; in FASTER.pkl 2 tensor(s) have another shape" in log.text
 
 
 def test_res5_of_any_network_goes_into_the_heads_of_c4(tmp_path, zoo):
