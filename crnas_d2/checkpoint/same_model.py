@@ -90,9 +90,14 @@ def _changed_keys(used: ModelConfig, saved: ModelConfig) -> list[str]:
     return [
         key
         for key, value in used.items()
-        if saved.get(key, value) != value
+        if _as_lists(saved.get(key, value)) != _as_lists(value)
         and not (key == CLASS_NAMES and "[]" in (saved[key], value))
     ]
+
+
+def _as_lists(value: str) -> str:
+    """The text of a value, tuples in it written as lists, as in a dumped config."""
+    return re.sub(r",?\)", "]", value.replace("(", "["))
 
 
 def _show(keys: list[str], used: ModelConfig, saved: ModelConfig) -> list[str]:

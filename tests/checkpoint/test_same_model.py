@@ -97,6 +97,21 @@ def test_equal_values_that_are_written_differently():
     assert refusal(config(STAGE), flatten_model_config(paper)) == []
 
 
+@pytest.mark.parametrize(
+    "name", [DETECTOR, STAGE, "COCO-Cascade/cascade_mask_rcnn_R_101_FPN_20e.yaml"]
+)
+def test_a_config_that_was_written_and_read_is_the_same(tmp_path, name):
+    cfg = config(name)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    read = crnas_d2.get_config(str(tmp_path / "config.yaml"))
+    for one, other in ((cfg, read), (read, cfg)):
+        assert refusal(one, flatten_model_config(other), check_same_model) == []
+    other = [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 16.0]]
+    read.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS = other
+    keys = ["MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS"]
+    assert refusal(read, flatten_model_config(cfg), check_same_model) == keys
+
+
 def test_a_builder_by_another_name(monkeypatch):
     alias = "build_cr_resnet_alias_backbone"
     builder = BACKBONE_REGISTRY.get("build_cr_resnet_fpn_backbone")
