@@ -27,14 +27,8 @@ SETTINGS = {
     "fpn_norm": "MODEL.FPN.NORM",
 }
 MODES = ("check", "take", "ignore")  # of MODEL.INIT.SETTINGS
-BATCH_NORMS = (
-    "BN",
-    "SyncBN",
-    "naiveSyncBN",
-    "naiveSyncBN_N",
-    "nnSyncBN",
-    "FrozenBN",
-)  # of the same tensors
+# Of the same tensors
+BATCH_NORMS = ("BN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N", "nnSyncBN", "FrozenBN")
 CLOSE = 1e-3  # relative; means and stds are written with more or fewer digits
 
 

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 import torch
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..checkpoint.parts import name_part
@@ -37,7 +37,7 @@ from ..checkpoint.save import check_output, save_network
 from ..checkpoint.seed_network import read_seed_network
 from ..checkpoint.settings import as_command, as_yaml, find_contradictions, take_settings
 from ..checkpoint.start import remap_seed
-from ..config import read_config
+from ..config import default_config, read_config
 from ..data import setup_datasets
 from ..engine.adapt import adapt
 from ..engine.trainer import without_needless_sync_bn
@@ -60,12 +60,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--function-preserving",
         action="store_true",
         help="make the blocks that a stage has more the identity: their last norm starts at zero, "
-        "or, where the config freezes norms, their last convolution",
+        "or, where the config freezes norms, their last convolution; as MODEL.INIT.FUNCTION_PRESERVING",
     )
     parser.add_argument(
         "--interpolate-dilated",
         action="store_true",
-        help="give dilated convolutions weights that do to a smooth input what the plain ones do",
+        help="give dilated convolutions weights that do to a smooth input what the plain ones do; as "
+        "MODEL.INIT.INTERPOLATE_DILATED",
     )
     parser.add_argument(
         "--match-features",
@@ -115,7 +116,11 @@ def remap(args: argparse.Namespace) -> None:
         target = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     else:
         target = seed.build(args.stage_code, args.operation_code)
-    rules = args.function_preserving, args.interpolate_dilated
+    config = cfg or default_config()
+    rules = (
+        args.function_preserving or config.MODEL.INIT.FUNCTION_PRESERVING,
+        args.interpolate_dilated or config.MODEL.INIT.INTERPOLATE_DILATED,
+    )
     remapped, report = remap_seed(seed, target, *rules)
     errors = []
     if args.match_features is not None:
@@ -137,7 +142,7 @@ def remap(args: argparse.Namespace) -> None:
         print(
             f"squared error of the features in training, relative: {errors[0]:.3f} -> {errors[-1]:.3f}"
         )
-    freeze_at = (cfg or get_cfg()).MODEL.BACKBONE.FREEZE_AT
+    freeze_at = config.MODEL.BACKBONE.FREEZE_AT
     if warning := describe_frozen(report.changes(), seed.family, freeze_at):
         print(warning)
     if needed:

@@ -158,6 +158,17 @@ def test_operation_code_and_function_preserving(run, refused):
         run("in.pth", "b.safetensors", *codes[:5], "--operation-code", "1")
 
 
+def test_the_rules_are_options_or_keys_of_the_config(run):
+    network = ["--config-file", f"{configs_dir()}/COCO-Detection/faster_rcnn_CR_R_18_FPN_1x.yaml"]
+    network += ["MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
+    run("in.pth", "a.safetensors", *network, "--function-preserving", "--interpolate-dilated")
+    keys = ["MODEL.INIT.FUNCTION_PRESERVING", "True", "MODEL.INIT.INTERPOLATE_DILATED", "True"]
+    run("in.pth", "b.safetensors", *network, *keys)
+    weights, same = load_file("a.safetensors"), load_file("b.safetensors")
+    assert not weights["res5.3.conv2.norm.weight"].any()
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
 def test_an_output_is_replaced_only_with_overwrite(run, refused):
     out = Path("out.safetensors")
     out.write_bytes(b"before")
