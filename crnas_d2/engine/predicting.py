@@ -64,7 +64,7 @@ class Predictor(DefaultPredictor):
         self.aug = ResizeShortestEdge(
             [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
         )
-        self.input_format = cfg.INPUT.FORMAT
+        self.input_format = self.cfg.INPUT.FORMAT
         self.class_names = name_classes(self.cfg)
 
 

@@ -43,6 +43,17 @@ def test_detections_are_those_of_detectron2(tmp_path, base, order):
     assert predictor.class_names == NAMES
 
 
+def test_pictures_are_read_as_the_weights_need_it(tmp_path):
+    """Where the config takes the weights' settings, pictures too have their order of the channels."""
+    path = write_detector(tmp_path, FASTER, NAMES)
+    swapped = read_config(path, ["INPUT.FORMAT", "BGR", "MODEL.INIT.SETTINGS", "take"])
+    picture = load_sample_image("china.jpg")[:, :, ::-1]
+    expected = Predictor(read_config(path))(picture)["instances"]
+    predictor = Predictor(swapped)
+    assert predictor.cfg.INPUT.FORMAT == "RGB"
+    assert_equal(predictor(picture)["instances"], expected)
+
+
 @pytest.fixture
 def training(tmp_path):
     """The folder of a training, which was made elsewhere."""
