@@ -17,7 +17,6 @@ from detectron2.modeling import Backbone
 
 from ..architecture import Architecture
 from ..files import file_sha256, is_remote
-from ..modeling import CRMobileNetV2, CRResNet
 from .classes import as_config, read_class_names
 from .convert import check_complete, convert, describe_fault
 from .description import BACKBONE_FORMAT, MODEL_FORMAT, Description
@@ -64,18 +63,15 @@ class SeedNetwork:
     architecture: Architecture | None = None
 
     def build(self, stage_code: Sequence[int], operation_code: Sequence[int] = ()) -> Backbone:
-        """A network of this one's widths with other codes, and fresh weights.
+        """A network of this one's widths and norms with other codes, and fresh weights.
 
         Raises:
             ValueError: the codes are of another family, or this network is not a whole one.
         """
         architecture = Architecture.of_family(self.family, stage_code, operation_code)
-        arguments = infer_arguments(self.family, _shapes(self.weights))
-        arguments["stage_code"] = architecture.stage_code
-        arguments["operation_code"] = architecture.operation_code
-        if self.settings.get("MODEL.RESNETS.STRIDE_IN_1X1") == "True":
-            arguments["stride_in_1x1"] = True
-        return {"resnet": CRResNet, "mobilenetv2": CRMobileNetV2}[self.family](**arguments)
+        return self.describe().build(
+            stage_code=architecture.stage_code, operation_code=architecture.operation_code
+        )
 
     def rebuild(self) -> Backbone:
         """This network itself, in evaluation mode.

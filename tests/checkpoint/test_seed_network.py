@@ -110,6 +110,9 @@ def test_a_pickle_of_msra(tmp_path):
     assert seed.settings == {**BGR, **frozen}
     target = seed.build([2, 2, 2, 2])
     assert target.res3[0].conv1.stride == (2, 2)
+    deeper, _ = remap_seed(seed, seed.build([4, 4, 6, 3]), function_preserving=True)
+    assert not deeper.weights["res2.3.conv3.weight"].any()
+    assert deeper.weights["res2.3.conv3.norm.weight"].all()  # it is frozen, and would stay zero
     again = str(tmp_path / "remapped.safetensors")
     save_network(again, *remap_seed(seed, target))
     assert read_seed_network(again).settings == seed.settings
