@@ -44,7 +44,7 @@ ENTRIES = (
     (
         r"[^/]+/constants\.pkl",
         "a TorchScript model",
-        "save its state dict: torch.save(" "torch.jit.load({path!r}).state_dict(), 'weights.pth')",
+        "save its state dict: torch.save(torch.jit.load({path!r}).state_dict(), 'weights.pth')",
     ),
     (
         r"([^/]+/)?(models/model\.json|serialized_exported_program\.json)",

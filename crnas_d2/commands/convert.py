@@ -19,9 +19,9 @@ from collections.abc import Sequence
 import yaml
 
 from ..checkpoint.description import CONVENTIONS
+from ..checkpoint.parts import name_part
 from ..checkpoint.save import check_output, save_network
 from ..checkpoint.seed_network import read_seed_network
-from ..checkpoint.parts import name_part
 from .command_line import command, command_parser
 
 
