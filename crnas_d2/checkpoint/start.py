@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+import shlex
 from collections.abc import Mapping
 
 import torch
@@ -122,7 +123,7 @@ def _fit(
 ) -> tuple[SeedNetwork, RemapReport | None]:
     """The network as it is where it is that of the model, or remapped if the config wants it."""
     init = cfg.MODEL.INIT
-    misfit = describe_misfit(seed, model)
+    misfit = describe_misfit(seed, model, cfg.MODEL.WEIGHTS or seed.name)
     if not misfit:
         return seed, None
     if not init.REMAP:
@@ -204,11 +205,12 @@ def remap_seed(
     return seed, report
 
 
-def describe_misfit(seed: SeedNetwork, model: nn.Module) -> str:
+def describe_misfit(seed: SeedNetwork, model: nn.Module, path: str) -> str:
     """Why the backbone of a model cannot have the weights of a network as they are; or nothing.
 
     Args:
         model: may lie on the meta device.
+        path: of the network's file, for the command that remaps it.
     """
     places = find_stages(model)
     if not {"stem", *FAMILIES[seed.family].stages}.issuperset(places):
@@ -244,7 +246,7 @@ def describe_misfit(seed: SeedNetwork, model: nn.Module) -> str:
         return problem
     return (
         f"{problem}. With MODEL.INIT.REMAP True a network of other codes is put into this one, or once "
-        f"and for all by crnas remap {seed.name} remapped.safetensors --config-file FILE"
+        f"and for all by crnas remap {shlex.quote(path)} remapped.safetensors --config-file FILE"
     )
 
 

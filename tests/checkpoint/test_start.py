@@ -280,6 +280,11 @@ def test_other_codes_are_refused_with_what_to_do(zoo):
     supernet = {"MODEL.BACKBONE.NAME": "build_dilation_supernet_fpn_backbone"}
     with pytest.raises(ValueError, match=rf"missing \(.*conv2.ops.0.weight.*{todo}"):
         load(thin("FASTER", **supernet), path)
+    named = {**dilated, "MODEL.WEIGHTS": "in a folder/FASTER.pkl"}
+    with pytest.raises(
+        ValueError, match="crnas remap 'in a folder/FASTER.pkl' remapped.safetensors"
+    ):
+        load(thin("FASTER", **named), path)
     half = {"MODEL.RESNETS.RES2_OUT_CHANNELS": 8}
     with pytest.raises(ValueError, match=rf"of another shape \(.* for \(.*{todo}"):
         load(thin("FASTER", **half), path)
