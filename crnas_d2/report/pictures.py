@@ -133,8 +133,11 @@ def _read_class_names(config: str) -> list[str]:
     """Of a config.yaml, as a run writes it; empty where it is none, or has none."""
     if not os.path.isfile(config):
         return []
-    with open(config, encoding="utf-8") as file:
-        keys = yaml.safe_load(file)
+    try:
+        with open(config, encoding="utf-8") as file:
+            keys = yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError):  # such as Detectron2's of a lazy config
+        return []
     model = keys.get("MODEL") if isinstance(keys, dict) else None
     return list(model.get("CLASS_NAMES", [])) if isinstance(model, dict) else []
 

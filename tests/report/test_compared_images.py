@@ -13,7 +13,7 @@ from tiny_coco import write_tiny_coco
 
 from crnas_d2.config import get_config
 from crnas_d2.data import setup_datasets
-from crnas_d2.report.pictures import draw_pictures
+from crnas_d2.report.pictures import check_tested_classes, draw_pictures
 
 NAME = "pictured_rectangles"
 
@@ -114,3 +114,18 @@ def test_another_evaluator_writes_no_such_file(data, network):
     MetadataCatalog.get(NAME).evaluator_type = "pascal_voc"
     with pytest.raises(ValueError, match="pascal_voc"):
         draw(network("found", []))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"MODEL: {CLASS_NAMES: [red, blue]}",
+        b"MODEL: {CLASS_NAMES: []}",
+        b"model: !!python/object:builtins.object {}",  # as of lazy configs
+        b"\xff",
+        b"- a",
+    ],
+)
+def test_a_config_that_names_no_other_classes_does_not_matter(tmp_path, config):
+    (tmp_path / "config.yaml").write_bytes(config)
+    check_tested_classes(str(tmp_path / "inference" / "results.json"), ["red", "blue"])
