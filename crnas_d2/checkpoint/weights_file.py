@@ -27,6 +27,7 @@ WRAPPERS = (
 # What wrappers of models put before all names: DataParallel, torch.compile, Lightning
 COMMON_PREFIXES = ("module.", "_orig_mod.", "model.")
 MOST_NESTED = 3  # wrappers in wrappers
+SHOWN = 5  # names in a message
 TENSORS = (torch.Tensor, np.ndarray)
 # Ends of the names of what a layer computes with; other tensors of integers are tables and masks
 OF_A_LAYER = ("weight", "bias", "running_mean", "running_var", "_w", "_b")
@@ -263,7 +264,7 @@ def _check_tensors(tensors: dict[str, Any], path: str) -> dict[str, torch.Tensor
     return checked
 
 
-def some(names: Iterable[Any], shown: int = 5) -> str:
+def some(names: Iterable[Any]) -> str:
     """The first of them."""
     names = [str(name) for name in names]
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

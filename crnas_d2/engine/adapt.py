@@ -9,8 +9,6 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from detectron2.config import CfgNode
-
 from ..checkpoint.match_features import match_features
 from ..checkpoint.match_statistics import match_statistics
 from ..checkpoint.remap import find_backbone

@@ -11,7 +11,7 @@ from fvcore.nn import weight_init
 from torch import nn
 
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import Backbone
 
 from .norm import Norm, fit_norm
