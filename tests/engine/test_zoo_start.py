@@ -98,7 +98,7 @@ def test_one_command_trains_a_reallocated_network_from_a_zoo_detector(own, zoo, 
         ([], "need other settings than those of the config"),
         (
             TAKE,
-            r"of another backbone .* MODEL.INIT.REMAP True .* crnas remap model_final_280758.pkl",
+            r"of another backbone .* MODEL.INIT.REMAP True .* crnas remap .*model_final_280758.pkl",
         ),
         ([*REMAP, "MODEL.CR.BLOCK", "basic"], "of bottleneck blocks.* target is a resnet of basic"),
         ([*REMAP, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32], "weights can be cut .* not widened"),
