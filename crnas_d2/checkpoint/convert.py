@@ -9,7 +9,7 @@ import torch
 
 from .description import CONVENTIONS, Description
 from .infer import Shapes, infer_arguments
-from .names import Naming, find_naming
+from .names import COUNTER, Naming, find_naming
 from .norms import find_norm
 from .weights_file import as_float32, some
 
@@ -141,7 +141,7 @@ def _rename(state_dict: Mapping[str, Any], naming: Naming) -> tuple[dict[str, st
     for key in state_dict:
         if naming.is_unused(key):
             unused.append(key)
-        elif not key.endswith("num_batches_tracked"):
+        elif not key.endswith(COUNTER):
             name = naming.rename(key)
             if name in keys:
                 raise ValueError(f"keys {keys[name]} and {key} are the same tensor {name}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
 
@@ -13,6 +14,9 @@ from ..architecture import ARCHITECTURES, get_family
 # What stands before the names of a backbone's tensors in those of a model, with and without a neck
 BACKBONE_PREFIXES = ("backbone.bottom_up.", "backbone.", "")
 RES5_IN_HEADS = "roi_heads.res5."  # of a C4 detector
+COUNTER = "num_batches_tracked"  # of a norm; not all kinds have one
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Naming:
 
     def is_unused(self, key: str) -> bool:
         return re.fullmatch(self.unused, key) is not None
+
+
+def without_counters(tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """What is there by the names of tensors, apart from the counters of norms."""
+    return {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
 
 
 def find_naming(keys: Iterable[str]) -> Naming:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .classes import find_class_rows, match_class_rows
+from .names import without_counters
 from .remap import find_stages
 from .seed_network import SeedNetwork
 from .weights_file import some
@@ -23,7 +24,6 @@ NECK = "neck"
 OUTPUTS = ", outputs of classes"  # behind the name of a part
 LAYERS_BEFORE = {"roi_heads.box_predictor": "roi_heads.box_head"}
 ABSENT = "there is none"
-COUNTER = "num_batches_tracked"
 PART = re.compile(r"(backbone\.top_block|roi_heads\.\w+|\w+)\..+")
 
 
@@ -110,11 +110,6 @@ def _why_new(own: StateDict, there: StateDict, is_pyramid: bool) -> str:
     if more and not is_pyramid:
         return f"it has {len(more)} tensor(s) more ({some(more)})"
     return ""
-
-
-def without_counters(tensors: Mapping[str, torch.Tensor]) -> StateDict:
-    """The tensors apart from the counters of norms, which not all kinds of norm have."""
-    return {key: tensor for key, tensor in tensors.items() if not key.endswith(COUNTER)}
 
 
 def list_misshapen(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> list[str]:

@@ -16,6 +16,7 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from ..architecture import FAMILIES
 from ..modeling import CRMobileNetV2, CRResNet
 from ..modeling.supernet import ChoiceBlock, Supernet
+from .names import without_counters
 from .remap_report import IN_A_BLOCK, Origin, RemapReport
 
 StateDict = dict[str, torch.Tensor]
@@ -195,8 +196,8 @@ def _of_stages(tensors: Mapping[str, torch.Tensor], kind: _Kind) -> StateDict:
     stages = {"stem", *FAMILIES[kind.family].stages}
     return {
         name: tensor
-        for name, tensor in tensors.items()
-        if name.partition(".")[0] in stages and not name.endswith("num_batches_tracked")
+        for name, tensor in without_counters(tensors).items()
+        if name.partition(".")[0] in stages
     }
 
 

@@ -11,6 +11,7 @@ import torch
 
 from ..files import check_not_read, is_remote, write_atomically
 from .description import BACKBONE_FORMAT, MODEL_FORMAT
+from .names import without_counters
 from .remap_report import RemapReport
 from .seed_network import SeedNetwork
 from .settings import as_header
@@ -72,11 +73,7 @@ def save_network(
     if report is not None:
         header.update(report.metadata())
     tensors = {_place(name, rest): tensor for name, tensor in seed.weights.items()} | dict(rest)
-    written = {
-        name: tensor.contiguous()
-        for name, tensor in tensors.items()
-        if not name.endswith("num_batches_tracked")
-    }
+    written = {name: tensor.contiguous() for name, tensor in without_counters(tensors).items()}
     write_atomically(path, safetensors.torch.save(written, header))
     return written
 

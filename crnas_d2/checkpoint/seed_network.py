@@ -22,7 +22,7 @@ from .convert import check_complete, convert, describe_fault
 from .description import BACKBONE_FORMAT, MODEL_FORMAT, Description
 from .foreign import check_is_known
 from .infer import infer_arguments
-from .names import BACKBONE_PREFIXES, RES5_IN_HEADS
+from .names import BACKBONE_PREFIXES, COUNTER, RES5_IN_HEADS, without_counters
 from .origin import MODEL_ZOO, check_is_told, find_settings, state_pixels, tells_settings
 from .remap import check_one_network
 from .weights_file import WeightsFile, read_weights_file
@@ -83,7 +83,7 @@ class SeedNetwork:
             raise ValueError(f"{self.name} does not tell its stage code and operation code")
         network = self.build(self.architecture.stage_code, self.architecture.operation_code)
         missing = network.load_state_dict(self.weights, strict=False).missing_keys
-        missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+        missing = [name for name in missing if not name.endswith(COUNTER)]
         if missing:
             raise ValueError(f"{self.name} has no tensor {missing[0]}")
         return network.eval()
@@ -267,11 +267,7 @@ def _check_network(path: str, seed: SeedNetwork) -> None:
     Raises:
         ValueError: it is none of the families here.
     """
-    shapes = {
-        name: shape
-        for name, shape in _shapes(seed.weights).items()
-        if not name.endswith("num_batches_tracked")
-    }
+    shapes = without_counters(_shapes(seed.weights))
     try:
         description = seed.describe()
         depths = [depth or 1 for depth in description.arguments["stage_code"]]

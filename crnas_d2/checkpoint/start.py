@@ -19,7 +19,8 @@ from ..architecture import FAMILIES
 from ..modeling.supernet import Supernet
 from .classes import match_class_rows, read_class_names
 from .inherit import inherit_subnet
-from .parts import COUNTER, StateDict, list_misshapen, take_parts, without_counters
+from .names import without_counters
+from .parts import StateDict, list_misshapen, take_parts
 from .remap import OF_A_CANDIDATE, find_backbone, find_stages, remap_backbone
 from .remap_report import RemapReport, describe_frozen
 from .seed_network import SeedNetwork, identify
@@ -113,9 +114,13 @@ def check_start(seed: SeedNetwork, cfg: CfgNode) -> None:
     """
     is_supernet = any(map(OF_A_CANDIDATE.search, seed.weights))
     if not is_supernet or "supernet" in cfg.MODEL.BACKBONE.NAME:
-        with torch.device("meta"):
-            backbone = build_backbone(cfg, ShapeSpec(channels=3))
-        _fit(seed, backbone, cfg)
+        _fit(seed, build_on_meta(cfg), cfg)
+
+
+def build_on_meta(cfg: CfgNode) -> nn.Module:
+    """The backbone of a config on the meta device, where nothing of its size is built."""
+    with torch.device("meta"):
+        return build_backbone(cfg, ShapeSpec(channels=3))
 
 
 def _fit(
@@ -220,8 +225,8 @@ def describe_misfit(seed: SeedNetwork, model: nn.Module, path: str) -> str:
     own = without_counters(model.state_dict())
     weights = {
         key: tensor
-        for name, tensor in seed.weights.items()
-        if (key := place(name, places)) and not key.endswith(COUNTER)
+        for name, tensor in without_counters(seed.weights).items()
+        if (key := place(name, places))
     }
     stages = tuple(f"{path}." for path in places.values())
     choices = {match[1] for match in map(CANDIDATE.fullmatch, own) if match}

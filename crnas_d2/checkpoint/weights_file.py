@@ -145,9 +145,8 @@ def _read_content(path: str) -> tuple[Any, dict[str, str]]:
 def _load_torch(local: str, mmap: bool, **options: Any) -> Any:
     if mmap and not local.endswith(".safetensors"):
         return torch.load(local, map_location="cpu", mmap=True, **options)
-    with open(
-        local, "rb"
-    ) as file:  # of a path that ends so, torch.load takes the format for granted
+    # of a path that ends so, torch.load takes the format for granted
+    with open(local, "rb") as file:
         return torch.load(file, map_location="cpu", **options)
 
 

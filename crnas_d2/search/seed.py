@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
-
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
 
 from ..checkpoint.remap import remap_backbone
 from ..checkpoint.seed_network import SeedNetwork, read_seed_network
 from ..checkpoint.settings import check_settings, take_settings
+from ..checkpoint.start import build_on_meta
 
 # Keys of MODEL.INIT that say what the file is, and what becomes of the settings that it needs
 OF_THE_FILE = ("SOURCE", "PREFIX", "SETTINGS")
@@ -82,8 +79,6 @@ class Seed:
             ValueError: it is of another kind, or wider.
         """
         init = cfg.MODEL.INIT
-        with torch.device("meta"):
-            backbone = build_backbone(cfg, ShapeSpec(channels=3))
         options = (init.FUNCTION_PRESERVING, init.INTERPOLATE_DILATED)
-        _, report = remap_backbone(self.network.weights, backbone, *options)
+        _, report = remap_backbone(self.network.weights, build_on_meta(cfg), *options)
         return report.changes()
