@@ -93,11 +93,26 @@ def add_crnas_config(cfg: CN) -> None:
     # Own data sets in VOC layout: a list of [name, folder, split, year of the metric, class names]
     cfg.DATASETS.VOC_DIRS = []
 
+    # Categories, by id or name, that have no box in any data set and are no classes
+    cfg.DATASETS.LEFT_OUT_CATEGORIES = []
+    # Take file names in a COCO json that are absolute or lead out of the image root
+    cfg.DATASETS.IMAGES_OUTSIDE_ROOT = False
+    # How pictures are looked at before the first step: "header", "decode" (the whole file) or "none"
+    cfg.DATASETS.CHECK_PICTURES = "header"
+    # Look for near-copies of pictures in archtrain, archval and the test sets of a search
+    cfg.DATASETS.NEAR_COPIES = True
+    # Where the results of these checks are remembered; empty = crnas_d2_cache below Detectron2's folder of
+    # data sets
+    cfg.DATASETS.CACHE_DIR = ""
+
     archval = cfg.DATASETS.ARCHVAL = CN()
     # Images of X_train that make X_archval; X_archtrain is the rest of them
     archval.SIZE = 5000
     # Seed of that draw
     archval.SEED = 0
+    # Key of the images in the json, such as "video_id"; those with one value come into the same part. Empty =
+    # each image for itself
+    archval.GROUP_KEY = ""
     # Folder of the two json files; empty = crnas_d2_splits below Detectron2's folder of data sets
     archval.DIR = ""
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Iterable, Iterator, Sequence
 from detectron2.utils.file_io import PathManager
 
 __all__ = [
+    "cache_folder",
     "check_not_read",
     "datasets_root",
     "expand_path",
@@ -31,6 +32,12 @@ SIGNATURE = "# Written by crnas_d2. SHA-256 of the lines below: "
 def datasets_root() -> str:
     """Detectron2's folder of data sets: ``$DETECTRON2_DATASETS``, or ``datasets``."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def cache_folder(configured: str) -> str:
+    """Where results of checks are remembered: ``DATASETS.CACHE_DIR``, or the folder for it below
+    Detectron2's folder of data sets. It need not be there."""
+    return configured or os.path.join(datasets_root(), "crnas_d2_cache")
 
 
 def expand_path(path: str) -> str:
