@@ -1,6 +1,7 @@
 """Files: read with errors that name them, written so that they are whole or absent."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ __all__ = [
     "open_atomically",
     "raise_faults",
     "read_json",
+    "real_file",
     "real_path",
     "write_atomically",
     "write_signed",
@@ -53,6 +55,20 @@ def is_remote(path: str) -> bool:
 def real_path(path: str) -> str:
     """What two names of one file have in common: the absolute path, symbolic links resolved."""
     return path if is_remote(path) else os.path.realpath(path)
+
+
+def real_file(path: str) -> str:
+    """As :func:`real_path`, fast for many files of one folder."""
+    if is_remote(path):
+        return path
+    folder, name = os.path.split(path)
+    path = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+@functools.lru_cache(maxsize=1024)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def file_sha256(path: str) -> str:

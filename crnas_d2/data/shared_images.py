@@ -10,7 +10,7 @@ from iopath.common.file_io import LazyPath
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..files import is_remote, read_json
+from ..files import is_remote, read_json, real_file
 from .splits import PARTS, draw, split_names, split_source
 
 
@@ -70,24 +70,10 @@ def _all_images(name: str) -> dict[int, str]:
         json_file = os.fspath(meta.json_file)
         modified = None if is_remote(json_file) else os.stat(json_file).st_mtime_ns
         return _images_of_json(json_file, os.fspath(meta.image_root), modified)
-    return {i: _real(image["file_name"]) for i, image in enumerate(DatasetCatalog.get(name))}
+    return {i: real_file(image["file_name"]) for i, image in enumerate(DatasetCatalog.get(name))}
 
 
 @functools.lru_cache(maxsize=4)
 def _images_of_json(json_file: str, root: str, modified: int | None) -> dict[int, str]:
     images = read_json(json_file)["images"]
-    return {image["id"]: _real(os.path.join(root, image["file_name"])) for image in images}
-
-
-def _real(path: str) -> str:
-    """As :func:`os.path.realpath`, fast for many files of one folder."""
-    if is_remote(path):
-        return path
-    folder, name = os.path.split(path)
-    path = os.path.join(_real_folder(folder), name)
-    return os.path.realpath(path) if os.path.islink(path) else path
-
-
-@functools.lru_cache(maxsize=1024)
-def _real_folder(path: str) -> str:
-    return os.path.realpath(path)
+    return {image["id"]: real_file(os.path.join(root, image["file_name"])) for image in images}
