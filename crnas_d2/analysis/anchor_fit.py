@@ -1,0 +1,258 @@
+"""How the anchors and the levels of a detector fit the objects of a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
+from detectron2.structures import Boxes
+from detectron2.structures.boxes import matched_pairwise_iou
+
+from ..data.objects import Objects
+
+# Above this one an object is near enough to an anchor for any detector.
+HALF = 0.5
+# Share of the objects that other anchors have to win.
+GAIN = 0.05
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The anchors of a detector.
+
+    Attributes:
+        names: of the feature maps, from fine to coarse.
+        strides: of each one, in pixels.
+        sizes, ratios: of the anchors of each one, as in ``MODEL.ANCHOR_GENERATOR``.
+        offset: of the first one, in strides.
+        threshold: IoU from which on an anchor is trained as an object.
+        divisor: sides of the detector's input are multiples of it.
+    """
+
+    names: tuple[str, ...]
+    strides: tuple[int, ...]
+    sizes: tuple[tuple[float, ...], ...]
+    ratios: tuple[tuple[float, ...], ...]
+    offset: float
+    threshold: float
+    divisor: int
+
+    @classmethod
+    def of(cls, cfg: CfgNode) -> Anchors:
+        """
+        Raises:
+            ValueError: the detector has no anchors, or such as are turned.
+        """
+        generator = cfg.MODEL.ANCHOR_GENERATOR
+        if generator.NAME != "DefaultAnchorGenerator":
+            raise ValueError(
+                f"MODEL.ANCHOR_GENERATOR.NAME is {generator.NAME!r}; expected "
+                "'DefaultAnchorGenerator'"
+            )
+        head = cfg.MODEL.RETINANET if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else cfg.MODEL.RPN
+        shapes, divisor = _feature_maps(cfg)
+        names = tuple(head.IN_FEATURES)
+        return cls(
+            names,
+            tuple(shapes[name] for name in names),
+            _for_each(generator.SIZES, len(names)),
+            _for_each(generator.ASPECT_RATIOS, len(names)),
+            generator.OFFSET,
+            head.IOU_THRESHOLDS[-1],
+            divisor,
+        )
+
+    def best(self, objects: Objects) -> tuple[np.ndarray, np.ndarray]:
+        """The anchor that overlaps each object most.
+
+        An IoU falls with the distance of the centers in x and in y, whatever the shapes; so of
+        each shape the nearest place of the grid is the best.
+
+        Args:
+            objects: in the detector's input.
+
+        Returns:
+            (n,) its IoU, and (n,) the index of its feature map, of equal ones the first.
+        """
+        boxes = torch.as_tensor(objects.boxes, dtype=torch.float32)
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        sizes = torch.as_tensor(objects.sizes[objects.images][:, ::-1].copy())
+        best = torch.full((len(boxes),), -1.0)
+        levels = torch.zeros(len(boxes), dtype=torch.int64)
+        for level, (stride, shapes) in enumerate(zip(self.strides, self._shapes())):
+            padded = torch.ceil(sizes / self.divisor) * self.divisor
+            last = torch.ceil(padded / stride).float() - 1
+            steps = torch.round(centers / stride - self.offset).clamp(min=0)
+            places = (torch.minimum(steps, last) + self.offset) * stride
+            for shape in shapes:
+                anchors = places.repeat(1, 2) + shape
+                overlap = matched_pairwise_iou(Boxes(boxes), Boxes(anchors))
+                levels[overlap > best] = level
+                best = torch.maximum(best, overlap)
+        return best.numpy(), levels.numpy()
+
+    def reach(self, objects: Objects) -> AnchorFit:
+        return AnchorFit.of(self.best(objects)[0], self.threshold)
+
+    def settings(self) -> str:
+        """The lines of a config."""
+
+        def rounded(lists: Sequence[Sequence[float]]) -> list[list[float]]:
+            return [[float(f"{v:.4g}") for v in values] for values in lists]
+
+        same = len(set(self.ratios)) == 1
+        ratios = rounded(self.ratios[:1] if same else self.ratios)
+        return (
+            "MODEL:\n  ANCHOR_GENERATOR:\n"
+            f"    SIZES: {rounded(self.sizes)}\n    ASPECT_RATIOS: {ratios}\n"
+        )
+
+    def _shapes(self) -> Iterator[torch.Tensor]:
+        """(k, 4) anchors of each feature map around (0, 0)."""
+        yield from DefaultAnchorGenerator(
+            sizes=self.sizes, aspect_ratios=self.ratios, strides=self.strides, offset=self.offset
+        ).cell_anchors
+
+
+@dataclass(frozen=True)
+class AnchorFit:
+    """
+    Attributes:
+        reached: share of the objects whose best anchor reaches the detector's threshold.
+        half: share of those whose best anchor reaches :data:`HALF`.
+        mean: of the best IoUs.
+    """
+
+    reached: float
+    half: float
+    mean: float
+
+    @classmethod
+    def of(cls, overlaps: np.ndarray, threshold: float) -> AnchorFit:
+        if not len(overlaps):
+            return cls(math.nan, math.nan, math.nan)
+        shares = ((overlaps >= t).mean() for t in (threshold, HALF))
+        return cls(*map(float, shares), float(overlaps.mean()))
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The feature maps from which a detector's heads take their objects.
+
+    Attributes:
+        names: from fine to coarse.
+        strides: in pixels.
+        canonical_size, canonical_level: equation 1 of the paper of FPN: an object of this length,
+            the square root of its area, is taken from this level.
+    """
+
+    names: tuple[str, ...]
+    strides: tuple[int, ...]
+    canonical_size: int = 224  # ROIPooler's, which no config changes
+    canonical_level: int = 4
+
+    @classmethod
+    def of(cls, cfg: CfgNode) -> Levels | None:
+        """None for a detector without such heads, as a RetinaNet."""
+        if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+            return None
+        names = tuple(cfg.MODEL.ROI_HEADS.IN_FEATURES)
+        shapes, _ = _feature_maps(cfg)
+        return cls(names, tuple(shapes[name] for name in names))
+
+    def pooler(self) -> ROIPooler:
+        scales = [1 / stride for stride in self.strides]
+        return ROIPooler(
+            1, scales, 0, "ROIAlignV2", self.canonical_size, canonical_level=self.canonical_level
+        )
+
+    def assign(self, objects: Objects) -> np.ndarray:
+        """(n,) index of the level of each object.
+
+        Args:
+            objects: in the detector's input.
+        """
+        boxes = [Boxes(torch.as_tensor(objects.boxes, dtype=torch.float32))]
+        pooler = self.pooler()
+        return assign_boxes_to_levels(
+            boxes,
+            pooler.min_level,
+            pooler.max_level,
+            pooler.canonical_box_size,
+            pooler.canonical_level,
+        ).numpy()
+
+    def limits(self) -> list[float]:
+        """Lengths at which one level ends and the next one begins, in pixels."""
+        first = round(math.log2(self.strides[0]))
+        return [
+            self.canonical_size * 2.0 ** (first + i - self.canonical_level)
+            for i in range(1, len(self.names))
+        ]
+
+
+def suggest(anchors: Anchors, objects: Objects) -> Anchors | None:
+    """Other sizes and ratios, as many as there are, if they are measured better.
+
+    All sizes are multiplied by one number, and the ratios are the config's own or quantiles of the
+    objects'. They are chosen on the images of even index and measured on the others.
+
+    Args:
+        objects: in the detector's input.
+
+    Returns:
+        The best; None where the share of the objects that reach the threshold does not rise by
+        :data:`GAIN` and by twice its standard error.
+    """
+    even = objects.images % 2 == 0
+    chosen, measured = objects.select(even), objects.select(~even)
+    if not (len(chosen.boxes) and len(measured.boxes)):
+        return None
+    best = max(_candidates(anchors, chosen.ratios), key=lambda a: _score(a.reach(chosen)))
+    reached = [(a.best(measured)[0] >= a.threshold).astype(float) for a in (best, anchors)]
+    rise = reached[0] - reached[1]
+    error = rise.std() / math.sqrt(len(rise))
+    return best if rise.mean() >= max(GAIN, 2 * error) else None
+
+
+def _score(fit: AnchorFit) -> tuple[float, float]:
+    return fit.reached, fit.mean
+
+
+def _candidates(anchors: Anchors, ratios: np.ndarray) -> Iterator[Anchors]:
+    yield anchors
+    count = len(anchors.ratios[0])
+    quantiles = np.quantile(np.log2(ratios), (np.arange(count) + 0.5) / count)
+    own = tuple(float(f"{2 ** q:.2g}") for q in quantiles)
+    same = len({len(r) for r in anchors.ratios}) == 1
+    choices = [anchors.ratios, *([(own,) * len(anchors.names)] if same else [])]
+    for factor in 2 ** np.arange(-2, 2.01, 0.25):
+        sizes = tuple(tuple(float(f"{s * factor:.3g}") for s in level) for level in anchors.sizes)
+        for kept in choices:
+            yield replace(anchors, sizes=sizes, ratios=kept)
+
+
+def _feature_maps(cfg: CfgNode) -> tuple[dict[str, int], int]:
+    """Strides by name, and what the sides of the input are multiples of."""
+    with torch.device("meta"):
+        backbone = build_backbone(cfg)
+    shapes = {name: shape.stride for name, shape in backbone.output_shape().items()}
+    return shapes, max(backbone.size_divisibility, 1)
+
+
+def _for_each(
+    values: Sequence[Sequence[float]] | Sequence[float], count: int
+) -> tuple[tuple[float, ...], ...]:
+    """Of each feature map, as Detectron2 takes lists of one level for all."""
+    if not isinstance(values[0], (list, tuple)):
+        values = [values]
+    lists = tuple(tuple(map(float, level)) for level in values)
+    return lists * count if len(lists) == 1 else lists

@@ -1,0 +1,139 @@
+"""The objects of a data set as arrays, as a detector is trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.structures import BoxMode
+
+# Detectron2 leaves out a box whose width or height in the detector's input is not above it, in pixels.
+SMALLEST_SIDE = 1e-5
+# COCO's limits of small, medium and large objects, on the area in pixels.
+SMALL, LARGE = 32**2, 96**2
+AREAS = ("small", "medium", "large")
+
+
+@dataclass(frozen=True)
+class Objects:
+    """
+    Attributes:
+        boxes: (n, 4) x0, y0, x1, y1 in pixels, clipped to the image; none is empty. Objects of crowds
+            are not among them.
+        classes: (n,) indices.
+        images: (n,) index of the image of each object.
+        sizes: (m, 2) height and width of each image, in pixels.
+        crowd: number of objects that stand for a crowd, which no detector is trained on.
+        empty: number of objects of which nothing is in the image, which are left out.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    images: np.ndarray
+    sizes: np.ndarray
+    crowd: int
+    empty: int
+
+    @classmethod
+    def of(cls, dataset: Sequence[Mapping[str, Any]]) -> Objects:
+        """
+        Args:
+            dataset: in Detectron2's form.
+
+        Raises:
+            ValueError: an image does not say how large it is.
+        """
+        unsized = next((i for i in dataset if not ("height" in i and "width" in i)), None)
+        if unsized is not None:
+            raise ValueError(f"{unsized['file_name']}: expected a height and a width")
+        sizes = np.array([(i["height"], i["width"]) for i in dataset], float).reshape(-1, 2)
+        all_of_them = [(i, o) for i, d in enumerate(dataset) for o in d.get("annotations", ())]
+        pairs = [(i, o) for i, o in all_of_them if not o.get("iscrowd", 0)]
+        images = np.array([i for i, _ in pairs], int)
+        classes = np.array([o["category_id"] for _, o in pairs], int)
+        boxes = _corners([o for _, o in pairs])
+        limits = np.tile(sizes[images][:, ::-1], 2)
+        boxes = np.minimum(boxes.clip(min=0), limits)
+        # Written so that NaN is left out too.
+        kept = (boxes[:, 2:] - boxes[:, :2] > SMALLEST_SIDE).all(axis=1)
+        return cls(
+            boxes[kept],
+            classes[kept],
+            images[kept],
+            sizes,
+            crowd=len(all_of_them) - len(pairs),
+            empty=int((~kept).sum()),
+        )
+
+    def resized(self, shortest: int, longest: int) -> Objects:
+        """As Detectron2's test gives the images to a detector.
+
+        Args:
+            shortest: ``INPUT.MIN_SIZE_TEST``; 0 leaves the images as they are.
+            longest: ``INPUT.MAX_SIZE_TEST``.
+        """
+        if shortest == 0:
+            return self
+        different, places = np.unique(self.sizes, axis=0, return_inverse=True)
+        outputs = np.array(
+            [ResizeShortestEdge.get_output_shape(*size, shortest, longest) for size in different],
+            float,
+        ).reshape(-1, 2)
+        sizes = outputs[places.reshape(-1)]
+        scales = np.tile((sizes / self.sizes)[self.images][:, ::-1], 2)
+        return replace(self, boxes=self.boxes * scales, sizes=sizes)
+
+    def select(self, chosen: np.ndarray) -> Objects:
+        """Some of the objects, on the same images."""
+        return replace(
+            self, boxes=self.boxes[chosen], classes=self.classes[chosen], images=self.images[chosen]
+        )
+
+    @property
+    def sides(self) -> np.ndarray:
+        """(n, 2) height and width of the boxes, in pixels."""
+        return (self.boxes[:, 2:] - self.boxes[:, :2])[:, ::-1]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n,) square root of the area of the boxes, in pixels."""
+        return np.sqrt(self.sides.prod(axis=1))
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """(n,) height of the boxes over their width, as Detectron2 counts the ratios of anchors."""
+        return self.sides[:, 0] / self.sides[:, 1]
+
+    @property
+    def per_image(self) -> np.ndarray:
+        """(m,) number of objects."""
+        return np.bincount(self.images, minlength=len(self.sizes))
+
+    def per_class(self, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """(num_classes,) number of images with objects of each class, and of the objects."""
+        seen = np.unique(np.stack([self.images, self.classes]), axis=1)
+        return (
+            np.bincount(seen[1], minlength=num_classes),
+            np.bincount(self.classes, minlength=num_classes),
+        )
+
+    def per_area(self) -> dict[str, int]:
+        """Number of objects in COCO's classes of size, by the area of the box."""
+        areas = self.lengths**2
+        counts = [areas < SMALL, (areas >= SMALL) & (areas < LARGE), areas >= LARGE]
+        return {name: int(count.sum()) for name, count in zip(AREAS, counts)}
+
+
+def _corners(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """(n, 4) x0, y0, x1, y1."""
+    corners = np.zeros((len(annotations), 4))
+    modes = np.array([int(o["bbox_mode"]) for o in annotations], int)
+    for mode in np.unique(modes):
+        chosen = np.flatnonzero(modes == mode)
+        boxes = np.array([annotations[i]["bbox"] for i in chosen], float)
+        corners[chosen] = BoxMode.convert(boxes, BoxMode(mode), BoxMode.XYXY_ABS)
+    return corners
