@@ -1,5 +1,7 @@
 import logging
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,16 @@ import torch
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-from built_package import installed, sdist, source, wheel  # noqa: F401
+# Before anything is imported that looks there: what the tests write goes into a folder of their own,
+# that of Detectron2's data sets included.
+REAL_DATASETS = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))).resolve()
+OWN_DATASETS = tempfile.TemporaryDirectory(prefix="crnas_d2_datasets_")
+os.environ["DETECTRON2_DATASETS"] = OWN_DATASETS.name
+for path in REAL_DATASETS.glob("*"):
+    if path.is_dir() and not path.name.startswith("crnas_d2_"):
+        Path(OWN_DATASETS.name, path.name).symlink_to(path)
+
+from built_package import installed, sdist, source, wheel  # noqa: E402, F401
 
 from crnas_d2.engine.terminal import LOGGERS
 from detectron2.data import DatasetCatalog, MetadataCatalog
