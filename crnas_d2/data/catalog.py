@@ -86,7 +86,7 @@ def register_own(cfg: CfgNode) -> None:
                 f"DATASETS.VOC_DIRS[{index}] is {short(entry)}; "
                 "expected [name, folder, split, year, [class name, ...]]"
             )
-        register_voc_dir(*entry, scored=entry[0] in test)
+        register_voc_dir(*entry, entry[0] in test, cfg.DATASETS.CACHE_DIR)
     for index, entry in enumerate(cfg.DATASETS.IMAGE_FOLDERS):
         if not _has_types(entry, str, str):
             raise ValueError(
@@ -158,7 +158,7 @@ def _categories(name: str) -> List[str]:
 
 def _place(name: str) -> str:
     meta = MetadataCatalog.get(name)
-    path = meta.get("json_file") or meta.get("dirname")
+    path = meta.get("source") or meta.get("json_file") or meta.get("dirname")
     return f"{name} ({os.fspath(path)})" if path else name
 
 

@@ -4,19 +4,24 @@ VOC itself (``voc_2007_trainval``, ``voc_2012_trainval``, ``voc_2007_test``, ...
 Detectron2, below its folder of data sets.
 """
 
-import os
-import re
-import xml.etree.ElementTree as ET
-from typing import Iterator, List, Sequence, Tuple
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_pascal_voc
-from detectron2.utils.file_io import PathManager
+from detectron2.structures import BoxMode
 
-from .coco_json import box_fault, leaves_root, size_fault
-from ..files import raise_faults, real_path
+from ..files import real_path
+from .findings import Findings
+from .voc_copy import is_read_right, write_copy
+from .voc_images import VOCImage, VOCObject, read_voc_images, set_file_of
 
-__all__ = ["register_voc_dir", "validate_voc_dir"]
+__all__ = ["examine_voc_dir", "load_voc_dir", "register_voc_dir"]
+
+logger = logging.getLogger(__name__)
 
 
 def register_voc_dir(
@@ -26,42 +31,62 @@ def register_voc_dir(
     year: int,
     class_names: Sequence[str],
     scored: bool = False,
+    cache_dir: str = "",
 ) -> None:
-    """Validate a data set in VOC layout and register it in Detectron2.
+    """Examine a data set in VOC layout and register it in Detectron2, with what is found logged.
 
-    To register the same data under the same name again is fine.
+    ``dirname`` of its metadata is where ``PascalVOCDetectionEvaluator`` reads: the folder itself, or
+    a copy of the annotations that it reads right. ``source`` is always the folder. To register the
+    same data under the same name again is fine.
 
     Args:
         name: such as "cells_test".
-        dirname, split, class_names, scored: see :func:`validate_voc_dir`.
+        dirname, split, class_names, scored: see :func:`examine_voc_dir`.
         year: the metric by which ``PascalVOCDetectionEvaluator`` scores it: 2007 (mean of the
             precision at 11 recalls) or 2012 (area under the precision-recall curve).
+        cache_dir: ``DATASETS.CACHE_DIR``, for the copy.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`validate_voc_dir`; or ``year`` is none of the two,
-            or the name stands for another data set already.
+        FileNotFoundError: there is no such split.
+        ValueError: the data have errors, ``year`` is none of the two, or the name stands for another
+            data set already.
+        OSError: the copy cannot be written.
     """
     if year not in (2007, 2012):
         raise ValueError(f"{name}: year is {year!r}; expected 2007 or 2012, the metric of VOC")
     class_names = list(class_names)
-    validate_voc_dir(dirname, split, class_names, scored)
+    findings, images = _read(dirname, split, class_names, scored)
+    findings.raise_errors()
+    for sentence in findings.describe_warnings():
+        logger.warning(sentence)
     if name in DatasetCatalog:
         meta = MetadataCatalog.get(name)
-        known = [meta.get(key) for key in ("dirname", "split", "year", "thing_classes")]
+        known = [meta.get(key) for key in ("source", "split", "year", "thing_classes")]
         if [real_path(str(known[0])), *known[1:]] != [real_path(dirname), split, year, class_names]:
             raise ValueError(
                 f"the data set name {name!r} is taken: it stands for {meta}, so it cannot stand "
                 f"for {split!r} of {dirname} with year {year} and classes {class_names}"
             )
-        return
-    register_pascal_voc(name, dirname, split, year, class_names)
-    MetadataCatalog.get(name).evaluator_type = "pascal_voc"
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    is_copied = scored and not is_read_right(dirname, split, images)
+    DatasetCatalog.register(
+        name, functools.partial(load_voc_dir, dirname, split, tuple(class_names))
+    )
+    MetadataCatalog.get(name).set(
+        thing_classes=class_names,
+        dirname=write_copy(dirname, split, images, cache_dir) if is_copied else dirname,
+        source=dirname,
+        split=split,
+        year=year,
+        evaluator_type="pascal_voc",
+    )
 
 
-def validate_voc_dir(
+def examine_voc_dir(
     dirname: str, split: str, class_names: Sequence[str], scored: bool = False
-) -> None:
-    """Check a data set in VOC layout.
+) -> Findings:
+    """Look for what Detectron2 cannot read in a data set in VOC layout, or treats in its own way.
 
     Corners are pixel indices that count from 1, both inclusive, as in VOC; a box may leave its
     image by one pixel.
@@ -70,95 +95,56 @@ def validate_voc_dir(
         dirname: folder with ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
         split: name of a file in ``ImageSets/Main``, without ``.txt``: one image name a line.
         class_names: all classes, in the order of the class indices.
-        scored: check also what ``PascalVOCDetectionEvaluator`` needs: whole-number corners, and
-            an object that is not difficult for every class.
+        scored: look also at what ``PascalVOCDetectionEvaluator`` needs, such as an object that is not
+            difficult for every class.
 
     Raises:
         FileNotFoundError: there is no such split.
-        ValueError: names the folder, the first faults with their files, and how many there are.
     """
-    set_file = os.path.join(dirname, "ImageSets", "Main", split + ".txt")
-    if not PathManager.isfile(set_file):
-        raise FileNotFoundError(f"there is no file {set_file}")
-    with PathManager.open(set_file) as f:
-        image_names = f.read().removesuffix("\n").split("\n")
-    faults = [
-        f"class name {name!r}: expected text without '/', once"
-        for name in class_names
-        if not name.strip() or "/" in name or list(class_names).count(name) > 1
+    findings, _ = _read(dirname, split, class_names, scored)
+    return findings
+
+
+def load_voc_dir(dirname: str, split: str, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The images in Detectron2's format, as its ``load_voc_instances`` gives them where it can read
+    the files."""
+    findings, images = _read(dirname, split, class_names, scored=False)
+    findings.raise_errors()
+    return [
+        {
+            "file_name": image.picture,
+            "image_id": image.name,
+            "height": image.height,
+            "width": image.width,
+            "annotations": [_annotation(item, class_names) for item in image.objects],
+        }
+        for image in images
     ]
-    if len(image_names) < 2:
-        # numpy.loadtxt, by which Detectron2 reads the file, makes a single line no list.
-        faults.append(f"{set_file}: expected the names of at least 2 images, one a line")
-    seen = set()
-    to_score = set()
-    for line, image_name in enumerate(image_names, start=1):
-        if image_name.split() != [image_name] or "#" in image_name or leaves_root(image_name):
-            faults.append(f"{set_file}, line {line}: {image_name!r} is no name of an image")
-        elif image_name in seen:
-            faults.append(f"{set_file}, line {line}: {image_name!r} is there twice")
-        else:
-            seen.add(image_name)
-            faults += _image_faults(dirname, image_name, class_names, scored, to_score)
-    if scored:
-        faults += [
-            f"{set_file}: no object of class {name!r} that is not difficult, so it has no AP"
-            for name in class_names
-            if name not in to_score
-        ]
-    raise_faults(dirname, faults)
 
 
-def _image_faults(
-    dirname: str, image_name: str, class_names: Sequence[str], scored: bool, to_score: set
-) -> Iterator[str]:
-    """Adds the classes of the objects that count in AP to ``to_score``."""
-    image_file = os.path.join(dirname, "JPEGImages", image_name + ".jpg")
-    if not PathManager.isfile(image_file):
-        yield f"there is no file {image_file}"
-    file = os.path.join(dirname, "Annotations", image_name + ".xml")
-    if not PathManager.isfile(file):
-        yield f"there is no file {file}"
-        return
-    try:
-        with PathManager.open(file) as f:
-            root = ET.parse(f).getroot()
-    except (ET.ParseError, UnicodeDecodeError) as error:
-        yield f"{file}: {error}"
-        return
-    sides = [root.findtext(f"size/{side}") for side in ("width", "height")]
-    if not all(re.fullmatch(r"0*[1-9]\d{0,14}", side or "") for side in sides):
-        yield f"{file}: width, height are {sides}; expected integers above 0"
-        return
-    size = tuple(map(int, sides))
-    if size_fault(*size):
-        yield f"{file}: {size_fault(*size)}"
-        return
-    for index, item in enumerate(root.findall("object"), start=1):
-        faults = _object_faults(item, size, class_names, scored)
-        yield from (f"{file}, object {index}: {fault}" for fault in faults)
-        if item.findtext("difficult") == "0":
-            to_score.add(item.findtext("name"))
+def _annotation(item: VOCObject, class_names: Sequence[str]) -> dict[str, Any]:
+    xmin, ymin, xmax, ymax = item.corners
+    return {
+        "category_id": class_names.index(item.name),
+        "bbox": [xmin - 1.0, ymin - 1.0, xmax, ymax],
+        "bbox_mode": BoxMode.XYXY_ABS,
+    }
 
 
-def _object_faults(
-    item: ET.Element, size: Tuple[int, int], class_names: Sequence[str], scored: bool
-) -> List[str]:
-    faults = []
-    if item.findtext("name") not in class_names:
-        faults.append(f"name is {item.findtext('name')!r}; expected one of {list(class_names)}")
-    corners = [item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
-    try:
-        xmin, ymin, xmax, ymax = map(int if scored else float, corners)
-    except (TypeError, ValueError):
-        kind = "whole numbers" if scored else "numbers"
-        faults.append(f"bndbox is {corners}; expected 4 {kind} xmin, ymin, xmax, ymax")
-    else:
-        fault = box_fault(xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1, size)
-        if fault:
-            faults.append(f"bndbox {corners} {fault}")
-    if scored:
-        flags = {key: item.findtext(key) for key in ("pose", "truncated", "difficult")}
-        if flags["pose"] is None or not {flags["truncated"], flags["difficult"]} <= {"0", "1"}:
-            faults.append(f"it has {flags}; expected a pose, and truncated and difficult 0 or 1")
-    return faults
+def _read(
+    dirname: str, split: str, class_names: Sequence[str], scored: bool
+) -> tuple[Findings, list[VOCImage]]:
+    findings = Findings(dirname)
+    for name in class_names:
+        if not name.strip() or "/" in name or list(class_names).count(name) > 1:
+            findings.error(f"class name {name!r}: expected text without '/', once")
+    images = read_voc_images(dirname, split, class_names, scored, findings)
+    if scored and not findings.errors:
+        counted = {o.name for i in images for o in i.objects if not int(o.flags["difficult"])}
+        for name in class_names:
+            if name not in counted:
+                findings.error(
+                    f"{set_file_of(dirname, split)}: no object of class {name!r} that is not "
+                    "difficult, so it has no AP, and VOC's metric would count it as 0"
+                )
+    return findings, images

@@ -3,6 +3,7 @@ import json
 import pytest
 from detectron2.config import get_cfg
 from PIL import Image
+from voc_layout import write_voc_dir
 
 import crnas_d2
 
@@ -58,3 +59,9 @@ def write_coco(tmp_path):
         return str(json_file), str(root)
 
     return write
+
+
+@pytest.fixture
+def voc_dir(tmp_path):
+    """A data set in VOC layout, see :func:`write_voc_dir`."""
+    return write_voc_dir(tmp_path / "voc")

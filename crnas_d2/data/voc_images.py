@@ -1,0 +1,263 @@
+"""The images of a data set in the layout of PASCAL VOC, and what is wrong with its files."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from detectron2.utils.file_io import PathManager
+
+from .coco_json import box_fault, leaves_root, size_fault
+from .findings import Findings
+from .pictures import PICTURES
+
+TURNED = (5, 6, 7, 8)  # orientations of EXIF that exchange width and height
+EXIF_ORIENTATION = 0x0112
+DEFAULTS = {"pose": "Unspecified", "truncated": "0", "difficult": "0"}  # those of VOC
+
+EMPTY_BOX = "box of width or height 0, which Detectron2 leaves out of the training"
+SWAPPED_CORNERS = "box with a maximum below its minimum; in the training Detectron2 exchanges them"
+BOX_OUTSIDE = (
+    "box that leaves its image; in the training Detectron2 clips it, and leaves it out where nothing "
+    "is left"
+)
+NEVER_FOUND = "; in the test it counts as an object that nothing finds"
+NOT_CLIPPED = "; in the test it is taken as it is"
+SIZE_OF_PICTURE = "file without width or height above 0, taken from the picture"
+SEVERAL_PICTURES = "image with several pictures, of which the first one is taken"
+BLANK_LINE = "blank line, which is passed over"
+TWICE = "image that is there twice, and twice as often in the training"
+FRACTION = "corners that are no whole numbers, rounded in the test, but not in the training"
+NO_FLAG = "object without pose, truncated or difficult, taken for 'Unspecified', 0 and 0"
+
+
+@dataclass(frozen=True)
+class VOCObject:
+    """
+    Attributes:
+        name: of its class.
+        corners: xmin, ymin, xmax, ymax, pixel indices that count from 1, both inclusive.
+        flags: "pose", "truncated" and "difficult", as VOC's metric reads them.
+    """
+
+    name: str
+    corners: tuple[float, float, float, float]
+    flags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class VOCImage:
+    """
+    Attributes:
+        name: as it is in the split.
+        picture: its file.
+        width, height: in pixels, as Detectron2 reads the picture.
+        annotations: its XML file.
+        objects: in the order of that file.
+    """
+
+    name: str
+    picture: str
+    width: int
+    height: int
+    annotations: str
+    objects: tuple[VOCObject, ...]
+
+
+def read_voc_images(
+    dirname: str, split: str, class_names: Sequence[str], scored: bool, findings: Findings
+) -> list[VOCImage]:
+    """
+    Args:
+        dirname: folder with ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
+        split: name of a file in ``ImageSets/Main``, without ``.txt``: one image name a line.
+        class_names: all classes.
+        scored: look also at what ``PascalVOCDetectionEvaluator`` needs.
+        findings: to add to.
+
+    Returns:
+        The images that have no error.
+
+    Raises:
+        FileNotFoundError: there is no such split.
+    """
+    set_file = set_file_of(dirname, split)
+    pictures = _PicturesByName(os.path.join(dirname, "JPEGImages"))
+    images = []
+    for place, name in _image_names(set_file, scored, findings):
+        files = pictures.of(name)
+        if not files:
+            findings.error(f"{place}: there is no file {os.path.join(pictures.folder, name)}.jpg")
+        if len(files) > 1:
+            findings.warn(SEVERAL_PICTURES, f"{name} ({', '.join(map(os.path.basename, files))})")
+        file = os.path.join(dirname, "Annotations", name + ".xml")
+        root = _read_xml(file, findings)
+        size = _size(root, file, files[0], findings) if root is not None and files else None
+        if size is not None:
+            objects = tuple(_objects(root, file, size, class_names, scored, findings))
+            images.append(VOCImage(name, files[0], *size, file, objects))
+    return images
+
+
+def set_file_of(dirname: str, split: str) -> str:
+    """The file with the names of the images of a split."""
+    return os.path.join(dirname, "ImageSets", "Main", split + ".txt")
+
+
+class _PicturesByName:
+    """The pictures of a folder, which is listed once. Its images may be in folders below it."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        self._listed: dict[str, dict[str, list[str]]] = {}
+
+    def of(self, name: str) -> list[str]:
+        """The pictures of an image, ``.jpg`` first, as Detectron2 reads no other."""
+        folder, stem = os.path.split(os.path.join(self.folder, name))
+        if folder not in self._listed:
+            self._listed[folder] = self._list(folder)
+        return self._listed[folder].get(stem, [])
+
+    def _list(self, folder: str) -> dict[str, list[str]]:
+        files = defaultdict(list)
+        names = PathManager.ls(folder) if PathManager.isdir(folder) else []
+        for name in sorted(names, key=lambda name: (not name.endswith(".jpg"), name)):
+            stem, extension = os.path.splitext(name)
+            if extension.lower() in PICTURES:
+                files[stem].append(os.path.join(folder, name))
+        return files
+
+
+def _image_names(set_file: str, scored: bool, findings: Findings) -> Iterator[tuple[str, str]]:
+    """Each line that names an image: where it is, and the name."""
+    if not PathManager.isfile(set_file):
+        raise FileNotFoundError(f"there is no file {set_file}")
+    with PathManager.open(set_file, encoding="utf-8-sig") as file:
+        lines = file.read().removesuffix("\n").split("\n")
+    seen = set()
+    for number, line in enumerate(lines, start=1):
+        place, name = f"{set_file}, line {number}", line.strip()
+        if not name and any(map(str.strip, lines)):
+            findings.warn(BLANK_LINE, place)
+        elif len(name.split()) != 1 or "#" in name or leaves_root(name):
+            findings.error(f"{place}: {name!r} is no name of an image")
+        elif name in seen and scored:
+            findings.error(
+                f"{place}: {name!r} is there twice, so VOC's metric counts its objects twice"
+            )
+        else:
+            if name in seen:
+                findings.warn(TWICE, f"{place}: {name}")
+            seen.add(name)
+            yield place, name
+
+
+def _read_xml(file: str, findings: Findings) -> ET.Element | None:
+    try:
+        with PathManager.open(file, "rb") as stream:  # its encoding is said in it
+            return ET.parse(stream).getroot()
+    except FileNotFoundError:
+        findings.error(f"there is no file {file}")
+    except (ET.ParseError, ValueError, LookupError) as error:
+        findings.error(f"{file}: {error}")
+    return None
+
+
+def _size(root: ET.Element, file: str, picture: str, findings: Findings) -> tuple[int, int] | None:
+    """Width and height of an image; None where they cannot be known."""
+    texts = [(root.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
+    if not all(re.fullmatch(r"\d{1,15}(\.0*)?", text) for text in texts):
+        findings.error(f"{file}: width, height are {texts}; expected integers")
+        return None
+    size = tuple(int(float(text)) for text in texts)
+    if 0 in size:
+        try:
+            size = _size_of_picture(picture)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            findings.error(f"{file}: width, height are {texts}, and {picture} tells none: {error}")
+            return None
+        findings.warn(SIZE_OF_PICTURE, file)
+    fault = size_fault(*size)
+    if fault:
+        findings.error(f"{file}: {fault}")
+    return None if fault else size
+
+
+def _size_of_picture(path: str) -> tuple[int, int]:
+    """Width and height after the turn that its EXIF data say."""
+    with PathManager.open(path, "rb") as stream, Image.open(stream) as picture:
+        is_turned = picture.getexif().get(EXIF_ORIENTATION) in TURNED
+        return picture.size[::-1] if is_turned else picture.size
+
+
+def _objects(
+    root: ET.Element,
+    file: str,
+    size: tuple[int, int],
+    class_names: Collection[str],
+    scored: bool,
+    findings: Findings,
+) -> Iterator[VOCObject]:
+    """Those without an error."""
+    for index, item in enumerate(root.findall("object"), start=1):
+        place = f"{file}, object {index}"
+        before = len(findings.errors)
+        name = item.findtext("name")
+        if name not in class_names:
+            findings.error(f"{place}: name is {name!r}; expected one of {list(class_names)}")
+        texts = [item.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+        corners = _finite(texts)
+        if corners is None:
+            findings.error(f"{place}: bndbox is {texts}; expected 4 numbers xmin, ymin, xmax, ymax")
+        else:
+            _look_at_box(corners, place, size, scored, findings)
+        flags = _flags(item, place, findings) if scored else {}
+        if len(findings.errors) == before:
+            yield VOCObject(name, corners, flags)
+
+
+def _finite(texts: Sequence[str | None]) -> tuple[float, ...] | None:
+    try:
+        numbers = tuple(map(float, texts))
+    except (TypeError, ValueError):
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def _look_at_box(
+    corners: Sequence[float], place: str, size: tuple[int, int], scored: bool, findings: Findings
+) -> None:
+    xmin, ymin, xmax, ymax = corners
+    width, height = xmax - xmin + 1, ymax - ymin + 1
+    if width == 0 or height == 0:
+        findings.warn(EMPTY_BOX + NEVER_FOUND * scored, place)
+    elif width < 0 or height < 0:
+        findings.warn(SWAPPED_CORNERS + NEVER_FOUND * scored, place)
+    elif box_fault(xmin - 1, ymin - 1, width, height, size):
+        findings.warn(BOX_OUTSIDE + NOT_CLIPPED * scored, place)
+    if scored and any(corner % 1 for corner in corners):
+        findings.warn(FRACTION, place)
+
+
+def _flags(item: ET.Element, place: str, findings: Findings) -> dict[str, str]:
+    """What VOC's metric reads beside name and corners, of which it uses ``difficult``."""
+    texts = {key: (item.findtext(key) or "").strip() for key in DEFAULTS}
+    if not _is_integer(texts["truncated"]):
+        texts["truncated"] = ""
+    if item.find("pose") is None or not (texts["truncated"] and texts["difficult"]):
+        findings.warn(NO_FLAG, place)
+    flags = {key: text or DEFAULTS[key] for key, text in texts.items()}
+    if not _is_integer(flags["difficult"]):
+        findings.error(f"{place}: difficult is {flags['difficult']!r}; expected 0 or 1")
+    return flags
+
+
+def _is_integer(text: str) -> bool:
+    return re.fullmatch(r"[-+]?\d{1,15}", text) is not None
