@@ -67,7 +67,6 @@ class ArchitectureEvaluator:
         self._mapper = DatasetMapper(cfg, is_train=False)
         self._archval = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
         self.scorer = Scorer(cfg.DATASETS.TEST[0])
-        self._metric = search.METRIC
         self._seed = search.SEED
         self._autocast = search.AMP
         self._statistics_images = None
@@ -126,11 +125,11 @@ class ArchitectureEvaluator:
         images = len(self._archval if image_ids is None else image_ids)
         if isinstance(found, str):
             return Evaluation(code, "failed", images=images, reason=found)
-        metrics = self.scorer(found, image_ids)
-        if not math.isfinite(metrics[self._metric]):
-            reason = f"{self._metric} is {metrics[self._metric]}, of {len(found)} detections"
+        results = self.scorer(found, image_ids)
+        metrics = {name: value for name, value in results.items() if math.isfinite(value)}
+        if not metrics:
+            reason = f"no result is finite, of {len(found)} detections"
             return Evaluation(code, "failed", images=images, reason=reason)
-        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         return Evaluation(code, "done" if image_ids is None else "dropped", metrics, images)
 
     def detect(self, codes: Sequence[Code], batches: range) -> list[Detections | str]:

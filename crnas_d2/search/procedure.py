@@ -33,13 +33,14 @@ from .evaluation import format_code
 from .final_config import write_final
 from .identity import identify, refuse_changes
 from .measurement import Measurement, format_time, measure, remarks_of, sum_of
+from .metric import check_metric
 from .outputs import FINISHED, STARTED, check_outputs, files_read
 from .plan import Step, describe_start, plan
 from .recipe import Recipe
 from .records import Network, StepRecord, work_of
 from .result import read_architecture, write_architecture
 from .roles import check_roles
-from .step import check_metric, planned_evaluations, run_search, settled
+from .step import planned_evaluations, run_search, settled
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from ..architecture import Architecture
 from ..checkpoint.trained import load_trained
 from ..config import flatten_config, get_architecture
 from ..engine import CRTrainer
-from ..engine.evaluators import results_of, shown_names
 from ..engine.trainer import without_sync_bn
 from ..files import file_sha256
 from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space, get_stage_space
@@ -30,6 +29,7 @@ from .evaluations import Evaluations
 from .evaluator import ArchitectureEvaluator
 from .evolutionary_search import evolutionary_search
 from .ledger import Ledger
+from .metric import check_metric, check_metric_name
 from .operation_search import greedy_evaluations, greedy_operation_search
 from .progress import Progress
 from .raced_evaluations import RacedEvaluations
@@ -42,12 +42,12 @@ Limits = tuple[list[float], Cost]  # the budgets, and the cost that they limit
 
 WITHOUT_STATISTICS = {"", "FrozenBN", "GN", "LN"}  # norms that batches leave as they are
 STRATEGIES = ("greedy", "random", "evolutionary")
-# Keys on which the AP of an architecture does not depend; in a race, the second ones decide who runs
+# Keys on which the results of an architecture do not depend; in a race, the second ones decide who runs
 OTHER_KEYS = tuple(
     f"SEARCH.{key}"
     for key in ("STRATEGY", "SURVIVORS", "EVALUATIONS", "GROUP_SIZE", "FINAL", "RECIPE")
 )
-CODES_KEYS = ("SEARCH.BUDGETS", "SEARCH.COST", "SEARCH.TOLERANCE")
+CODES_KEYS = ("SEARCH.BUDGETS", "SEARCH.COST", "SEARCH.TOLERANCE", "SEARCH.METRIC")
 
 
 def run_search(
@@ -135,6 +135,7 @@ def settled(cfg: CfgNode) -> CfgNode:
         )
     if search.AMP and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SEARCH.AMP is True; expected False, as there is no GPU")
+    check_metric_name(cfg)
     if search.RACING.ENABLED:
         _check_racing(search, of_stages)
     if len(cfg.DATASETS.TEST) != 1:
@@ -164,34 +165,6 @@ def _norms(cfg: CfgNode) -> set[str]:
     return norms
 
 
-def check_metric(cfg: CfgNode) -> None:
-    """Check that there will be a ``SEARCH.METRIC`` to rank by.
-
-    Args:
-        cfg: :func:`settled`, its data sets registered.
-
-    Raises:
-        ValueError: archval is not scored as COCO, or has no such result.
-    """
-    (archval,) = cfg.DATASETS.TEST
-    kind = MetadataCatalog.get(archval).get("evaluator_type")
-    if kind != "coco":
-        raise ValueError(
-            f"the test set {archval!r} of a search has evaluator_type {kind!r}; expected 'coco'"
-        )
-    metric = cfg.SEARCH.METRIC
-    names = [name for name in results_of(archval, cfg) if name.startswith(("bbox/", "segm/"))]
-    if metric.startswith("segm/") and not cfg.MODEL.MASK_ON:
-        raise ValueError(f"SEARCH.METRIC is {metric!r}, and MODEL.MASK_ON is False")
-    if not names:
-        raise ValueError(
-            f"SEARCH.METRIC is {metric!r}; MODEL.META_ARCHITECTURE "
-            f"{cfg.MODEL.META_ARCHITECTURE!r} gives no boxes of classes"
-        )
-    if metric not in names:
-        raise ValueError(f"SEARCH.METRIC is {metric!r}; expected one of {shown_names(names)}")
-
-
 def _check_racing(search: CfgNode, of_stages: bool) -> None:
     if not of_stages or len(search.BUDGETS) > 1:
         raise ValueError(
@@ -213,7 +186,7 @@ def _check_choice(key: str, value: str, expected: Sequence[str]) -> None:
 
 
 def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
-    """All that the AP of an architecture depends on, by key; what the ledger is opened with."""
+    """All that the results of an architecture depend on, by key; what the ledger is opened with."""
     left_out = ("MODEL.WEIGHTS", "MODEL.INIT.", "MODEL.DEVICE", "MODEL.CLASS_NAMES", *OTHER_KEYS)
     if not cfg.SEARCH.RACING.ENABLED:
         left_out += CODES_KEYS

@@ -9,7 +9,8 @@ from tiny_search import build, build_subnet, load, some_paths, write_search_conf
 from crnas_d2.engine.hooks import find_supernet
 from crnas_d2.search.evaluator import ArchitectureEvaluator, _draw_images
 from crnas_d2.search.recalibration import active_norms, recalibrate
-from crnas_d2.search.step import check_metric, settled
+from crnas_d2.search.metric import check_metric
+from crnas_d2.search.step import settled
 from detectron2.data import (
     MetadataCatalog,
     DatasetMapper,

@@ -14,13 +14,14 @@ import pytest
 import torch
 import yaml
 from hanging import HANGS_S
-from tiny_search import write_search_config
+from tiny_search import load, write_search_config
 
 from crnas_d2.commands import search as search_command
 from crnas_d2.config import read_config
 from crnas_d2.search import Ledger
 from crnas_d2.search.evaluator import ArchitectureEvaluator
 from crnas_d2.search.ledger import LedgerError
+from crnas_d2.search.step import evaluation_settings
 from detectron2.engine import default_argument_parser
 
 SEARCH_NET = Path(__file__).resolve().parents[2] / "search_net.py"
@@ -300,6 +301,33 @@ def test_a_race(raced, config):
     assert found[tuple(map(int, best.split("-")))][0] == "done"
     assert result_of(raced)["counts"]["dropped"] == statuses.count("dropped")
     assert len(result_of(raced)["dropped"]) == statuses.count("dropped")
+
+
+def test_another_metric_goes_on_with_the_ledger(whole, step, config, monkeypatch):
+    """What was evaluated is ranked by it; the greedy search may have others to evaluate."""
+    folder = config.parent / "corrected"
+    shutil.copytree(whole, folder)
+    before = Ledger.read(folder / "ledger.sqlite").evaluations
+    if step == "stage":
+        fail = lambda *_: pytest.fail("evaluated again")
+        monkeypatch.setattr(ArchitectureEvaluator, "evaluate", fail)
+    search(config, folder, *OPTIONS[step], "SEARCH.METRIC", "bbox/AP50")
+    after = Ledger.read(folder / "ledger.sqlite").evaluations
+    assert {code: after[code] for code in before} == before
+    result = result_of(folder)
+    assert result["metric"] == "bbox/AP50"
+    scores = {"-".join(map(str, code)): e.metrics["bbox/AP50"] for code, e in after.items()}
+    for ranking in result["rankings"].values():
+        assert all(scores[code] == score for code, score in ranking["ranking"])
+        assert ranking["ranking"][0][1] == max(score for _, score in ranking["ranking"])
+
+
+def test_the_metric_of_a_race_has_decided_who_was_dropped(step, config):
+    if step == "stage":
+        cfg = load(config, *RACE)
+        assert evaluation_settings(cfg, "")["SEARCH.METRIC"] == "bbox/AP"
+        cfg.SEARCH.RACING.ENABLED = False
+        assert "SEARCH.METRIC" not in evaluation_settings(cfg, "")
 
 
 def test_a_race_of_two_processes(raced, config):

@@ -1,0 +1,91 @@
+"""``SEARCH.METRIC``, by which architectures are ranked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from pycocotools.cocoeval import Params
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..engine.evaluators import AP, OUTPUTS, results_of, shown_names
+from ..files import read_json
+
+TASKS = ("bbox", "segm")
+SIZES = {"APs": "small", "APm": "medium", "APl": "large"}  # as pycocotools names the areas
+
+
+def check_metric_name(cfg: CfgNode) -> None:
+    """Check that a search may rank by ``SEARCH.METRIC``, as far as can be told without the data.
+
+    Raises:
+        ValueError: the model gives no such result.
+    """
+    metric, model = cfg.SEARCH.METRIC, cfg.MODEL.META_ARCHITECTURE
+    task, _, name = metric.partition("/")
+    if task == "segm" and not cfg.MODEL.MASK_ON:
+        raise ValueError(f"SEARCH.METRIC is {metric!r}, and MODEL.MASK_ON is False")
+    if "instances" not in OUTPUTS.get(model, ["instances"]):
+        raise ValueError(
+            f"SEARCH.METRIC is {metric!r}; MODEL.META_ARCHITECTURE {model!r} gives no boxes of classes"
+        )
+    if task not in TASKS or not (name in AP or name.startswith("AP-")):
+        tasks = TASKS if cfg.MODEL.MASK_ON else TASKS[:1]
+        names = ", ".join(f"{task}/{name}" for task in tasks for name in AP)
+        raise ValueError(
+            f"SEARCH.METRIC is {metric!r}; expected one of {names}, or, of a class, "
+            f"{' or '.join(f'{task}/AP-NAME' for task in tasks)}"
+        )
+
+
+def check_metric(cfg: CfgNode) -> None:
+    """Check that archval will give a ``SEARCH.METRIC`` to rank by.
+
+    Args:
+        cfg: of a search, its data sets registered.
+
+    Raises:
+        ValueError: the model gives no such result, or archval is not scored as COCO, has no such
+            class, or no object that the metric counts.
+    """
+    check_metric_name(cfg)
+    (archval,) = cfg.DATASETS.TEST
+    metadata, metric = MetadataCatalog.get(archval), cfg.SEARCH.METRIC
+    kind = metadata.get("evaluator_type")
+    if kind != "coco":
+        raise ValueError(
+            f"the test set {archval!r} of a search has evaluator_type {kind!r}; expected 'coco'"
+        )
+    names = [name for name in results_of(archval, cfg) if name.startswith(TASKS)]
+    if metric not in names:
+        raise ValueError(f"SEARCH.METRIC is {metric!r}; expected one of {shown_names(names)}")
+    json_file = os.fspath(metadata.json_file)
+    counts, what = _counted(metric, metadata)
+    objects = (o for o in read_json(json_file).get("annotations", []) if not o["iscrowd"])
+    if not any(map(counts, objects)):
+        raise ValueError(
+            f"SEARCH.METRIC is {metric!r}, and {archval} ({json_file}) has no {what} (with iscrowd 0) "
+            "to measure it by; expected another metric, or an archval that has some"
+        )
+
+
+def _counted(metric: str, metadata: Any) -> tuple[Callable[[dict[str, Any]], bool], str]:
+    """Whether an object that is not iscrowd is one that a metric counts, as pycocotools decides it;
+    and such an object in words."""
+    name = metric.partition("/")[2]
+    if name in SIZES:
+        params = Params("bbox")
+        low, high = params.areaRng[params.areaRngLbl.index(SIZES[name])]
+        what = f"object with an area from {low:,.0f} to {high:,.0f} pixels"
+        return lambda annotation: low <= annotation["area"] <= high, what
+    if name in AP:
+        return lambda _: True, "object"
+    class_name = name.removeprefix("AP-")
+    indices = metadata.thing_dataset_id_to_contiguous_id
+    # Of classes of one name, Detectron2 tells the AP of the last one alone
+    last = max(i for i, known in enumerate(metadata.thing_classes) if known == class_name)
+    what = f"object of class {class_name!r}"
+    return lambda annotation: indices[annotation["category_id"]] == last, what
