@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import jinja2
 import yaml
 
 from detectron2.config import CfgNode
@@ -29,11 +28,12 @@ from ..search.result import FINAL_FILE, SearchResult, architecture_keys
 from .costs import Costs, InputSize
 from .curves import draw_curves
 from .networks import draw_fields, sketch
+from .pages import render_page
 from .pictures import LOWEST_SCORE, draw_pictures
 from .search_record import SearchRecord
 from .shown_commands import how_to_use, how_to_watch
 from .tables import compare, format_change, network_rows, ranking_table, step_row
-from .themes import THEMES, Chart
+from .themes import Chart
 
 logger = logging.getLogger(__name__)
 
@@ -147,16 +147,12 @@ class _Page:
             settings: texts for its end, by their headings.
         """
         began = time.perf_counter()
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader(__package__),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
+        content = render_page(
+            "report.html",
+            self._content(settings),
+            filters={"code": format_code, "duration": format_duration},
+            change=format_change,
         )
-        environment.filters |= {"code": format_code, "duration": format_duration}
-        environment.globals |= {"change": format_change}
-        content = environment.get_template("report.html").render(self._content(settings)).encode()
         path = os.path.join(self.folder, PAGE)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_atomically(path, content)
@@ -187,7 +183,6 @@ class _Page:
             part = "effective receptive fields"
             fields = self._charts("networks", part, draw_fields, networks, last.cfg)
         return {
-            "themes": THEMES,
             "title": f"Architecture search in {os.path.basename(os.path.abspath(self.folder))}",
             "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "steps": [step_row(step) for step in self.steps],
