@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from torch import nn
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.roi_heads import BaseMaskRCNNHead, FastRCNNOutputLayers, ROIHeads
 
+from ..data.class_names import tell_apart
 from ..modeling.classifier import ImageClassifier
 
 CLASS_NAMES = "MODEL.CLASS_NAMES"
@@ -147,8 +147,9 @@ def match_class_rows(
 ) -> tuple[dict[str, torch.Tensor], ClassReport]:
     """Put the rows of classes in weights to the places where a model has the classes of these names.
 
-    Rows of classes without a namesake in the weights stay those of the model, which are fresh. The
-    background's are carried over. Where names are not known, tensors of the model's shape stay as
+    Rows of classes without a namesake in the weights stay those of the model, which are fresh. Of
+    several classes of one name, the first belongs to the first, and so on. The background's are
+    carried over. Where names are not known, tensors of the model's shape stay as
     they are, as in Detectron2. A box regression or a mask for all classes alike has no such rows.
 
     Args:
@@ -161,10 +162,11 @@ def match_class_rows(
         The tensors, without those that have rows of classes and cannot fit; and what was done.
 
     Raises:
-        ValueError: a name is there twice; the model has another number of classes than names; or
-            the names differ and it has a head of a kind that is not known here.
+        ValueError: the model has another number of classes than names; or the names differ and it
+            has a head of a kind that is not known here.
     """
-    saved_names, names, tensors = tuple(saved_names), tuple(names), dict(tensors)
+    saved_names, names = tuple(tell_apart(saved_names)), tuple(tell_apart(names))
+    tensors = dict(tensors)
     all_rows = find_class_rows(model)
     found = {name: rows for name, rows in all_rows.items() if name in tensors}
     is_known = bool(saved_names and names)
@@ -172,9 +174,6 @@ def match_class_rows(
         _check_heads(model, all_rows, tensors, len(names))
     if not found or (is_known and saved_names == names):
         return tensors, ClassReport(names, names)
-    if is_known:
-        _check_unique(saved_names, "the weights")
-        _check_unique(names, "the model")
     places = [i for i, name in enumerate(names) if name in saved_names]
     sources = [saved_names.index(names[i]) for i in places]
     fresh = model.state_dict()
@@ -210,6 +209,7 @@ def as_config(names: Sequence[str]) -> dict[str, str]:
 def describe_difference(saved: Sequence[str], names: Sequence[str]) -> str:
     """In words, how the classes of a checkpoint are others than those of the data; empty where they
     are the same, in whatever order, or one's are not known."""
+    saved, names = tell_apart(saved), tell_apart(names)
     lacking = [name for name in saved if name not in names]
     added = [name for name in names if name not in saved]
     if not saved or not names or sorted(saved) == sorted(names):
@@ -220,15 +220,6 @@ def describe_difference(saved: Sequence[str], names: Sequence[str]) -> str:
     if added:
         parts.append(f"in the data alone: {_shown(added)}")
     return "; ".join([*parts, *_lookalikes(lacking, added)])
-
-
-def _check_unique(names: Sequence[str], place: str) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"{CLASS_NAMES} of {place} has {twice[0]!r} more than once; expected each name once, "
-            "as rows are carried over by name"
-        )
 
 
 def _check_heads(

@@ -20,6 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import read_config
 from ..data import setup_datasets
+from ..data.class_names import tell_apart
 from ..files import check_not_read, read_json, write_atomically
 from ..report.fonts import find_families, unheeded_glyphs
 from ..report.pictures import detections_by_image, draw_truth_and
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = DatasetCatalog.get(dataset)
     check_not_read(args.output, (image["file_name"] for image in images))
     metadata = MetadataCatalog.get(dataset)
+    class_names = tell_apart(metadata.thing_classes)
     detections = detections_by_image(results, images, metadata, args.input)
 
     chosen = np.linspace(0, len(images) - 1, min(args.max_images, len(images))).round().astype(int)
@@ -80,9 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for image in (images[i] for i in chosen):
         found = detections[image["image_id"]]
         shown = [detection for detection in found if detection["score"] >= args.conf_threshold]
-        pairs.append(
-            (os.path.basename(image["file_name"]), *draw_pair(image, shown, metadata.thing_classes))
-        )
+        pairs.append((os.path.basename(image["file_name"]), *draw_pair(image, shown, class_names)))
     picture = compose(
         pairs, f"{dataset}: detections with a score of {args.conf_threshold:g} or more"
     )

@@ -9,6 +9,7 @@ from typing import Any, List, Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from .class_names import tell_apart
 from .coco_json import SCORED_KEYS, register_coco_json
 from .imagenet import is_classification, register_image_folder
 from .shared_images import shared_images
@@ -30,7 +31,8 @@ def setup_datasets(cfg: CfgNode) -> None:
     3. Checks that all data sets of TRAIN and TEST fit the task of the model and have the same
        categories in the same order, and that no image of a test set is in an archval.
     4. Sets ``NUM_CLASSES`` of the detection heads and the classifier, which the mask head follows,
-       to the number of categories, and ``MODEL.CLASS_NAMES`` to their names.
+       to the number of categories, and ``MODEL.CLASS_NAMES`` to their names, each once, see
+       :func:`tell_apart`.
 
     A second call with the same config changes nothing.
 
@@ -50,8 +52,9 @@ def setup_datasets(cfg: CfgNode) -> None:
         for head in ("ROI_HEADS", "RETINANET", "CLASSIFIER"):
             if cfg.MODEL[head].NUM_CLASSES != len(categories):
                 cfg.MODEL[head].NUM_CLASSES = len(categories)
-        if cfg.MODEL.CLASS_NAMES != categories:
-            cfg.MODEL.CLASS_NAMES = categories
+        class_names = tell_apart(categories)
+        if cfg.MODEL.CLASS_NAMES != class_names:
+            cfg.MODEL.CLASS_NAMES = class_names
         logging.getLogger(__name__).info(
             f"NUM_CLASSES = {len(categories)}, from the categories of {names[0]}"
         )

@@ -15,7 +15,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
     CityscapesSemSegEvaluator,
-    COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
@@ -27,7 +26,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..data.class_names import tell_apart
 from .classification_evaluator import ClassificationEvaluator
+from .coco_evaluator import COCOEvaluator
 
 # What Detectron2's models give, of which an evaluator scores something
 OUTPUTS = {
@@ -259,5 +260,6 @@ def results_of(dataset_name: str, cfg: CfgNode) -> list[str]:
             classes = metadata.get("stuff_classes" if task == "sem_seg" else "thing_classes", [])
             if len(classes) > 1:
                 metrics = kind.per_class.get(task, ())
-                of_classes += [f"{task}/{metric}-{name}" for metric in metrics for name in classes]
+                names = classes if task == "sem_seg" else tell_apart(classes)
+                of_classes += [f"{task}/{metric}-{name}" for metric in metrics for name in names]
     return means + of_classes

@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 from ..checkpoint.checkpointer import find_checkpoint
 from ..checkpoint.trained import load_trained
 from ..config import read_config
+from ..data.class_names import tell_apart
 from ..files import expand_path
 from .hooks import find_supernet
 from .setup import prepare_trained
@@ -95,13 +96,13 @@ def read_trained(path: str, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def name_classes(cfg: CfgNode) -> list[str]:
-    """The names of a detector's classes, in the order of its outputs."""
+    """The names of a detector's classes, each once, in the order of its outputs."""
     head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     count = cfg.MODEL[head].NUM_CLASSES
     names = cfg.MODEL.CLASS_NAMES
     if not names and cfg.DATASETS.TEST and cfg.DATASETS.TEST[0] in MetadataCatalog:
         names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes", [])
-    return list(names) if len(names) == count else [f"class {i}" for i in range(count)]
+    return tell_apart(names) if len(names) == count else [f"class {i}" for i in range(count)]
 
 
 def _check_output(cfg: CfgNode) -> None:

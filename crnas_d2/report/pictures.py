@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 
+from ..data.class_names import tell_apart
 from ..files import read_json
 from ..search.records import Network
 from .drawing import draw_objects
@@ -58,7 +59,7 @@ def draw_pictures(networks: Sequence[Network], dataset: str) -> list[dict[str, A
             "panels": _draw_panels(
                 image,
                 {name: found[image["image_id"]] for name, found in detections.items()},
-                metadata.thing_classes,
+                tell_apart(metadata.thing_classes),
             ),
         }
         for image in chosen
@@ -118,8 +119,8 @@ def check_tested_classes(path: str, class_names: Sequence[str]) -> None:
         ValueError: the run had other classes, or another order.
     """
     config = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "config.yaml")
-    tested = _read_class_names(config)
-    if tested and tested != list(class_names):
+    tested, class_names = tell_apart(_read_class_names(config)), tell_apart(class_names)
+    if tested and tested != class_names:
         pairs = itertools.zip_longest(tested, class_names)
         index, (there, here) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
         raise ValueError(

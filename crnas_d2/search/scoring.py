@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 
+from ..data.class_names import tell_apart
 from ..data.coco_json import SCORED_KEYS
 from .detections import Detections
 
@@ -66,7 +67,7 @@ class Scorer(COCOEvaluator):
         self._logger.disabled = True
 
         self._images = set(self._coco_api.getImgIds())
-        self._class_names = metadata.thing_classes
+        self._class_names = tell_apart(metadata.thing_classes)
         self.contiguous_ids = metadata.get("thing_dataset_id_to_contiguous_id") or {
             index: index for index in range(len(self._class_names))
         }
