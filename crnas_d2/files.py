@@ -1,5 +1,6 @@
 """Files: read with errors that name them, written so that they are whole or absent."""
 
+import codecs
 import contextlib
 import functools
 import hashlib
@@ -19,13 +20,21 @@ __all__ = [
     "is_remote",
     "is_signed",
     "open_atomically",
+    "parse_json",
     "raise_faults",
+    "read_file",
     "read_json",
     "real_file",
     "real_path",
     "write_atomically",
     "write_signed",
 ]
+
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "UTF-8; save it without",
+    codecs.BOM_UTF16_LE: "UTF-16; save it in UTF-8",
+    codecs.BOM_UTF16_BE: "UTF-16; save it in UTF-8",
+}
 
 # First line of a text that a run may replace, as nobody has changed it since it was written
 SIGNATURE = "# Written by crnas_d2. SHA-256 of the lines below: "
@@ -80,18 +89,42 @@ def file_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def read_file(path: str) -> bytes:
+    """The content of a local file or a URI."""
+    with PathManager.open(path, "rb") as f:
+        return f.read()
+
+
 def read_json(path: str) -> Any:
     """
     Raises:
         OSError: there is no such file, or it cannot be read.
         ValueError: it is no JSON in UTF-8. The message names the file and the place.
     """
-    with PathManager.open(path, "rb") as f:
-        content = f.read()
+    return parse_json(read_file(path), path)
+
+
+def parse_json(content: bytes, path: str) -> Any:
+    """As :func:`read_json`, of a file that was read already."""
     try:
         return json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} ({len(content)} bytes) is not JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        text, place = content[: error.start].decode("utf-8"), error.start
+        fault = f"the byte {content[place]:#04x} is no UTF-8"
+    except json.JSONDecodeError as error:
+        text, fault = error.doc[: error.pos], error.msg
+        if text.rstrip().endswith(",") and error.doc[error.pos : error.pos + 1] in ("]", "}"):
+            fault = f"there is a comma before {error.doc[error.pos]!r}"
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON: it is nested too deeply") from None
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            text, fault = "", f"it begins with the byte order mark of {encoding}"
+            break
+    line, column = text.count("\n") + 1, len(text) - text.rfind("\n")
+    raise ValueError(
+        f"{path} ({len(content)} bytes) is not JSON in UTF-8: line {line}, column {column}: {fault}"
+    )
 
 
 def write_atomically(path: str, content: bytes) -> None:

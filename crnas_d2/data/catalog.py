@@ -4,19 +4,25 @@ import itertools
 import logging
 import os
 from reprlib import repr as short
-from typing import Any, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .class_names import tell_apart
-from .coco_json import SCORED_KEYS, register_coco_json
+from .coco_json import SCORED_KEYS, JsonRules, register_coco_json
 from .imagenet import is_classification, register_image_folder
 from .shared_images import shared_images
 from .splits import register_splits, split_names, split_source
 from .voc import register_voc_dir
 
-__all__ = ["register_own", "setup_datasets", "warn_of_shared_images"]
+__all__ = [
+    "coco_json_entries",
+    "json_rules",
+    "register_own",
+    "setup_datasets",
+    "warn_of_shared_images",
+]
 
 
 def setup_datasets(cfg: CfgNode) -> None:
@@ -68,18 +74,16 @@ def register_own(cfg: CfgNode) -> None:
             in TRAIN or TEST.
     """
     train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
-    for index, entry in enumerate(cfg.DATASETS.COCO_JSON):
-        if not _has_types(entry, str, str, str):
-            raise ValueError(
-                f"DATASETS.COCO_JSON[{index}] is {short(entry)}; "
-                "expected three texts [name, json file, image root]"
-            )
-        name, json_file, image_root = entry
-        uses = {name, *split_names(name)}
-        required = SCORED_KEYS if uses & set(test) else ()
-        if cfg.MODEL.MASK_ON and uses & {*train, *test}:
-            required += ("segmentation",)
-        register_coco_json(name, json_file, image_root, required)
+    rules = json_rules(cfg)
+    left_out = set()
+    for entry in coco_json_entries(cfg):
+        left_out.update(register_coco_json(**entry, rules=rules).left_out)
+    unknown = [entry for entry in rules.left_out_categories if entry not in left_out]
+    if unknown and cfg.DATASETS.COCO_JSON:
+        raise ValueError(
+            f"DATASETS.LEFT_OUT_CATEGORIES has {unknown[0]!r}; expected the id or the name of a "
+            "category in a file of DATASETS.COCO_JSON"
+        )
     for index, entry in enumerate(cfg.DATASETS.VOC_DIRS):
         if not (
             _has_types(entry, str, str, str, int, list)
@@ -104,6 +108,48 @@ def register_own(cfg: CfgNode) -> None:
                 "registered. Own data sets go into DATASETS.COCO_JSON, DATASETS.VOC_DIRS or "
                 "DATASETS.IMAGE_FOLDERS."
             )
+
+
+def json_rules(cfg: CfgNode) -> JsonRules:
+    """What a config says of its files in COCO format.
+
+    Raises:
+        ValueError: a left-out category is neither an id nor a name.
+    """
+    data = cfg.DATASETS
+    for entry in data.LEFT_OUT_CATEGORIES:
+        if type(entry) not in (int, str):
+            raise ValueError(
+                f"DATASETS.LEFT_OUT_CATEGORIES has {entry!r}; expected ids or names of categories"
+            )
+    return JsonRules(tuple(data.LEFT_OUT_CATEGORIES), data.IMAGES_OUTSIDE_ROOT, data.CACHE_DIR)
+
+
+def coco_json_entries(cfg: CfgNode) -> Iterator[Dict[str, Any]]:
+    """Name, json_file, image_root and required of the own data sets in COCO format, as
+    :func:`register_coco_json` takes them.
+
+    Raises:
+        ValueError: an entry of ``DATASETS.COCO_JSON`` is malformed.
+    """
+    train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+    for index, entry in enumerate(cfg.DATASETS.COCO_JSON):
+        if not _has_types(entry, str, str, str):
+            raise ValueError(
+                f"DATASETS.COCO_JSON[{index}] is {short(entry)}; "
+                "expected three texts [name, json file, image root]"
+            )
+        name, json_file, image_root = entry
+        uses = {name, *split_names(name)}
+        required = SCORED_KEYS if uses & set(test) else ()
+        if cfg.MODEL.MASK_ON and uses & {*train, *test}:
+            required += ("segmentation",)
+        yield {
+            "name": name,
+            "json_file": json_file,
+            "image_root": image_root,
+            "required": required,
+        }
 
 
 def _has_types(entry: Any, *types: type) -> bool:

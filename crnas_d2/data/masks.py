@@ -32,6 +32,11 @@ def mask_fault(segmentation: Any, size: tuple[int, int] | None) -> str | None:
     return next(filter(None, faults), None) or _points_fault(segmentation, size)
 
 
+def is_too_short(polygon: Any) -> bool:
+    """Whether Detectron2 leaves it out, as it has fewer than 3 points, or half a point."""
+    return type(polygon) is list and (len(polygon) < 6 or len(polygon) % 2 == 1)
+
+
 def _points_fault(polygons: list[list[float]], size: tuple[int, int] | None) -> str | None:
     count = sum(map(len, polygons)) // 2
     if size is None or count <= _edges(size):

@@ -76,7 +76,7 @@ def register_splits(
     inherited = {
         key: value
         for key, value in meta.as_dict().items()
-        if key not in ("name", "json_file", "image_root", "evaluator_type")
+        if key not in ("name", "json_file", "source", "image_root", "evaluator_type")
     }
 
     @functools.lru_cache(maxsize=1)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from detectron2.utils.file_io import PathManager
 
-from .coco_json import box_fault, leaves_root, size_fault
+from .boxes import box_kind
+from .coco_check import leaves_root, size_fault
 from .findings import Findings
 from .pictures import PICTURES
 
@@ -240,7 +241,7 @@ def _look_at_box(
         findings.warn(EMPTY_BOX + NEVER_FOUND * scored, place)
     elif width < 0 or height < 0:
         findings.warn(SWAPPED_CORNERS + NEVER_FOUND * scored, place)
-    elif box_fault(xmin - 1, ymin - 1, width, height, size):
+    elif box_kind(xmin - 1, ymin - 1, width, height, size):
         findings.warn(BOX_OUTSIDE + NOT_CLIPPED * scored, place)
     if scored and any(corner % 1 for corner in corners):
         findings.warn(FRACTION, place)

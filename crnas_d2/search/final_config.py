@@ -112,6 +112,7 @@ def write_final(folder: str, cfg: CfgNode, architecture: Architecture, trained: 
     for key in DATA_SETS:
         cfg.DATASETS[key] = [map_paths(_absolute, key, entry) for entry in cfg.DATASETS[key]]
     cfg.DATASETS.ARCHVAL.DIR = _absolute(cfg.DATASETS.ARCHVAL.DIR)
+    cfg.DATASETS.CACHE_DIR = _absolute(cfg.DATASETS.CACHE_DIR)
     start = _from(folder, cfg.MODEL.WEIGHTS)
     defaults = default_config()
     weights = ["MODEL.WEIGHTS", start]

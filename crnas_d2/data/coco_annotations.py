@@ -1,0 +1,246 @@
+"""The checks of annotations in COCO format, and their corrections."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from reprlib import repr as short
+from typing import Any
+
+import pycocotools.mask as mask_util
+from detectron2.structures import PolygonMasks
+
+from .boxes import IN_A_TEST, LEFT_OUT, box_kind
+from .findings import Findings
+from .masks import is_too_short, mask_fault
+from .whole_numbers import whole_number
+
+
+@dataclass
+class AnnotationCheck:
+    """
+    Attributes:
+        findings: what was found.
+        sizes: (width, height) of each image by its id; None where it has no valid size.
+        categories: their ids.
+        scored, masked: as of :class:`.coco_check.CocoCheck`.
+        corrected: whether an annotation is another than before.
+        trained: on how many of them Detectron2 trains.
+        objects, crowds: how many annotations, and how many with iscrowd 1, each category has.
+    """
+
+    findings: Findings
+    sizes: Mapping[int | str, tuple[int, int] | None]
+    categories: Collection[int | str]
+    scored: bool
+    masked: bool
+    corrected: bool = False
+    trained: int = 0
+    objects: Counter[int | str] = field(default_factory=Counter)
+    crowds: Counter[int | str] = field(default_factory=Counter)
+
+    def run(self, annotations: list[dict]) -> list[dict]:
+        """Returns: the annotations, without those of other images."""
+        self._check_ids(annotations)
+        kept = [annotation for annotation in annotations if self._has_image(annotation)]
+        if not kept:
+            self.findings.error(
+                f"none of the {len(annotations)} annotations has the id of an image as its image_id"
+            )
+        for annotation in kept:
+            self._check(annotation)
+        crowds = self.crowds.total()
+        if kept and crowds == len(kept):
+            self.findings.error(
+                f"all {len(kept)} annotations have iscrowd 1: Detectron2 trains on none of them, and a "
+                "test has no AP; expected iscrowd 0 for each that is one object"
+            )
+        if self._are_counted_anew:
+            for number, annotation in enumerate(kept, start=1):
+                annotation["id"] = number
+        return kept
+
+    def _correct(self, kind: str, annotation: dict) -> None:
+        self._warn(kind, annotation)
+        self.corrected = True
+
+    def _warn(self, kind: str, annotation: dict) -> None:
+        self.findings.warn(
+            kind, f"annotation {annotation.get('id')} of image {annotation['image_id']}"
+        )
+
+    def _error(self, fault: str, annotation: dict) -> None:
+        self.findings.error(
+            f"annotation {annotation.get('id')} (of image {annotation.get('image_id')}): {fault}"
+        )
+
+    def _check_ids(self, annotations: list[dict]) -> None:
+        ids = [annotation.get("id") for annotation in annotations]
+        types = set(map(type, ids))
+        self._are_counted_anew = not types <= {int} or 0 in ids
+        if types <= {int, float, str}:
+            if len(set(ids)) < len(ids):
+                seen = set()
+                for id in ids:
+                    if id in seen:
+                        self.findings.error(f"annotation {id}: another annotation has the same id")
+                    seen.add(id)
+        else:
+            for index, id in enumerate(ids):
+                if type(id) not in (int, float, str):
+                    self.findings.error(
+                        f"annotation at index {index}: {short(annotations[index])}; expected an object "
+                        "with an id that is a number or text"
+                    )
+        if self._are_counted_anew:
+            self.corrected = True
+            kind = (
+                "annotation with id 0, which pycocotools would take for no match, or with an id that is "
+                "no whole number: all are counted anew, from 1"
+            )
+            for id in ids:
+                if type(id) is not int or id == 0:
+                    self.findings.warn(kind, f"annotation {short(id)}")
+
+    def _has_image(self, annotation: dict) -> bool:
+        image_id = annotation.get("image_id")
+        if type(image_id) in (int, str):
+            if image_id in self.sizes:
+                return True
+            self._correct(
+                "annotation of an image that is not in the file, which Detectron2 leaves out",
+                annotation,
+            )
+        else:
+            self._error(f"image_id is {short(image_id)}; expected the id of an image", annotation)
+        return False
+
+    def _check(self, annotation: dict) -> None:
+        size = self.sizes[annotation["image_id"]]
+        crowd = self._is_crowd(annotation)
+        trained = self._check_box(annotation, size)
+        category_id = annotation.get("category_id")
+        if type(category_id) in (int, str) and category_id in self.categories:
+            self.objects[category_id] += 1
+            self.crowds[category_id] += crowd
+        else:
+            fault = f"there is no category with its category_id {short(category_id)}"
+            self._error(fault, annotation)
+        if annotation.get("segmentation"):
+            trained = self._check_mask(annotation, size) and trained
+        elif self.masked and (self.scored or not crowd):
+            self._error("it has no 'segmentation'", annotation)
+        self._check_area(annotation)
+        if annotation.get("ignore", 0) != 0:
+            self._error("'ignore' is set, which Detectron2 does not support", annotation)
+        if annotation.get("keypoints"):
+            self._check_keypoints(annotation)
+        self.trained += trained and not crowd
+
+    def _is_crowd(self, annotation: dict) -> bool:
+        crowd = annotation.get("iscrowd")
+        if crowd == 0 or crowd == 1:
+            return bool(crowd)
+        if crowd is None:
+            if self.scored or "iscrowd" in annotation:
+                annotation["iscrowd"] = 0
+                self._correct("annotation without iscrowd, read as one with 0", annotation)
+        elif whole_number(crowd) in (0, 1):
+            annotation["iscrowd"] = whole_number(crowd)
+            self._correct("iscrowd that is text, read as the number that it is", annotation)
+        else:
+            self._error(f"iscrowd is {short(crowd)}; expected 0 or 1", annotation)
+        return annotation.get("iscrowd") == 1
+
+    def _check_box(self, annotation: dict, size: tuple[int, int] | None) -> bool:
+        """Whether Detectron2 trains on it."""
+        box = annotation.get("bbox")
+        try:
+            x, y, width, height = box
+            # Stated so that NaN does not pass. That of most boxes, and soon said.
+            if x >= 0 and y >= 0 and width > 0 and height > 0:
+                if x + width <= size[0] and y + height <= size[1]:
+                    return True
+        except (TypeError, ValueError):
+            pass
+        if type(box) is not list or len(box) != 4 or not all(map(_is_number, box)):
+            fault = f"bbox is {short(box)}; expected 4 finite numbers [x, y, width, height]"
+            self._error(fault, annotation)
+            return False
+        kind = box_kind(*box, size) if size else None
+        if kind:
+            self._warn(kind + IN_A_TEST[kind] * self.scored, annotation)
+        return kind not in LEFT_OUT
+
+    def _check_mask(self, annotation: dict, size: tuple[int, int] | None) -> bool:
+        """Whether Detectron2 trains on its object."""
+        segmentation = annotation["segmentation"]
+        fault = mask_fault(segmentation, size)
+        if fault and type(segmentation) is list:
+            drawn = [polygon for polygon in segmentation if not is_too_short(polygon)]
+            if not drawn:
+                self._refuse_short_mask(annotation)
+                return False
+            if len(drawn) < len(segmentation):
+                fault = mask_fault(drawn, size)
+                kind = "polygon of fewer than 3 points beside others, which is left out of the mask"
+                if self.masked and self.scored:
+                    annotation["segmentation"] = drawn
+                    self._correct(kind, annotation)
+                else:
+                    self._warn(kind, annotation)
+        if fault and self.masked:
+            self._error(fault, annotation)
+        elif fault:
+            del annotation["segmentation"]
+            kind = "mask that cannot be drawn, which is left out, as MODEL.MASK_ON is False"
+            self._correct(kind, annotation)
+        return True
+
+    def _refuse_short_mask(self, annotation: dict) -> None:
+        what = "mask of polygons of fewer than 3 points alone"
+        if self.masked and self.scored:
+            polygons = short(annotation["segmentation"])
+            self._error(f"segmentation is {polygons}, a {what}, which has no mask AP", annotation)
+        else:
+            self._warn(f"{what}, whose object Detectron2 leaves out of the training", annotation)
+
+    def _check_area(self, annotation: dict) -> None:
+        area = annotation.get("area")
+        if area is None or area == []:
+            if self.scored:
+                annotation["area"] = _measured_area(annotation)
+                kind = "annotation without area, which is that of its mask, or else of its box"
+                self._correct(kind, annotation)
+        elif not (_is_number(area) and area >= 0):
+            fault = f"area is {short(area)}; expected a number that is not negative"
+            self._error(fault, annotation)
+
+    def _check_keypoints(self, annotation: dict) -> None:
+        keypoints = annotation["keypoints"]
+        if type(keypoints) is not list or len(keypoints) % 3 or not all(map(_is_number, keypoints)):
+            fault = (
+                f"keypoints is {short(keypoints)}; expected finite numbers [x, y, visibility, ...]"
+            )
+            self._error(fault, annotation)
+
+
+def _measured_area(annotation: dict) -> float:
+    """As Detectron2 measures it where it writes COCO's format; 0 where it cannot be measured."""
+    segmentation, box = annotation.get("segmentation"), annotation.get("bbox")
+    try:
+        if type(segmentation) is list and segmentation:
+            return PolygonMasks([segmentation]).area()[0].item()
+        if segmentation:
+            if type(segmentation["counts"]) is list:
+                segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
+            return mask_util.area(segmentation).item()
+        return abs(box[2] * box[3])
+    except (TypeError, ValueError, KeyError, IndexError):
+        return 0.0  # of a mask or a box that is an error
+
+
+def _is_number(value: Any) -> bool:
+    # Also false for NaN.
+    return type(value) in (int, float) and abs(value) < 1e12

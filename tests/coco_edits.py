@@ -1,0 +1,64 @@
+"""Edits of a small data set in COCO format, and what Detectron2 makes of it."""
+
+import torch
+
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
+
+
+def by_id(entries, id):
+    return next(entry for entry in entries if entry["id"] == id)
+
+
+def set_in(section, id, /, **values):
+    return lambda coco: by_id(coco[section], id).update(values)
+
+
+def drop(section, id, key):
+    return lambda coco: by_id(coco[section], id).pop(key)
+
+
+def append(section, entry):
+    return lambda coco: coco[section].append(entry)
+
+
+def box(*values):
+    return set_in("annotations", 200, bbox=list(values))
+
+
+def mask(segmentation):
+    return set_in("annotations", 200, segmentation=segmentation)
+
+
+def score_truth(name, folder):
+    """Detectron2's results for the boxes of a data set, as they stand in it, as detections."""
+    evaluator = COCOEvaluator(name, output_dir=str(folder))
+    evaluator.reset()
+    for image in DatasetCatalog.get(name):
+        annotations = image["annotations"]
+        xywh = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float).reshape(-1, 4)
+        instances = Instances((image["height"], image["width"]))
+        instances.pred_boxes = Boxes(torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1))
+        instances.scores = torch.linspace(0.9, 0.5, len(xywh))
+        instances.pred_classes = torch.tensor([a["category_id"] for a in annotations], dtype=int)
+        evaluator.process([image], [{"instances": instances}])
+    return evaluator.evaluate().get("bbox", {})
+
+
+def trained_boxes(name, masks=False):
+    """Of each image by its id, (corners, class) of the objects that Detectron2 trains on."""
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP, cfg.MODEL.MASK_ON = (30,), "none", masks
+    mapper = DatasetMapper(cfg)
+    found = {}
+    for image in DatasetCatalog.get(name):
+        instances = mapper(image)["instances"]
+        found[image["image_id"]] = [
+            (*box, category)
+            for box, category in zip(
+                instances.gt_boxes.tensor.tolist(), instances.gt_classes.tolist()
+            )
+        ]
+    return found
