@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import Params
 from torch.nn.functional import embedding_bag
 
-from .detections import Detections
+from .detections import Detections, id_array
 from .matching import BITS, MATCH, ImageObjects, match
 
 NUM_RECALLS = len(Params("bbox").recThrs)
@@ -68,7 +68,7 @@ class ResampledImages:
                 f"each of {len(image_ids)} images"
             )
         self.iou_type = iou_type
-        self.image_ids = np.array(image_ids, np.int64)
+        self.image_ids = id_array(image_ids)
         self.positions = {image_id: position for position, image_id in enumerate(image_ids)}
         if len(self.positions) < len(image_ids):
             raise ValueError(f"{len(image_ids)} images, but {len(self.positions)} different ones")
@@ -110,14 +110,14 @@ class BootstrapAP:
         unknown = [i for i in image_ids if i not in known]
         if unknown:
             raise ValueError(f"images {unknown[:5]} are not among the {len(known)} resampled ones")
-        slice_ids, times = np.unique(np.array(image_ids, np.int64), return_counts=True)
+        slice_ids, times = np.unique(id_array(image_ids), return_counts=True)
         positions = np.array([known[i] for i in slice_ids.tolist()], int)
         again = slice_ids[self._seen[positions] | (times > 1)]
         if len(again):
             raise ValueError(f"images {again[:5].tolist()} are added a second time")
-        foreign = np.setdiff1d(detections.image_ids, slice_ids)
-        if len(foreign):
-            raise ValueError(f"detections in images {foreign[:5].tolist()}, which are not added")
+        foreign = set(detections.image_ids.tolist()).difference(image_ids)
+        if foreign:
+            raise ValueError(f"detections in images {sorted(foreign)[:5]}, which are not added")
         categories = self._images.num_categories
         if len(detections) and not (
             0 <= detections.categories.min() and detections.categories.max() < categories

@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 
 
+def id_array(ids: Iterable[int | str]) -> np.ndarray:
+    """Ids of images as an array: int64, or texts, whose order is that of Python too."""
+    ids = list(ids)
+    return np.array(ids, str if ids and isinstance(ids[0], str) else np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Detections:
     """D detections, as :class:`detectron2.evaluation.COCOEvaluator` describes them, digit for digit.
@@ -17,7 +23,7 @@ class Detections:
     A few dozen bytes each, where a dict of Python numbers takes half a kilobyte.
 
     Attributes:
-        image_ids: (D,) int64.
+        image_ids: (D,) int64, or texts.
         categories: (D,) int64, contiguous from 0.
         boxes: (D, 4) float64, x, y, width, height in pixels of the original image.
         scores: (D,) float64.
@@ -53,7 +59,7 @@ class Detections:
         """
         masks = [r["segmentation"] for r in results if "segmentation" in r]
         return cls(
-            np.array([r["image_id"] for r in results], np.int64),
+            id_array(r["image_id"] for r in results),
             np.array([r["category_id"] for r in results], np.int64),
             np.array([r["bbox"] for r in results], np.float64).reshape(-1, 4),
             np.array([r["score"] for r in results], np.float64),

@@ -19,7 +19,7 @@ from detectron2.evaluation import COCOEvaluator
 
 from ..data.class_names import tell_apart
 from ..data.coco_json import SCORED_KEYS
-from .detections import Detections
+from .detections import Detections, id_array
 
 try:
     import hotcoco
@@ -33,6 +33,9 @@ READ_KEYS = {
     "categories": ("id", "name"),
     "annotations": ("id", "image_id", "category_id", "bbox", "segmentation", *SCORED_KEYS),
 }
+
+# Those that images and categories are called in annotations
+REFERENCES = {"images": "image_id", "categories": "category_id"}
 
 
 class Scorer(COCOEvaluator):
@@ -77,6 +80,7 @@ class Scorer(COCOEvaluator):
         self._fast = fast and hotcoco is not None and _has_plain_ids(self._coco_api.dataset)
         self.implementation = "hotcoco" if self._fast else "pycocotools"
         if self._fast:
+            self._texts = {kind: _texts(self._coco_api.dataset[kind]) for kind in REFERENCES}
             self._ground_truth, self._coco_eval = hotcoco.COCO(self._read_part()), hotcoco.COCOeval
         else:
             self._ground_truth, self._coco_eval = self._coco_api, COCOeval
@@ -125,7 +129,7 @@ class Scorer(COCOEvaluator):
         found = self._ground_truth.loadRes(self._results(detections, task))
         coco_eval = self._coco_eval(self._ground_truth, found, task)
         if image_ids is not None:
-            coco_eval.params.imgIds = list(image_ids)
+            coco_eval.params.imgIds = self._numbers("images", id_array(image_ids)).tolist()
         coco_eval.evaluate()
         coco_eval.accumulate()
         coco_eval.summarize()
@@ -133,25 +137,36 @@ class Scorer(COCOEvaluator):
 
     def _results(self, detections: Detections, task: str) -> np.ndarray | list[dict[str, Any]]:
         """As ``loadRes`` takes them."""
-        category_ids = self._category_ids[detections.categories]
+        image_ids = self._numbers("images", detections.image_ids)
+        category_ids = self._numbers("categories", self._category_ids)[detections.categories]
         if task == "bbox" and self._fast:
-            return np.column_stack(
-                [detections.image_ids, detections.boxes, detections.scores, category_ids]
-            )
-        results = replace(detections, categories=category_ids).to_json()
+            return np.column_stack([image_ids, detections.boxes, detections.scores, category_ids])
+        results = replace(detections, image_ids=image_ids, categories=category_ids).to_json()
         if task == "segm":
             for result in results:
                 del result["bbox"]  # or its area would be taken for the mask's
         return results
 
     def _read_part(self) -> dict[str, list[dict[str, Any]]]:
-        return {
+        part = {
             kind: [
                 {key: entry[key] for key in keys if key in entry}
                 for entry in self._coco_api.dataset[kind]
             ]
             for kind, keys in READ_KEYS.items()
         }
+        for kind, reference in REFERENCES.items():
+            for entries, key in ((part[kind], "id"), (part["annotations"], reference)):
+                numbers = self._numbers(kind, id_array(entry[key] for entry in entries))
+                for entry, number in zip(entries, numbers.tolist()):
+                    entry[key] = number
+        return part
+
+    def _numbers(self, kind: str, ids: np.ndarray) -> np.ndarray:
+        """The ids of images or categories for the package that evaluates: hotcoco takes whole numbers
+        alone, so texts are counted, in their order."""
+        texts = self._texts[kind] if self._fast else ()
+        return np.searchsorted(texts, ids) if len(texts) and len(ids) else ids
 
     def _require(self, *keys: str) -> None:
         """Raise a ValueError if an annotation lacks one of these keys."""
@@ -197,5 +212,15 @@ def _has_plain_ids(dataset: Mapping[str, list[dict[str, Any]]]) -> bool:
     """
     lowest = {"images": 0, "categories": 0, "annotations": 1}
     return all(
-        low <= entry["id"] < 2**53 for kind, low in lowest.items() for entry in dataset[kind]
+        low <= entry["id"] < 2**53
+        for kind, low in lowest.items()
+        if not len(_texts(dataset[kind]))
+        for entry in dataset[kind]
     )
+
+
+def _texts(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The ids in their order, where they are texts; else nothing."""
+    if entries and isinstance(entries[0]["id"], str):
+        return np.unique([entry["id"] for entry in entries])
+    return np.empty(0, str)
