@@ -17,13 +17,13 @@ from torch import nn
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint.same_model import check_same_model
 from ..checkpoint.trained import load_trained
 from ..checkpoint.weights_file import read_weights_file
+from ..data.pictures import read_picture
 from ..engine.trainer import without_sync_bn
 
 SHARE_THRESHOLD = 0.01  # of the maximum
@@ -224,7 +224,7 @@ def dataset_images(cfg: CfgNode, dataset: str, count: int, size: int) -> torch.T
     )
     images = []
     for i in np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int):
-        pixels = read_image(files[i], format=cfg.INPUT.FORMAT)
+        pixels = read_picture(files[i], cfg.INPUT.FORMAT)
         pixels = resize.get_transform(pixels).apply_image(pixels)
         top, left = ((side - size) // 2 for side in pixels.shape[:2])
         crop = np.ascontiguousarray(pixels[top : top + size, left : left + size].transpose(2, 0, 1))

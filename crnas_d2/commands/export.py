@@ -47,6 +47,7 @@ from detectron2.structures import Instances
 from ..checkpoint.trained import load_trained
 from ..config import read_config
 from ..data import setup_datasets
+from ..data.naming_mapper import NamingMapper
 from ..engine import CRTrainer
 from ..engine.agreement import Selection, leave_out_ties, match_detections
 from ..engine.hooks import find_supernet
@@ -183,7 +184,8 @@ def read_sample(cfg: CfgNode, image_file: str | None) -> torch.Tensor:
             raise ValueError("DATASETS.TEST is empty: expected --sample-image")
         setup_datasets(cfg)
         image_file = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]["file_name"]
-    return DatasetMapper(cfg, is_train=False)({"file_name": image_file})["image"].float()
+    mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
+    return mapper({"file_name": image_file})["image"].float()
 
 
 def detect(model: Detector, image: torch.Tensor) -> Instances:

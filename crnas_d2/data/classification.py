@@ -16,6 +16,8 @@ from detectron2.data import build_detection_test_loader
 from detectron2.data.detection_utils import read_image
 from detectron2.utils import comm
 
+from .naming_mapper import NamingMapper
+
 __all__ = ["ClassificationMapper", "build_classification_test_loader"]
 
 FLIPS = MappingProxyType(
@@ -123,7 +125,7 @@ def build_classification_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoa
     return build_detection_test_loader(
         cfg,
         dataset_name,
-        mapper=ClassificationMapper(cfg, is_train=False),
+        mapper=NamingMapper(ClassificationMapper(cfg, is_train=False)),
         batch_size=max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()),
         collate_fn=default_collate,
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
@@ -89,21 +89,26 @@ def _find_in_folder(folder: str, leave_out: str) -> list[Source]:
     return sources
 
 
-def read_picture(path: str) -> np.ndarray:
+def read_picture(path: str, format: str = "RGB") -> np.ndarray:
     """A picture, turned as its EXIF data say.
 
+    Args:
+        path: of the file.
+        format: order of the channels, see :func:`detectron2.data.detection_utils.read_image`.
+
     Returns:
-        (h, w, 3) RGB uint8.
+        (h, w, 3) uint8.
 
     Raises:
         UnreadableError: it cannot be read as a picture.
     """
     try:
-        return read_image(path, format="RGB")
+        return read_image(path, format=format)
     except UnidentifiedImageError as error:  # its own words show a Python object
         raise UnreadableError(f"{path}: it is no picture that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"{path}: {error}") from error
+    except Exception as error:  # Pillow's plugins raise whatever goes wrong in a damaged file
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableError(f"{path}: {reason}") from error
 
 
 class Video:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -76,7 +77,17 @@ def _tell(error: Exception, show_traceback: bool) -> None:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+    return _said_by_worker(error) or str(error) or type(error).__name__
+
+
+def _said_by_worker(error: Exception) -> str:
+    """The message of a fault in a data worker, which torch raises here with the traceback as its
+    message; empty where it is no such fault."""
+    if not re.match(r"Caught \w+ in DataLoader worker process", str(error)):
+        return ""
+    kind = type(error)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return str(error).rpartition(f"\n{name}: ")[2].rstrip("\n")
 
 
 def _write_to_log_files(error: Exception) -> None:

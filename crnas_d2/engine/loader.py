@@ -20,6 +20,7 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 
+from ..data.naming_mapper import NamingMapper
 from .terminal import report, report_images
 
 
@@ -120,6 +121,7 @@ def build_train_loader(
 
     Raises:
         ValueError: the batch cannot be shared equally among the processes.
+        UnreadableError: in an iteration: a picture cannot be read; the message names it.
     """
     batch_size, rest = divmod(total_batch_size, comm.get_world_size())
     if rest or batch_size < 1:
@@ -129,7 +131,7 @@ def build_train_loader(
         )
     groups = [int(d["width"] > d["height"]) for d in dataset] if aspect_ratio_grouping else None
     return DataLoader(
-        SeededDataset(DatasetFromList(dataset, copy=False), mapper, seed),
+        SeededDataset(DatasetFromList(dataset, copy=False), NamingMapper(mapper), seed),
         batch_sampler=TrainingBatches(sampler, batch_size, groups),
         num_workers=num_workers,
         collate_fn=collate_fn,

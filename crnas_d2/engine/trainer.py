@@ -13,6 +13,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch.utils.data import DataLoader, default_collate
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.data.build import _train_loader_from_config
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
@@ -23,6 +24,7 @@ from detectron2.utils import comm
 from ..checkpoint import CRCheckpointer
 from ..data.classification import ClassificationMapper, build_classification_test_loader
 from ..data.imagenet import is_classification
+from ..data.naming_mapper import NamingMapper
 from .best_checkpoint import BestCheckpointer
 from .evaluators import build_evaluator
 from .hooks import (
@@ -157,7 +159,8 @@ class CRTrainer(DefaultTrainer):
         if is_classification(dataset_name):
             loader = build_classification_test_loader(cfg, dataset_name)
         else:
-            loader = super().build_test_loader(cfg, dataset_name)
+            mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
+            loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         return ReportedLoader(loader)
 
     @classmethod

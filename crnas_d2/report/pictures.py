@@ -14,10 +14,10 @@ import yaml
 from PIL import Image
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 
 from ..data.class_names import tell_apart
+from ..data.pictures import read_picture
 from ..files import read_json
 from ..search.records import Network
 from .drawing import draw_objects
@@ -185,7 +185,7 @@ def draw_truth_and(
     Returns:
         (h, w, 3) uint8 each.
     """
-    pixels = read_image(image["file_name"], format="RGB")
+    pixels = read_picture(image["file_name"])
     truth = image["annotations"]
     if not any("segmentation" in d for found in detections for d in found):
         truth = [{k: v for k, v in o.items() if k != "segmentation"} for o in truth]

@@ -17,6 +17,7 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
+from ..data.naming_mapper import NamingMapper
 from ..engine.hooks import find_supernet
 from ..engine.terminal import report_images
 from ..spaces import PathSpace
@@ -64,7 +65,7 @@ class ArchitectureEvaluator:
         self._model = model.eval()
         self._images_per_batch = search.IMAGES_PER_BATCH
         self._num_workers = cfg.DATALOADER.NUM_WORKERS
-        self._mapper = DatasetMapper(cfg, is_train=False)
+        self._mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
         self._archval = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
         self.scorer = Scorer(cfg.DATASETS.TEST[0])
         self._seed = search.SEED

@@ -6,6 +6,7 @@ from fvcore.nn.precise_bn import update_bn_stats
 from thin_supernets import sample_paths
 from tiny_search import build, build_subnet, load, some_paths, write_search_config
 
+from crnas_d2.data.pictures import UnreadableError
 from crnas_d2.engine.hooks import find_supernet
 from crnas_d2.search.evaluator import ArchitectureEvaluator, _draw_images
 from crnas_d2.search.recalibration import active_norms, recalibrate
@@ -242,3 +243,14 @@ def test_faults_are_told(config):
     with pytest.raises(ValueError, match="'as_lvis' of a search has evaluator_type 'lvis'; exp"):
         check_metric(settled(cfg))
     MetadataCatalog.remove("as_lvis")
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+    config = write_search_config(tmp_path, "stage")
+    cfg = load(config, "SEARCH.BN.MODE", "running")
+    evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))
+    image, *_ = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
+    with open(image["file_name"], "r+b") as file:
+        file.truncate(60)
+    with pytest.raises(UnreadableError, match=rf"{image['file_name']}: .*truncated"):
+        evaluator.evaluate(some_paths(evaluator.space, 1))
