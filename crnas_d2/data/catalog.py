@@ -168,7 +168,7 @@ def _register_part(name: str, cfg: CfgNode) -> None:
         return
     if name not in DatasetCatalog or MetadataCatalog.get(name).get("split_settings"):
         archval = cfg.DATASETS.ARCHVAL
-        register_splits(source, archval.SIZE, archval.SEED, archval.DIR)
+        register_splits(source, archval.SIZE, archval.SEED, archval.DIR, archval.GROUP_KEY)
         os.fspath(MetadataCatalog.get(name).json_file)  # writes the files, or raises
 
 

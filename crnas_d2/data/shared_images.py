@@ -11,7 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..files import is_remote, read_json, real_file
-from .splits import PARTS, draw, split_names, split_source
+from .draw import Draw, DrawSettings
+from .splits import PARTS, read_draw, split_names, split_source
 
 
 def shared_images(one: str, other: str, archval: CfgNode) -> set[str]:
@@ -34,7 +35,7 @@ def shared_images(one: str, other: str, archval: CfgNode) -> set[str]:
 def share_by_name(one: str, other: str) -> bool | None:
     """Whether two data sets share images, where their names tell: the two parts of one draw do not,
     a data set and a part of it do. None where they do not tell."""
-    sources = [_source_of_drawn(name) for name in (one, other)]
+    sources = [source_of_drawn(name) for name in (one, other)]
     if one == other or sources[0] == other or sources[1] == one:
         return True
     return False if sources[0] and sources[0] == sources[1] else None
@@ -42,22 +43,35 @@ def share_by_name(one: str, other: str) -> bool | None:
 
 def is_made_at_first_use(name: str) -> bool:
     """Whether a look at the images of a data set may have to generate them."""
-    meta = MetadataCatalog.get(_source_of_drawn(name) or name)
+    meta = MetadataCatalog.get(source_of_drawn(name) or name)
     return isinstance(meta.get("json_file") or meta.get("dirname"), LazyPath)
 
 
 def image_files(name: str, archval: CfgNode) -> set[str]:
     """The image files of a data set, as :func:`shared_images`."""
-    source = _source_of_drawn(name)
+    source = source_of_drawn(name)
     if not source:
         return set(_all_images(name).values())
-    images = _all_images(source)
-    chosen = draw(list(images), archval.SIZE, archval.SEED)
+    chosen = drawn_from(source, archval).archval
     is_archval = name == split_names(source)[PARTS.index("archval")]
-    return {file for id, file in images.items() if (id in chosen) is is_archval}
+    files = _all_images(source).items()
+    return {file for id, file in files if (id in chosen) is is_archval}
 
 
-def _source_of_drawn(name: str) -> str | None:
+def drawn_from(source: str, archval: CfgNode) -> Draw:
+    """How archval is drawn from a registered data set; nothing is written.
+
+    Args:
+        archval: ``DATASETS.ARCHVAL``.
+
+    Raises:
+        OSError, ValueError: see :func:`read_draw`.
+    """
+    settings = DrawSettings(archval.SIZE, archval.SEED, archval.GROUP_KEY)
+    return read_draw(os.fspath(MetadataCatalog.get(source).json_file), settings)
+
+
+def source_of_drawn(name: str) -> str | None:
     """Of which data set it is a part by the draw; None for one that stands for itself."""
     own = name in DatasetCatalog and not MetadataCatalog.get(name).get("split_settings")
     return None if own else split_source(name)

@@ -4,33 +4,36 @@ The supernet is trained on archtrain and its architectures are compared on archv
 test set stays unseen. Any data set in COCO format that is registered in Detectron2 can be split.
 """
 
+from __future__ import annotations
+
 import functools
-import hashlib
 import json
 import logging
 import os
 import re
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any
+from urllib.parse import quote
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from iopath.common.file_io import LazyPath, file_lock
 
 from ..files import datasets_root, file_sha256, is_remote, read_json, write_atomically
+from .draw import Draw, DrawSettings, draw_archval
 
-__all__ = ["PARTS", "draw", "register_splits", "split_names", "split_source", "write_splits"]
+__all__ = ["PARTS", "read_draw", "register_splits", "split_names", "split_source", "write_splits"]
 
 PARTS = ("archtrain", "archval")
 
 
-def split_names(source: str) -> Tuple[str, str]:
+def split_names(source: str) -> tuple[str, str]:
     """Names of the parts: "coco_2017_train" has "coco_2017_archtrain" and "coco_2017_archval"; a
     name without the ending "_train" is kept whole."""
     stem = source.removesuffix("_train")
     return tuple(f"{stem}_{part}" for part in PARTS)
 
 
-def split_source(name: str) -> Optional[str]:
+def split_source(name: str) -> str | None:
     """The registered data set of which ``name`` is a part by :func:`split_names`, if there is one."""
     stem, _, part = name.rpartition("_")
     if part not in PARTS:
@@ -39,8 +42,8 @@ def split_source(name: str) -> Optional[str]:
 
 
 def register_splits(
-    source: str, size: int = 5000, seed: int = 0, folder: str = ""
-) -> Tuple[str, str]:
+    source: str, size: int = 5000, seed: int = 0, folder: str = "", group_key: str = ""
+) -> tuple[str, str]:
     """Register archtrain and archval of a data set. Nothing is read or written before first use.
 
     The parts take over the metadata of the source, such as its categories. Parts that are
@@ -48,7 +51,7 @@ def register_splits(
 
     Args:
         source: a registered data set in COCO format, such as "coco_2017_train".
-        size, seed, folder: see :func:`write_splits`.
+        size, seed, folder, group_key: see :func:`write_splits`.
 
     Returns:
         names of archtrain and archval.
@@ -67,7 +70,7 @@ def register_splits(
             f"cannot split {source!r}: it is not a data set in COCO format, but {meta}"
         )
     names = split_names(source)
-    settings = (source, size, seed, folder)
+    settings = (source, size, seed, folder, group_key)
     for name in names:
         if name in DatasetCatalog:
             known = MetadataCatalog.get(name).get("split_settings")
@@ -80,7 +83,7 @@ def register_splits(
     }
 
     @functools.lru_cache(maxsize=1)
-    def files() -> Dict[str, str]:
+    def files() -> dict[str, str]:
         return dict(zip(names, write_splits(*settings)))
 
     for name in names:
@@ -98,18 +101,20 @@ def register_splits(
     return names
 
 
-def write_splits(source: str, size: int, seed: int, folder: str = "") -> Tuple[str, str]:
+def write_splits(
+    source: str, size: int, seed: int, folder: str = "", group_key: str = ""
+) -> tuple[str, str]:
     """Write archtrain and archval of a data set as COCO json files, unless they are there.
 
-    Their names carry size, seed and a hash of the source file, so another draw or a changed source
-    makes other files. Every image, with all its annotations, is in one of the two; all else is
-    kept as it is in the source. Equal settings give equal bytes. Safe to call from many processes:
-    one writes, the others wait.
+    Their names carry the settings, "_stratified" for a draw by class, and a hash of the source
+    file, so another draw or a changed source makes other files. Every image, with all its
+    annotations, is in one of the two; all else is kept as it is in the source. Equal settings give
+    equal bytes. Safe to call from many processes: one writes, the others wait.
 
     Args:
         source: a registered data set in COCO format.
-        size: images of archval; archtrain has the others.
-        seed: of :func:`draw`.
+        size: images of archval, or as near to that as whole groups come; archtrain has the others.
+        seed, group_key: see :class:`DrawSettings`.
         folder: where the files go; "" is ``crnas_d2_splits`` in Detectron2's folder of data sets.
 
     Returns:
@@ -117,18 +122,22 @@ def write_splits(source: str, size: int, seed: int, folder: str = "") -> Tuple[s
 
     Raises:
         FileNotFoundError: the source has no json file.
-        ValueError: the source has no more than ``size`` images, or is not valid.
+        ValueError: see :func:`read_draw`.
     """
     json_file = _source_file(source)
+    drawn = read_draw(json_file, DrawSettings(size, seed, group_key))
     folder = folder or os.path.join(datasets_root(), "crnas_d2_splits")
-    settings = f"size{size}_seed{seed}_{file_sha256(json_file)[:16]}"
+    settings = f"size{size}_seed{seed}"
+    settings += "_stratified" if drawn.stratified else ""
+    settings += f"_by_{quote(group_key, safe='')}" if group_key else ""
+    settings += f"_{file_sha256(json_file)[:16]}"
     stems = [re.sub(r"[^-.\w]", "_", name) for name in split_names(source)]
     paths = tuple(os.path.join(folder, f"{stem}_{settings}.json") for stem in stems)
     if all(map(os.path.isfile, paths)):
         return paths
     with file_lock(paths[0]):
         if not all(map(os.path.isfile, paths)):
-            for path, part in zip(paths, _partition(json_file, size, seed)):
+            for path, part in zip(paths, _partition(read_json(json_file), drawn)):
                 write_atomically(path, json.dumps(part, separators=(",", ":")).encode())
                 logging.getLogger(__name__).info(
                     f"Wrote {len(part['images'])} images of {source} to {path}"
@@ -136,15 +145,34 @@ def write_splits(source: str, size: int, seed: int, folder: str = "") -> Tuple[s
     return paths
 
 
-def draw(image_ids: List[int], size: int, seed: int) -> Set[int]:
-    """Draw images without replacement: those with the smallest SHA-256 of the text "seed:id".
+def read_draw(json_file: str, settings: DrawSettings) -> Draw:
+    """The draw of archval from a file in COCO format; nothing is written.
 
-    Uniform, and independent of the order of the ids, of any library's random numbers, and of
-    Python's version. A smaller draw is part of a larger one, and images that are added to a data
-    set later replace few of those drawn.
+    Raises:
+        OSError: the file is not there.
+        ValueError: it is not valid, or archval cannot be drawn from it.
     """
-    ranked = sorted(image_ids, key=lambda id: hashlib.sha256(f"{seed}:{id}".encode()).digest())
-    return set(ranked[:size])
+    modified = None if is_remote(json_file) else os.stat(json_file).st_mtime_ns
+    return _read_draw(json_file, modified, settings)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_draw(json_file: str, modified: int | None, settings: DrawSettings) -> Draw:
+    coco = read_json(json_file)
+    try:
+        images, annotations = coco["images"], coco["annotations"]
+        ids = {image["id"] for image in images}
+        strays = {annotation["image_id"] for annotation in annotations} - ids
+        if len(ids) < len(images):
+            raise ValueError("it has several images with the same id")
+        if strays:
+            stray = min(strays, key=str)
+            raise ValueError(f"it has annotations of an image {stray!r} that is not in it")
+        return draw_archval(images, annotations, settings)
+    except ValueError as error:
+        raise ValueError(f"cannot draw archval from {json_file}: {error}") from None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{json_file} is not in COCO format: {error!r}") from error
 
 
 def _source_file(source: str) -> str:
@@ -157,31 +185,15 @@ def _source_file(source: str) -> str:
     return path
 
 
-def _partition(json_file: str, size: int, seed: int) -> List[Dict[str, Any]]:
+def _partition(coco: dict[str, Any], drawn: Draw) -> list[dict[str, Any]]:
     """Contents of archtrain and archval."""
-    coco = read_json(json_file)
-    try:
-        images, annotations = coco["images"], coco["annotations"]
-        ids = [image["id"] for image in images]
-        files = {image["file_name"] for image in images}
-        strays = {annotation["image_id"] for annotation in annotations}.difference(ids)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{json_file} is not in COCO format: {error!r}") from error
-    if len(set(ids)) < len(ids) or len(files) < len(ids):
-        raise ValueError(f"{json_file} has several images with the same id or file_name")
-    if strays:
-        raise ValueError(f"{json_file} has annotations of an image {min(strays)} that is not in it")
-    if size >= len(ids):
-        raise ValueError(
-            f"cannot draw an archval of {size} images from {json_file}, which has {len(ids)}: "
-            "set DATASETS.ARCHVAL.SIZE below that"
-        )
-    archval = draw(ids, size, seed)
     return [
         {
             **coco,
-            "images": [image for image in images if (image["id"] in archval) is chosen],
-            "annotations": [a for a in annotations if (a["image_id"] in archval) is chosen],
+            "images": [i for i in coco["images"] if (i["id"] in drawn.archval) is chosen],
+            "annotations": [
+                a for a in coco["annotations"] if (a["image_id"] in drawn.archval) is chosen
+            ],
         }
         for chosen in (False, True)
     ]

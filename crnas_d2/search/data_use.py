@@ -98,7 +98,8 @@ def _pairs(uses: Sequence[DataUse]) -> Iterator[_Pair]:
     """Each once, whichever steps it is of."""
     seen = set()
     for pair in _all_pairs(uses):
-        key = (pair.test, pair.other, pair.archval.SIZE, pair.archval.SEED)
+        archval = pair.archval
+        key = (pair.test, pair.other, archval.SIZE, archval.SEED, archval.GROUP_KEY)
         if key not in seen:
             seen.add(key)
             yield pair

@@ -1,9 +1,7 @@
 import json
 import multiprocessing
 import os
-import random
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
+from plain_draw import plain_draw
 
 from crnas_d2.data import splits
 from crnas_d2.data.catalog import setup_datasets
 from crnas_d2.files import file_sha256
-from crnas_d2.data.splits import draw, register_splits, split_names, split_source, write_splits
+from crnas_d2.data.splits import register_splits, split_names, split_source, write_splits
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
@@ -42,34 +41,11 @@ def ids(entries):
     return [entry["id"] for entry in entries]
 
 
-def test_the_draw_is_this_one_forever():
-    # for i in $(seq 0 999); do echo $(printf 0:$i | sha256sum) $i; done | sort | head -5
-    assert draw(list(range(1000)), 5, seed=0) == {87, 392, 404, 923, 942}
-    assert draw(list(range(1000)), 5, seed=1) != draw(list(range(1000)), 5, seed=0)
-
-
-def test_the_draw_ignores_order_and_grows_by_nesting():
-    population = [7 * i + 3 for i in range(500)]
-    shuffled = random.Random(0).sample(population, len(population))
-    drawn = draw(population, 60, seed=4)
-    assert len(drawn) == 60 and drawn <= set(population)
-    assert drawn == draw(shuffled, 60, seed=4)
-    assert draw(population, 20, seed=4) < drawn
-    # Of 500 images and 5 more, 60 / 505 of the new ones are expected to be drawn.
-    assert len(drawn - draw(population + [1, 2, 4, 5, 6], 60, seed=4)) <= 3
-
-
-def test_the_draw_is_uniform():
-    counts = Counter(id for seed in range(4000) for id in draw(list(range(20)), 5, seed))
-    # Binomial(4000, 1/4): mean 1000, standard deviation 27.4
-    assert len(counts) == 20 and all(abs(count - 1000) < 4 * 27.4 for count in counts.values())
-
-
 def test_parts_hold_all_images_and_annotations_once(cells):
     source = read(cells[0])
     archtrain, archval = map(read, write_splits("cells_train", size=4, seed=0))
     assert (len(archtrain["images"]), len(archval["images"])) == (8, 4)
-    assert set(ids(archval["images"])) == draw(ids(source["images"]), 4, seed=0)
+    assert set(ids(archval["images"])) == plain_draw(ids(source["images"]), 4)
     for section in ("images", "annotations"):
         both = archtrain[section] + archval[section]
         assert sorted(both, key=lambda e: e["id"]) == sorted(source[section], key=lambda e: e["id"])
@@ -233,22 +209,21 @@ def test_wrong_sources(cells, write_coco):
 
 @pytest.mark.parametrize("size", [12, 5000])
 def test_an_archval_that_leaves_no_archtrain(cells, size):
-    with pytest.raises(ValueError, match=f"archval of {size} images from .*cells.json, .* 12"):
+    with pytest.raises(ValueError, match=f"cells.json: it has 12 images; .*SIZE, which is {size}"):
         write_splits("cells_train", size, 0)
 
 
 @pytest.mark.parametrize(
     "edit, message",
     [
-        (lambda coco: coco["images"][0].update(id=3), "same id or file_name"),
-        (lambda coco: coco["images"][0].update(file_name="0.png"), "same id or file_name"),
+        (lambda coco: coco["images"][0].update(id=3), "several images with the same id"),
         (lambda coco: coco["annotations"][0].update(image_id=5), "an image 5 that is not in it"),
         (lambda coco: coco.pop("annotations"), "not in COCO format: KeyError..annotations"),
     ],
 )
 def test_invalid_source_files(write_coco, edit, message):
     register_coco_instances("bad_train", {}, *write_coco("bad", edit=edit))
-    with pytest.raises(ValueError, match=f"bad.json .*{message}"):
+    with pytest.raises(ValueError, match=f"bad.json.*{message}"):
         write_splits("bad_train", 1, 0)
 
 
@@ -265,7 +240,7 @@ def test_setup_draws_what_the_config_names(cfg, write_coco, tmp_path):
     setup_datasets(cfg)
     cfg.defrost()
     cfg.DATASETS.ARCHVAL.SIZE = 12
-    with pytest.raises(ValueError, match="archval of 12 images .* DATASETS.ARCHVAL.SIZE"):
+    with pytest.raises(ValueError, match="12 images; .*DATASETS.ARCHVAL.SIZE, which is 12"):
         setup_datasets(cfg)
 
 
@@ -289,7 +264,7 @@ def test_an_image_of_the_test_set_in_archval_is_an_error(cfg, write_coco, linked
         os.mkdir(test_root)
         for name in os.listdir(train[1]):
             os.symlink(os.path.join(train[1], name), os.path.join(test_root, name))
-    drawn = min(draw([10 * i + 3 for i in range(8)], 2, seed=0))
+    drawn = min(plain_draw([10 * i + 3 for i in range(8)], 3))
 
     def with_one_of_archval(coco):
         coco["images"][0]["file_name"] = f"{(drawn - 3) // 10}.png"
@@ -301,7 +276,7 @@ def test_an_image_of_the_test_set_in_archval_is_an_error(cfg, write_coco, linked
     cfg.DATASETS.COCO_JSON = [["cells_train", *train]]
     cfg.DATASETS.TRAIN = ("cells_archtrain",)
     cfg.DATASETS.TEST = ("cells_test",) + (("cells_archval",) if used == "archval" else ())
-    cfg.DATASETS.ARCHVAL.SIZE = 2
+    cfg.DATASETS.ARCHVAL.SIZE = 3
     for name, edit in (("apart", without), ("leaking", with_one_of_archval)):
         json_file, _ = write_coco(name, 1, edit=edit)
         register_coco_instances("cells_test", {}, json_file, test_root)
@@ -309,7 +284,7 @@ def test_an_image_of_the_test_set_in_archval_is_an_error(cfg, write_coco, linked
             setup_datasets(cfg)
         else:
             with pytest.raises(
-                ValueError, match=r"1 images of .*leaking\.json.*cells_archval_size2"
+                ValueError, match=r"1 images of .*leaking\.json.*cells_archval_size3"
             ):
                 setup_datasets(cfg)
         DatasetCatalog.remove("cells_test")
@@ -324,3 +299,51 @@ def test_training_on_archval_is_warned_of(cfg, cells, caplog, train, warned):
     cfg.DATASETS.ARCHVAL.SIZE = 2
     setup_datasets(cfg)
     assert any("in the training set too" in r.message for r in caplog.records) is warned
+
+
+def test_names_of_the_files_tell_how_they_were_drawn(write_coco):
+    def with_a_rare_class(coco):
+        for image in coco["images"]:
+            image["video id"] = image["id"] % 4
+        archval = plain_draw(ids(coco["images"]), 4)
+        others = [a for a in coco["annotations"] if a["image_id"] not in archval]
+        rare = list({a["image_id"] % 4: a for a in others}.values())  # one of each video
+        for annotation in coco["annotations"]:
+            annotation["category_id"] = 7 if annotation in rare else 2
+
+    json_file, root = write_coco("cells", 12, edit=with_a_rare_class)
+    register_coco_instances("cells_train", {}, json_file, root)
+    sha = file_sha256(json_file)[:16]
+    for key, ending in (
+        ("", f"size4_seed0_stratified_{sha}"),
+        ("video id", f"size4_seed0_by_video%20id_{sha}"),
+        ("license", ""),
+    ):
+        if not ending:
+            with pytest.raises(ValueError, match="cells.json: its 12 images are one group"):
+                write_splits("cells_train", 4, 0, group_key=key)
+            continue
+        paths = write_splits("cells_train", 4, 0, group_key=key)
+        names = [os.path.basename(path) for path in paths]
+        assert names == [f"cells_archtrain_{ending}.json", f"cells_archval_{ending}.json"]
+        for path in paths:
+            assert {a["category_id"] for a in read(path)["annotations"]} == {2, 7}
+
+
+def test_without_a_rare_class_the_files_are_those_that_they_always_were(cells):
+    paths = write_splits("cells_train", size=4, seed=0)
+    sha = file_sha256(cells[0])[:16]
+    assert [os.path.basename(path) for path in paths] == [
+        f"cells_{part}_size4_seed0_{sha}.json" for part in ("archtrain", "archval")
+    ]
+    source = read(cells[0])
+    archval = plain_draw(ids(source["images"]), 4)
+    for path, chosen in zip(paths, (False, True)):
+        part = {
+            **source,
+            "images": [i for i in source["images"] if (i["id"] in archval) is chosen],
+            "annotations": [
+                a for a in source["annotations"] if (a["image_id"] in archval) is chosen
+            ],
+        }
+        assert Path(path).read_text() == json.dumps(part, separators=(",", ":"))

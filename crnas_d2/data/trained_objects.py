@@ -1,0 +1,41 @@
+"""Which annotations of a COCO json Detectron2 trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .objects import SMALLEST_SIDE
+
+
+def trained_objects(
+    images: Iterable[Mapping[str, Any]], annotations: Iterable[Mapping[str, Any]]
+) -> Iterator[Mapping[str, Any]]:
+    """The annotations of a COCO json that are no crowd, and of whose box a part is in the image."""
+    sizes = {image["id"]: (image.get("width"), image.get("height")) for image in images}
+    for annotation in annotations:
+        size = sizes.get(annotation["image_id"], (None, None))
+        if is_trained(annotation.get("bbox"), annotation.get("iscrowd"), *size):
+            yield annotation
+
+
+def is_trained(
+    box: Sequence[float] | None, is_crowd: int | None, width: float | None, height: float | None
+) -> bool:
+    """Whether Detectron2's mapper keeps an object.
+
+    Args:
+        box: x, y, width, height, in pixels. A negative width counts to the left, as in the mapper.
+        is_crowd: 0, 1 or nothing.
+        width, height: of the image; None if they are not known.
+    """
+    if is_crowd or not box:
+        return False
+    x, y, w, h = box
+    return _inside(x, w, width) > SMALLEST_SIDE and _inside(y, h, height) > SMALLEST_SIDE
+
+
+def _inside(start: float, length: float, limit: float | None) -> float:
+    """How much of an interval lies within the image."""
+    low, high = sorted((start, start + length))
+    return min(high, high if limit is None else limit) - max(low, 0)
