@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from detectron2.structures.boxes import matched_pairwise_iou
 
 from ..data.objects import Objects
 
-# Above this one an object is near enough to an anchor for any detector.
+# An IoU that is shown beside the detector's own threshold.
 HALF = 0.5
 # Share of the objects that other anchors have to win.
 GAIN = 0.05
+GROWTHS = (2**0.5, 2**0.75)
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,9 @@ class Levels:
 def suggest(anchors: Anchors, objects: Objects) -> Anchors | None:
     """Other sizes and ratios, as many as there are, if they are measured better.
 
-    All sizes are multiplied by one number, and the ratios are the config's own or quantiles of the
-    objects'. They are chosen on the images of even index and measured on the others.
+    The sizes are the config's own times one number, or grow by one of :data:`GROWTHS` from one
+    feature map to the next; the ratios are the config's own or quantiles of the objects'. They are
+    chosen on the images of even index and measured on the others.
 
     Args:
         objects: in the detector's input.
@@ -234,10 +237,13 @@ def _candidates(anchors: Anchors, ratios: np.ndarray) -> Iterator[Anchors]:
     own = tuple(float(f"{2 ** q:.2g}") for q in quantiles)
     same = len({len(r) for r in anchors.ratios}) == 1
     choices = [anchors.ratios, *([(own,) * len(anchors.names)] if same else [])]
-    for factor in 2 ** np.arange(-2, 2.01, 0.25):
-        sizes = tuple(tuple(float(f"{s * factor:.3g}") for s in level) for level in anchors.sizes)
-        for kept in choices:
-            yield replace(anchors, sizes=sizes, ratios=kept)
+    first = anchors.sizes[0]
+    scales = [anchors.sizes]
+    for growth in GROWTHS:  # from one feature map to the next
+        scales.append(tuple(tuple(s * growth**i for s in first) for i in range(len(anchors.names))))
+    for sizes, factor, kept in product(scales, 2 ** np.arange(-2, 2.01, 0.25), choices):
+        rounded = tuple(tuple(float(f"{s * factor:.3g}") for s in level) for level in sizes)
+        yield replace(anchors, sizes=rounded, ratios=kept)
 
 
 def _feature_maps(cfg: CfgNode) -> tuple[dict[str, int], int]:

@@ -4,6 +4,7 @@
 COMMANDS = {
     "search": "search an architecture, or run the whole procedure of a recipe",
     "train": "train or evaluate a detector, a classifier or a supernet",
+    "inspect": "look at data sets before anything is trained on them",
     "predict": "detect objects in pictures and videos",
     "analyze": "count multiply-adds and parameters, module by module",
     "convert": "convert ImageNet weights into those of a backbone",

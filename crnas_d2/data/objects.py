@@ -136,4 +136,5 @@ def _corners(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
         chosen = np.flatnonzero(modes == mode)
         boxes = np.array([annotations[i]["bbox"] for i in chosen], float)
         corners[chosen] = BoxMode.convert(boxes, BoxMode(mode), BoxMode.XYXY_ABS)
-    return corners
+    # A negative width counts to the left, as in Detectron2's mapper.
+    return np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)

@@ -157,8 +157,8 @@ def _draw_panels(
     return [
         {
             "title": title,
-            "alt": _describe(title, objects[title][::-1], class_names),
-            "uri": data_uri("jpeg", _jpeg(pixels)),
+            "alt": describe(title, objects[title][::-1], class_names),
+            "uri": data_uri("jpeg", jpeg(pixels)),
             "width": pixels.shape[1],
             "height": pixels.shape[0],
         }
@@ -193,7 +193,7 @@ def draw_truth_and(
     return [draw_objects(pixels, objects, class_names, scale) for objects in (truth, *detections)]
 
 
-def _describe(title: str, objects: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> str:
+def describe(title: str, objects: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> str:
     """In words: ground truth: 3 and 7; found: 3 (0.98)."""
     names = []
     for instance in objects[:MOST_NAMES]:
@@ -203,7 +203,7 @@ def _describe(title: str, objects: Sequence[Mapping[str, Any]], class_names: Seq
     return f"{title}: {', '.join(names + more) or 'nothing'}"
 
 
-def _jpeg(pixels: np.ndarray) -> bytes:
+def jpeg(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return buffer.getvalue()

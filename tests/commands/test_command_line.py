@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MISSING = {
     "search": "--config-file no.yaml",
     "train": "--config-file no.yaml",
+    "inspect": "--config-file no.yaml",
     "predict": "--model no.yaml --input no.jpg --output out",
     "analyze": "--config-file no.yaml",
     "convert": "no.pth out.safetensors",

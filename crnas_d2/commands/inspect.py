@@ -1,0 +1,201 @@
+"""Look at data sets before anything is trained on them: what the checks find, what is in them, and
+how a detector's input size, levels and anchors fit them, on one page.
+
+crnas inspect --config-file my_search.yaml
+crnas inspect --json cells/train.json --images cells/images --output cells_train.html
+crnas inspect --json cells/train.json --images cells/images \\
+    --config-file Small-Data/faster_rcnn_R_18_FPN.yaml INPUT.MIN_SIZE_TEST 384
+
+A recipe's page has the training set, its two parts archtrain and archval, and the test set. The
+numbers of the page are written beside it, as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.collect_env import collect_env_info
+
+from .. import __version__
+from ..config import read_config
+from ..data import setup_datasets
+from ..data.class_names import tell_apart
+from ..data.findings import Findings
+from ..data.shared_images import share_by_name
+from ..data.sound_part import read_sound_part
+from ..files import check_not_read, write_atomically
+from ..library_warnings import ignore_missing_cuda
+from ..report.inspection import DataSet, Inspection
+from ..search.recipe import Recipe, is_recipe
+from .command_line import command, command_parser
+
+logger = logging.getLogger(__name__)
+
+DETECTOR = "crnas_d2://Base-RCNN-FPN.yaml"  # where a data set is named without a config
+PAGE = "index.html"
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="of a search, a recipe or a detector, whose data sets are shown; with --json, of the "
+        f"detector (default: {DETECTOR})",
+    )
+    parser.add_argument("--json", metavar="JSON", help="annotations of one data set in COCO format")
+    parser.add_argument("--images", metavar="FOLDER", help="its images")
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER_OR_HTML",
+        help="folder of index.html, or a name that ends in .html (default: inspection in OUTPUT_DIR)",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    args = parser.parse_args(argv)
+    if bool(args.json) != bool(args.images):
+        parser.error("--json and --images: expected both or none of them")
+    if not (args.json or args.config_file):
+        parser.error("expected --config-file, or --json with --images")
+
+    if args.json:
+        cfg = read_config(args.config_file or DETECTOR, args.opts)
+        name = os.path.splitext(os.path.basename(args.json))[0]
+        cfg.DATASETS.COCO_JSON = [[name, args.json, args.images]]
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
+        title, steps = f"Data set {args.json}", [cfg.clone()]
+    else:
+        cfg, steps = read_data_sets(args.config_file, args.opts)
+        title = f"Data sets of {args.config_file}"
+    page = args.output or os.path.join(cfg.OUTPUT_DIR, "inspection")
+    if not page.lower().endswith(".html"):
+        page = os.path.join(page, PAGE)
+    numbers = f"{os.path.splitext(page)[0]}.json"
+    for output in (page, numbers):
+        check_not_read(output, inputs(cfg, args))
+
+    inspection = inspect(cfg, steps)
+    with ignore_missing_cuda():
+        versions = f"crnas_d2 {__version__}\n{collect_env_info()}"
+    settings = {"Keys": shown_keys(cfg), "Versions": versions}
+    os.makedirs(os.path.dirname(os.path.abspath(page)), exist_ok=True)
+    write_atomically(page, inspection.page(title, settings))
+    write_atomically(numbers, inspection.as_json(title))
+    errors = sum(len(found.errors) for found in inspection.findings)
+    kinds = sum(len(found.warnings) for found in inspection.findings)
+    print(f"wrote {page} and {numbers}: {errors} errors, {kinds} kinds of warnings")
+
+
+def read_data_sets(path: str, opts: Sequence[str]) -> tuple[CfgNode, list[CfgNode]]:
+    """
+    Returns:
+        The config of a detector, with the data sets of all that a recipe trains and searches, and
+        the configs of the single steps.
+
+    Raises:
+        OSError, ValueError: there is no such config, or it is one of a classifier.
+    """
+    cfg = read_config(path, opts)
+    configs = [cfg]
+    if is_recipe(cfg):
+        recipe = Recipe(path, opts)
+        keys = ("FINAL", "STAGE_SUPERNET", "DILATION_SUPERNET")
+        configs = [recipe.config(recipe.names[key]) for key in keys if recipe.names[key]]
+        cfg = configs[0].clone()
+        cfg.DATASETS.TRAIN = _once(name for c in configs for name in c.DATASETS.TRAIN)
+        cfg.DATASETS.TEST = _once(name for c in configs[::-1] for name in c.DATASETS.TEST)
+        cfg.OUTPUT_DIR = recipe.cfg.OUTPUT_DIR
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        raise ValueError(
+            f"{path}: MODEL.META_ARCHITECTURE is 'ImageClassifier'; expected a detector, whose data "
+            "sets have objects"
+        )
+    return cfg, [c.clone() for c in configs]
+
+
+def inspect(cfg: CfgNode, steps: Sequence[CfgNode]) -> Inspection:
+    """Check the data sets of a config and read what can be read of them.
+
+    Args:
+        cfg: of the detector, with all data sets.
+        steps: the configs that they come from; they are changed.
+    """
+    findings = check(cfg, steps)
+    notes, sets = [], []
+    for name in _once((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        try:
+            data = read_data_set(name, cfg)
+            data.objects  # which raises of images without a size
+        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            notes.append(f"Nothing of {name} can be shown: {error or type(error).__name__}")
+            logger.debug(f"{name} cannot be shown", exc_info=True)
+            continue
+        # Of a part of a data set that is there as a whole, no further pictures
+        data.pictured = not any(share_by_name(name, other.name) for other in sets)
+        sets.append(data)
+    return Inspection(cfg, sets, findings, notes)
+
+
+def check(cfg: CfgNode, steps: Sequence[CfgNode]) -> list[Findings]:
+    found = Findings("the config")
+    for step in steps:
+        try:
+            setup_datasets(step)
+        except (OSError, ValueError) as error:
+            if str(error) not in found.errors:
+                found.error(str(error))
+    return [found]
+
+
+def read_data_set(name: str, cfg: CfgNode) -> DataSet:
+    """As Detectron2 reads it; of a COCO json with which it cannot go on, what is sound.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AssertionError: it cannot be read at all.
+    """
+    entry = next((entry for entry in cfg.DATASETS.COCO_JSON if entry[0] == name), None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            images = DatasetCatalog.get(name)
+        return DataSet(name, images, _class_names(name, images))
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        if entry is None:
+            raise
+        logger.debug(f"{name} cannot be read by Detectron2", exc_info=True)
+    images, class_names, lost_images, lost_objects = read_sound_part(*entry[1:])
+    note = "only what is sound of it is shown, which Detectron2 cannot go on with"
+    if lost_images or lost_objects:
+        note += f"; {lost_images:,} images and {lost_objects:,} objects are left out"
+    return DataSet(name, images, class_names, notes=[f"{note}."])
+
+
+def _class_names(name: str, images: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Numbers stand for those of a data set that has none."""
+    names = MetadataCatalog.get(name).get("thing_classes")
+    if names:
+        return tell_apart(names)
+    indices = (o["category_id"] for image in images for o in image.get("annotations", ()))
+    return [f"class {index}" for index in range(max(indices, default=-1) + 1)]
+
+
+def shown_keys(cfg: CfgNode) -> str:
+    """Those of the data sets and of the input."""
+    return CfgNode({"DATASETS": cfg.DATASETS, "INPUT": cfg.INPUT}).dump()
+
+
+def inputs(cfg: CfgNode, args: argparse.Namespace) -> Iterable[str]:
+    """Files that the page must not replace."""
+    yield from (entry[1] for entry in cfg.DATASETS.COCO_JSON if len(entry) > 1)
+    yield args.config_file or ""
+
+
+def _once(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,333 @@
+"""Data sets on one page, before anything is trained on them: what is in them, and what a detector
+makes of it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from detectron2.config import CfgNode
+
+from .. import __version__
+from ..analysis.advice import SHORTEST, Advice, advise
+from ..analysis.anchor_fit import HALF, AnchorFit, Anchors, Levels
+from ..data.findings import Findings
+from ..data.objects import AREAS, Objects
+from .object_charts import draw_classes, draw_overlaps, draw_ratios, draw_sizes
+from .pages import render_page
+from .sample import PICTURES, draw_sample
+from .themes import Chart
+
+logger = logging.getLogger(__name__)
+
+QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
+MOST_SIZES = 8  # of images, the most common ones
+MOST_ERRORS = 20  # of a file, on the page
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """
+    Attributes:
+        file: width and height in pixels.
+        input: those of the detector's input.
+        scale: of the width.
+        images: number of those that have it.
+    """
+
+    file: tuple[int, int]
+    input: tuple[int, int]
+    scale: float
+    images: int
+
+
+@dataclass
+class DataSet:
+    """
+    Attributes:
+        name: in the config.
+        images: in Detectron2's form.
+        class_names: in the order of the class indices.
+        pictured: or else its pictures are shown with those of another data set.
+        notes: sentences about what is shown of it.
+    """
+
+    name: str
+    images: Sequence[Mapping[str, Any]]
+    class_names: Sequence[str]
+    pictured: bool = True
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def objects(self) -> Objects:
+        return Objects.of(self.images)
+
+
+class Inspection:
+    """
+    Attributes:
+        cfg: of the detector.
+        sets: by their names, the training set first.
+        findings: of the checks.
+        notes: sentences about what cannot be shown.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        sets: Sequence[DataSet],
+        findings: Sequence[Findings],
+        notes: Sequence[str] = (),
+    ):
+        self.cfg = cfg
+        self.sets = {data.name: data for data in sets}
+        self.findings = [f for f in findings if f.errors or f.warnings]
+        self.notes = list(notes)
+        self.levels = Levels.of(cfg)
+        self.anchors: Anchors | None = None
+        try:
+            self.anchors = Anchors.of(cfg)
+        except ValueError as error:
+            self.notes.append(f"Nothing is said of anchors: {error}")
+
+    @cached_property
+    def resized(self) -> dict[str, Objects]:
+        """As the detector's input."""
+        size = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
+        return {name: data.objects.resized(*size) for name, data in self.sets.items()}
+
+    @cached_property
+    def overlaps(self) -> dict[str, np.ndarray]:
+        """With the best anchor of each object."""
+        if not self.anchors:
+            return {}
+        return {name: self.anchors.best(objects)[0] for name, objects in self.resized.items()}
+
+    @cached_property
+    def advice(self) -> list[Advice]:
+        first = next(iter(self.sets.values()), None)
+        return advise(self.cfg, self.anchors, first.objects) if first else []
+
+    @cached_property
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """Of each data set, by its name."""
+        return {name: self._count(data) for name, data in self.sets.items()}
+
+    def _count(self, data: DataSet) -> dict[str, Any]:
+        objects, resized = data.objects, self.resized[data.name]
+        per_image = objects.per_image
+        images, instances = objects.per_class(len(data.class_names))
+        sizes = self._image_sizes(data.name)
+        classes = zip(data.class_names, images.tolist(), instances.tolist())
+        counts = {
+            "images": len(data.images),
+            "images_without_objects": int((per_image == 0).sum()),
+            "objects": len(objects.boxes),
+            "crowd": objects.crowd,
+            "empty_boxes": objects.empty,
+            "objects_per_image": {
+                "mean": float(per_image.mean()) if len(per_image) else 0.0,
+                "median": float(np.median(per_image)) if len(per_image) else 0.0,
+                "most": int(per_image.max(initial=0)),
+            },
+            "classes": [{"name": n, "images": i, "objects": o} for n, i, o in classes],
+            "sizes": {"file": objects.per_area(), "input": resized.per_area()},
+            "lengths": {"file": _quantiles(objects.lengths), "input": _quantiles(resized.lengths)},
+            "shorter_than": {
+                str(length): int((resized.lengths < length).sum()) for length, _ in SHORTEST
+            },
+            "ratios": _quantiles(objects.ratios),
+            "different_image_sizes": len(sizes),
+            "image_sizes": [asdict(size) for size in sizes[:MOST_SIZES]],
+        }
+        if self.levels:
+            assigned = np.bincount(self.levels.assign(resized), minlength=len(self.levels.names))
+            counts["levels"] = dict(zip(self.levels.names, assigned.tolist()))
+        if self.anchors:
+            overlaps = self.overlaps[data.name]
+            counts["anchors"] = asdict(AnchorFit.of(overlaps, self.anchors.threshold))
+        return counts
+
+    def as_json(self, title: str) -> bytes:
+        """All numbers of the page."""
+        content = {
+            "title": title,
+            "crnas_d2": __version__,
+            "findings": [asdict(f) for f in self.findings],
+            "notes": self.notes,
+            "detector": self.detector(),
+            "data_sets": self.numbers,
+            "advice": [advice.as_json() for advice in self.advice],
+        }
+        # NaN is no JSON
+        return json.dumps(_finite(content), indent=1, ensure_ascii=False).encode()
+
+    def detector(self) -> dict[str, Any]:
+        keys = ("MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
+        return {
+            "meta_architecture": self.cfg.MODEL.META_ARCHITECTURE,
+            "input": {key: self.cfg.INPUT[key] for key in keys},
+            "levels": (
+                {**asdict(self.levels), "limits": self.levels.limits()} if self.levels else {}
+            ),
+            "anchors": asdict(self.anchors) if self.anchors else {},
+        }
+
+    def page(self, title: str, settings: Mapping[str, str]) -> bytes:
+        """
+        Args:
+            title: its heading.
+            settings: texts for its end, by their headings.
+        """
+        return render_page("inspection.html", self._content(title, settings))
+
+    def _content(self, title: str, settings: Mapping[str, str]) -> dict[str, Any]:
+        errors = sum(len(f.errors) for f in self.findings)
+        warnings = sum(len(f.warnings) for f in self.findings)
+        first = next(iter(self.sets.values()), None)
+        return {
+            "title": title,
+            "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            "errors": errors,
+            "warnings": warnings,
+            "findings": self.findings,
+            "most_errors": MOST_ERRORS,
+            "notes": self.notes,
+            "sets": self.sets,
+            "first": first,
+            "numbers": self.numbers,
+            "advice": self.advice,
+            "areas": AREAS,
+            "shortest": [length for length, _ in SHORTEST],
+            "half": HALF,
+            "input": self.cfg.INPUT,
+            "levels": self._level_rows(),
+            "anchors": self.anchors,
+            "class_rows": self._class_rows(),
+            "size_rows": self._size_rows(),
+            "most_sizes": MOST_SIZES,
+            "charts": self._charts(),
+            "pictures": self._pictures(),
+            "most_pictures": PICTURES,
+            "settings": settings,
+        }
+
+    def _level_rows(self) -> list[dict[str, Any]]:
+        """Of the levels from which the heads take objects."""
+        if not self.levels:
+            return []
+        limits = [0, *self.levels.limits(), None]
+        rows = []
+        for i, (name, stride) in enumerate(zip(self.levels.names, self.levels.strides)):
+            low, high = limits[i], limits[i + 1]
+            pixels = f"{low:g} to {high:g}" if high else f"from {low:g} on"
+            cells = (
+                f"{low / stride:g} to {high / stride:g}" if high else f"from {low / stride:g} on"
+            )
+            rows.append({"name": name, "stride": stride, "pixels": pixels, "cells": cells})
+        return rows
+
+    def _class_rows(self) -> list[dict[str, Any]]:
+        """Of the classes, the most frequent one of the training set first."""
+        by_class: dict[tuple[int, str], dict[str, Any]] = {}
+        for name, numbers in self.numbers.items():
+            for index, row in enumerate(numbers["classes"]):
+                by_class.setdefault((index, row["name"]), {})[name] = row
+        rows = [{"name": name, "of": of} for (_, name), of in by_class.items()]
+        first = next(iter(self.sets), "")
+        return sorted(rows, key=lambda row: -row["of"].get(first, {"objects": 0})["objects"])
+
+    def _size_rows(self) -> list[dict[str, Any]]:
+        """Of the sizes of images, the most common one of all data sets first."""
+        rows: dict[tuple[int, int], dict[str, Any]] = {}
+        for name in self.sets:
+            for size in self._image_sizes(name):
+                row = rows.setdefault(size.file, {**asdict(size), "of": {}})
+                row["of"][name] = size.images
+        return sorted(rows.values(), key=lambda row: -sum(row["of"].values()))
+
+    def _image_sizes(self, name: str) -> list[ImageSize]:
+        """The most common one first."""
+        files, inputs = self.sets[name].objects.sizes, self.resized[name].sizes
+        pairs = Counter(map(tuple, np.hstack([files, inputs]).astype(int).tolist()))
+        return [
+            ImageSize((w, h), (new_w, new_h), new_w / w, count)
+            for (h, w, new_h, new_w), count in sorted(pairs.items(), key=lambda p: (-p[1], p[0]))
+        ]
+
+    def _charts(self) -> dict[str, list[dict[str, Any]]]:
+        """By the section of the page. Data sets without objects have no place in them."""
+        sets = [data for data in self.sets.values() if len(data.objects.boxes)]
+        if not sets:
+            return {}
+        names = [data.name for data in sets]
+        first = sets[0]
+        alike = [data for data in sets if list(data.class_names) == list(first.class_names)]
+        counts = {d.name: d.objects.per_class(len(d.class_names))[1] for d in alike}
+        lengths = {data.name: data.objects.lengths for data in sets}
+        inputs = {name: self.resized[name].lengths for name in names}
+        ratios = {data.name: data.objects.ratios for data in sets}
+        drawn = {
+            "classes": Chart.draw(
+                "Objects of each class, on a logarithmic scale",
+                draw_classes,
+                counts,
+                first.class_names,
+            ),
+            "sizes": Chart.draw(
+                "Sizes of the objects, as shares of each data set's objects",
+                draw_sizes,
+                lengths,
+                inputs,
+                self.levels,
+            ),
+            "shapes": Chart.draw(
+                "Height over width of the objects, as shares of each data set's objects",
+                draw_ratios,
+                ratios,
+                self.anchors,
+            ),
+        }
+        if self.anchors:
+            drawn["anchors"] = Chart.draw(
+                "Share of the objects whose best anchor has at least this IoU",
+                draw_overlaps,
+                {name: self.overlaps[name] for name in names},
+                self.anchors.threshold,
+            )
+        return {section: [chart.embed(f"figure-{section}")] for section, chart in drawn.items()}
+
+    def _pictures(self) -> dict[str, dict[str, Any]]:
+        """By the name of the data set."""
+        shown = {}
+        for data in self.sets.values():
+            if data.pictured:
+                masks = self.cfg.MODEL.MASK_ON
+                try:
+                    drawn, faults = draw_sample(data.images, data.objects, data.class_names, masks)
+                except RuntimeError as error:  # OpenCV is missing
+                    drawn, faults = [], [str(error)]
+                shown[data.name] = {"drawn": drawn, "faults": faults}
+        return shown
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    if not len(values):
+        return {}
+    return {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES))}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,95 @@
+"""A few pictures of a data set with their objects, chosen so that they show what there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..data.objects import LARGE, SMALL, Objects
+from ..data.pictures import UnreadableError, read_picture
+from .drawing import draw_objects
+from .pictures import SIDE, describe, jpeg
+from .themes import data_uri
+
+PICTURES = 16
+SEED = 0
+
+
+def choose(objects: Objects, count: int = PICTURES, seed: int = SEED) -> Iterator[int]:
+    """Images, each one once, the first ``count`` of which show every class and size of object
+    where so few can. The rest follows at random.
+
+    Args:
+        objects: in the files.
+    """
+    areas = np.digitize(objects.lengths**2, [SMALL, LARGE])
+    seen: dict[int, set] = {}
+    for image, cls, area in zip(objects.images, objects.classes, areas):
+        seen.setdefault(int(image), set()).update(
+            (("class", int(cls)), ("area", int(area)), (int(cls), int(area)))
+        )
+    rest = np.random.default_rng(seed).permutation(len(objects.sizes)).tolist()
+    missing = set().union(*seen.values())
+    for _ in range(min(count, len(rest))):
+        best = max(rest, key=lambda i: _worth(seen.get(i, set()) & missing))
+        missing -= seen.get(best, set())
+        rest.remove(best)
+        yield best
+    yield from rest
+
+
+def _worth(shown: set) -> tuple[int, int]:
+    alone = sum(isinstance(part[0], str) for part in shown)
+    return alone, len(shown)
+
+
+def draw_sample(
+    dataset: Sequence[Mapping[str, Any]],
+    objects: Objects,
+    class_names: Sequence[str],
+    masks: bool,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """
+    Args:
+        dataset: in Detectron2's form.
+        objects: of it.
+        masks: draw them too.
+
+    Returns:
+        The pictures for a template, and a sentence for each one that cannot be read.
+    """
+    pictures: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for index in choose(objects):
+        if len(pictures) == PICTURES or len(faults) == PICTURES:
+            break
+        image = dataset[index]
+        try:
+            pixels = read_picture(image["file_name"])
+        except UnreadableError as error:
+            faults.append(str(error))
+            continue
+        annotations = image.get("annotations", [])
+        shown = [{k: v for k, v in o.items() if k in _shown(masks)} for o in annotations]
+        drawn = draw_objects(pixels, shown, class_names, SIDE / max(pixels.shape[:2]))
+        name, (height, width) = os.path.basename(image["file_name"]), pixels.shape[:2]
+        said = image.get("height", height), image.get("width", width)
+        pictures.append(
+            {
+                "title": f"{name}, {width} x {height}",
+                "note": "" if said == (height, width) else f"said to be {said[1]} x {said[0]}",
+                "alt": describe(name, shown, class_names),
+                "uri": data_uri("jpeg", jpeg(drawn)),
+                "width": drawn.shape[1],
+                "height": drawn.shape[0],
+            }
+        )
+    return pictures, faults
+
+
+def _shown(masks: bool) -> set[str]:
+    keys = {"bbox", "bbox_mode", "category_id", "iscrowd"}
+    return keys | {"segmentation"} if masks else keys

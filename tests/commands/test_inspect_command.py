@@ -1,0 +1,80 @@
+"""crnas inspect: a page and its numbers, of data sets as they are."""
+
+import json
+
+import pytest
+from tiny_coco import write_tiny_coco
+
+from crnas_d2.__main__ import main as crnas
+from detectron2.data import DatasetCatalog
+from detectron2.structures import BoxMode
+
+SIZE = ["INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "160"]
+RECIPE = """
+DATASETS:
+  COCO_JSON:
+    - ["own_train", "train/annotations.json", "train/images"]
+    - ["own_val", "val/annotations.json", "val/images"]
+  ARCHVAL:
+    SIZE: 3
+    DIR: "splits"
+SEARCH:
+  FINAL: "Small-Data/faster_rcnn_R_18_FPN.yaml"
+  RECIPE:
+    STAGE_SUPERNET: "Small-Data/stage_supernet_R_18_FPN.yaml"
+OUTPUT_DIR: "out"
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path, catalogs):
+    """With a recipe and its two data sets."""
+    monkeypatch.chdir(tmp_path)
+    write_tiny_coco(tmp_path / "train", images=8, shapes=((64, 48), (40, 64)))
+    write_tiny_coco(tmp_path / "val", images=4, seed=1)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_a_json_without_a_config(folder):
+    json_file = "train/annotations.json"
+    arguments = ["--json", json_file, "--images", "train/images", "--output", "seen.html"]
+    crnas(["inspect", *arguments, *SIZE])
+    numbers = json.loads((folder / "seen.json").read_text())
+    assert list(numbers["data_sets"]) == ["annotations"]
+    assert numbers["detector"]["input"]["MIN_SIZE_TEST"] == 128
+    assert numbers["detector"]["anchors"]["sizes"] == [[32], [64], [128], [256], [512]]
+    assert json_file in (folder / "seen.html").read_text()
+
+
+def test_nothing_that_is_read_is_written_over(folder, refused):
+    before = (folder / "train/annotations.json").read_bytes()
+    arguments = "--json train/annotations.json --images train/images"
+    with refused("output train/annotations.json is read too"):
+        crnas(["inspect", *arguments.split(), "--output", "train/annotations.html"])
+    assert (folder / "train/annotations.json").read_bytes() == before
+    assert not (folder / "train/annotations.html").exists()
+
+
+def test_a_classifier(refused):
+    with refused("META_ARCHITECTURE is 'ImageClassifier'; expected a detector"):
+        crnas(["inspect", "--config-file", "ImageNet/CR_R_50.yaml"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json", "train/annotations.json"]])
+def test_what_to_look_at_is_missing(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        crnas(["inspect", *arguments])
+    assert "expected" in capsys.readouterr().err
+
+
+def test_a_data_set_of_ones_own_code(folder):
+    """Which only Detectron2's catalog knows."""
+    box = {"bbox": [4, 4, 40, 30], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 2}
+    images = [{"file_name": "train/images/0001.png", "image_id": 0, "height": 64, "width": 40}]
+    images[0]["annotations"] = [box]
+    DatasetCatalog.register("registered", lambda: images)
+    keys = ["DATASETS.TRAIN", "('registered',)", "DATASETS.TEST", "()"]
+    crnas(["inspect", "--config-file", "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", *keys])
+    numbers = json.loads((folder / "output/inspection/index.json").read_text())
+    assert [row["objects"] for row in numbers["data_sets"]["registered"]["classes"]] == [0, 0, 1]

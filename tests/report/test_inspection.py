@@ -1,0 +1,103 @@
+"""The page of data sets, and its numbers."""
+
+import json
+
+import numpy as np
+import pytest
+from pages import Page
+from tiny_coco import write_tiny_coco
+
+from crnas_d2.__main__ import main as crnas
+
+RECIPE = """
+DATASETS:
+  COCO_JSON:
+    - ["own_train", "train/annotations.json", "train/images"]
+    - ["own_val", "val/annotations.json", "val/images"]
+  ARCHVAL:
+    SIZE: 3
+    DIR: "splits"
+SEARCH:
+  FINAL: "Small-Data/faster_rcnn_R_18_FPN.yaml"
+  RECIPE:
+    STAGE_SUPERNET: "Small-Data/stage_supernet_R_18_FPN.yaml"
+OUTPUT_DIR: "out"
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path, catalogs):
+    """With a recipe and its two data sets."""
+    monkeypatch.chdir(tmp_path)
+    write_tiny_coco(tmp_path / "train", images=8, shapes=((64, 48), (40, 64)))
+    write_tiny_coco(tmp_path / "val", images=4, seed=1)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def change(path, **changes):
+    """Give the first annotation of a json other values."""
+    coco = json.loads(path.read_text())
+    coco["annotations"][0].update(changes)
+    path.write_text(json.dumps(coco))
+
+
+def test_a_recipe(folder, capsys):
+    crnas(["inspect", "--config-file", "recipe.yaml"])
+    printed = capsys.readouterr().out
+    assert printed == (
+        "wrote out/inspection/index.html and out/inspection/index.json: 0 errors, "
+        "0 kinds of warnings\n"
+    )
+    numbers = json.loads((folder / "out/inspection/index.json").read_text())
+    sets = numbers["data_sets"]
+    assert list(sets) == ["own_train", "own_archtrain", "own_archval", "own_val"]
+    assert [s["images"] for s in sets.values()] == [8, 5, 3, 4]
+    assert [s["objects"] for s in sets.values()] == [16, 10, 6, 8]
+    coco = json.loads((folder / "train/annotations.json").read_text())
+    of_red = [a["image_id"] for a in coco["annotations"] if a["category_id"] == 3]
+    red = {"name": "red", "images": len(set(of_red)), "objects": len(of_red)}
+    assert sets["own_train"]["classes"][0] == red
+    assert sets["own_train"]["image_sizes"] == [
+        {"file": [64, 48], "input": [256, 192], "scale": 4.0, "images": 4},
+        {"file": [40, 64], "input": [192, 307], "scale": 4.8, "images": 4},
+    ]
+    lengths = [np.sqrt(w * h) for _, _, w, h in (a["bbox"] for a in coco["annotations"])]
+    assert sets["own_train"]["lengths"]["file"]["0.5"] == pytest.approx(np.median(lengths))
+    assert [a["subject"] for a in numbers["advice"]][:2] == ["Input size", "Detections per picture"]
+
+    page = Page(folder / "out/inspection/index.html")
+    assert "The checks found nothing to mend" in " ".join(page.text.split())
+    [images, *_] = page.table("own_archtrain")
+    assert images["own_train"] == "8" and images["own_val"] == "4"
+    # Those of archtrain and archval are pictures of own_train.
+    assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 8 + 4
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+
+
+def test_a_data_set_with_errors_has_a_page(folder, capsys):
+    """Of what is sound; the other data set is whole."""
+    change(folder / "train/annotations.json", category_id=77)
+    crnas(["inspect", "--config-file", "recipe.yaml", "--output", "there"])
+    assert "0 errors" not in capsys.readouterr().out
+    numbers = json.loads((folder / "there/index.json").read_text())
+    [*_, error] = [error for found in numbers["findings"] for error in found["errors"]]
+    assert "category_id 77" in error
+    sets = numbers["data_sets"]
+    assert sets["own_train"]["objects"] == 15 and sets["own_val"]["objects"] == 8
+    text = " ".join(Page(folder / "there/index.html").text.split())
+    assert "1 error" in text and "0 images and 1 objects are left out" in text
+
+
+def test_a_picture_that_is_missing_or_of_another_size(folder):
+    coco = json.loads((folder / "train/annotations.json").read_text())
+    names = [image["file_name"] for image in coco["images"]]
+    (folder / "train/images" / names[0]).write_bytes(b"no picture")
+    coco["images"][1]["width"] += 1
+    (folder / "train/annotations.json").write_text(json.dumps(coco))
+    crnas(["inspect", "--config-file", "recipe.yaml", "--output", "page.html"])
+    page = Page(folder / "page.html")
+    assert f"{names[0]}: it is no picture that Pillow can read" in page.text
+    width, height = coco["images"][1]["width"], coco["images"][1]["height"]
+    assert f"said to be {width} x {height}" in " ".join(page.text.split())
+    assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 7 + 4

@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+"""What is in data sets, on one page: `crnas inspect`."""
+
+from crnas_d2.commands.inspect import main
+
+if __name__ == "__main__":
+    main()
