@@ -1,7 +1,7 @@
 """Look at data sets before anything is trained on them: what the checks find, what is in them, and
 how a detector's input size, levels and anchors fit them, on one page.
 
-crnas inspect --config-file my_search.yaml
+crnas inspect --config-file Search/digits.yaml
 crnas inspect --json cells/train.json --images cells/images --output cells_train.html
 crnas inspect --json cells/train.json --images cells/images \\
     --config-file Small-Data/faster_rcnn_R_18_FPN.yaml INPUT.MIN_SIZE_TEST 384
