@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -193,7 +195,26 @@ def check_coco_json(
 
 def _check(json_file: str, folder: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The verdict, as JSON. Writes a corrected copy where one is needed."""
-    content = read_file(json_file)
+    with _no_garbage_collection():
+        return _check_content(read_file(json_file), json_file, folder, settings)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Within it, Python does not look through millions of new objects again and again, which would
+    take as long as to make them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _check_content(
+    content: bytes, json_file: str, folder: str, settings: dict[str, Any]
+) -> dict[str, Any]:
     findings = Findings(json_file)
     try:
         coco = parse_json(content, "the file")

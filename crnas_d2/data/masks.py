@@ -28,8 +28,10 @@ def mask_fault(segmentation: Any, size: tuple[int, int] | None) -> str | None:
         return None if size is None else _run_length_fault(segmentation, size)
     if type(segmentation) is not list:
         return f"segmentation is {short(segmentation)}; {EXPECTED}"
-    faults = (_polygon_fault(points, size) for points in segmentation)
-    return next(filter(None, faults), None) or _points_fault(segmentation, size)
+    for points in segmentation:
+        if fault := _polygon_fault(points, size):
+            return fault
+    return _points_fault(segmentation, size)
 
 
 def is_too_short(polygon: Any) -> bool:
@@ -52,6 +54,15 @@ def _polygon_fault(points: Any, size: tuple[int, int] | None) -> str | None:
         return f"segmentation has the polygon {short(points)}; {EXPECTED}"
     if size is None:
         return None
+
+    # Of most polygons the coordinates alone tell that it is a small one.
+    least, most, count = min(points), max(points), len(points) // 2
+    if (
+        -min(size) <= least
+        and most <= 2 * min(size)
+        and count * max(most - least, 1) <= _edges(size)
+    ):
+        return None
     extents = []
     for axis, side, coordinates in zip("xy", size, (points[::2], points[1::2])):
         least, most = min(coordinates), max(coordinates)
@@ -65,7 +76,6 @@ def _polygon_fault(points: Any, size: tuple[int, int] | None) -> str | None:
 
     # An outline that runs along pixels takes each of their edges once.
     edges = _edges(size)
-    count = len(points) // 2
     # pycocotools keeps a point for each fifth of a pixel.
     if count > edges or (count * max(extents) > edges and _outline(points) > edges):
         return (
