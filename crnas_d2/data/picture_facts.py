@@ -7,7 +7,6 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
 import PIL
@@ -16,7 +15,7 @@ from iopath.common.file_io import file_lock
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # of what the columns mean
-COLUMNS = "width, height, mode, orientation, format, fault, decoded"
+COLUMNS = "width, height, mode, orientation, format, decoded"
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS facts (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
     f"{COLUMNS})",
@@ -50,16 +49,14 @@ class FileState(NamedTuple):
         return cls(path, stat.st_size, stat.st_mtime_ns)
 
 
-@dataclass(frozen=True)
-class PictureFacts:
-    """What the header of a picture says.
+class PictureFacts(NamedTuple):
+    """What a picture that Detectron2 reads right is.
 
     Attributes:
         width, height: in pixels, as they are stored.
         mode: Pillow's, such as "RGB".
         orientation: in EXIF data, 1 to 8; 1 where none is.
         format: Pillow's name of the file format, such as "JPEG".
-        fault: why Detectron2 cannot read it, or reads something else; empty where it does.
         decoded: whether the whole file was read, or else the header alone.
     """
 
@@ -68,8 +65,14 @@ class PictureFacts:
     mode: str
     orientation: int
     format: str
-    fault: str = ""
     decoded: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of what Detectron2 reads: turned, but a TIFF, which Pillow has turned
+        before, so that it has its sides again."""
+        turned = self.orientation >= 5 and self.format != "TIFF"
+        return (self.height, self.width) if turned else (self.width, self.height)
 
 
 class PictureStore:
@@ -83,7 +86,7 @@ class PictureStore:
     """
 
     def __init__(self, folder: str):
-        # Another version of Pillow may read other pictures.
+        # Another version of Pillow may read them in another way.
         name = f"pictures_v{VERSION}_pillow{PIL.__version__}.sqlite"
         self.path = os.path.join(folder, name)
         try:
@@ -111,11 +114,11 @@ class PictureStore:
     def facts(self, files: Sequence[FileState]) -> dict[str, PictureFacts]:
         """Those that are known, by path."""
         rows = self._find(f"SELECT path, size, mtime_ns, {COLUMNS} FROM facts WHERE", files)
-        return {path: PictureFacts(*row[:-1], decoded=bool(row[-1])) for path, row in rows}
+        return {path: PictureFacts._make(row) for path, row in rows}
 
     def add_facts(self, facts: Mapping[FileState, PictureFacts]) -> None:
-        rows = ((*_key(file), *astuple(known)) for file, known in facts.items())
-        self._insert("INSERT OR REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+        rows = ((*_key(file), *known) for file, known in facts.items())
+        self._insert("INSERT OR REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?)", rows)
 
     def hashes(self, files: Sequence[FileState], method: str) -> dict[str, bytes]:
         """Those that are known, by path.

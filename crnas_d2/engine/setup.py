@@ -27,6 +27,7 @@ from ..checkpoint.weights_file import read_checkpoint, read_weights_file
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
 from ..data.catalog import warn_of_shared_images
+from ..data.picture_check import check_pictures
 from ..files import is_remote, real_path, write_atomically
 from ..library_warnings import ignore_missing_cuda
 from ..modeling import BUILDERS
@@ -105,7 +106,8 @@ def _log_setting(cfg: CfgNode, args: argparse.Namespace) -> None:
 def check_config(
     cfg: CfgNode, training: bool, checkpoint: str | None = None, has_weights: bool = True
 ) -> list[str]:
-    """Check what can be checked before any work, choose the device, and register the data sets.
+    """Check what can be checked before any work, choose the device, register the data sets, and look
+    at their pictures.
 
     Args:
         cfg: not frozen. With ``MODEL.INIT.SETTINGS`` "take" it receives what its weights need.
@@ -129,6 +131,7 @@ def check_config(
     if has_weights and training and checkpoint is None:
         _check_start(cfg)
     setup_datasets(cfg)
+    check_pictures(cfg)
     return taken
 
 

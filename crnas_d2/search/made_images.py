@@ -36,6 +36,7 @@ def use_made_images(cfg: CfgNode, folder: str) -> None:
             json.dump(_write_scenes(cfg, os.path.join(folder, name), count, side), file)
         datasets.COCO_JSON = [[name, path, os.path.join(folder, name)]]
     datasets.TRAIN = datasets.TEST = (name,)
+    datasets.CHECK_PICTURES, datasets.CACHE_DIR = "none", folder
 
 
 def _write_scenes(cfg: CfgNode, folder: str, count: int, height: int) -> dict:

@@ -26,12 +26,12 @@ def test_facts_and_hashes_are_there_for_the_next_one(tmp_path):
     with PictureStore(str(tmp_path / "cache")) as store:
         assert store.facts(files) == {}
         store.add_facts({file: FACTS for file in files[:1100]})
-        store.add_facts({files[0]: PictureFacts(1, 2, "L", 1, "PNG", "it is short", True)})
+        store.add_facts({files[0]: PictureFacts(1, 2, "L", 1, "PNG", True)})
         store.add_hashes({files[1]: b"\0\xff"}, "phash 1")
     with PictureStore(str(tmp_path / "cache")) as store:
         known = store.facts(files)
         assert len(known) == 1100
-        assert known[files[0].path] == PictureFacts(1, 2, "L", 1, "PNG", "it is short", True)
+        assert known[files[0].path] == PictureFacts(1, 2, "L", 1, "PNG", True)
         assert known[files[1].path] == FACTS
         assert store.hashes(files, "phash 1") == {files[1].path: b"\0\xff"}
         assert store.hashes(files, "phash 2") == {}

@@ -1,0 +1,181 @@
+"""Every picture of the data sets is looked at before the first step."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from detectron2.config import CfgNode
+
+from ..files import cache_folder, is_remote, real_file
+from .findings import Findings
+from .listing import Listing, listing_of
+from .picture_facts import FileState, PictureFacts, PictureStore
+from .picture_faults import Comparison, Seen
+from .picture_header import Fault, read_facts
+from .shared_images import is_made_at_first_use, source_of_drawn
+
+logger = logging.getLogger(__name__)
+
+WAYS = ("header", "decode", "none")
+THREADS = 16  # that wait for files on a network; on a disk of the machine one is as fast
+FILES_AT_ONCE = 500  # of which a thread asks for size and time
+HEADERS_AT_ONCE = 20
+SECONDS_BETWEEN_COMMITS = 2.0
+SECONDS_BEFORE_BAR = 1.0
+SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
+T = TypeVar("T")
+
+
+def check_pictures(cfg: CfgNode) -> None:
+    """Look at every picture of TRAIN and TEST as ``DATASETS.CHECK_PICTURES`` says, and log what is
+    no error.
+
+    Args:
+        cfg: its data sets are registered. Those that are made at first use are made.
+
+    Raises:
+        FileNotFoundError: a data set is not there.
+        ValueError: Detectron2 cannot read a picture, or reads something else than what it shows, or
+            one of another size than its data set says. The message has the first ones and the
+            number of all.
+    """
+    for findings in look_at_pictures(cfg):
+        for sentence in findings.describe_warnings():
+            logger.warning(sentence)
+        findings.raise_errors()
+
+
+def look_at_pictures(cfg: CfgNode, makes: bool = True) -> Iterator[Findings]:
+    """As :func:`check_pictures`, without an error for what is found.
+
+    Args:
+        makes: or else data sets that are made at first use are passed over.
+
+    Yields:
+        What was found in each data set; parts that are drawn from one are looked at with it.
+
+    Raises:
+        FileNotFoundError: a data set is not there.
+        ValueError: the key has another value.
+    """
+    way = cfg.DATASETS.CHECK_PICTURES
+    if way not in WAYS:
+        expected = ", ".join(map(repr, WAYS))
+        raise ValueError(f"DATASETS.CHECK_PICTURES is {way!r}; expected one of {expected}")
+    if way == "none":
+        return
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    folder = os.path.abspath(cache_folder(cfg.DATASETS.CACHE_DIR))
+    for name in dict.fromkeys(source_of_drawn(name) or name for name in names):
+        if makes or not is_made_at_first_use(name):
+            findings = _look(listing_of(name, folder), way == "decode", folder)
+            if findings.errors:
+                _look.cache_clear()  # they may be mended before the next look
+            yield findings
+
+
+@functools.lru_cache(maxsize=64)
+def _look(listing: Listing, decode: bool, folder: str) -> Findings:
+    findings = Findings(listing.source)
+    pictures = []
+    for picture in listing.read():
+        if is_remote(picture.path):
+            findings.warn("picture that is no local file, which is not looked at", picture.path)
+        else:
+            pictures.append(picture)
+    with PictureStore(folder) as store:
+        seen = _see([picture.path for picture in pictures], decode, store)
+    comparison = Comparison(findings)
+    for picture in pictures:
+        comparison.add(picture, seen[picture.path])
+    return findings
+
+
+def _see(paths: Sequence[str], decode: bool, store: PictureStore) -> dict[str, Seen]:
+    """What is known, and what is not from the files. One process of the machine looks at them."""
+    states = dict(_in_threads(_state, paths, THREADS, FILES_AT_ONCE))
+    files = list(dict.fromkeys(s for s in states.values() if isinstance(s, FileState)))
+    known = _known(files, decode, store)
+    if len(known) < len(files):
+        with store.lock():
+            known = _known(files, decode, store)
+            known |= _look_at([file for file in files if file.path not in known], decode, store)
+    return {
+        path: known[state.path] if isinstance(state, FileState) else state
+        for path, state in states.items()
+    }
+
+
+def _known(files: Sequence[FileState], decode: bool, store: PictureStore) -> dict[str, Seen]:
+    facts = store.facts(files)
+    return {p: f for p, f in facts.items() if f.decoded or not decode}
+
+
+def _look_at(files: Sequence[FileState], decode: bool, store: PictureStore) -> dict[str, Seen]:
+    """Adds what it sees to the store every few seconds, but no faults: what reads the files may get
+    better."""
+    if not files:
+        return {}
+    seen: dict[str, Seen] = {}
+    new: dict[FileState, PictureFacts] = {}
+    began = added = told = time.monotonic()
+    threads = (os.cpu_count() or 1) if decode else THREADS
+    work = "Decoding pictures" if decode else "Looking at pictures"
+    with _Bar(
+        total=len(files), desc=work, leave=False, disable=None, delay=SECONDS_BEFORE_BAR
+    ) as bar:
+        try:
+            for file, facts in _in_threads(
+                lambda file: read_facts(file.path, decode), files, threads, HEADERS_AT_ONCE
+            ):
+                seen[file.path] = facts
+                if isinstance(facts, PictureFacts):
+                    new[file] = facts
+                bar.update()
+                now = time.monotonic()
+                if now > added + SECONDS_BETWEEN_COMMITS:
+                    store.add_facts(new)
+                    new, added = {}, now
+                if bar.disable and now > told + SECONDS_BETWEEN_LINES:
+                    logger.info(f"{work}: {len(seen):,} of {len(files):,}")
+                    told = now
+        finally:
+            store.add_facts(new)
+    logger.info(f"{work}: all {len(files):,}, in {time.monotonic() - began:.1f} s")
+    return seen
+
+
+class _Bar(tqdm):
+    monitor_interval = 0  # seconds; 0 is no thread, beside which loaders would be forked
+
+
+def _in_threads(
+    work: Callable[[T], Any], items: Sequence[T], threads: int, at_once: int
+) -> Iterator[tuple[T, Any]]:
+    """Items with what the work gives, in order."""
+    batches = [items[start : start + at_once] for start in range(0, len(items), at_once)]
+    pool = ThreadPoolExecutor(threads)
+    try:
+        results = pool.map(lambda batch: [work(item) for item in batch], batches)
+        for batch, result in zip(batches, results):
+            yield from zip(batch, result)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _state(path: str) -> FileState | Fault | None:
+    """None where there is no file."""
+    try:
+        return FileState.of(real_file(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        return Fault(f"cannot be read: {error}")

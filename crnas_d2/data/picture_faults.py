@@ -1,0 +1,85 @@
+"""A picture as its file has it, beside what its data set says of it."""
+
+from __future__ import annotations
+
+from typing import Union
+
+from .findings import Findings
+from .listing import Listed
+from .picture_facts import PictureFacts
+from .picture_header import STORE_TURNED, Fault
+
+Seen = Union[PictureFacts, Fault, None]  # None where there is no file
+
+TURNED = (
+    "picture that its EXIF data turn or mirror, as Detectron2 does, while its size does not tell "
+    "whether the boxes are of the turned picture"
+)
+TIFF_AS_STORED = (
+    "TIFF with an orientation, which Pillow applies and Detectron2 applies once more, so that it is "
+    "read as it is stored, and its boxes have to be of that"
+)
+
+WITHOUT_ORIENTATION = (
+    "If its boxes too are of the picture before: exiftool -overwrite_original -Orientation= PATH (that "
+    "of the file's EXIF data goes, no pixel changes); if they are of the turned picture, exchange "
+    "width and height in the data set"
+)
+
+
+class Comparison:
+    """Adds what is wrong with pictures to findings; what can be done about it stands once, in the
+    first error of its kind."""
+
+    def __init__(self, findings: Findings):
+        self._findings = findings
+        self._told: set[str] = set()
+
+    def add(self, picture: Listed, seen: Seen) -> None:
+        if seen is None:
+            self._error(picture, f"there is no file {picture.path}")
+        elif isinstance(seen, Fault):
+            self._error(picture, f"{picture.path} {seen.what}", seen.remedy)
+        elif picture.size is None:
+            return
+        elif tuple(picture.size) != seen.size:
+            what, remedy = _fault_of_size(picture.size, seen)
+            self._error(picture, f"{picture.path} {what}", remedy)
+        elif seen.orientation > 1:
+            self._warn(picture, seen)
+
+    def _error(self, picture: Listed, sentence: str, remedy: str = "") -> None:
+        place = "" if picture.image_id is None else f"image {picture.image_id}: "
+        if remedy and remedy not in self._told:
+            self._told.add(remedy)
+            sentence += f". {remedy.replace('PATH', picture.path)}"
+        self._findings.error(place + sentence)
+
+    def _warn(self, picture: Listed, seen: PictureFacts) -> None:
+        if seen.format == "TIFF":
+            self._findings.warn(TIFF_AS_STORED, picture.path)
+        elif seen.orientation < 5 or seen.width == seen.height:
+            self._findings.warn(TURNED, picture.path)
+
+
+def _fault_of_size(said: tuple[int, int], seen: PictureFacts) -> Fault:
+    what = f"has {_pixels(seen.size)} pixels, and the data set says {_pixels(said)}"
+    if tuple(said) != seen.size[::-1]:
+        return Fault(what)
+    if seen.orientation < 5:
+        return Fault(f"{what}: width and height are the other way round")
+    number = seen.orientation
+    if seen.format == "TIFF":
+        what += (
+            f": it is a TIFF of orientation {number}, which Pillow turns, and Detectron2 once more"
+        )
+        return Fault(what, STORE_TURNED)
+    what += (
+        f": Detectron2 turns it by its EXIF data (orientation {number}), and the data set has the size "
+        "before that"
+    )
+    return Fault(what, WITHOUT_ORIENTATION)
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return " x ".join(map(str, size))

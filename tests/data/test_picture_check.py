@@ -1,0 +1,411 @@
+"""What is refused is what Detectron2's mapper ends on, or reads as something else."""
+
+import io
+import json
+import logging
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from iopath.common.file_io import LazyPath
+from PIL import Image
+
+from crnas_d2.data import picture_check, setup_datasets
+from crnas_d2.data.picture_check import check_pictures, look_at_pictures
+from crnas_d2.engine.setup import check_config
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+EXIF = 274
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known(catalogs):
+    picture_check._look.cache_clear()
+
+
+@pytest.fixture
+def data_set(cfg, tmp_path):
+    """Registers a data set, as user's own code does, of pictures 1, 2, ... that are given."""
+
+    def register(*pictures, sizes=None, way="header"):
+        root = tmp_path / "pictures"
+        root.mkdir(exist_ok=True)
+        images = []
+        for number, picture in enumerate(pictures, start=1):
+            name = picture if isinstance(picture, str) else f"{number}.png"
+            if not isinstance(picture, str):
+                picture.save(root / name)
+            size = (sizes or {}).get(number, (24, 16))
+            images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
+        boxes = [
+            {"id": i["id"], "image_id": i["id"], "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25}
+            | {"iscrowd": 0}
+            for i in images
+        ]
+        content = {"images": images, "annotations": boxes}
+        content["categories"] = [{"id": 1, "name": "cell"}]
+        (tmp_path / "cells.json").write_text(json.dumps(content))
+        if "cells" not in DatasetCatalog:
+            register_coco_instances("cells", {}, str(tmp_path / "cells.json"), str(root))
+        cfg.DATASETS.TRAIN = ("cells",)
+        cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
+        cfg.DATASETS.CHECK_PICTURES = way
+        return root
+
+    return register
+
+
+def good(size=(24, 16)):
+    return Image.new("RGB", size, "red")
+
+
+def errors(cfg):
+    return [error for findings in look_at_pictures(cfg) for error in findings.errors]
+
+
+def ends_the_mapper(cfg):
+    """Ids of the images that Detectron2's mapper does not take."""
+    mapper = DatasetMapper(cfg, is_train=True, augmentations=[])
+    ended = []
+    for image in DatasetCatalog.get("cells"):
+        try:
+            mapper(image)
+        except Exception:
+            ended.append(image["image_id"])
+    return ended
+
+
+def save_jpeg(path, size, orientation=1):
+    exif = Image.Exif()
+    exif[EXIF] = orientation
+    good(size).save(path, exif=exif)
+
+
+def test_good_pictures_are_taken(data_set, cfg):
+    data_set(good(), good(), good())
+    check_pictures(cfg)
+    assert ends_the_mapper(cfg) == []
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(24, 16), (16, 24), (24, 17)])
+def test_sizes_with_orientations(data_set, cfg, orientation, size):
+    """The file is 24 x 16 before any turn."""
+    root = data_set("a.jpg", sizes={1: size})
+    save_jpeg(root / "a.jpg", (24, 16), orientation)
+    found = errors(cfg)
+    assert len(found) == len(ends_the_mapper(cfg))
+    is_turned = orientation >= 5
+    assert (not found) == (size == ((16, 24) if is_turned else (24, 16)))
+    if found:
+        assert f"says {size[0]} x {size[1]}" in found[0]
+        assert (f"EXIF data (orientation {orientation})" in found[0]) == (
+            is_turned and size == (24, 16)
+        )
+        assert ("the other way round" in found[0]) == (not is_turned and size == (16, 24))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(24, 16), (16, 24)])
+def test_tiffs_with_orientations(data_set, cfg, orientation, size):
+    root = data_set("a.tif", sizes={1: size})
+    save_jpeg(root / "a.tif", (24, 16), orientation)
+    on_its_head = orientation in (6, 8)
+    assert bool(errors(cfg)) == (bool(ends_the_mapper(cfg)) or on_its_head)
+
+
+def test_the_exif_message(data_set, cfg, tmp_path):
+    root = data_set("a.jpg", "b.jpg")
+    for name in ("a.jpg", "b.jpg"):
+        save_jpeg(root / name, (24, 16), 6)
+    first, second = errors(cfg)
+    assert first == (
+        f"image 1: {root}/a.jpg has 16 x 24 pixels, and the data set says 24 x 16: Detectron2 turns it "
+        "by its EXIF data (orientation 6), and the data set has the size before that. If its boxes "
+        "too are of the picture before: exiftool -overwrite_original -Orientation= "
+        f"{root}/a.jpg (that of the file's EXIF data goes, no pixel changes); if they are of the "
+        "turned picture, exchange width and height in the data set"
+    )
+    assert second.endswith("the data set has the size before that")
+
+
+def run_command_of(error):
+    command = error[error.index('python -c "') :]
+    program, *args = shlex.split(command)
+    subprocess.run([sys.executable, *args], check=True)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_pictures_that_turn_white_and_the_command_that_mends_them(data_set, cfg, mode):
+    values = np.full((16, 24), 20000, np.uint16)
+    values[:, :9] = 65535
+    root = data_set("a.tif", good(), "c.tif")
+    for name in ("a.tif", "c.tif"):
+        image = Image.fromarray(values if mode == "I;16" else values.astype(np.int32))
+        image.save(root / name)
+    first, second = errors(cfg)
+    assert first.startswith(f"image 1: {root}/a.tif has values from 20000 to 65535 (mode {mode})")
+    assert "python" in first and "python" not in second
+    run_command_of(first)
+    (third,) = errors(cfg)
+    assert third.startswith(f"image 3: {root}/c.tif")
+    run_command_of(first.replace("a.tif", "c.tif"))
+    assert errors(cfg) == []
+    image = DatasetMapper(cfg, is_train=False, augmentations=[])(DatasetCatalog.get("cells")[0])
+    assert np.unique(image["image"].numpy()).tolist() == [20000 // 257, 255]
+
+
+def test_the_command_for_a_tiff_that_stands_on_its_head(data_set, cfg):
+    root = data_set("a.tif", sizes={1: (16, 24)})
+    save_jpeg(root / "a.tif", (24, 16), 6)
+    (error,) = errors(cfg)
+    assert "on its head" in error
+    run_command_of(error)
+    assert errors(cfg) == ends_the_mapper(cfg) == []
+
+
+def test_missing_files_and_what_is_no_picture(data_set, cfg, caplog):
+    root = data_set("a.jpg", good(), "c.jpg", "d.jpg", "e\0.jpg", *["f.jpg"] * 3)
+    (root / "c.jpg").write_text("<html>")
+    (root / "d.jpg").mkdir()
+    with pytest.raises(ValueError) as error:
+        check_pictures(cfg)
+    head, *lines = str(error.value).splitlines()
+    assert head.endswith("cells.json: 7 faults, the first 5:")
+    assert lines[0].strip() == f"image 1: there is no file {root}/a.jpg"
+    assert lines[1].strip() == f"image 3: {root}/c.jpg is no picture that Pillow can read"
+    assert lines[2].strip().startswith(f"image 4: {root}/d.jpg cannot be read: ")
+    assert len(lines) == 5
+    assert ends_the_mapper(cfg) == [1, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("way", ["header", "decode"])
+def test_a_picture_that_is_cut_off(data_set, cfg, way):
+    root = data_set("a.jpg", good(), way=way)
+    noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "a.jpg")
+    content = (root / "a.jpg").read_bytes()
+    (root / "a.jpg").write_bytes(content[:-200])
+    assert ends_the_mapper(cfg) == [1]
+    assert [error[:8] for error in errors(cfg)] == (["image 1:"] if way == "decode" else [])
+    cfg.DATASETS.CHECK_PICTURES = "decode"  # what is known of the header is not enough
+    assert len(errors(cfg)) == 1
+
+
+def test_an_orientation_that_the_size_does_not_tell_is_a_warning(data_set, cfg, caplog):
+    root = data_set("a.jpg", "b.jpg", "c.jpg", sizes={2: (16, 16), 3: (16, 24)})
+    for name, size, orientation in (("a", (24, 16), 3), ("b", (16, 16), 6), ("c", (24, 16), 6)):
+        save_jpeg(root / f"{name}.jpg", size, orientation)
+    check_pictures(cfg)
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"(2 times: {root}/a.jpg, {root}/b.jpg)" in message
+
+
+def test_nothing_is_looked_at_if_the_key_says_so(data_set, cfg):
+    data_set("a.jpg", way="none")
+    assert errors(cfg) == []
+
+
+@pytest.mark.parametrize("way", ["", "headers", "Decode"])
+def test_other_values_of_the_key(data_set, cfg, way):
+    data_set(good(), way=way)
+    with pytest.raises(ValueError, match=f"DATASETS.CHECK_PICTURES is '{way}'; expected one of"):
+        check_pictures(cfg)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The files whose headers are read."""
+    paths = []
+
+    def read_facts(path, decode):
+        paths.append(os.path.basename(path))
+        return original(path, decode)
+
+    original = picture_check.read_facts
+    monkeypatch.setattr(picture_check, "read_facts", read_facts)
+    return paths
+
+
+def test_a_picture_is_opened_once(data_set, cfg, opened):
+    root = data_set("a.jpg", "b.jpg", "a.jpg")
+    for name in ("a.jpg", "b.jpg"):
+        save_jpeg(root / name, (24, 16))
+    for _ in range(2):
+        check_pictures(cfg)
+        picture_check._look.cache_clear()  # as in a new process
+    assert sorted(opened) == ["a.jpg", "b.jpg"]
+    save_jpeg(root / "b.jpg", (24, 17))
+    assert [error[:8] for error in errors(cfg)] == ["image 2:"]
+    assert sorted(opened) == ["a.jpg", "b.jpg", "b.jpg"]
+
+
+def test_faults_are_not_remembered(data_set, cfg, opened, monkeypatch):
+    """A user's own plugin of Pillow may read the file the next time."""
+    root = data_set("a.jpg", good())
+    (root / "a.jpg").write_text("<html>")
+    assert len(errors(cfg)) == len(errors(cfg)) == 1
+    assert sorted(opened) == ["2.png", "a.jpg", "a.jpg"]
+
+
+def test_links_to_one_file_are_looked_at_once(data_set, cfg, opened):
+    root = data_set("a.jpg", "b.jpg")
+    save_jpeg(root / "a.jpg", (24, 16))
+    (root / "b.jpg").symlink_to(root / "a.jpg")
+    check_pictures(cfg)
+    assert opened == ["a.jpg"]
+
+
+def test_a_folder_that_cannot_be_written(data_set, cfg, tmp_path, opened):
+    data_set(good())
+    (tmp_path / "file").touch()
+    cfg.DATASETS.CACHE_DIR = str(tmp_path / "file" / "cache")
+    for _ in range(2):
+        check_pictures(cfg)
+        picture_check._look.cache_clear()
+    assert opened == ["1.png", "1.png"]
+
+
+def _check(cfg, seconds, looking):
+    original = picture_check.read_facts
+
+    def read_facts(path, decode):
+        looking.put(os.path.basename(path))
+        time.sleep(seconds)
+        return original(path, decode)
+
+    picture_check.read_facts = read_facts
+    picture_check.SECONDS_BETWEEN_COMMITS = 0.0
+    picture_check.THREADS = picture_check.HEADERS_AT_ONCE = 1
+    json_file, root = cfg.DATASETS.COCO_JSON[0][1:]
+    register_coco_instances("cells", {}, json_file, root)
+    check_pictures(cfg)
+
+
+@pytest.fixture
+def processes(cfg, tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    cfg.DATASETS.COCO_JSON = [
+        ["cells", str(tmp_path / "cells.json"), str(tmp_path / "pictures")],
+    ]
+    looking = spawn.Queue()
+    return lambda seconds: spawn.Process(target=_check, args=(cfg, seconds, looking)), looking
+
+
+def test_one_process_looks_and_the_others_wait(data_set, cfg, processes, opened):
+    data_set(*[good()] * 4)
+    make, looking = processes
+    process = make(0.3)
+    process.start()
+    assert looking.get(timeout=120) == "1.png"
+    check_pictures(cfg)
+    assert opened == []
+    process.join(120)
+    assert process.exitcode == 0
+
+
+def test_a_look_that_was_killed_goes_on(data_set, cfg, processes, opened):
+    data_set(*[good()] * 6)
+    make, looking = processes
+    process = make(0.3)
+    process.start()
+    for _ in range(4):  # three of them were seen
+        looking.get(timeout=120)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    check_pictures(cfg)
+    assert sorted(opened) in [[f"{i}.png" for i in range(first, 7)] for first in (3, 4)]
+
+
+def test_no_thread_is_left(data_set, cfg):
+    before = threading.active_count()
+    data_set(*[good()] * 3)
+    check_pictures(cfg)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_the_bar_is_for_terminals(data_set, cfg, monkeypatch, caplog, is_terminal):
+    stream = io.StringIO()
+    stream.isatty = lambda: is_terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(picture_check, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(picture_check, "SECONDS_BEFORE_BAR", 0.0)
+    data_set(good())
+    with caplog.at_level(logging.INFO):
+        check_pictures(cfg)
+    assert ("Looking at pictures" in stream.getvalue()) == is_terminal
+    lines = [record.getMessage() for record in caplog.records]
+    assert ("Looking at pictures: 1 of 1" in lines) == (not is_terminal)
+
+
+def test_data_sets_of_other_kinds(cfg, tmp_path):
+    root = tmp_path / "classes"
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        good().save(root / name / "1.png")
+    (root / "dog" / "2.png").write_text("no picture")
+    cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
+    cfg.DATASETS.IMAGE_FOLDERS = [["animals", str(root)]]
+    cfg.MODEL.META_ARCHITECTURE = "ImageClassifier"
+    cfg.DATASETS.TRAIN = ("animals",)
+    setup_datasets(cfg)
+    assert errors(cfg) == [f"{root}/dog/2.png is no picture that Pillow can read"]
+    images = [
+        {"file_name": str(root / "cat" / "1.png"), "image_id": "x", "width": 24, "height": 17},
+        {"file_name": "s3://bucket/1.png", "image_id": "y", "width": 24, "height": 16},
+        {"video": "frames that a mapper of the user reads"},
+    ]
+    DatasetCatalog.register("of_code", lambda: images)
+    cfg.DATASETS.TRAIN = ("of_code",)
+    (findings,) = look_at_pictures(cfg)
+    assert findings.path == "of_code"
+    assert [error[:8] for error in findings.errors] == ["image x:"]
+    (warning,) = findings.describe_warnings()
+    assert "no local file" in warning and warning.endswith("(s3://bucket/1.png)")
+
+
+def test_parts_are_looked_at_in_their_source(write_coco, cfg, tmp_path, opened):
+    json_file, root = write_coco("cells_train")
+    cfg.DATASETS.COCO_JSON = [["cells_train", json_file, root]]
+    cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
+    cfg.DATASETS.ARCHVAL.SIZE, cfg.DATASETS.ARCHVAL.DIR = 1, str(tmp_path)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("cells_archtrain",), ("cells_archval",)
+    setup_datasets(cfg)
+    (findings,) = look_at_pictures(cfg)
+    assert findings.path == json_file
+    assert len(opened) == 4
+
+
+def test_a_data_set_that_is_not_there(cfg, monkeypatch, tmp_path):
+    register_coco_instances("nowhere", {}, str(tmp_path / "no.json"), str(tmp_path))
+    cfg.DATASETS.TRAIN = ("nowhere",)
+    with pytest.raises(FileNotFoundError):
+        check_pictures(cfg)
+
+
+def test_made_data_sets_are_not_made_by_a_dry_run(cfg, monkeypatch, tmp_path):
+    path = LazyPath(lambda: pytest.fail("made"))
+    register_coco_instances("made", {}, "", str(tmp_path))
+    MetadataCatalog.get("made").__dict__["json_file"] = path
+    cfg.DATASETS.TRAIN = ("made",)
+    assert list(look_at_pictures(cfg, makes=False)) == []
+
+
+def test_a_training_looks_before_its_first_step(write_coco, cfg, tmp_path):
+    json_file, root = write_coco("cells")
+    Image.new("RGB", (30, 40)).save(os.path.join(root, "2.png"))
+    cfg.DATASETS.COCO_JSON = [["cells", json_file, root]]
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("cells",)
+    cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    with pytest.raises(ValueError, match="2.png has 30 x 40 pixels.*other way round"):
+        check_config(cfg, training=True)
