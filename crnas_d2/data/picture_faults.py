@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Union
 
 from .findings import Findings
@@ -52,7 +53,7 @@ class Comparison:
         place = "" if picture.image_id is None else f"image {picture.image_id}: "
         if remedy and remedy not in self._told:
             self._told.add(remedy)
-            sentence += f". {remedy.replace('PATH', picture.path)}"
+            sentence += f". {remedy.replace('PATH', shlex.quote(picture.path))}"
         self._findings.error(place + sentence)
 
     def _warn(self, picture: Listed, seen: PictureFacts) -> None:

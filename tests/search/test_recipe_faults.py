@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from PIL import Image
 from tiny_search import write_recipe
 
 from crnas_d2 import ARCHITECTURES
@@ -195,12 +196,11 @@ def link_into_val(recipe, number):
     image = root / "val" / "images" / "0001.png"
     image.unlink()
     image.symlink_to(root / "images" / f"{number:04d}.png")
-    # Its size is that of the link's name in the json
-    for folder in (root, root / "val"):
-        data = json.loads((folder / "annotations.json").read_text())
-        for entry in data["images"]:
-            entry.update(width=64, height=64)
-        (folder / "annotations.json").write_text(json.dumps(data))
+    data = json.loads((root / "val" / "annotations.json").read_text())
+    for entry in data["images"]:
+        if entry["file_name"] == image.name:
+            entry["width"], entry["height"] = Image.open(image).size
+    (root / "val" / "annotations.json").write_text(json.dumps(data))
 
 
 @pytest.mark.parametrize("in_final", [True, False])
