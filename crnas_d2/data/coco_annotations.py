@@ -11,7 +11,7 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.structures import PolygonMasks
 
-from .boxes import IN_A_TEST, LEFT_OUT, box_kind
+from .boxes import LEFT_OUT, box_kind
 from .findings import Findings
 from .masks import is_too_short, mask_fault
 from .whole_numbers import whole_number
@@ -24,7 +24,7 @@ class AnnotationCheck:
         findings: what was found.
         sizes: (width, height) of each image by its id; None where it has no valid size.
         categories: their ids.
-        scored, masked: as of :class:`.coco_check.CocoCheck`.
+        masked, scored: as of :class:`.coco_check.CocoCheck`.
         corrected: whether an annotation is another than before.
         trained: on how many of them Detectron2 trains.
         objects, crowds: how many annotations, and how many with iscrowd 1, each category has.
@@ -33,8 +33,8 @@ class AnnotationCheck:
     findings: Findings
     sizes: Mapping[int | str, tuple[int, int] | None]
     categories: Collection[int | str]
-    scored: bool
     masked: bool
+    scored: bool
     corrected: bool = False
     trained: int = 0
     objects: Counter[int | str] = field(default_factory=Counter)
@@ -143,12 +143,14 @@ class AnnotationCheck:
         if crowd == 0 or crowd == 1:
             return bool(crowd)
         if crowd is None:
-            if self.scored or "iscrowd" in annotation:
-                annotation["iscrowd"] = 0
-                self._correct("annotation without iscrowd, read as one with 0", annotation)
-        elif whole_number(crowd) in (0, 1):
-            annotation["iscrowd"] = whole_number(crowd)
-            self._correct("iscrowd that is text, read as the number that it is", annotation)
+            annotation["iscrowd"] = 0
+            self._correct("annotation without iscrowd, read as one with 0", annotation)
+        elif whole_number(crowd) is not None:
+            annotation["iscrowd"] = int(whole_number(crowd) != 0)
+            kind = (
+                "iscrowd that is text, or neither 0 nor 1, read as the number that it is, and as 1"
+            )
+            self._correct(kind, annotation)
         else:
             self._error(f"iscrowd is {short(crowd)}; expected 0 or 1", annotation)
         return annotation.get("iscrowd") == 1
@@ -170,7 +172,7 @@ class AnnotationCheck:
             return False
         kind = box_kind(*box, size) if size else None
         if kind:
-            self._warn(kind + IN_A_TEST[kind] * self.scored, annotation)
+            self._warn(kind, annotation)
         return kind not in LEFT_OUT
 
     def _check_mask(self, annotation: dict, size: tuple[int, int] | None) -> bool:
@@ -185,7 +187,7 @@ class AnnotationCheck:
             if len(drawn) < len(segmentation):
                 fault = mask_fault(drawn, size)
                 kind = "polygon of fewer than 3 points beside others, which is left out of the mask"
-                if self.masked and self.scored:
+                if self.masked:
                     annotation["segmentation"] = drawn
                     self._correct(kind, annotation)
                 else:
@@ -208,14 +210,10 @@ class AnnotationCheck:
 
     def _check_area(self, annotation: dict) -> None:
         area = annotation.get("area")
-        if area is None or area == []:
-            if self.scored:
-                annotation["area"] = _measured_area(annotation)
-                kind = "annotation without area, which is that of its mask, or else of its box"
-                self._correct(kind, annotation)
-        elif not (_is_number(area) and area >= 0):
-            fault = f"area is {short(area)}; expected a number that is not negative"
-            self._error(fault, annotation)
+        if not (_is_number(area) and area >= 0):
+            annotation["area"] = _measured_area(annotation)
+            kind = "annotation without an area of 0 or more, which is that of its mask, or else of its box"
+            self._correct(kind, annotation)
 
     def _check_keypoints(self, annotation: dict) -> None:
         keypoints = annotation["keypoints"]

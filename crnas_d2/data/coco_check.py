@@ -26,8 +26,8 @@ class CocoCheck:
     Attributes:
         coco: the content.
         findings: what was found.
-        scored: whether the data set is tested, so that pycocotools reads area and iscrowd.
         masked: whether masks are trained or tested.
+        scored: whether masks are tested.
         left_out: ids or names of categories that are no classes.
         outside_root: whether file names may lead out of the image root.
         corrected: whether the content is another than the file's now.
@@ -39,8 +39,8 @@ class CocoCheck:
 
     coco: Any
     findings: Findings
-    scored: bool = False
     masked: bool = False
+    scored: bool = False
     left_out: Sequence[int | str] = ()
     outside_root: bool = False
     corrected: bool = False
@@ -93,16 +93,19 @@ class CocoCheck:
 
     def _settle_ids(self, section: str, reference: str) -> None:
         """Texts and floats that are whole numbers become whole numbers, unless all are texts."""
-        columns = [(self.coco[section], "id"), (self.coco["annotations"], reference)]
-        if are_of_one_type(*([e.get(key) for e in entries] for entries, key in columns)):
+        columns = [
+            (self.coco[section], "id", SECTIONS[section]),
+            (self.coco["annotations"], reference, "annotation"),
+        ]
+        if are_of_one_type(*([e.get(key) for e in entries] for entries, key, _ in columns)):
             return
         kind = f"{reference} that is text or has a point, read as the whole number that it means"
-        for entries, key in columns:
-            for index, entry in enumerate(entries):
+        for entries, key, owner in columns:
+            for entry in entries:
                 number = whole_number(entry.get(key))
                 if number is not None and type(entry[key]) is not int:
                     entry[key] = number
-                    self._correct(kind, f"{key} {number}")
+                    self._correct(kind, f"{owner} {entry.get('id')}")
         if len({type(entry.get("id")) for entry in self.coco[section]} & {int, str}) > 1:
             self.findings.error(
                 f"the ids of {section} are numbers and texts, which pycocotools cannot sort; expected "
@@ -162,7 +165,7 @@ class CocoCheck:
                     continue
                 kind = "file name that leads out of the image root, which is allowed"
                 self.findings.warn(kind, f"image {id}")
-            path = name if name.isalnum() else os.path.normpath(name)
+            path = os.path.normpath(name)
             if owners.setdefault(path, id) != id:
                 kind = "picture that is there under two ids, which is trained and tested twice"
                 self.findings.warn(kind, f"image {id} {name!r}, as {owners[path]}")
@@ -187,7 +190,7 @@ class CocoCheck:
         return None
 
     def _check_annotations(self, sizes: dict[int | str, tuple[int, int] | None]) -> None:
-        check = AnnotationCheck(self.findings, sizes, self.categories, self.scored, self.masked)
+        check = AnnotationCheck(self.findings, sizes, self.categories, self.masked, self.scored)
         entries = check.run(self.coco["annotations"])
         self.corrected |= check.corrected
         self.trained = check.trained

@@ -146,7 +146,7 @@ def check_coco_json(
     An error is what Detectron2 or pycocotools would end on, or score wrongly. Warnings are counted:
     Detectron2 has a way of its own with what they tell of, or it has one meaning, and a corrected
     copy of the file, in the folder of remembered checks, says it so that Detectron2 and pycocotools
-    read it. The pictures are not looked at.
+    read it: the same copy for training and test. The pictures are not looked at.
 
     One process of the machine reads the file; its verdict is remembered until the file changes.
 
@@ -164,9 +164,10 @@ def check_coco_json(
     if not is_remote(image_root) and not os.path.isdir(image_root):
         raise FileNotFoundError(f"the image root {image_root!r} of {json_file} is not a folder")
     folder = os.path.abspath(cache_folder(rules.cache_dir))
+    masked = "segmentation" in required
     settings = {
-        "scored": set(SCORED_KEYS) <= set(required),
-        "masked": "segmentation" in required,
+        "masked": masked,
+        "scored": masked and set(SCORED_KEYS) <= set(required),
         "left_out": list(rules.left_out_categories),
         "outside_root": rules.images_outside_root,
     }
@@ -226,7 +227,8 @@ def _check_content(
         check.run()
     copy = None
     if check.corrected and not findings.errors:
-        copy = _write_copy(json_file, folder, [content, json.dumps(settings).encode()], coco)
+        contents = [settings["masked"], settings["left_out"]]  # what a copy depends on
+        copy = _write_copy(json_file, folder, [content, json.dumps(contents).encode()], coco)
     return {
         "errors": findings.errors,
         "warnings": {kind: asdict(warned) for kind, warned in findings.warnings.items()},

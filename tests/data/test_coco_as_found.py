@@ -123,9 +123,13 @@ CORRECTED = {
     ),
     "annotation id 0": (set_in("annotations", 100, id=0), "annotation with id 0", 1),
     "annotation ids as text": (renamed("annotations", "", "a{}".format), "annotation with id 0", 7),
-    "no area": (without("area"), "without area", 7),
-    "no area and no mask": (edits(without("area"), without("segmentation")), "without area", 7),
-    "area null": (set_in("annotations", 200, area=None), "without area", 1),
+    "no area": (without("area"), "without an area", 7),
+    "no area and no mask": (edits(without("area"), without("segmentation")), "without an area", 7),
+    "area null": (set_in("annotations", 200, area=None), "without an area", 1),
+    "area negative": (set_in("annotations", 200, area=-1), "without an area", 1),
+    "area as text": (set_in("annotations", 200, area="large"), "without an area", 1),
+    "area NaN": (set_in("annotations", 200, area=math.nan), "without an area", 1),
+    "area infinite": (set_in("annotations", 200, area=math.inf), "without an area", 1),
     "no iscrowd": (without("iscrowd"), "without iscrowd", 7),
     "iscrowd null": (set_in("annotations", 200, iscrowd=None), "without iscrowd", 1),
     "iscrowd as text": (set_in("annotations", 200, iscrowd="0"), "iscrowd that is text", 1),
@@ -167,20 +171,27 @@ def test_areas_are_measured_as_detectron2_measures_them(write_coco):
     assert (areas[200], areas[100], areas[201]) == (600, 30, 15)  # of runs, a box, a triangle
 
 
-@pytest.mark.parametrize("key", SCORED_KEYS)
-def test_only_what_is_scored_needs_a_copy_for_what_scoring_reads(cfg, write_coco, key):
-    train = write_coco("train", edit=drop("annotations", 200, key))
-    cfg.DATASETS.COCO_JSON = [["cells_train", *train]]
-    cfg.DATASETS.TRAIN = ("cells_train",)
-    setup_datasets(cfg)
-    assert MetadataCatalog.get("cells_train").json_file == train[0]
-    for scored in ("cells_train", "cells_archval"):
-        cfg.DATASETS.ARCHVAL.SIZE, cfg.DATASETS.TEST = 1, (scored,)
+def test_parts_are_drawn_from_one_copy_whatever_is_tested(cfg, write_coco):
+    json_file, root = write_coco("train", edit=without("area"))
+    cfg.DATASETS.COCO_JSON = [["cells_train", json_file, root]]
+    cfg.DATASETS.TRAIN, cfg.DATASETS.ARCHVAL.SIZE = ("cells_archtrain",), 1
+    files = []
+    for scored in ((), ("cells_archval",)):
+        cfg.DATASETS.TEST = scored
         setup_datasets(cfg)
         meta = MetadataCatalog.get("cells_train")
-        assert meta.json_file != train[0] == meta.source
-        with open(meta.json_file) as file:
-            assert key in by_id(json.load(file)["annotations"], 200)
+        assert meta.source == json_file != meta.json_file
+        files.append((meta.json_file, os.fspath(MetadataCatalog.get("cells_archtrain").json_file)))
+    assert len(set(files)) == 1
+    with open(files[0][1]) as file:
+        assert all(annotation["area"] > 0 for annotation in json.load(file)["annotations"])
+
+
+def test_what_is_crowd_for_detectron2_is_crowd(write_coco):
+    checked = register_coco_json("own", *write_coco(edit=set_in("annotations", 200, iscrowd=2)))
+    assert checked.trained == 6 == sum(map(len, trained_boxes("own").values()))
+    with open(checked.json_file) as file:
+        assert by_id(json.load(file)["annotations"], 200)["iscrowd"] == 1
 
 
 def test_short_polygons_are_left_out_of_masks_that_are_scored(write_coco):
@@ -295,8 +306,9 @@ def test_the_file_is_read_once_and_again_when_it_has_changed(write_coco, monkeyp
     file, root = write_coco(edit=sizes(float))
     first = check_coco_json(file, root)
     assert check_coco_json(file, root) == first and len(reads) == 1
-    check_coco_json(file, root, SCORED_KEYS)
-    assert len(reads) == 2
+    assert check_coco_json(file, root, SCORED_KEYS) == first and len(reads) == 1
+    masked = check_coco_json(file, root, [*SCORED_KEYS, "segmentation"])
+    assert masked.json_file != first.json_file and len(reads) == 2
     os.remove(first.json_file)
     assert os.path.isfile(check_coco_json(file, root).json_file) and len(reads) == 3
     write_coco(edit=edits(sizes(float), box(1, 2, "x", 4)))
