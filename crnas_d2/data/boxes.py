@@ -6,16 +6,15 @@ from __future__ import annotations
 # whole pixels, and some tools count from 1.
 BOX_TOLERANCE = 1.0
 
-EMPTY = "box of width or height 0, which Detectron2 leaves out of the training; a test misses its object"
-TURNED = (
-    "box of negative width or height, which Detectron2 turns over in the training; a test misses its "
-    "object"
-)
-OUTSIDE = (
-    "box outside its image, which Detectron2 leaves out of the training; a test misses its object"
-)
-CLIPPED = "box that leaves its image, which Detectron2 clips in the training; a test takes it whole"
+EMPTY = "box of width or height 0, which Detectron2 leaves out of the training"
+TURNED = "box of negative width or height, which Detectron2 turns over in the training"
+OUTSIDE = "box outside its image, which Detectron2 leaves out of the training"
+CLIPPED = "box that leaves its image, which Detectron2 clips in the training"
 LEFT_OUT = (EMPTY, OUTSIDE)
+# What a test makes of them, as boxes are taken as they are there
+IN_A_TEST = dict.fromkeys((EMPTY, TURNED, OUTSIDE), "; a test misses its object") | {
+    CLIPPED: "; a test takes it whole"
+}
 
 
 def box_kind(x: float, y: float, width: float, height: float, size: tuple[int, int]) -> str | None:

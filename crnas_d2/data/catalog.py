@@ -67,7 +67,8 @@ def setup_datasets(cfg: CfgNode) -> None:
 
 
 def register_own(cfg: CfgNode) -> None:
-    """Register the own data sets of a config alone, see :func:`setup_datasets`; nothing is written.
+    """Register the own data sets of a config alone, see :func:`setup_datasets`; nothing is written but
+    what is remembered of the checks, and corrected copies.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`setup_datasets`; or there is no data set of a name

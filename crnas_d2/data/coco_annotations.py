@@ -11,7 +11,7 @@ from typing import Any
 import pycocotools.mask as mask_util
 from detectron2.structures import PolygonMasks
 
-from .boxes import LEFT_OUT, box_kind
+from .boxes import IN_A_TEST, LEFT_OUT, box_kind
 from .findings import Findings
 from .masks import is_too_short, mask_fault
 from .whole_numbers import whole_number
@@ -172,7 +172,7 @@ class AnnotationCheck:
             return False
         kind = box_kind(*box, size) if size else None
         if kind:
-            self._warn(kind, annotation)
+            self._warn(kind + IN_A_TEST[kind], annotation)
         return kind not in LEFT_OUT
 
     def _check_mask(self, annotation: dict, size: tuple[int, int] | None) -> bool:
