@@ -15,6 +15,7 @@ __all__ = [
     "cache_folder",
     "check_not_read",
     "datasets_root",
+    "describe_error",
     "expand_path",
     "file_sha256",
     "is_remote",
@@ -170,6 +171,13 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def describe_error(error: Exception) -> str:
+    """In one sentence, which names the file of an error that has one."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def raise_faults(path: str, faults: Sequence[str], shown: int = 5) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from detectron2.engine import default_argument_parser
 
 from ..config_files import find_config_file
-from ..engine.faults import tell_faults
+from ..engine.examination import Examination
+from ..engine.faults import EXIT_AFTER_FAULT, tell_faults
 
 Main = Callable[["Sequence[str] | None"], None]
 
@@ -66,6 +67,17 @@ def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.
         parser.error("--config-file is missing")
     args.config_file = find_config_file(args.config_file)
     return args
+
+
+def end_dry_run(found: Examination) -> None:
+    """Tell what was found.
+
+    Raises:
+        SystemExit: with the exit code of a fault, where there is something to mend.
+    """
+    print(found.describe())
+    if not found.is_ready:
+        raise SystemExit(EXIT_AFTER_FAULT)
 
 
 def _split(doc: str) -> tuple[str, str]:

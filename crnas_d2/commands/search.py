@@ -20,16 +20,19 @@ from ..config import read_config
 from ..engine import launch, setup, terminal
 from ..report import report_procedure, report_search
 from ..search import Procedure, Recipe, is_recipe, run_search
+from ..search.dry_run import examine_recipe, examine_search
 from ..search.final_config import read_baseline, write_final
 from ..search.outputs import check_search_outputs
-from .command_line import command, parse_run, run_parser
+from .command_line import command, end_dry_run, parse_run, run_parser
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = run_parser(__doc__)
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the steps of a recipe, their sizes and costs"
+        "--dry-run",
+        action="store_true",
+        help="print the steps, their sizes and costs, and all that is to be mended; nothing is run",
     )
     parser.add_argument(
         "--measure",
@@ -47,14 +50,27 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def dry_run(args: argparse.Namespace) -> None:
-    """Print the steps of a recipe; with ``measure``, how long they will take too."""
-    procedure = Procedure(Recipe(args.config_file, args.opts))
-    times = None
-    if args.measure:
-        terminal.open_terminal()
-        logging.getLogger("crnas_d2").setLevel(logging.WARNING)
-        times = procedure.measure(args.num_gpus * args.num_machines)
-    print(procedure.describe(times))
+    """Tell the steps of a recipe or of one search, and what is to be mended before it can run, or
+    that all is ready; with ``measure``, how long the steps of a recipe will take, too."""
+    if is_recipe(read_config(args.config_file, args.opts)):
+        procedure, found = examine_recipe(Recipe(args.config_file, args.opts))
+        table = procedure and found.check(describe, procedure, args)
+    elif args.measure:
+        raise ValueError(f"{args.config_file} names no steps; --measure is for a recipe")
+    else:
+        table, found = examine_search(args)
+    if table:
+        print(table)
+    end_dry_run(found)
+
+
+def describe(procedure: Procedure, args: argparse.Namespace) -> str:
+    """The steps of a recipe, with their times where they are to be measured."""
+    if not args.measure:
+        return procedure.describe()
+    terminal.open_terminal()
+    logging.getLogger("crnas_d2").setLevel(logging.ERROR)  # warnings are told at the end
+    return procedure.describe(procedure.measure(args.num_gpus * args.num_machines))
 
 
 def search(args: argparse.Namespace) -> None:

@@ -1,8 +1,12 @@
 """Train or evaluate a detector with a CR backbone, as Detectron2's own tools/train_net.py does.
 
 crnas train --config-file COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml --num-gpus 8
+crnas train --config-file ... --dry-run
 crnas train --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
 torchrun --nproc-per-node 8 -m crnas_d2 train --config-file ...
+
+With --dry-run nothing is trained or written: all checks of a run are made, and all that is to be
+mended is listed, with exit code 1, or it says that all is ready.
 
 On SIGTERM it saves the iteration that it has just finished and ends with exit code 143; the same
 command with --resume goes on from there.
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import tempfile
 from collections.abc import Sequence
 
 from detectron2.evaluation import verify_results
@@ -19,15 +24,41 @@ from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import find_checkpoint
 from ..checkpoint.trained import load_trained
+from ..config import read_config
+from ..data.catalog import warn_of_shared_images
+from ..data.examine import examine
 from ..engine import CRTrainer, launch, setup, terminal
-from .command_line import command, parse_run, run_parser
+from ..engine.examination import Examination
+from ..engine.setup import check_run
+from .command_line import command, end_dry_run, parse_run, run_parser
 
 logger = logging.getLogger(__name__)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    launch(train, parse_run(run_parser(__doc__), argv))
+    parser = run_parser(__doc__)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the config, the weights and the data, and end"
+    )
+    args = parse_run(parser, argv)
+    if args.dry_run:
+        dry_run(args)
+    else:
+        launch(train, args)
+
+
+def dry_run(args: argparse.Namespace) -> None:
+    """Tell what is to be mended before a training or evaluation, or that all is ready."""
+    cfg = read_config(args.config_file, args.opts)
+    found = Examination()
+    found.add(examine(cfg))
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.DATASETS.ARCHVAL.DIR = folder
+        check_run(cfg, args, found.check, makes=False)
+        if found.is_ready and not args.eval_only:
+            found.check(warn_of_shared_images, cfg)
+    end_dry_run(found)
 
 
 def train(args: argparse.Namespace) -> dict | None:

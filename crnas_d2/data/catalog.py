@@ -74,7 +74,6 @@ def register_own(cfg: CfgNode) -> None:
         FileNotFoundError, ValueError: as :func:`setup_datasets`; or there is no data set of a name
             in TRAIN or TEST.
     """
-    train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     rules = json_rules(cfg)
     left_out = set()
     for entry in coco_json_entries(cfg):
@@ -85,6 +84,26 @@ def register_own(cfg: CfgNode) -> None:
             f"DATASETS.LEFT_OUT_CATEGORIES has {unknown[0]!r}; expected the id or the name of a "
             "category in a file of DATASETS.COCO_JSON"
         )
+    for entry in voc_dir_entries(cfg):
+        register_voc_dir(**entry, cache_dir=cfg.DATASETS.CACHE_DIR)
+    for name, root in image_folder_entries(cfg):
+        register_image_folder(name, root)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if name not in DatasetCatalog and not split_source(name):
+            raise ValueError(
+                f"DATASETS.TRAIN or DATASETS.TEST names {name!r}, and no data set of this name is "
+                "registered. Own data sets go into DATASETS.COCO_JSON, DATASETS.VOC_DIRS or "
+                "DATASETS.IMAGE_FOLDERS."
+            )
+
+
+def voc_dir_entries(cfg: CfgNode) -> Iterator[Dict[str, Any]]:
+    """The own data sets in VOC's layout, as :func:`register_voc_dir` takes them.
+
+    Raises:
+        ValueError: an entry of ``DATASETS.VOC_DIRS`` is malformed.
+    """
+    keys = ("name", "dirname", "split", "year", "class_names")
     for index, entry in enumerate(cfg.DATASETS.VOC_DIRS):
         if not (
             _has_types(entry, str, str, str, int, list)
@@ -94,21 +113,22 @@ def register_own(cfg: CfgNode) -> None:
                 f"DATASETS.VOC_DIRS[{index}] is {short(entry)}; "
                 "expected [name, folder, split, year, [class name, ...]]"
             )
-        register_voc_dir(*entry, entry[0] in test, cfg.DATASETS.CACHE_DIR)
+        yield {**dict(zip(keys, entry)), "scored": entry[0] in cfg.DATASETS.TEST}
+
+
+def image_folder_entries(cfg: CfgNode) -> Iterator[List[str]]:
+    """Name and folder of the own data sets of one class for each image.
+
+    Raises:
+        ValueError: an entry of ``DATASETS.IMAGE_FOLDERS`` is malformed.
+    """
     for index, entry in enumerate(cfg.DATASETS.IMAGE_FOLDERS):
         if not _has_types(entry, str, str):
             raise ValueError(
                 f"DATASETS.IMAGE_FOLDERS[{index}] is {short(entry)}; "
                 "expected two texts [name, folder that has a folder for each class]"
             )
-        register_image_folder(*entry)
-    for name in (*train, *test):
-        if name not in DatasetCatalog and not split_source(name):
-            raise ValueError(
-                f"DATASETS.TRAIN or DATASETS.TEST names {name!r}, and no data set of this name is "
-                "registered. Own data sets go into DATASETS.COCO_JSON, DATASETS.VOC_DIRS or "
-                "DATASETS.IMAGE_FOLDERS."
-            )
+        yield entry
 
 
 def json_rules(cfg: CfgNode) -> JsonRules:

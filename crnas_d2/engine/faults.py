@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
+from ..files import describe_error
 from .terminal import LogFile
 
 EXIT_AFTER_FAULT = 1
@@ -71,13 +72,12 @@ def _tell(error: Exception, show_traceback: bool) -> None:
         traceback.print_exception(type(error), error, error.__traceback__)
     if is_expected(error):
         program = os.path.basename(sys.argv[0])
-        print(f"{program}: error: {_sentence(error)}", file=sys.stderr, flush=True)
+        print(f"{program}: error: {sentence_of(error)}", file=sys.stderr, flush=True)
 
 
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return _said_by_worker(error) or str(error) or type(error).__name__
+def sentence_of(error: Exception) -> str:
+    """What an expected fault tells."""
+    return _said_by_worker(error) or describe_error(error)
 
 
 def _said_by_worker(error: Exception) -> str:
@@ -96,7 +96,7 @@ def _write_to_log_files(error: Exception) -> None:
         logging.ERROR,
         __file__,
         0,
-        _sentence(error),
+        sentence_of(error),
         (),
         (type(error), error, error.__traceback__),
     )

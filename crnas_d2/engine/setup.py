@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import yaml
@@ -28,11 +29,13 @@ from ..config import get_architecture, read_config
 from ..data import setup_datasets
 from ..data.catalog import warn_of_shared_images
 from ..data.picture_check import check_pictures
+from ..data.shared_images import is_made_at_first_use
 from ..files import is_remote, real_path, write_atomically
 from ..library_warnings import ignore_missing_cuda
 from ..modeling import BUILDERS
 from ..modeling.keys import check_keys, check_res5_heads
 from .evaluators import check_evaluation
+from .examination import NotYet, call
 from .terminal import open_log, open_terminal
 
 logger = logging.getLogger(__name__)
@@ -66,17 +69,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         cfg: not frozen.
         args: of which ``resume``, ``eval_only`` and ``config_file`` are used.
     """
-    checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
-    taken = check_config(cfg, training=not args.eval_only, checkpoint=checkpoint)
-    check_evaluation(cfg, training=not args.eval_only)
-    if args.eval_only:
-        weights = checkpoint or cfg.MODEL.WEIGHTS
-        check_same_network(cfg, _model_config(cfg, checkpoint), weights)
-        _check_start(cfg, checkpoint)
-    elif checkpoint is not None:
-        saved = read_checkpoint(checkpoint).get("model_config", {})
-        check_same_model(cfg, saved, checkpoint)
-    _check_output(cfg, starts=not args.eval_only and checkpoint is None)
+    taken = check_run(cfg, args)
     comm.synchronize()  # as the next thing is that files are written
     cfg.freeze()
     open_log(cfg.OUTPUT_DIR)
@@ -103,36 +96,105 @@ def _log_setting(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.debug(f"Full config saved to {os.path.join(cfg.OUTPUT_DIR, 'config.yaml')}")
 
 
+def check_run(
+    cfg: CfgNode, args: argparse.Namespace, check: Callable[..., Any] = call, makes: bool = True
+) -> list[str]:
+    """All checks that a run begins with. Nothing is written.
+
+    Args:
+        cfg, args: as in :func:`prepare`.
+        check: runs each of them, also where an earlier one has found something.
+        makes: see :func:`check_data_sets`.
+
+    Returns:
+        As :func:`check_config`.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`setup`; or what ``check`` does instead.
+    """
+    training = not args.eval_only
+    checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
+    taken = check_network(cfg, training, checkpoint, check=check)
+    check(check_data_sets, cfg, training, makes)
+    if args.eval_only and taken is not None:
+        check(_check_trained, cfg, checkpoint)
+    elif checkpoint is not None:
+        check(_check_resumed, cfg, checkpoint)
+    check(_check_output, cfg, starts=training and checkpoint is None)
+    return taken or []
+
+
 def check_config(
     cfg: CfgNode, training: bool, checkpoint: str | None = None, has_weights: bool = True
 ) -> list[str]:
-    """Check what can be checked before any work, choose the device, register the data sets, and look
-    at their pictures.
+    """:func:`check_network` and :func:`check_data_sets`."""
+    taken = check_network(cfg, training, checkpoint, has_weights)
+    check_data_sets(cfg, training)
+    return taken
+
+
+def check_data_sets(cfg: CfgNode, training: bool, makes: bool = True) -> None:
+    """Register the data sets of a config, check them, look at their pictures, and check whether they
+    can be evaluated.
+
+    Args:
+        cfg: not frozen. It receives number and names of the classes.
+        training: or else evaluation alone.
+        makes: data sets that are made at first use, or else they are not checked.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`setup`.
+        NotYet: a data set would be made.
+    """
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for name in filter(is_made_at_first_use, names if not makes else ()):
+        raise NotYet(f"the data set {name!r}, which is made when it is first used")
+    setup_datasets(cfg)
+    check_pictures(cfg)
+    check_evaluation(cfg, training)
+
+
+def check_network(
+    cfg: CfgNode,
+    training: bool,
+    checkpoint: str | None = None,
+    has_weights: bool = True,
+    check: Callable[..., Any] = call,
+) -> list[str] | None:
+    """Check what can be checked before any work and without the data, and choose the device.
 
     Args:
         cfg: not frozen. With ``MODEL.INIT.SETTINGS`` "take" it receives what its weights need.
         training: or else evaluation alone.
         checkpoint: from which a training goes on, instead of ``MODEL.WEIGHTS``.
         has_weights: or else they come from an earlier step, and are not there yet.
+        check: as in :func:`check_run`.
 
     Returns:
-        What was taken from the weights, a sentence for each key.
+        What was taken from the weights, a sentence for each key; None where they have a fault.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`setup`.
     """
     _choose_device(cfg)
+    check(_check_amp, cfg, training)
+    taken = check(_check_settings, cfg, training, checkpoint) if has_weights else []
+    check(_check_keys, cfg)
+    if has_weights and training and checkpoint is None and taken is not None:
+        check(_check_start, cfg)
+    return taken
+
+
+def _check_amp(cfg: CfgNode, training: bool) -> None:
     if training and cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.ENABLED is True; Detectron2 trains with AMP on GPUs only")
-    if has_weights and checkpoint is None:
+
+
+def _check_settings(cfg: CfgNode, training: bool, checkpoint: str | None) -> list[str]:
+    """Check that there are weights, and that their settings are the config's."""
+    if checkpoint is None:
         _check_weights(cfg, training)
-    taken = settle_settings(cfg, checkpoint) if has_weights else []
-    _check_keys(cfg)
-    if has_weights and training and checkpoint is None:
-        _check_start(cfg)
-    setup_datasets(cfg)
-    check_pictures(cfg)
-    return taken
+    return settle_settings(cfg, checkpoint)
 
 
 def settle_settings(cfg: CfgNode, checkpoint: str | None = None) -> list[str]:
@@ -167,6 +229,17 @@ def _check_start(cfg: CfgNode, checkpoint: str | None = None) -> None:
     """Refuse weights from which the backbone cannot start."""
     if (checkpoint or cfg.MODEL.WEIGHTS) and _is_known(cfg):
         check_start(_facts(cfg, checkpoint).network, cfg)
+
+
+def _check_trained(cfg: CfgNode, checkpoint: str | None = None) -> None:
+    """Refuse weights that are to be evaluated and are of another network."""
+    check_same_network(cfg, _model_config(cfg, checkpoint), checkpoint or cfg.MODEL.WEIGHTS)
+    _check_start(cfg, checkpoint)
+
+
+def _check_resumed(cfg: CfgNode, checkpoint: str) -> None:
+    """Refuse a checkpoint of another training."""
+    check_same_model(cfg, read_checkpoint(checkpoint).get("model_config", {}), checkpoint)
 
 
 def _facts(cfg: CfgNode, checkpoint: str | None = None) -> Facts:
@@ -232,9 +305,8 @@ def prepare_trained(cfg: CfgNode) -> None:
     for sentence in settle_settings(cfg):
         logger.info(f"MODEL.INIT.SETTINGS is 'take': {sentence}")
     _check_keys(cfg)
+    _check_trained(cfg)
     saved = _model_config(cfg)
-    check_same_network(cfg, saved, cfg.MODEL.WEIGHTS)
-    _check_start(cfg)
     for key in CLASS_KEYS:
         if key in saved:
             cfg.merge_from_list([key, saved[key]])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from ..data.catalog import register_own
 from ..data.shared_images import is_made_at_first_use, share_by_name, shared_images
+from ..data.splits import split_source
+from ..engine.examination import NotYet, call
 
 
 @dataclass(frozen=True)
@@ -39,54 +42,37 @@ class _Pair:
     archval: CfgNode
 
 
-def check_data(uses: Sequence[DataUse]) -> None:
+def check_data(
+    uses: Sequence[DataUse], check: Callable[..., object] = call, makes: bool = True
+) -> None:
     """Refuse data sets that share images where they have to be apart: in each step what is trained
     on and what is tested on, and the test set of the final detectors and all that any step trains
-    on or chooses by.
+    on or chooses by. Nothing is written.
 
     Args:
-        uses: of all steps. Their data sets are registered.
+        uses: of all steps.
+        check: runs the check of each data set and each pair; pairs of data sets that have not come
+            through it are passed over.
+        makes: data sets that are made at first use, or else they are not checked.
 
     Raises:
         OSError: a data set is not there.
-        ValueError: they share images.
-    """
-    for pair in _pairs(uses):
-        _check(pair)
-
-
-def check_data_that_is_there(uses: Sequence[DataUse]) -> list[str]:
-    """As :func:`check_data`, before any data set is registered, and without those that are not there
-    yet. Nothing is written.
-
-    Returns:
-        Why some were not looked at.
-
-    Raises:
         ValueError: they share images, or a data set has a fault.
+        NotYet: a data set would be made.
     """
-    known, absent = [], {}
     for use in uses:
-        try:
-            register_own(use.cfg)
-        except OSError as error:
-            absent[str(error)] = None
-        else:
-            known.append(use)
-    for pair in _pairs(known):
-        made = [name for name in (pair.test, pair.other) if is_made_at_first_use(name)]
-        try:
-            if made and not share_by_name(pair.test, pair.other):
-                absent[f"the data set {made[0]!r} is made when it is first used"] = None
-            else:
-                _check(pair)
-        except OSError as error:
-            absent[str(error)] = None
-    return list(absent)
+        check(register_own, use.cfg)
+    for pair in _pairs(uses):
+        if all(name in DatasetCatalog or split_source(name) for name in (pair.test, pair.other)):
+            check(_check, pair, makes)
 
 
-def _check(pair: _Pair) -> None:
-    shared = shared_images(pair.test, pair.other, pair.archval)
+def _check(pair: _Pair, makes: bool) -> None:
+    names = (pair.test, pair.other)
+    if not makes and not share_by_name(*names):
+        for name in filter(is_made_at_first_use, names):
+            raise NotYet(f"the data set {name!r}, which is made when it is first used")
+    shared = shared_images(*names, pair.archval)
     if shared:
         raise ValueError(
             f"{pair.test} is the DATASETS.TEST of {pair.tested_by}, and {len(shared)} of its images "

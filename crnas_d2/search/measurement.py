@@ -15,11 +15,12 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 
+from ..data import setup_datasets
 from ..data.digits import digits_root
 from ..engine import CRTrainer
 from ..engine.forecast import Work
 from ..engine.hooks import UniformPathSampling
-from ..engine.setup import check_config
+from ..engine.setup import check_network
 from ..engine.trainer import without_sync_bn
 from .evaluator import ArchitectureEvaluator
 from .made_images import use_made_images
@@ -89,7 +90,8 @@ def _time(cfg: CfgNode, searches: bool, final_cfg: CfgNode | None, processes: in
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     if any(name.startswith("digits_") for name in names) and not os.path.isdir(digits_root()):
         raise FileNotFoundError("the data set 'digits' is not generated yet")
-    check_config(cfg, not searches, has_weights=False)
+    check_network(cfg, not searches, has_weights=False)
+    setup_datasets(cfg)
     return _time_search(cfg, final_cfg) if searches else _time_training(cfg, processes)
 
 

@@ -11,6 +11,8 @@ from pycocotools.cocoeval import Params
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..data.class_names import tell_apart
+from ..data.splits import split_source
 from ..engine.evaluators import AP, OUTPUTS, results_of, shown_names
 from ..files import read_json
 
@@ -67,9 +69,17 @@ def check_metric(cfg: CfgNode) -> None:
     objects = (o for o in read_json(json_file).get("annotations", []) if not o["iscrowd"])
     if not any(map(counts, objects)):
         raise ValueError(
-            f"SEARCH.METRIC is {metric!r}, and {archval} ({json_file}) has no {what} (with iscrowd 0) "
+            f"SEARCH.METRIC is {metric!r}, and {archval} ({_origin(archval)}) has no {what} (with iscrowd 0) "
             "to measure it by; expected another metric, or an archval that has some"
         )
+
+
+def _origin(archval: str) -> str:
+    """The user's own file."""
+    is_drawn = MetadataCatalog.get(archval).get("split_settings")
+    metadata = MetadataCatalog.get(split_source(archval) if is_drawn else archval)
+    path = os.fspath(metadata.get("source") or metadata.json_file)
+    return f"drawn from {path}" if is_drawn else path
 
 
 def _counted(metric: str, metadata: Any) -> tuple[Callable[[dict[str, Any]], bool], str]:
@@ -85,7 +95,6 @@ def _counted(metric: str, metadata: Any) -> tuple[Callable[[dict[str, Any]], boo
         return lambda _: True, "object"
     class_name = name.removeprefix("AP-")
     indices = metadata.thing_dataset_id_to_contiguous_id
-    # Of classes of one name, Detectron2 tells the AP of the last one alone
-    last = max(i for i, known in enumerate(metadata.thing_classes) if known == class_name)
+    index = tell_apart(metadata.thing_classes).index(class_name)
     what = f"object of class {class_name!r}"
-    return lambda annotation: indices[annotation["category_id"]] == last, what
+    return lambda annotation: indices[annotation["category_id"]] == index, what

@@ -24,11 +24,11 @@ from ..config_files import config_name
 from ..data import setup_datasets
 from ..engine import CRTrainer
 from ..engine import terminal
-from ..engine.evaluators import check_evaluation
-from ..engine.setup import check_config, prepare, settle_settings
+from ..engine.examination import call
+from ..engine.setup import check_data_sets, check_network, prepare, settle_settings
 from ..files import read_json, write_atomically
 from .budget import plain_detector
-from .data_use import DataUse, check_data, check_data_that_is_there
+from .data_use import DataUse, check_data
 from .evaluation import format_code
 from .final_config import write_final
 from .identity import identify, refuse_changes
@@ -76,21 +76,19 @@ class Procedure:
             times: from :meth:`measure`, which are shown too.
 
         Raises:
-            ValueError: as :meth:`run`, as far as the data sets are there.
+            ValueError: the number of a search's architectures cannot be told.
         """
-        absent = self._check_what_is_there()
         rows = [
             [r.name, r.config, r.size, r.image_passes, "done" if r.done else "open"]
             for r in self.records()
         ]
         headers = ["step", "config", "size", "image passes", "state"]
-        notes = [*self.start, *(f"Not checked: {fault}" for fault in absent)]
         if times is None:
-            return "\n".join([tabulate(rows, headers, "simple"), *notes])
+            return "\n".join([tabulate(rows, headers, "simple"), *self.start])
         for row in rows:
             row.append(format_time(times.get(row[0])))
         table = tabulate([*rows, sum_of(times)], [*headers, "time"], "simple")
-        return "\n".join([table, *remarks_of(times), *notes])
+        return "\n".join([table, *remarks_of(times), *self.start])
 
     def measure(self, processes: int = 1) -> dict[str, Measurement]:
         """How long each step that is open will take on this machine, by some of its mini-batches.
@@ -99,7 +97,6 @@ class Procedure:
         Args:
             processes: that share the work; one of them is timed.
         """
-        self._check_what_is_there()
         pairs = [(s, r) for s, r in zip(self._steps, self.records()) if not r.done]
         return {
             step.name: measure(
@@ -175,7 +172,7 @@ class Procedure:
         Raises:
             ValueError, FileNotFoundError: a config or a file on disk has a fault.
         """
-        self._check()
+        self.check()
         for line in self.start:
             logger.info(line)
         records = self.records()
@@ -197,27 +194,31 @@ class Procedure:
                 report()
         return self._table()
 
-    def _check(self) -> None:
-        """Find every fault of a later step before the first one runs."""
-        self._check_outputs()
-        for step in self._steps:
-            cfg = self._config(step)
-            check_config(cfg, not step.searches, has_weights=not step.weights)
-            check_evaluation(cfg, not step.searches)
-            if step.searches:
-                check_metric(settled(cfg))
-        if comm.is_main_process():
-            check_data(self._uses_of_data())
-        comm.synchronize()  # as the next thing is that files are written
+    def check(self, check: Callable[..., Any] = call, makes: bool = True, splits: str = "") -> None:
+        """Find every fault of a later step before the first one runs.
 
-    def _check_what_is_there(self) -> list[str]:
-        """What can be checked without work. Returns why some data sets were not looked at."""
-        self._check_outputs()
+        Args:
+            check: runs each check, also where an earlier one has found something.
+            makes: data sets that are made at first use, or else they are not checked.
+            splits: folder of archtrain and archval; empty is the config's.
+
+        Raises:
+            ValueError, FileNotFoundError: the first fault; or what ``check`` does instead.
+        """
+        check(self._check_outputs)
         for step in self._steps:
-            cfg = self._config(step)
-            if not step.weights and os.path.isfile(cfg.MODEL.WEIGHTS):
-                settle_settings(cfg)
-        return check_data_that_is_there(self._uses_of_data())
+            cfg = check(self._config, step)
+            if cfg is None:
+                continue
+            cfg.DATASETS.ARCHVAL.DIR = splits or cfg.DATASETS.ARCHVAL.DIR
+            check_network(cfg, not step.searches, has_weights=not step.weights, check=check)
+            if step.searches:
+                check(settled, cfg)
+            check(_check_data, cfg, step.searches, makes)
+        check(self._check_begun)
+        if comm.is_main_process():
+            check_data(check(self._uses_of_data) or [], check, makes)
+        comm.synchronize()  # as the next thing is that files are written
 
     def _check_outputs(self) -> None:
         done = self._done_steps()
@@ -233,6 +234,15 @@ class Procedure:
         folders = [step.name for step in open_steps]
         check_outputs(self.output, folders, files_read(configs, cfgs))
 
+    def _check_begun(self) -> None:
+        """Refuse a training that was begun with another config, if all that it starts from is there."""
+        names = {"", *(step.name for step in self._done_steps())}
+        for step in self._steps:
+            started = self._path(step, STARTED)
+            if {step.weights, step.architecture} <= names and os.path.isfile(started):
+                if not step.searches:  # a search has its ledger for that
+                    refuse_changes(started, identify(self._config(step), step.searches))
+
     def _uses_of_data(self) -> list[DataUse]:
         """Of every step; of the final detector also where it is not trained here."""
         uses = [DataUse(step.name, self._config(step), step.searches) for step in self._steps]
@@ -244,7 +254,7 @@ class Procedure:
         identity = identify(cfg, step.searches)
         if comm.is_main_process():
             started = self._path(step, STARTED)
-            if not step.searches:  # a search has its ledger for that
+            if not step.searches:
                 refuse_changes(started, identity)
             if not os.path.isfile(started):
                 os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
@@ -352,6 +362,13 @@ class Procedure:
 
     def _found_by(self, search: str) -> Architecture:
         return read_architecture(os.path.join(self.output, search))
+
+
+def _check_data(cfg: CfgNode, searches: bool, makes: bool) -> None:
+    """Of a step, and that a search can rank by them."""
+    check_data_sets(cfg, not searches, makes)
+    if searches:
+        check_metric(settled(cfg))
 
 
 def _last_search(steps: Sequence[Step]) -> Step | None:

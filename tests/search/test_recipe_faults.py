@@ -9,8 +9,11 @@ from PIL import Image
 from tiny_search import write_recipe
 
 from crnas_d2 import ARCHITECTURES
+from crnas_d2.commands import search as search_command
+from crnas_d2.config import configs_dir
 from crnas_d2.files import write_signed
 from crnas_d2.search import Procedure, Recipe
+from crnas_d2.search.dry_run import examine_recipe
 from crnas_d2.search.result import write_architecture
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -26,19 +29,22 @@ def contents(folder):
 
 
 def check(recipe, *opts):
-    """Of --dry-run and of the run, the one message of both, and that they leave all files alone."""
+    """Of a run, and that a dry run tells it too, and that they leave all files alone."""
     before = contents(recipe.parent)
-    messages = set()
-    for method in (Procedure.describe, Procedure.run):
-        with pytest.raises(ValueError) as error:
-            method(Procedure(Recipe(str(recipe), list(map(str, opts)))))
-        messages.add(str(error.value))
+    made = Recipe(str(recipe), list(map(str, opts)))
+    _, found = examine_recipe(made)
+    with pytest.raises(ValueError) as error:
+        Procedure(made).run()
     known = {path for path in contents(recipe.parent) if "_size7_" not in path.name}  # of archval
     assert known - before.keys() == set()
     assert all(path.read_bytes() == content for path, content in before.items())
-    (message,) = messages
-    assert "\n" not in message
+    message = str(error.value)
+    assert message in found.faults and "\n" not in message
     return message
+
+
+def is_ready(recipe, *opts):
+    return examine_recipe(Recipe(str(recipe), list(map(str, opts))))[1].is_ready
 
 
 def edit(path, old, new):
@@ -164,7 +170,7 @@ def test_an_edited_product_is_the_users(recipe, tmp_path):
     write_signed(str(output / "final.yaml"), "VERSION: 2\n")
     write_architecture(str(output), ARCHITECTURES["CR-ResNet18"])
     opts = ["OUTPUT_DIR", str(output)]
-    Procedure(Recipe(str(recipe), opts)).describe()
+    assert is_ready(recipe, *opts)
     for name in ("final.yaml", "architecture.yaml"):
         with (output / name).open("a") as file:
             file.write("SEED: 2\n")
@@ -178,7 +184,7 @@ def test_other_files_beside_the_products_do_no_harm(recipe):
     (output / "notes").mkdir()
     for name in ("my.yaml", "report/mine.html", "notes/final.yaml"):
         (output / name).write_text("mine")
-    Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(output)])).describe()
+    assert is_ready(recipe, "OUTPUT_DIR", output)
 
 
 def test_a_test_set_that_is_the_training_set(recipe):
@@ -237,11 +243,79 @@ def test_an_own_archval_that_is_trained_on(recipe):
 
 def test_a_dry_run_without_the_data(recipe):
     shutil.rmtree(recipe.parent / "data")
-    table = Procedure(Recipe(str(recipe))).describe()
-    assert "Not checked: " in table and "open" in table
+    procedure, found = examine_recipe(Recipe(str(recipe)))
+    assert "open" in procedure.describe()
+    for path in ("annotations.json", "val/annotations.json", "colours"):
+        assert sum(str(recipe.parent / "data" / path) in fault for fault in found.faults) >= 1
 
 
-def test_a_dry_run_makes_no_data(recipe):
+def test_a_dry_run_writes_nothing(recipe):
     before = contents(recipe.parent)
-    Procedure(Recipe(str(recipe))).describe()
+    assert is_ready(recipe)
     assert contents(recipe.parent) == before
+
+
+def test_a_dry_run_makes_no_data(tmp_path, monkeypatch):
+    monkeypatch.setattr("crnas_d2.data.digits.generate", lambda *_: pytest.fail("made data"))
+    opts = ["OUTPUT_DIR", str(tmp_path / "output")]
+    _, found = examine_recipe(Recipe(f"{configs_dir()}/Search/digits.yaml", opts))
+    assert found.is_ready
+    text = found.describe()
+    assert "Not checked: the data set 'digits_archtrain', which is made when it is first" in text
+    assert text.splitlines()[-1].startswith("Ready: ")
+
+
+def test_a_dry_run_tells_all_faults_of_all_data_sets_and_configs(recipe, capsys):
+    """With the file and the place of each; a run ends on the first of them."""
+    data = recipe.parent / "data"
+    places = []
+    for path in (data / "annotations.json", data / "val" / "annotations.json"):
+        coco = json.loads(path.read_text())
+        for number in (1, 2, 3):
+            coco["annotations"][number]["category_id"] = 99
+            places.append((str(path), f"annotation {coco['annotations'][number]['id']} "))
+        path.write_text(json.dumps(coco))
+    edit(recipe.parent / "dilation.yaml", "FREEZE_AT: 0", "FREEZE_AT: 3")
+    opts = ["SEARCH.METRIC", "bbox/APx", "SOLVER.AMP.ENABLED", "True"]
+    with pytest.raises(SystemExit) as end:
+        search_command.main(["--config-file", str(recipe), "--dry-run", *opts])
+    assert end.value.code == 1
+    said = capsys.readouterr().out
+    head, *faults = said[said.index("To be mended") :].splitlines()
+    assert head == f"To be mended, {len(faults)} faults:"
+    for path, place in places:
+        assert sum(path in fault and place in fault for fault in faults) == 1, said
+    for fault in ("SEARCH.METRIC is 'bbox/APx'", "SOLVER.AMP.ENABLED is True", "FREEZE_AT is 3"):
+        assert sum(fault in line for line in faults) == 1, said
+    assert len(faults) == len(places) + 3
+
+
+def test_configs_that_do_not_fit_hide_no_fault_of_the_data(recipe):
+    path = recipe.parent / "data" / "annotations.json"
+    path.write_text("[]")
+    opts = ["SEARCH.RECIPE.STAGE_SUPERNET", "dilation.yaml"]
+    procedure, found = examine_recipe(Recipe(str(recipe), opts))
+    assert procedure is None and len(found.faults) == 2
+    assert any(str(path) in fault for fault in found.faults)
+
+
+def test_a_metric_that_archval_cannot_have(recipe):
+    """All objects of the tiny data set are small."""
+    message = check(recipe, "SEARCH.METRIC", "bbox/APl")
+    assert message.startswith("SEARCH.METRIC is 'bbox/APl', and ")
+    assert (
+        f"(drawn from {recipe.parent / 'data' / 'annotations.json'}) has no object with an area"
+        in message
+    )
+    assert is_ready(recipe, "SEARCH.METRIC", "bbox/APs")
+
+
+def test_the_archval_of_one_search(recipe, capsys):
+    """A search over one supernet is examined as the steps of a recipe are."""
+    args = ["--config-file", str(recipe.parent / "stage.yaml"), "--dry-run"]
+    weights = recipe.parent / "none.pth"
+    with pytest.raises(SystemExit):
+        search_command.main([*args, "MODEL.WEIGHTS", str(weights), "SEARCH.METRIC", "bbox/APl"])
+    said = capsys.readouterr().out
+    assert "To be mended, 2 faults:" in said and f"{str(weights)!r}: no such file" in said
+    assert "SEARCH.METRIC is 'bbox/APl', and " in said

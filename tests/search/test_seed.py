@@ -209,9 +209,8 @@ def test_the_file_where_a_step_writes(recipe):
     (output / "final").mkdir(parents=True)
     there = output / "final" / "seed.pth"
     shutil.copy(recipe.parent / "resnet.pth", there)
-    for method in (Procedure.describe, Procedure.run):
-        with pytest.raises(ValueError, match=f"{there} is read from there"):
-            method(procedure(recipe, "OUTPUT_DIR", output, SEED, there))
+    with pytest.raises(ValueError, match=f"{there} is read from there"):
+        procedure(recipe, "OUTPUT_DIR", output, SEED, there).run()
 
 
 def test_a_search_from_a_detector_of_the_zoo(recipe, tmp_path):

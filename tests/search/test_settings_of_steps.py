@@ -6,6 +6,7 @@ from tiny_search import write_recipe
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.config import read_config
 from crnas_d2.search import Procedure, Recipe
+from crnas_d2.search.dry_run import examine_recipe
 from crnas_d2.search.final_config import read_baseline
 from detectron2.modeling import build_model
 
@@ -25,12 +26,12 @@ def recipe(tmp_path):
 
 def test_a_contradiction_is_told_by_a_dry_run_and_by_a_run(recipe, tmp_path):
     output = ["OUTPUT_DIR", str(tmp_path / "output")]
-    procedure = Procedure(Recipe(recipe, [*OPTS, *output]))
-    for work in (procedure.describe, procedure.run):
-        with pytest.raises(
-            ValueError, match="INPUT.FORMAT: 'BGR' in the file, 'RGB' in the config"
-        ):
-            work()
+    procedure, found = examine_recipe(Recipe(recipe, [*OPTS, *output]))
+    with pytest.raises(
+        ValueError, match="INPUT.FORMAT: 'BGR' in the file, 'RGB' in the config"
+    ) as error:
+        procedure.run()
+    assert found.faults == [str(error.value)]
     assert not (tmp_path / "output").exists()
 
 

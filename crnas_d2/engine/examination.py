@@ -1,0 +1,117 @@
+"""What the checks before a run find: the first fault ends a run, a dry run tells all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from ..data.findings import Findings
+from .faults import PACKAGE, is_expected, sentence_of
+
+T = TypeVar("T")
+SHOWN_FAULTS = 100  # of one data set
+
+
+def call(check: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Run a check; what it finds ends the run."""
+    return check(*args, **options)
+
+
+class NotYet(Exception):
+    """What cannot be checked yet, and is no fault."""
+
+
+class Examination:
+    """Collects what checks find, each thing once."""
+
+    def __init__(self) -> None:
+        self._faults: dict[str, None] = {}
+        self._warnings: dict[str, None] = {}
+        self._not_checked: dict[str, None] = {}
+        self._told: set[str] = set()  # errors that are in other words among the faults
+
+    def check(self, check: Callable[..., T], *args: Any, **options: Any) -> T | None:
+        """As :func:`call`, but what the check finds is collected, and None returned."""
+        try:
+            with self._collect_warnings():
+                return check(*args, **options)
+        except NotYet as reason:
+            self._not_checked[str(reason)] = None
+            return None
+        except Exception as error:
+            if not is_expected(error):
+                raise
+            sentence = sentence_of(error)
+            if sentence not in self._told:
+                self._faults[sentence] = None
+            return None
+
+    def add(self, found: Iterable[Findings]) -> None:
+        """What was found in data sets."""
+        for findings in found:
+            self._told.update(findings.errors)
+            try:
+                findings.raise_errors()
+            except ValueError as error:
+                self._told.add(str(error))
+            shown = findings.errors[:SHOWN_FAULTS]
+            self._faults.update((_with_path(findings.path, error), None) for error in shown)
+            left = len(findings.errors) - len(shown)
+            if left:
+                self._faults[f"{findings.path}: {left:,} faults more"] = None
+            self._warnings.update(dict.fromkeys(findings.describe_warnings()))
+
+    @property
+    def faults(self) -> list[str]:
+        """All that is to be mended."""
+        return list(self._faults)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is nothing to mend."""
+        return not self._faults
+
+    def describe(self) -> str:
+        """The warnings, and that all is ready, or what is to be mended."""
+        lines = [f"Warning: {warning}" for warning in self._warnings]
+        lines += [f"Not checked: {reason}" for reason in self._not_checked]
+        return "\n".join([*lines, *self._verdict()])
+
+    def _verdict(self) -> list[str]:
+        count = len(self._faults)
+        if not count:
+            return ["Ready: all checks that a run begins with have passed"]
+        return [
+            f"To be mended, {count} fault{'s' if count > 1 else ''}:",
+            *map(_indent, self._faults),
+        ]
+
+    @contextlib.contextmanager
+    def _collect_warnings(self) -> Iterator[None]:
+        log, handler = logging.getLogger(PACKAGE), _Collector(self._warnings)
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+
+
+class _Collector(logging.Handler):
+    """Keeps the warnings that are logged."""
+
+    def __init__(self, kept: dict[str, None]):
+        super().__init__(logging.WARNING)
+        self._kept = kept
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept[record.getMessage()] = None
+
+
+def _with_path(path: str, error: str) -> str:
+    return error if path in error else f"{path}: {error}"
+
+
+def _indent(text: str) -> str:
+    return "  " + text.replace("\n", "\n  ")
