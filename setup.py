@@ -55,6 +55,7 @@ setup(
         "tabulate>=0.9",
         "tensorboard>=2.12",
         "tqdm>=4.64",
+        "imagehash>=4.3.1",
     ],
     extras_require={
         **EXTRAS,

@@ -1,0 +1,123 @@
+"""How alike two small grey pictures are once one is laid upon the other."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+STEPS = 10
+FIRST_STEPS = 3  # after which pairs that are still far apart are given up
+FAR_APART = 0.5  # correlation of grey levels
+DETAIL = (
+    5  # pixels; what changes more slowly than over these is taken away before details are compared
+)
+MIN_OVERLAP = 0.5  # of the area; less says nothing
+FLAT = 0.3  # standard deviation in grey levels below which a picture has nothing to be known by
+LONGEST_STEP = 0.1  # of half a picture
+
+
+def likeness(moving: np.ndarray, fixed: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The correlation of the details of two pictures, at the best place and size found from a start.
+
+    A pixel (x, y) of the fixed picture, both between -1 and 1, lies at (a x + b, c y + d) of the
+    moving one. These are found by Gauss and Newton's method for the grey levels, whose gain and
+    offset are free too: brightness and contrast do not count.
+
+    Args:
+        moving, fixed: (n, side, side) grey levels.
+        start: (n, 4) a, b, c, d.
+
+    Returns:
+        (n,) between -1 and 1. 0 where a picture is flat, or where the two came apart.
+    """
+    moving, fixed = moving.astype(np.float32), fixed.astype(np.float32)
+    alike = np.zeros(len(start), np.float32)
+    near = np.arange(len(start))
+    place = best_place = start.astype(np.float32)
+    best = np.full(len(start), -1, np.float32)
+    for step in range(STEPS):
+        sample = _Sample(moving[near], place)
+        levels = sample.correlation(sample.levels, fixed[near])
+        is_better = levels > best
+        best = np.where(is_better, levels, best)
+        best_place = np.where(is_better[:, None], place, best_place)
+        place = place + sample.step_towards(fixed[near])
+        if step == FIRST_STEPS:
+            kept = best >= FAR_APART
+            near, place, best, best_place = (v[kept] for v in (near, place, best, best_place))
+    sample = _Sample(moving[near], best_place)
+    alike[near] = sample.correlation(_details(sample.levels), _details(fixed[near]))
+    return alike
+
+
+def _details(pictures: np.ndarray) -> np.ndarray:
+    return pictures - uniform_filter(pictures, (0, DETAIL, DETAIL), mode="nearest")
+
+
+class _Sample:
+    """Pictures as they are seen at the pixels of others.
+
+    Attributes:
+        levels: (n, side, side), bilinear.
+    """
+
+    def __init__(self, pictures: np.ndarray, place: np.ndarray):
+        """
+        Args:
+            pictures: (n, side, side).
+            place: (n, 4), see :func:`likeness`.
+        """
+        side = pictures.shape[1]
+        half = (side - 1) / 2
+        self._grid = np.linspace(-1, 1, side, dtype=np.float32)
+        a, b, c, d = (place[:, i, None] for i in range(4))
+        x, y = (a * self._grid + b + 1) * half, (c * self._grid + d + 1) * half  # in pixels
+        inside_x, inside_y = ((v >= 0) & (v <= side - 1) for v in (x, y))
+        self._inside = inside_y[:, :, None] & inside_x[:, None]
+        column, u = _before(x, side)
+        row, v = _before(y, side)
+        n = np.arange(len(pictures))[:, None, None]
+        (p00, p01), (p10, p11) = (
+            [pictures[n, (row + i)[:, :, None], (column + j)[:, None]] for j in (0, 1)]
+            for i in (0, 1)
+        )
+        u, v = u[:, None], v[:, :, None]
+        upper, lower = p00 + (p01 - p00) * u, p10 + (p11 - p10) * u
+        self.levels = upper + (lower - upper) * v
+        self._slope_x = ((p01 - p00) * (1 - v) + (p11 - p10) * v) * half
+        self._slope_y = (lower - upper) * half
+
+    def correlation(self, seen: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+        """(n,) of the pixels that are in both pictures."""
+        axes = (1, 2)
+        weight = self._inside / np.maximum(self._inside.sum(axes, keepdims=True), 1)
+        seen, fixed = (p - (p * weight).sum(axes, keepdims=True) for p in (seen, fixed))
+        deviations = [np.sqrt((p * p * weight).sum(axes)) for p in (seen, fixed)]
+        valid = (np.minimum(*deviations) >= FLAT) & (self._inside.mean(axes) >= MIN_OVERLAP)
+        products = np.where(valid, deviations[0] * deviations[1], 1)
+        return np.where(valid, (seen * fixed * weight).sum(axes) / products, 0)
+
+    def step_towards(self, fixed: np.ndarray) -> np.ndarray:
+        """(n, 4) to be added to the places: the least squares of
+        fixed = gain * (levels + slopes * step) + offset."""
+        count = len(fixed)
+        x, y = self._grid[None, None], self._grid[None, :, None]
+        slopes = [self._slope_x * x, self._slope_x, self._slope_y * y, self._slope_y]
+        columns = np.stack([*slopes, self.levels, np.ones_like(self.levels)], 1)
+        pixels = self._inside[0].size if count else 0
+        inside = self._inside.reshape(count, 1, pixels)
+        columns = columns.reshape(count, 6, pixels) * inside
+        normal = columns @ columns.transpose(0, 2, 1)
+        scale = np.trace(normal, axis1=1, axis2=2)[:, None, None]
+        normal += np.eye(6, dtype=np.float32) * (1e-6 * scale + 1e-6)
+        right = columns @ (fixed.reshape(count, 1, pixels) * inside).transpose(0, 2, 1)
+        found = np.linalg.solve(normal, right)[:, :, 0]
+        gain = found[:, 4:5]
+        steps = found[:, :4] / np.where(np.abs(gain) > 0.1, gain, np.inf)
+        return np.clip(steps, -LONGEST_STEP, LONGEST_STEP)
+
+
+def _before(place: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pixel before a place, and how far behind it the place is."""
+    pixel = np.clip(np.floor(place), 0, side - 2).astype(np.int64)
+    return pixel, np.clip(place - pixel, 0, 1).astype(np.float32)

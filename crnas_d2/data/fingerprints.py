@@ -1,0 +1,80 @@
+"""What near-copies of a picture are known by: perceptual hashes, and a small grey version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageOps
+
+from detectron2.utils.file_io import PathManager
+
+WORK_SIDE = 64  # of the square from which the hashes are made
+SIDE = 32  # of the square that is kept
+CROPS = (
+    (0.0, 1),
+    (0.1, 1),
+    (0.1, 2),
+    (0.2, 3),
+)  # share of a side cut away, and places along a side
+
+
+def _boxes() -> tuple[tuple[float, float, float], ...]:
+    """Crops as (left, top, side) in parts of the picture: the whole of it first."""
+    boxes = []
+    for share, places in CROPS:
+        starts = np.linspace(0, share, places) if places > 1 else [share / 2]
+        boxes += [(float(left), float(top), 1 - share) for top in starts for left in starts]
+    return tuple(boxes)
+
+
+BOXES = _boxes()
+# Another one makes other fingerprints
+METHOD = f"phash of {len(BOXES)} crops, {SIDE} x {SIDE} grey, 1; imagehash {imagehash.__version__}"
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Of n pictures. A crop and its mirrored version have a hash each.
+
+    Attributes:
+        hashes: (n, 2, crops) uint64, those of the mirrored picture second; crops as in ``BOXES``.
+        small: (n, 32, 32) uint8, the picture squeezed into a square.
+    """
+
+    hashes: np.ndarray
+    small: np.ndarray
+
+    @classmethod
+    def from_bytes(cls, pictures: list[bytes]) -> Fingerprints:
+        """From what :func:`fingerprint` gives for each."""
+        count = 2 * len(BOXES) * 8
+        rows = np.frombuffer(b"".join(pictures), np.uint8).reshape(-1, count + SIDE * SIDE)
+        hashes = np.ascontiguousarray(rows[:, :count]).view(np.uint64)
+        return cls(hashes.reshape(-1, 2, len(BOXES)), rows[:, count:].reshape(-1, SIDE, SIDE))
+
+
+def fingerprint(path: str) -> bytes:
+    """Of a picture, turned as its EXIF data say.
+
+    Raises:
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: it cannot be read.
+    """
+    with PathManager.open(path, "rb") as f, Image.open(f) as image:
+        image.draft("L", (2 * WORK_SIDE, 2 * WORK_SIDE))  # a JPEG is decoded in a part of its size
+        picture = ImageOps.exif_transpose(image).convert("L")
+    return fingerprint_of(picture)
+
+
+def fingerprint_of(picture: Image.Image) -> bytes:
+    """Of a grey picture."""
+    work = picture.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
+    hashes = []
+    for view in (work, ImageOps.mirror(work)):
+        for left, top, side in BOXES:
+            box = tuple(WORK_SIDE * v for v in (left, top, left + side, top + side))
+            crop = view.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box)
+            hashes.append(np.packbits(imagehash.phash(crop).hash))
+    small = work.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.concatenate([*hashes, np.asarray(small).ravel()]).tobytes()

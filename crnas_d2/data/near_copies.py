@@ -1,0 +1,156 @@
+"""Near-copies: pictures that are another one again, mirrored, cropped, or with other grey levels.
+
+Hashes of the picture and of crops of it, which are fast to compare, give the pairs that may be; small
+versions of the two, laid upon each other, decide. What is found by this, and how often two pictures
+that are no copies are taken for ones, is measured by ``benchmarks/near_copies.py``.
+"""
+
+from __future__ import annotations
+
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .alignment import likeness
+from .fingerprints import BOXES, Fingerprints
+
+BITS = 64
+MOST_DISTANT = 14  # bits in which hashes of copies differ at most
+LEAST_LIKENESS = 0.6
+MOST_CANDIDATES = 32  # the nearest ones of a picture that are looked at again
+ROWS = 1024  # pictures whose hashes are compared with all others at once
+PAIRS = 512  # laid upon each other at once
+
+
+class View(NamedTuple):
+    """Of two pictures: one whole, and a crop of the other.
+
+    Attributes:
+        box: index of the crop in ``BOXES``.
+        of_first: the crop is the first picture's.
+        mirrored: the second picture is.
+    """
+
+    box: int
+    of_first: bool
+    mirrored: bool
+
+
+VIEWS = tuple(
+    View(box, of_first, mirrored)
+    for mirrored in (False, True)
+    for of_first in (False, True)
+    for box in range(len(BOXES))
+    if box or not of_first  # of two whole pictures once
+)
+_PLACES = np.array([(s, 2 * left + s - 1, s, 2 * top + s - 1) for left, top, s in BOXES])
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Pairs of near-copies, in order of the second picture, the most alike first.
+
+    Attributes:
+        first, second: (n,) indices of the pictures.
+        distance: (n,) bits in which the hashes differ.
+        likeness: (n,) correlation of the details.
+        mirrored: (n,) whether one is the mirrored other.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    distance: np.ndarray
+    likeness: np.ndarray
+    mirrored: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def _taken(self, which: np.ndarray) -> Matches:
+        return Matches(*(values[which] for values in vars(self).values()))
+
+
+def find_near_copies(first: Fingerprints, second: Fingerprints) -> Matches:
+    """The pairs of a picture of each side that are near-copies. Of each picture of the second side
+    the 32 that look most alike are considered."""
+    matches = candidates(first, second)
+    matches = matches._taken(matches.likeness >= LEAST_LIKENESS)
+    return matches._taken(np.lexsort((matches.first, -matches.likeness, matches.second)))
+
+
+def candidates(first: Fingerprints, second: Fingerprints) -> Matches:
+    """The pairs whose hashes are near, with their likeness, whatever it is."""
+    one, other = _nearest(first, second)
+    views, distance = _best_views(first.hashes[one], second.hashes[other])
+    chunks = [slice(start, start + PAIRS) for start in range(0, len(one), PAIRS)]
+    with ThreadPoolExecutor() as pool:
+        likenesses = pool.map(
+            lambda chunk: _likeness(
+                first.small[one[chunk]], second.small[other[chunk]], views[chunk]
+            ),
+            chunks,
+        )
+        alike = np.concatenate([np.zeros(0, np.float32), *likenesses])
+    mirrored = np.array([view.mirrored for view in VIEWS])[views]
+    return Matches(one, other, distance, alike, mirrored)
+
+
+def _nearest(first: Fingerprints, second: Fingerprints) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the pairs whose hashes are near."""
+    found = np.zeros((3, 0), np.int64)  # second, product, first
+    columns = _signs(second.hashes)
+    for start in range(0, len(first.hashes), ROWS):
+        products = _products(_signs(first.hashes[start : start + ROWS]), columns)
+        row, column = np.nonzero(products >= BITS - 2 * MOST_DISTANT)
+        new = np.stack([column, products[row, column].astype(np.int64), row + start])
+        found = _nearest_of_each(np.concatenate([found, new], 1))
+    return found[2], found[0]
+
+
+def _nearest_of_each(found: np.ndarray) -> np.ndarray:
+    """The pairs that are left of :func:`_nearest`."""
+    found = found[:, np.lexsort((found[2], -found[1], found[0]))]
+    starts = np.searchsorted(found[0], found[0])
+    return found[:, np.arange(found.shape[1]) - starts < MOST_CANDIDATES]
+
+
+def _signs(hashes: np.ndarray) -> np.ndarray:
+    """(2, crops, n, 64) of -1 and 1, whose products tell in how many bits hashes differ."""
+    bits = np.unpackbits(hashes.transpose(1, 2, 0)[..., None].view(np.uint8), axis=-1)
+    return bits.astype(np.float32) * 2 - 1
+
+
+def _products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(rows, columns) the largest of all views: 64 less twice the bits in which they differ."""
+    largest = np.full((rows.shape[2], columns.shape[2]), -BITS, np.float32)
+    product = np.empty_like(largest)
+    for view in VIEWS:
+        one, other = _boxes_of(view)
+        np.matmul(rows[0, one], columns[int(view.mirrored), other].T, out=product)
+        np.maximum(largest, product, out=largest)
+    return largest
+
+
+def _boxes_of(view: View) -> tuple[int, int]:
+    return (view.box, 0) if view.of_first else (0, view.box)
+
+
+def _best_views(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For pairs of hashes, the index of the view in which they are nearest, and the distance."""
+    distances = np.zeros((len(VIEWS), len(first)), np.int64)
+    for index, view in enumerate(VIEWS):
+        one, other = _boxes_of(view)
+        differ = first[:, 0, one] ^ second[:, int(view.mirrored), other]
+        distances[index] = np.unpackbits(differ[:, None].view(np.uint8), axis=1).sum(1)
+    return distances.argmin(0), distances.min(0)
+
+
+def _likeness(first: np.ndarray, second: np.ndarray, views: np.ndarray) -> np.ndarray:
+    view = np.array(VIEWS)[views]
+    mirrored, of_first = (view[:, i, None, None].astype(bool) for i in (2, 1))
+    second = np.where(mirrored, second[:, :, ::-1], second)
+    cropped, whole = np.where(of_first, first, second), np.where(of_first, second, first)
+    return likeness(cropped, whole, _PLACES[view[:, 0]])
