@@ -22,6 +22,7 @@ from crnas_d2.search import Ledger
 from crnas_d2.search.evaluator import ArchitectureEvaluator
 from crnas_d2.search.ledger import LedgerError
 from crnas_d2.search.step import evaluation_settings
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 SEARCH_NET = Path(__file__).resolve().parents[2] / "search_net.py"
@@ -328,6 +329,24 @@ def test_the_metric_of_a_race_has_decided_who_was_dropped(step, config):
         assert evaluation_settings(cfg, "")["SEARCH.METRIC"] == "bbox/AP"
         cfg.SEARCH.RACING.ENABLED = False
         assert "SEARCH.METRIC" not in evaluation_settings(cfg, "")
+
+
+def test_ids_that_are_texts(raced, config):
+    """On the same parts, with a text in place of each number, a race has the same digits."""
+    cfg = load(config)
+    root, entries = cfg.DATASETS.COCO_JSON[0][2], []
+    for part, name in (("archtrain", cfg.DATASETS.TRAIN[0]), ("archval", cfg.DATASETS.TEST[0])):
+        coco = json.loads(Path(MetadataCatalog.get(name).json_file).read_text())
+        for entry in (*coco["images"], *coco["annotations"]):
+            key = "image_id" if "image_id" in entry else "id"
+            entry[key] = f"picture {entry[key]:03}"
+        path = config.parent / f"texts_{part}.json"
+        path.write_text(json.dumps(coco))
+        entries.append([f"texts_{part}", str(path), root])
+    folder = config.parent / "texts"
+    data = ("DATASETS.COCO_JSON", entries, "DATASETS.TRAIN", ("texts_archtrain",))
+    search(config, folder, *RACE, *data, "DATASETS.TEST", ("texts_archval",))
+    assert race_of(folder) == race_of(raced)
 
 
 def test_a_race_of_two_processes(raced, config):
