@@ -5,18 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
 
 from ..files import cache_folder, is_remote, real_file
 from .findings import Findings
 from .listing import Listing, listing_of
+from .many_files import in_threads, work_through
 from .picture_facts import FileState, PictureFacts, PictureStore
 from .picture_faults import Comparison, Seen
 from .picture_header import Fault, read_facts
@@ -28,10 +24,6 @@ WAYS = ("header", "decode", "none")
 THREADS = 16  # that wait for files on a network; on a disk of the machine one is as fast
 FILES_AT_ONCE = 500  # of which a thread asks for size and time
 HEADERS_AT_ONCE = 20
-SECONDS_BETWEEN_COMMITS = 2.0
-SECONDS_BEFORE_BAR = 1.0
-SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
-T = TypeVar("T")
 
 
 def check_pictures(cfg: CfgNode) -> None:
@@ -101,7 +93,7 @@ def _look(listing: Listing, decode: bool, folder: str) -> Findings:
 
 def _see(paths: Sequence[str], decode: bool, store: PictureStore) -> dict[str, Seen]:
     """What is known, and what is not from the files. One process of the machine looks at them."""
-    states = dict(_in_threads(_state, paths, THREADS, FILES_AT_ONCE))
+    states = dict(in_threads(_state, paths, THREADS, FILES_AT_ONCE))
     files = list(dict.fromkeys(s for s in states.values() if isinstance(s, FileState)))
     known = _known(files, decode, store)
     if len(known) < len(files):
@@ -122,53 +114,19 @@ def _known(files: Sequence[FileState], decode: bool, store: PictureStore) -> dic
 def _look_at(files: Sequence[FileState], decode: bool, store: PictureStore) -> dict[str, Seen]:
     """Adds what it sees to the store every few seconds, but no faults: what reads the files may get
     better."""
-    if not files:
-        return {}
-    seen: dict[str, Seen] = {}
-    new: dict[FileState, PictureFacts] = {}
-    began = added = told = time.monotonic()
-    threads = (os.cpu_count() or 1) if decode else THREADS
-    work = "Decoding pictures" if decode else "Looking at pictures"
-    with _Bar(
-        total=len(files), desc=work, leave=False, disable=None, delay=SECONDS_BEFORE_BAR
-    ) as bar:
-        try:
-            for file, facts in _in_threads(
-                lambda file: read_facts(file.path, decode), files, threads, HEADERS_AT_ONCE
-            ):
-                seen[file.path] = facts
-                if isinstance(facts, PictureFacts):
-                    new[file] = facts
-                bar.update()
-                now = time.monotonic()
-                if now > added + SECONDS_BETWEEN_COMMITS:
-                    store.add_facts(new)
-                    new, added = {}, now
-                if bar.disable and now > told + SECONDS_BETWEEN_LINES:
-                    logger.info(f"{work}: {len(seen):,} of {len(files):,}")
-                    told = now
-        finally:
-            store.add_facts(new)
-    logger.info(f"{work}: all {len(files):,}, in {time.monotonic() - began:.1f} s")
-    return seen
 
+    def keep(new: dict[FileState, PictureFacts | Fault]) -> None:
+        store.add_facts({f: facts for f, facts in new.items() if isinstance(facts, PictureFacts)})
 
-class _Bar(tqdm):
-    monitor_interval = 0  # seconds; 0 is no thread, beside which loaders would be forked
-
-
-def _in_threads(
-    work: Callable[[T], Any], items: Sequence[T], threads: int, at_once: int
-) -> Iterator[tuple[T, Any]]:
-    """Items with what the work gives, in order."""
-    batches = [items[start : start + at_once] for start in range(0, len(items), at_once)]
-    pool = ThreadPoolExecutor(threads)
-    try:
-        results = pool.map(lambda batch: [work(item) for item in batch], batches)
-        for batch, result in zip(batches, results):
-            yield from zip(batch, result)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    seen = work_through(
+        "Decoding pictures" if decode else "Looking at pictures",
+        lambda file: read_facts(file.path, decode),
+        files,
+        keep,
+        (os.cpu_count() or 1) if decode else THREADS,
+        HEADERS_AT_ONCE,
+    )
+    return {file.path: facts for file, facts in seen.items()}
 
 
 def _state(path: str) -> FileState | Fault | None:

@@ -17,7 +17,7 @@ import pytest
 from iopath.common.file_io import LazyPath
 from PIL import Image
 
-from crnas_d2.data import picture_check, setup_datasets
+from crnas_d2.data import many_files, picture_check, setup_datasets
 from crnas_d2.data.picture_check import check_pictures, look_at_pictures
 from crnas_d2.engine.setup import check_config
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
@@ -283,7 +283,7 @@ def _check(cfg, seconds, looking):
         return original(path, decode)
 
     picture_check.read_facts = read_facts
-    picture_check.SECONDS_BETWEEN_COMMITS = 0.0
+    many_files.SECONDS_BETWEEN_COMMITS = 0.0
     picture_check.THREADS = picture_check.HEADERS_AT_ONCE = 1
     json_file, root = cfg.DATASETS.COCO_JSON[0][1:]
     register_coco_instances("cells", {}, json_file, root)
@@ -337,8 +337,8 @@ def test_the_bar_is_for_terminals(data_set, cfg, monkeypatch, caplog, is_termina
     stream = io.StringIO()
     stream.isatty = lambda: is_terminal
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(picture_check, "SECONDS_BETWEEN_LINES", 0.0)
-    monkeypatch.setattr(picture_check, "SECONDS_BEFORE_BAR", 0.0)
+    monkeypatch.setattr(many_files, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(many_files, "SECONDS_BEFORE_BAR", 0.0)
     data_set(good())
     with caplog.at_level(logging.INFO):
         check_pictures(cfg)
