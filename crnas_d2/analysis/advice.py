@@ -14,7 +14,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from ..data.objects import Objects
-from .anchor_fit import GAIN, HALF, Anchors, suggest
+from .anchor_fit import GAIN, HALF, LOSS, Anchors, suggest
 
 # Length of an object in pixels, and the share of the objects that may be shorter
 SHORTEST = ((8, 0.01), (16, 0.1))
@@ -135,8 +135,9 @@ def _anchors(anchors: Anchors, resized: Objects) -> Advice:
         f"Rule: from an IoU of {anchors.threshold:g} on, an anchor is trained as an object; of an "
         "object that none of them reaches so, the best ones alone are. Other sizes and ratios, as "
         "many as there are, are recommended if they raise that share by "
-        f"{100 * GAIN:g} % of the objects and by twice its standard error; they are chosen on half of "
-        "the pictures and measured on the others."
+        f"{100 * GAIN:g} % of the objects and by twice its standard error, and lose no more than "
+        f"{100 * LOSS:g} % below {HALF:g}; they are chosen on half of the pictures and measured on "
+        "the others."
     )
     better = suggest(anchors, resized)
     if better is None:

@@ -23,6 +23,8 @@ from ..data.objects import Objects
 HALF = 0.5
 # Share of the objects that other anchors have to win.
 GAIN = 0.05
+# Share of the objects that other anchors may lose below HALF, and with it from the RPN's sight.
+LOSS = 0.01
 GROWTHS = (2**0.5, 2**0.75)
 
 
@@ -212,22 +214,21 @@ def suggest(anchors: Anchors, objects: Objects) -> Anchors | None:
         objects: in the detector's input.
 
     Returns:
-        The best; None where the share of the objects that reach the threshold does not rise by
-        :data:`GAIN` and by twice its standard error.
+        The best of those that reach :data:`HALF` of as many objects, but for :data:`LOSS`; None
+        where the share of the objects that reach the threshold does not rise by :data:`GAIN` and
+        by twice its standard error.
     """
     even = objects.images % 2 == 0
     chosen, measured = objects.select(even), objects.select(~even)
     if not (len(chosen.boxes) and len(measured.boxes)):
         return None
-    best = max(_candidates(anchors, chosen.ratios), key=lambda a: _score(a.reach(chosen)))
+    fits = {a: a.reach(chosen) for a in _candidates(anchors, chosen.ratios)}
+    least = fits[anchors].half - LOSS
+    best = max((a for a in fits if fits[a].half >= least), key=lambda a: fits[a].reached)
     reached = [(a.best(measured)[0] >= a.threshold).astype(float) for a in (best, anchors)]
     rise = reached[0] - reached[1]
     error = rise.std() / math.sqrt(len(rise))
     return best if rise.mean() >= max(GAIN, 2 * error) else None
-
-
-def _score(fit: AnchorFit) -> tuple[float, float]:
-    return fit.reached, fit.mean
 
 
 def _candidates(anchors: Anchors, ratios: np.ndarray) -> Iterator[Anchors]:

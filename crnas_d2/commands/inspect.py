@@ -13,10 +13,11 @@ numbers of the page are written beside it, as JSON.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -27,7 +28,9 @@ from .. import __version__
 from ..config import read_config
 from ..data import setup_datasets
 from ..data.class_names import tell_apart
+from ..data.examine import examine
 from ..data.findings import Findings
+from ..data.picture_check import look_at_pictures
 from ..data.shared_images import share_by_name
 from ..data.sound_part import read_sound_part
 from ..files import check_not_read, write_atomically
@@ -81,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for output in (page, numbers):
         check_not_read(output, inputs(cfg, args))
 
-    inspection = inspect(cfg, steps)
+    with quiet():
+        inspection = inspect(cfg, steps)
     with ignore_missing_cuda():
         versions = f"crnas_d2 {__version__}\n{collect_env_info()}"
     settings = {"Keys": shown_keys(cfg), "Versions": versions}
@@ -90,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_atomically(numbers, inspection.as_json(title))
     errors = sum(len(found.errors) for found in inspection.findings)
     kinds = sum(len(found.warnings) for found in inspection.findings)
-    print(f"wrote {page} and {numbers}: {errors} errors, {kinds} kinds of warnings")
+    print(f"wrote {page} and {numbers}: {_count(errors, 'error')}, {_count(kinds, 'warning')}")
 
 
 def read_data_sets(path: str, opts: Sequence[str]) -> tuple[CfgNode, list[CfgNode]]:
@@ -144,14 +148,51 @@ def inspect(cfg: CfgNode, steps: Sequence[CfgNode]) -> Inspection:
 
 
 def check(cfg: CfgNode, steps: Sequence[CfgNode]) -> list[Findings]:
-    found = Findings("the config")
+    """What the checks before a training would find, one for each file or folder."""
+    found = examine(cfg)
+    faulty = [findings.path for findings in found if findings.errors]
+    of_all = Findings("the data sets together")
     for step in steps:
         try:
             setup_datasets(step)
         except (OSError, ValueError) as error:
-            if str(error) not in found.errors:
-                found.error(str(error))
-    return [found]
+            told = any(path in str(error) for path in faulty)
+            if not told and str(error) not in of_all.errors:
+                of_all.error(str(error))
+    there = cfg.clone()
+    for key in ("TRAIN", "TEST"):
+        there.DATASETS[key] = tuple(
+            n for n in cfg.DATASETS[key] if n in DatasetCatalog and not _is_faulty(n, cfg, faulty)
+        )
+    try:
+        found += look_at_pictures(there)
+    except (OSError, ValueError) as error:
+        of_all.error(str(error))
+    by_path: dict[str, Findings] = {}
+    for findings in [*found, of_all]:
+        together = by_path.setdefault(findings.path, Findings(findings.path))
+        together.errors += [e for e in findings.errors if e not in together.errors]
+        together.warnings |= findings.warnings
+    return list(by_path.values())
+
+
+def _is_faulty(name: str, cfg: CfgNode, faulty: Sequence[str]) -> bool:
+    entries = (*cfg.DATASETS.COCO_JSON, *cfg.DATASETS.VOC_DIRS)
+    return any(entry[0] == name and entry[1] in faulty for entry in entries)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The page tells what the checks would log."""
+    loggers = [logging.getLogger(name) for name in ("crnas_d2.data", "detectron2")]
+    levels = [logger.level for logger in loggers]
+    for log in loggers:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for log, level in zip(loggers, levels):
+            log.setLevel(level)
 
 
 def read_data_set(name: str, cfg: CfgNode) -> DataSet:
@@ -195,6 +236,10 @@ def inputs(cfg: CfgNode, args: argparse.Namespace) -> Iterable[str]:
     """Files that the page must not replace."""
     yield from (entry[1] for entry in cfg.DATASETS.COCO_JSON if len(entry) > 1)
     yield args.config_file or ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _once(names: Iterable[str]) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Anchors and levels against all anchors of Detectron2's generator, and its pooler."""
 
+import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -92,11 +94,37 @@ def test_better_anchors_are_found():
 
 
 def test_good_anchors_are_kept():
+    """Those of objects that have their shapes."""
     anchors = Anchors.of(get_config("Small-Data/faster_rcnn_R_18_FPN.yaml"))
-    found = suggest(anchors, made_objects(500, (600, 800), side=20))
-    better = suggest(found or anchors, made_objects(500, (600, 800), side=20, seed=3))
-    assert better is None
+    objects = made_objects(1000, (600, 800))
+    shapes = itertools.cycle(itertools.product((32, 64, 128), (0.5, 1, 2)))
+    sides = np.array([(s / r**0.5, s * r**0.5) for s, r in itertools.islice(shapes, 1000)])
+    sides = sides[: len(objects.boxes)]
+    centers = 64 * np.round(objects.boxes[:, :2] / 64)  # places of all grids
+    boxes = np.hstack([centers - sides / 2, centers + sides / 2])
+    objects = dataclasses.replace(objects, boxes=boxes)
+    assert anchors.reach(objects).reached == 1
+    assert suggest(anchors, objects) is None
     assert suggest(anchors, made_objects(0)) is None
+
+
+def test_anchors_that_lose_small_objects_are_no_better():
+    """Anchors of 27 pixels overlap objects of 20 and of 36 by more than half. Those of 36 would
+    reach most objects, and lose the small ones."""
+    anchors = Anchors.of(get_config("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"))
+    anchors = dataclasses.replace(anchors, sizes=((27.0,),), ratios=((1.0,),), strides=(4,))
+    box = {"bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    # Their centers are places of the grid.
+    corners = [(0, 20), (20, 20), *((8 * i, 80) for i in range(6))]
+    annotations = [
+        {**box, "bbox": [x, y, side, side]} for (x, y), side in zip(corners, [20] * 2 + [36] * 6)
+    ]
+    objects = Objects.of([{"height": 200, "width": 200, "annotations": annotations}] * 60)
+    larger = dataclasses.replace(anchors, sizes=((36.0,),))
+    assert anchors.reach(objects).half == 1 > larger.reach(objects).half
+    assert larger.reach(objects).reached > anchors.reach(objects).reached + 0.5
+    found = suggest(anchors, objects) or anchors
+    assert found.reach(objects).half == 1
 
 
 def test_other_generators():
