@@ -92,6 +92,7 @@ DATASETS:
   IMAGE_FOLDERS: [["$DATA", "~/birds"]]
   VOC_DIRS: [["own", "~/VOC", "~", 2012, ["~"]]]
   ARCHVAL: {DIR: "~/splits"}
+  CACHE_DIR: "$DATA/checks"
 """
 
 
@@ -107,6 +108,7 @@ def test_paths_are_expanded(folder):
     assert cfg.DATASETS.IMAGE_FOLDERS == [["$DATA", f"{home}/birds"]]
     assert cfg.DATASETS.VOC_DIRS == [["own", f"{home}/VOC", "~", 2012, ["~"]]]
     assert cfg.DATASETS.ARCHVAL.DIR == f"{home}/splits"
+    assert cfg.DATASETS.CACHE_DIR == f"{home}/data/checks"
     opts = ["OUTPUT_DIR", "~/x", "DATASETS.COCO_JSON", "[('a', '~/a.json', '$UNSET/b')]"]
     cfg = read_config(str(folder / "own.yaml"), opts)
     assert cfg.OUTPUT_DIR == f"{home}/x"

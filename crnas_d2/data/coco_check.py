@@ -229,10 +229,11 @@ class CocoCheck:
                 kind = "category that DATASETS.LEFT_OUT_CATEGORIES leaves out of the classes"
                 self._correct(kind, f"category {ids[0]} {self.categories.pop(ids[0])!r}")
                 self.left_out_here.append(entry)
-        kept = [c for c in self.coco["categories"] if c.get("id") in self.categories]
-        if not kept:
-            self.findings.error("no category is left; expected one or more")
-        self.coco["categories"] = kept
+        if self.left_out_here:
+            kept = [c for c in self.coco["categories"] if c["id"] in self.categories]
+            if not kept:
+                self.findings.error("DATASETS.LEFT_OUT_CATEGORIES leaves no category")
+            self.coco["categories"] = kept
 
 
 def leaves_root(file_name: str) -> bool:

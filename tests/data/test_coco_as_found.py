@@ -3,8 +3,10 @@ what has one meaning is corrected. Detectron2's loader, mapper and evaluator are
 
 import json
 import math
+import multiprocessing
 import os
 import re
+import time
 
 import pytest
 from coco_edits import append, box, by_id, drop, mask, score_truth, set_in, trained_boxes
@@ -258,6 +260,33 @@ def test_categories_that_cannot_be_left_out(cfg, write_coco, entry, message):
     cfg.DATASETS.LEFT_OUT_CATEGORIES = [entry]
     with pytest.raises(ValueError, match=message):
         setup_datasets(cfg)
+
+
+def test_one_category_has_to_stay(write_coco):
+    rules = JsonRules(left_out_categories=(2, "ball"))
+    checked = check_coco_json(*write_coco(edit=lambda c: c.pop("annotations")), rules=rules)
+    assert checked.findings.errors == ["DATASETS.LEFT_OUT_CATEGORIES leaves no category"]
+
+
+def test_one_process_reads_for_all(write_coco):
+    files = write_coco(edit=edits(sizes(float), box(1, 2, 0, 4)))
+    context = multiprocessing.get_context("fork")
+    reads, results = context.Queue(), context.Queue()
+
+    def check():
+        read_file = coco_json.read_file
+        coco_json.read_file = lambda path: reads.put(path) or time.sleep(0.2) or read_file(path)
+        checked = check_coco_json(*files)
+        results.put((checked.json_file, checked.findings.describe_warnings()))
+
+    processes = [context.Process(target=check) for _ in range(3)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert found[0] == found[1] == found[2] and len(found[0][1]) == 2
+    assert reads.get(timeout=60) == files[0] and reads.empty()
 
 
 def test_names_out_of_the_root_may_be_allowed(write_coco, tmp_path):

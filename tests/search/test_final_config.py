@@ -127,7 +127,8 @@ def test_how_to_train_it_again(moved, monkeypatch):
 def test_paths_of_data_do_not_depend_on_the_folder(tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path / "here", relative_to=tmp_path)
     monkeypatch.chdir(tmp_path)
-    run(recipe, "output", "SEARCH.RECIPE.TRAIN_FINAL", False, "DATASETS.ARCHVAL.DIR", "parts")
+    folders = ("DATASETS.ARCHVAL.DIR", "parts", "DATASETS.CACHE_DIR", "checks")
+    run(recipe, "output", "SEARCH.RECIPE.TRAIN_FINAL", False, *folders)
     cfg = read_config(str(tmp_path / "output" / "final.yaml"))
     root = tmp_path / "here" / "data"
     assert [entry[1:] for entry in cfg.DATASETS.COCO_JSON] == [
@@ -135,6 +136,8 @@ def test_paths_of_data_do_not_depend_on_the_folder(tmp_path, monkeypatch):
         [str(root / "val" / "annotations.json"), str(root / "val" / "images")],
     ]
     assert cfg.DATASETS.ARCHVAL.DIR == str(tmp_path / "parts")
+    assert cfg.DATASETS.CACHE_DIR == str(tmp_path / "checks")
+    assert list((tmp_path / "checks").glob("coco_json_*.json"))
 
 
 def test_without_a_training_it_names_the_weights_to_start_from(tmp_path, monkeypatch):
