@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from ..files import cache_folder, is_remote, real_file
 from .findings import Findings
@@ -49,7 +50,8 @@ def look_at_pictures(cfg: CfgNode, makes: bool = True) -> Iterator[Findings]:
     """As :func:`check_pictures`, without an error for what is found.
 
     Args:
-        makes: or else data sets that are made at first use are passed over.
+        makes: or else data sets that are made at first use, are not registered or are not there are
+            passed over.
 
     Yields:
         What was found in each data set; parts that are drawn from one are looked at with it.
@@ -67,11 +69,17 @@ def look_at_pictures(cfg: CfgNode, makes: bool = True) -> Iterator[Findings]:
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     folder = os.path.abspath(cache_folder(cfg.DATASETS.CACHE_DIR))
     for name in dict.fromkeys(source_of_drawn(name) or name for name in names):
-        if makes or not is_made_at_first_use(name):
+        if not makes and (name not in DatasetCatalog or is_made_at_first_use(name)):
+            continue
+        try:
             findings = _look(listing_of(name, folder), way == "decode", folder)
-            if findings.errors:
-                _look.cache_clear()  # they may be mended before the next look
-            yield findings
+        except FileNotFoundError:
+            if makes:
+                raise
+            continue
+        if findings.errors:
+            _look.cache_clear()  # they may be mended before the next look
+        yield findings
 
 
 @functools.lru_cache(maxsize=64)

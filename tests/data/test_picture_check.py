@@ -390,6 +390,8 @@ def test_a_data_set_that_is_not_there(cfg, monkeypatch, tmp_path):
     cfg.DATASETS.TRAIN = ("nowhere",)
     with pytest.raises(FileNotFoundError):
         check_pictures(cfg)
+    cfg.DATASETS.TEST = ("not_registered",)
+    assert list(look_at_pictures(cfg, makes=False)) == []
 
 
 def test_made_data_sets_are_not_made_by_a_dry_run(cfg, monkeypatch, tmp_path):
