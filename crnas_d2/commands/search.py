@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from detectron2.utils import comm
 
 from ..config import read_config
+from ..data.picture_check import check_pictures
 from ..engine import launch, setup, terminal
 from ..report import report_procedure, report_search
 from ..search import Procedure, Recipe, is_recipe, run_search
@@ -90,6 +91,7 @@ def search_supernet(args: argparse.Namespace) -> str:
     """Search over one trained supernet."""
     check_search_outputs(read_config(args.config_file, args.opts), args.config_file)
     cfg = setup(args)
+    check_pictures(cfg)  # norms see those of DATASETS.TRAIN
     final_cfg = read_baseline(cfg, args.config_file, args.opts)
     with terminal.step("search"):
         result = run_search(cfg, final_cfg)

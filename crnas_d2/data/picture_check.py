@@ -27,12 +27,13 @@ FILES_AT_ONCE = 500  # of which a thread asks for size and time
 HEADERS_AT_ONCE = 20
 
 
-def check_pictures(cfg: CfgNode) -> None:
+def check_pictures(cfg: CfgNode, training: bool = True) -> None:
     """Look at every picture of TRAIN and TEST as ``DATASETS.CHECK_PICTURES`` says, and log what is
     no error.
 
     Args:
         cfg: its data sets are registered. Those that are made at first use are made.
+        training: or else TEST alone is looked at.
 
     Raises:
         FileNotFoundError: a data set is not there.
@@ -40,16 +41,17 @@ def check_pictures(cfg: CfgNode) -> None:
             one of another size than its data set says. The message has the first ones and the
             number of all.
     """
-    for findings in look_at_pictures(cfg):
+    for findings in look_at_pictures(cfg, training):
         for sentence in findings.describe_warnings():
             logger.warning(sentence)
         findings.raise_errors()
 
 
-def look_at_pictures(cfg: CfgNode, makes: bool = True) -> Iterator[Findings]:
+def look_at_pictures(cfg: CfgNode, training: bool = True, makes: bool = True) -> Iterator[Findings]:
     """As :func:`check_pictures`, without an error for what is found.
 
     Args:
+        cfg, training: as there.
         makes: or else data sets that are made at first use, are not registered or are not there are
             passed over.
 
@@ -66,7 +68,7 @@ def look_at_pictures(cfg: CfgNode, makes: bool = True) -> Iterator[Findings]:
         raise ValueError(f"DATASETS.CHECK_PICTURES is {way!r}; expected one of {expected}")
     if way == "none":
         return
-    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    names = (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST)
     folder = os.path.abspath(cache_folder(cfg.DATASETS.CACHE_DIR))
     for name in dict.fromkeys(source_of_drawn(name) or name for name in names):
         if not makes and (name not in DatasetCatalog or is_made_at_first_use(name)):

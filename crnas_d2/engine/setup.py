@@ -150,7 +150,7 @@ def check_data_sets(cfg: CfgNode, training: bool, makes: bool = True) -> None:
     for name in filter(is_made_at_first_use, names if not makes else ()):
         raise NotYet(f"the data set {name!r}, which is made when it is first used")
     setup_datasets(cfg)
-    check_pictures(cfg)
+    check_pictures(cfg, training)
     check_evaluation(cfg, training)
 
 

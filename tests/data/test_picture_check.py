@@ -411,3 +411,7 @@ def test_a_training_looks_before_its_first_step(write_coco, cfg, tmp_path):
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     with pytest.raises(ValueError, match="2.png has 30 x 40 pixels.*other way round"):
         check_config(cfg, training=True)
+    other, other_root = write_coco("others")
+    cfg.DATASETS.COCO_JSON += [["others", other, other_root]]
+    cfg.DATASETS.TEST = ("others",)
+    check_config(cfg, training=False, has_weights=False)  # an evaluation reads no other
