@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = [args.A, args.B]
     truth_file = args.ground_truth or find_ground_truth(paths)
     truth = index_quietly(read_json(truth_file))
+    if not truth.anns:
+        raise ValueError(f"{truth_file} has no annotations, so there is nothing to compare by")
     results = [read_results(path, truth) for path in paths]
     print(f"A: {args.A}\nB: {args.B}\n{len(truth.imgs)} images of {truth_file}\n")
     rows, sentences = [], []

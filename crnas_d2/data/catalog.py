@@ -113,7 +113,8 @@ def voc_dir_entries(cfg: CfgNode) -> Iterator[Dict[str, Any]]:
                 f"DATASETS.VOC_DIRS[{index}] is {short(entry)}; "
                 "expected [name, folder, split, year, [class name, ...]]"
             )
-        yield {**dict(zip(keys, entry)), "scored": entry[0] in cfg.DATASETS.TEST}
+        scored, trained = (entry[0] in names for names in (cfg.DATASETS.TEST, cfg.DATASETS.TRAIN))
+        yield {**dict(zip(keys, entry)), "scored": scored, "trained": trained}
 
 
 def image_folder_entries(cfg: CfgNode) -> Iterator[List[str]]:
@@ -163,6 +164,10 @@ def coco_json_entries(cfg: CfgNode) -> Iterator[Dict[str, Any]]:
         name, json_file, image_root = entry
         uses = {name, *split_names(name)}
         required = SCORED_KEYS if uses & set(test) else ()
+        if uses & set(train):
+            required += ("objects",)
+            if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+                required += ("polygons",)
         if cfg.MODEL.MASK_ON and uses & {*train, *test}:
             required += ("segmentation",)
         yield {

@@ -12,7 +12,7 @@ import pycocotools.mask as mask_util
 from detectron2.structures import PolygonMasks
 
 from .boxes import IN_A_TEST, LEFT_OUT, box_kind
-from .findings import Findings
+from .findings import Findings, Warned
 from .masks import is_too_short, mask_fault
 from .whole_numbers import whole_number
 
@@ -27,6 +27,7 @@ class AnnotationCheck:
         masked, scored: as of :class:`.coco_check.CocoCheck`.
         corrected: whether an annotation is another than before.
         trained: on how many of them Detectron2 trains.
+        run_lengths: those that are no crowd and have a mask of run lengths.
         objects, crowds: how many annotations, and how many with iscrowd 1, each category has.
     """
 
@@ -37,6 +38,7 @@ class AnnotationCheck:
     scored: bool
     corrected: bool = False
     trained: int = 0
+    run_lengths: Warned = field(default_factory=Warned)
     objects: Counter[int | str] = field(default_factory=Counter)
     crowds: Counter[int | str] = field(default_factory=Counter)
 
@@ -66,9 +68,7 @@ class AnnotationCheck:
         self.corrected = True
 
     def _warn(self, kind: str, annotation: dict) -> None:
-        self.findings.warn(
-            kind, f"annotation {annotation.get('id')} of image {annotation['image_id']}"
-        )
+        self.findings.warn(kind, _place(annotation))
 
     def _error(self, fault: str, annotation: dict) -> None:
         self.findings.error(
@@ -129,6 +129,8 @@ class AnnotationCheck:
             self._error(fault, annotation)
         if annotation.get("segmentation"):
             trained = self._check_mask(annotation, size) and trained
+            if not crowd and type(annotation.get("segmentation")) is dict:
+                self.run_lengths.add(_place(annotation))
         elif self.masked and (self.scored or not crowd):
             self._error("it has no 'segmentation'", annotation)
         self._check_area(annotation)
@@ -222,6 +224,10 @@ class AnnotationCheck:
                 f"keypoints is {short(keypoints)}; expected finite numbers [x, y, visibility, ...]"
             )
             self._error(fault, annotation)
+
+
+def _place(annotation: dict) -> str:
+    return f"annotation {annotation.get('id')} of image {annotation['image_id']}"
 
 
 def _measured_area(annotation: dict) -> float:

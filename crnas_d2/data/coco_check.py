@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from .coco_annotations import AnnotationCheck
-from .findings import Findings
+from .findings import Findings, Warned
 from .whole_numbers import are_of_one_type, is_id, whole_number
 
 SECTIONS = {"images": "image", "annotations": "annotation", "categories": "category"}
@@ -34,6 +34,7 @@ class CocoCheck:
         categories: names by id, in the order of the ids.
         annotations: how many annotations there are.
         trained: on how many of them Detectron2 trains.
+        run_lengths: those that are no crowd and have a mask of run lengths.
         left_out_here: which of ``left_out`` are categories of this file.
     """
 
@@ -47,6 +48,7 @@ class CocoCheck:
     categories: dict[int | str, str] = field(default_factory=dict)
     annotations: int = 0
     trained: int = 0
+    run_lengths: Warned = field(default_factory=Warned)
     left_out_here: list[int | str] = field(default_factory=list)
 
     def run(self) -> None:
@@ -195,6 +197,7 @@ class CocoCheck:
         self.corrected |= check.corrected
         self.trained = check.trained
         self.annotations = len(entries)
+        self.run_lengths = check.run_lengths
         self.coco["annotations"] = entries
         self._leave_out([id for id in self.categories if not check.objects[id]])
         for id, name in self.categories.items():

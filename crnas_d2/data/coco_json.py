@@ -154,7 +154,8 @@ def check_coco_json(
         json_file: path or URI of the json file.
         image_root: folder that the file names in it are relative to.
         required: what is read besides boxes: ``SCORED_KEYS`` of a data set that is tested,
-            "segmentation" where masks are trained or tested.
+            "segmentation" where masks are trained or tested; "objects" of one that is trained on, and
+            "polygons" where the training reads no other masks.
         rules: of the config.
 
     Raises:
@@ -183,15 +184,34 @@ def check_coco_json(
         if verdict["copy"] and not os.path.isfile(os.path.join(folder, verdict["copy"])):
             verdict = check()
     warnings = {kind: Warned(**warned) for kind, warned in verdict["warnings"].items()}
+    errors = verdict["errors"] or list(_faults_in_training(verdict, required))
     return CheckedJson(
         json_file,
         os.path.join(folder, verdict["copy"]) if verdict["copy"] else json_file,
-        Findings(json_file, verdict["errors"], warnings),
+        Findings(json_file, errors, warnings),
         dict(map(tuple, verdict["categories"])),
         verdict["annotations"],
         verdict["trained"],
         tuple(verdict["left_out"]),
     )
+
+
+def _faults_in_training(verdict: dict[str, Any], required: Collection[str]) -> Iterator[str]:
+    """What Detectron2 could not train on."""
+    annotations, masks = verdict["annotations"], Warned(**verdict["run_lengths"])
+    if "objects" in required and not annotations:
+        yield "it has no annotations, so there is nothing to train on"
+    elif "objects" in required and not verdict["trained"]:
+        yield (
+            f"Detectron2 trains on none of the {annotations} annotations: it leaves out each one, as "
+            "the warnings say; expected one that it keeps"
+        )
+    if "polygons" in required and masks.count:
+        yield (
+            f"masks of run lengths ({masks.describe()}), and with INPUT.MASK_FORMAT 'polygon' Detectron2 "
+            "trains on polygons alone. Expected this line in the config: INPUT: "
+            '{MASK_FORMAT: "bitmask"}'
+        )
 
 
 def _check(json_file: str, folder: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -235,6 +255,7 @@ def _check_content(
         "categories": list(check.categories.items()),
         "annotations": check.annotations,
         "trained": check.trained,
+        "run_lengths": asdict(check.run_lengths),
         "left_out": check.left_out_here,
         "copy": copy,
     }

@@ -49,7 +49,7 @@ def _coco_json(entry: dict[str, Any], cfg: CfgNode) -> Findings:
 
 
 def _voc_dir(entry: dict[str, Any]) -> Findings:
-    keys = ("dirname", "split", "class_names", "scored")
+    keys = ("dirname", "split", "class_names", "scored", "trained")
     try:
         return examine_voc_dir(*(entry[key] for key in keys))
     except OSError as error:

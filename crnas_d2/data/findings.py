@@ -16,6 +16,16 @@ class Warned:
     count: int = 0
     places: list[str] = field(default_factory=list)
 
+    def add(self, place: str) -> None:
+        self.count += 1
+        if len(self.places) < SHOWN_PLACES:
+            self.places.append(place)
+
+    def describe(self) -> str:
+        """Such as "2 times: annotation 3 of image 1, annotation 8 of image 2"."""
+        places = ", ".join(self.places) + (", ..." if self.count > len(self.places) else "")
+        return places if self.count == 1 else f"{self.count:,} times: {places}"
+
 
 @dataclass
 class Findings:
@@ -41,10 +51,7 @@ class Findings:
             kind: such as "box of width or height 0, which Detectron2 leaves out of the training".
             place: such as "annotation 7 of image 3".
         """
-        warned = self.warnings.setdefault(kind, Warned())
-        warned.count += 1
-        if len(warned.places) < SHOWN_PLACES:
-            warned.places.append(place)
+        self.warnings.setdefault(kind, Warned()).add(place)
 
     def raise_errors(self) -> None:
         """
@@ -55,9 +62,4 @@ class Findings:
 
     def describe_warnings(self) -> list[str]:
         """A sentence for each kind."""
-        return [f"{self.path}: {kind} ({_times(warned)})" for kind, warned in self.warnings.items()]
-
-
-def _times(warned: Warned) -> str:
-    places = ", ".join(warned.places) + (", ..." if warned.count > len(warned.places) else "")
-    return places if warned.count == 1 else f"{warned.count:,} times: {places}"
+        return [f"{self.path}: {kind} ({w.describe()})" for kind, w in self.warnings.items()]

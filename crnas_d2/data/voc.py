@@ -13,6 +13,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from detectron2.utils.logger import log_first_n
 
 from ..files import real_path
 from .findings import Findings
@@ -20,8 +21,6 @@ from .voc_copy import is_read_right, write_copy
 from .voc_images import VOCImage, VOCObject, read_voc_images, set_file_of
 
 __all__ = ["examine_voc_dir", "load_voc_dir", "register_voc_dir"]
-
-logger = logging.getLogger(__name__)
 
 
 def register_voc_dir(
@@ -32,6 +31,7 @@ def register_voc_dir(
     class_names: Sequence[str],
     scored: bool = False,
     cache_dir: str = "",
+    trained: bool = False,
 ) -> None:
     """Examine a data set in VOC layout and register it in Detectron2, with what is found logged.
 
@@ -41,7 +41,7 @@ def register_voc_dir(
 
     Args:
         name: such as "cells_test".
-        dirname, split, class_names, scored: see :func:`examine_voc_dir`.
+        dirname, split, class_names, scored, trained: see :func:`examine_voc_dir`.
         year: the metric by which ``PascalVOCDetectionEvaluator`` scores it: 2007 (mean of the
             precision at 11 recalls) or 2012 (area under the precision-recall curve).
         cache_dir: ``DATASETS.CACHE_DIR``, for the copy.
@@ -55,10 +55,10 @@ def register_voc_dir(
     if year not in (2007, 2012):
         raise ValueError(f"{name}: year is {year!r}; expected 2007 or 2012, the metric of VOC")
     class_names = list(class_names)
-    findings, images = _read(dirname, split, class_names, scored)
+    findings, images = _read(dirname, split, class_names, scored, trained)
     findings.raise_errors()
     for sentence in findings.describe_warnings():
-        logger.warning(sentence)
+        log_first_n(logging.WARNING, sentence, name=__name__, key="message")
     if name in DatasetCatalog:
         meta = MetadataCatalog.get(name)
         known = [meta.get(key) for key in ("source", "split", "year", "thing_classes")]
@@ -84,7 +84,11 @@ def register_voc_dir(
 
 
 def examine_voc_dir(
-    dirname: str, split: str, class_names: Sequence[str], scored: bool = False
+    dirname: str,
+    split: str,
+    class_names: Sequence[str],
+    scored: bool = False,
+    trained: bool = False,
 ) -> Findings:
     """Look for what Detectron2 cannot read in a data set in VOC layout, or treats in its own way.
 
@@ -97,18 +101,19 @@ def examine_voc_dir(
         class_names: all classes, in the order of the class indices.
         scored: look also at what ``PascalVOCDetectionEvaluator`` needs, such as an object that is not
             difficult for every class.
+        trained: expect an object on which Detectron2 trains.
 
     Raises:
         FileNotFoundError: there is no such split.
     """
-    findings, _ = _read(dirname, split, class_names, scored)
+    findings, _ = _read(dirname, split, class_names, scored, trained)
     return findings
 
 
 def load_voc_dir(dirname: str, split: str, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """The images in Detectron2's format, as its ``load_voc_instances`` gives them where it can read
     the files."""
-    findings, images = _read(dirname, split, class_names, scored=False)
+    findings, images = _read(dirname, split, class_names)
     findings.raise_errors()
     return [
         {
@@ -132,14 +137,25 @@ def _annotation(item: VOCObject, class_names: Sequence[str]) -> dict[str, Any]:
 
 
 def _read(
-    dirname: str, split: str, class_names: Sequence[str], scored: bool
+    dirname: str,
+    split: str,
+    class_names: Sequence[str],
+    scored: bool = False,
+    trained: bool = False,
 ) -> tuple[Findings, list[VOCImage]]:
     findings = Findings(dirname)
     for name in class_names:
         if not name.strip() or "/" in name or list(class_names).count(name) > 1:
             findings.error(f"class name {name!r}: expected text without '/', once")
     images = read_voc_images(dirname, split, class_names, scored, findings)
-    if scored and not findings.errors:
+    if findings.errors:
+        return findings, images
+    if trained and not any(item.is_trained for image in images for item in image.objects):
+        findings.error(
+            f"{set_file_of(dirname, split)}: there is no object on which Detectron2 trains; expected "
+            "one or more"
+        )
+    if scored:
         counted = {o.name for i in images for o in i.objects if not int(o.flags["difficult"])}
         for name in class_names:
             if name not in counted:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from detectron2.utils.file_io import PathManager
 
-from .boxes import box_kind
+from .boxes import IN_A_TEST, LEFT_OUT, box_kind
 from .coco_check import leaves_root, size_fault
 from .findings import Findings
 from .pictures import PICTURES
@@ -23,14 +23,6 @@ TURNED = (5, 6, 7, 8)  # orientations of EXIF that exchange width and height
 EXIF_ORIENTATION = 0x0112
 DEFAULTS = {"pose": "Unspecified", "truncated": "0", "difficult": "0"}  # those of VOC
 
-EMPTY_BOX = "box of width or height 0, which Detectron2 leaves out of the training"
-SWAPPED_CORNERS = "box with a maximum below its minimum; in the training Detectron2 exchanges them"
-BOX_OUTSIDE = (
-    "box that leaves its image; in the training Detectron2 clips it, and leaves it out where nothing "
-    "is left"
-)
-NEVER_FOUND = "; in the test it counts as an object that nothing finds"
-NOT_CLIPPED = "; in the test it is taken as it is"
 SIZE_OF_PICTURE = "file without width or height above 0, taken from the picture"
 SEVERAL_PICTURES = "image with several pictures, of which the first one is taken"
 BLANK_LINE = "blank line, which is passed over"
@@ -45,11 +37,13 @@ class VOCObject:
     Attributes:
         name: of its class.
         corners: xmin, ymin, xmax, ymax, pixel indices that count from 1, both inclusive.
+        is_trained: whether Detectron2 trains on it.
         flags: "pose", "truncated" and "difficult", as VOC's metric reads them.
     """
 
     name: str
     corners: tuple[float, float, float, float]
+    is_trained: bool
     flags: dict[str, str]
 
 
@@ -217,11 +211,10 @@ def _objects(
         corners = _finite(texts)
         if corners is None:
             findings.error(f"{place}: bndbox is {texts}; expected 4 numbers xmin, ymin, xmax, ymax")
-        else:
-            _look_at_box(corners, place, size, scored, findings)
+        is_trained = corners and _is_trained(corners, place, size, scored, findings)
         flags = _flags(item, place, findings) if scored else {}
         if len(findings.errors) == before:
-            yield VOCObject(name, corners, flags)
+            yield VOCObject(name, corners, is_trained, flags)
 
 
 def _finite(texts: Sequence[str | None]) -> tuple[float, ...] | None:
@@ -232,19 +225,17 @@ def _finite(texts: Sequence[str | None]) -> tuple[float, ...] | None:
     return numbers if all(map(math.isfinite, numbers)) else None
 
 
-def _look_at_box(
+def _is_trained(
     corners: Sequence[float], place: str, size: tuple[int, int], scored: bool, findings: Findings
-) -> None:
+) -> bool:
+    """Whether Detectron2 trains on a box."""
     xmin, ymin, xmax, ymax = corners
-    width, height = xmax - xmin + 1, ymax - ymin + 1
-    if width == 0 or height == 0:
-        findings.warn(EMPTY_BOX + NEVER_FOUND * scored, place)
-    elif width < 0 or height < 0:
-        findings.warn(SWAPPED_CORNERS + NEVER_FOUND * scored, place)
-    elif box_kind(xmin - 1, ymin - 1, width, height, size):
-        findings.warn(BOX_OUTSIDE + NOT_CLIPPED * scored, place)
+    kind = box_kind(xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1, size)
+    if kind:
+        findings.warn(kind + IN_A_TEST[kind] * scored, place)
     if scored and any(corner % 1 for corner in corners):
         findings.warn(FRACTION, place)
+    return kind not in LEFT_OUT
 
 
 def _flags(item: ET.Element, place: str, findings: Findings) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +11,26 @@ from detectron2 import evaluation
 
 from ..data.class_names import tell_apart
 
+RESULTS_FILE = "coco_instances_results.json"  # as Detectron2 names it
+
 
 class COCOEvaluator(evaluation.COCOEvaluator):
     """Detectron2's, but where several classes have one name, each has its own AP, see
-    :func:`tell_apart`."""
+    :func:`tell_apart`; and it says what becomes of a test set without annotations."""
+
+    def evaluate(self, img_ids: Sequence[Any] | None = None) -> dict[str, Any]:
+        """
+        Returns:
+            On the main process, the results by task; none where there are no annotations.
+        """
+        results = super().evaluate(img_ids)
+        if self._output_dir and not self._do_evaluation:
+            path = os.path.join(self._output_dir, RESULTS_FILE)
+            logging.getLogger(__name__).info(
+                f"{self._metadata.name} has no annotations: its detections are in {path}, and it has "
+                "no AP"
+            )
+        return results
 
     def _derive_coco_results(
         self, coco_eval: Any, iou_type: str, class_names: Sequence[str] | None = None

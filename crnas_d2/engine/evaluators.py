@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..data.class_names import tell_apart
+from ..data.labels import is_labelled
 from .classification_evaluator import ClassificationEvaluator
 from .coco_evaluator import COCOEvaluator
 
@@ -126,6 +128,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
             SemSegEvaluator(dataset_name, output_dir=output_folder, sem_seg_loading_fn=_read_labels)
         )
     if kind in ("coco", "coco_panoptic_seg"):
+        if not is_labelled(dataset_name) and len(cfg.DATASETS.TEST) > 1:
+            # Or the detections on the next test set would be written over its own.
+            output_folder = os.path.join(output_folder, dataset_name)
         evaluators.append(COCOEvaluator(dataset_name, output_dir=output_folder))
     if kind == "coco_panoptic_seg":
         evaluators.append(COCOPanopticEvaluator(dataset_name, output_folder))
@@ -213,8 +218,8 @@ def _check_best_metric(cfg: CfgNode) -> None:
     names = list_results(cfg)
     if not names:
         raise ValueError(
-            f"TEST.BEST_METRIC is {metric!r}, and nothing is tested: "
-            "DATASETS.TEST, or MODEL.SUPERNET.TEST_PATHS of a supernet, is empty"
+            f"TEST.BEST_METRIC is {metric!r}, and no test gives a result: DATASETS.TEST, or "
+            "MODEL.SUPERNET.TEST_PATHS of a supernet, is empty, or no test set has annotations"
         )
     if metric not in names:
         raise ValueError(f"TEST.BEST_METRIC is {metric!r}; expected one of {shown_names(names)}")
@@ -243,8 +248,11 @@ def list_results(cfg: CfgNode) -> list[str]:
 
 
 def results_of(dataset_name: str, cfg: CfgNode) -> list[str]:
-    """The names of what a test of one network on one data set results in, such as "bbox/AP"."""
+    """The names of what a test of one network on one data set results in, such as "bbox/AP"; none
+    where it has no annotations."""
     _, kind = _kind_of(dataset_name)
+    if not is_labelled(dataset_name):
+        return []
     metadata = MetadataCatalog.get(dataset_name)
     proposes = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"
     is_given = {

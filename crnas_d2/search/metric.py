@@ -13,6 +13,7 @@ from detectron2.data import MetadataCatalog
 
 from ..data.class_names import tell_apart
 from ..data.splits import split_source
+from ..data.labels import is_labelled
 from ..engine.evaluators import AP, OUTPUTS, results_of, shown_names
 from ..files import read_json
 
@@ -60,6 +61,10 @@ def check_metric(cfg: CfgNode) -> None:
     if kind != "coco":
         raise ValueError(
             f"the test set {archval!r} of a search has evaluator_type {kind!r}; expected 'coco'"
+        )
+    if not is_labelled(archval):
+        raise ValueError(
+            f"{archval}, on which a search compares architectures, has no annotations to do it by"
         )
     names = [name for name in results_of(archval, cfg) if name.startswith(TASKS)]
     if metric not in names:

@@ -10,13 +10,13 @@ from detectron2.evaluation import PascalVOCDetectionEvaluator
 from PIL import Image
 from voc_layout import CLASSES, OBJECTS, edit_xml, evaluate, write_set
 
-from crnas_d2.data import voc_images
+from crnas_d2.data import boxes, voc_images
 from crnas_d2.data.catalog import setup_datasets
 from crnas_d2.data.voc import examine_voc_dir, load_voc_dir, register_voc_dir
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
-SCORED = voc_images.NEVER_FOUND
+SCORED = boxes.IN_A_TEST[boxes.EMPTY]
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +35,13 @@ def perfect_detections(objects):
 
 # Object 1 of image "two" is a ball from 5,5 to 5,30, object 2 a cup from 11,11 to 30,30
 BOXES = {
-    "width 0": ([("<xmin>5<", "<xmin>6<")], voc_images.EMPTY_BOX, 1),
-    "maximum below minimum": ([("<xmin>5<", "<xmin>9<")], voc_images.SWAPPED_CORNERS, 2),
-    "far outside on the right": ([("<xmax>30", "<xmax>900")], voc_images.BOX_OUTSIDE, 2),
-    "far outside above": ([("<ymin>5", "<ymin>-70.5")], voc_images.BOX_OUTSIDE, 2),
+    "width 0": ([("<xmin>5<", "<xmin>6<")], boxes.EMPTY, 1),
+    "maximum below minimum": ([("<xmin>5<", "<xmin>9<")], boxes.TURNED, 2),
+    "far outside on the right": ([("<xmax>30", "<xmax>900")], boxes.CLIPPED, 2),
+    "far outside above": ([("<ymin>5", "<ymin>-70.5")], boxes.CLIPPED, 2),
     "nothing inside": (
         [("<xmin>5<", "<xmin>905<"), ("<xmax>5<", "<xmax>920<")],
-        voc_images.BOX_OUTSIDE,
+        boxes.OUTSIDE,
         1,
     ),
 }
@@ -71,7 +71,7 @@ def test_a_box_that_no_detection_finds_lowers_ap_as_in_detectron2(voc_dir):
     perfect = [d for d in perfect_detections(OBJECTS) if d[1:3] != ("two", "ball")]
     assert evaluate("cells_val", perfect, (40, 30))["AP"] == pytest.approx(75)  # 1 of 2 balls
     findings = examine_voc_dir(str(voc_dir), "val", CLASSES, scored=True)
-    assert list(findings.warnings) == [voc_images.SWAPPED_CORNERS + SCORED]
+    assert list(findings.warnings) == [boxes.TURNED + SCORED]
 
 
 def test_valid_files_are_registered_as_they_are(voc_dir, tmp_path):
@@ -254,7 +254,7 @@ def test_warnings_are_logged_with_their_places(voc_dir, caplog):
         register_voc_dir("cells_val", str(voc_dir), "val", 2012, CLASSES, scored=True)
     file = os.path.join(str(voc_dir), "Annotations", "{}.xml, object 1")
     assert caplog.messages == [
-        f"{voc_dir}: {voc_images.EMPTY_BOX}{SCORED} ({file.format('two')})",
+        f"{voc_dir}: {boxes.EMPTY}{SCORED} ({file.format('two')})",
         f"{voc_dir}: {voc_images.NO_FLAG} ({file.format('three')})",
     ]
 

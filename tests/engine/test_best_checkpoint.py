@@ -103,8 +103,8 @@ def test_a_run_never_goes_on_from_the_best_one(run, tmp_path):
         (["TEST.EVAL_PERIOD", 0], "'bbox/AP' and TEST.EVAL_PERIOD 0; expected a period"),
         (["TEST.BEST_METRIC", "bbox/ap"], "is 'bbox/ap'; expected one of bbox/AP, bbox/AP50"),
         (["TEST.BEST_METRIC", "segm/AP"], "is 'segm/AP'; expected one of bbox/AP"),
-        (["DATASETS.TEST", "()"], "nothing is tested"),
-        (NETWORKS["stage"], "nothing is tested"),
+        (["DATASETS.TEST", "()"], "no test gives a result"),
+        (NETWORKS["stage"], "no test gives a result"),
         (
             [*NETWORKS["stage"], "MODEL.SUPERNET.TEST_PATHS", "[[1, 1, 1, 1]]"],
             "expected one of 1-1-1-1/bbox/AP",

@@ -1,0 +1,33 @@
+"""Test sets whose images have no labels: what is found on them can be written, and not scored."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from iopath.common.file_io import LazyPath
+
+from detectron2.data import MetadataCatalog
+
+from ..files import is_remote, read_json
+
+
+def is_labelled(dataset_name: str) -> bool:
+    """Whether a registered data set has annotations, as far as can be told before it is loaded.
+
+    COCO's evaluator scores nothing where the json file has no "annotations".
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    json_file = metadata.get("json_file")
+    if metadata.get("evaluator_type") != "coco" or not json_file or isinstance(json_file, LazyPath):
+        return True
+    try:
+        modified = None if is_remote(json_file) else os.stat(json_file).st_mtime_ns
+        return _has_annotations(json_file, modified)
+    except OSError:
+        return True  # it is not there
+
+
+@functools.lru_cache(maxsize=64)
+def _has_annotations(json_file: str, modified: int | None) -> bool:
+    return "annotations" in read_json(json_file)
