@@ -112,6 +112,8 @@ def _of_dicts(dataset: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Cla
 
 
 def _is_trained(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    if "bbox" not in annotation:
+        return False
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
     size = image.get("width"), image.get("height")
     return is_trained(box, annotation.get("iscrowd"), *size)

@@ -111,7 +111,7 @@ class SplitTable:
 
     def columns(self) -> list[str]:
         counted = [f"{p.role} {what}" for p in self.parts for what in ("images", "objects")]
-        return ["class", *counted, "lacks in"]
+        return ["class", *counted, "lacking in"]
 
     def rows(self) -> list[list[Any]]:
         """One for each class, and one for all of them: name, images and objects of each part, and
@@ -149,10 +149,10 @@ class SplitTable:
         texts = [[str(row[0])[:40], *map(_number, row[1:-1]), row[-1]] for row in [*shown, total]]
         align = ("left", *["right"] * (len(heads) - 1), "left")
         table = tabulate(
-            texts, [*heads, "lacks in"], "simple", colalign=align, disable_numparse=True
+            texts, [*heads, "lacking in"], "simple", colalign=align, disable_numparse=True
         )
         left = len(rows) - len(shown)
-        more = [f"and {left:,} more classes, with more objects in archval"] if left else []
+        more = [f"and {left:,} more classes"] if left else []
         return "\n".join([table, *more, *self.notes])
 
     def _rarest(self, rows: Sequence[list[Any]], most: int) -> list[list[Any]]:

@@ -28,6 +28,7 @@ from ..checkpoint.weights_file import read_checkpoint, read_weights_file
 from ..config import get_architecture, read_config
 from ..data import setup_datasets
 from ..data.catalog import warn_of_shared_images
+from ..data.parts import table_of_training, tell
 from ..data.picture_check import check_pictures
 from ..data.shared_images import is_made_at_first_use
 from ..files import is_remote, real_path, write_atomically
@@ -59,6 +60,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = prepare(read_config(args.config_file, args.opts), args)
     if not args.eval_only and comm.is_main_process():
         warn_of_shared_images(cfg)
+        table = table_of_training(cfg)
+        if table:
+            tell(table)
     return cfg
 
 

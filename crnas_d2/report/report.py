@@ -32,7 +32,7 @@ from .pages import render_page
 from .pictures import LOWEST_SCORE, draw_pictures
 from .search_record import SearchRecord
 from .shown_commands import how_to_use, how_to_watch
-from .tables import compare, format_change, network_rows, ranking_table, step_row
+from .tables import compare, format_change, network_rows, parts_tables, ranking_table, step_row
 from .themes import Chart
 
 logger = logging.getLogger(__name__)
@@ -188,6 +188,8 @@ class _Page:
             "steps": [step_row(step) for step in self.steps],
             "origins": self.origins,
             "searches": [self._search(record) for record in self.records],
+            "parts": self._attempt("data", "table of the classes", parts_tables, self.records)
+            or [],
             "baseline": baseline,
             "found": found,
             "comparison": compare(last.metric, baseline, found),

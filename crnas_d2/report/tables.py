@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..data.split_table import SplitTable
 from ..search.evaluation import Evaluation, format_code
 from ..search.records import Network, StepRecord
 from .costs import Costs
@@ -79,6 +80,32 @@ def _architecture_row(
 
 def _number(value: float | None, format: str) -> dict[str, Any]:
     return {"text": "" if value is None else f"{value:{format}}", "value": value}
+
+
+def parts_tables(records: Sequence[SearchRecord]) -> list[dict[str, Any]]:
+    """What archtrain, archval and the test set have of each class; mostly one for all searches."""
+    contents = [record.result["searched"].get("classes") for record in records]
+    tables = [SplitTable.from_json(content) for content in contents if content]
+    return [
+        {
+            "names": _sentence_of(table),
+            "columns": table.columns(),
+            "rows": [
+                [row[0], *("" if n is None else f"{n:,}" for n in row[1:-1]), row[-1]]
+                for row in table.rows()
+            ],
+            "warnings": table.warnings(),
+            "notes": table.notes,
+        }
+        for index, table in enumerate(tables)
+        if table not in tables[:index]
+    ]
+
+
+def _sentence_of(table: SplitTable) -> str:
+    """Which data sets the parts are."""
+    parts = [f"{part.role} is {', '.join(part.names)}" for part in table.parts]
+    return f"Here {'; '.join(parts)}."
 
 
 def network_rows(baseline: Network, found: Network, costs: Costs | None) -> list[dict[str, str]]:

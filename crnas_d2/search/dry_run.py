@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog
 
 from ..config import read_config
 from ..data.examine import examine
+from ..data.parts import count_images, describe_parts, table_of_parts
 from ..engine.examination import Examination
 from ..engine.setup import check_run
 from .final_config import read_baseline
@@ -61,4 +62,6 @@ def _check_search(cfg: CfgNode) -> None:
 
 def _describe(cfg: CfgNode, final_cfg: CfgNode | None) -> str:
     count = planned_evaluations(settled(cfg), final_cfg)
-    return f"{count:,} architectures x {cfg.DATASETS.ARCHVAL.SIZE:,} images"
+    size = f"{count:,} architectures x {count_images(cfg):,} images"
+    table = table_of_parts(cfg, final_cfg, makes=False)
+    return "\n".join([size, describe_parts(table)]) if table else size

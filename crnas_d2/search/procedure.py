@@ -22,6 +22,8 @@ from ..architecture import Architecture
 from ..config import default_config, set_architecture
 from ..config_files import config_name
 from ..data import setup_datasets
+from ..data.parts import count_images, describe_parts, table_of_parts, tell
+from ..data.split_table import SplitTable
 from ..engine import CRTrainer
 from ..engine import terminal
 from ..engine.examination import call
@@ -83,12 +85,13 @@ class Procedure:
             for r in self.records()
         ]
         headers = ["step", "config", "size", "image passes", "state"]
+        notes = [*self.start, *map(describe_parts, self._tables(makes=False))]
         if times is None:
-            return "\n".join([tabulate(rows, headers, "simple"), *self.start])
+            return "\n".join([tabulate(rows, headers, "simple"), *notes])
         for row in rows:
             row.append(format_time(times.get(row[0])))
         table = tabulate([*rows, sum_of(times)], [*headers, "time"], "simple")
-        return "\n".join([table, *remarks_of(times), *self.start])
+        return "\n".join([table, *remarks_of(times), *notes])
 
     def measure(self, processes: int = 1) -> dict[str, Measurement]:
         """How long each step that is open will take on this machine, by some of its mini-batches.
@@ -111,13 +114,13 @@ class Procedure:
         records = []
         for step in self._steps:
             cfg = self._config(step)
-            codes = None
+            codes, images = None, 0
             if step.searches:
                 cfg = settled(cfg)
                 codes = planned_evaluations(cfg, self._final_config())
-                images = codes * cfg.DATASETS.ARCHVAL.SIZE
-                size = f"{codes:,} architectures x {cfg.DATASETS.ARCHVAL.SIZE:,} images"
-                passes = f"{images:,} forward"
+                images = count_images(cfg)
+                size = f"{codes:,} architectures x {images:,} images"
+                passes = f"{codes * images:,} forward"
             else:
                 batch = cfg.SOLVER.IMS_PER_BATCH
                 size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"
@@ -132,7 +135,7 @@ class Procedure:
                     size=size,
                     image_passes=passes,
                     done=step in done,
-                    work=work_of(cfg, codes),
+                    work=work_of(cfg, codes, images),
                     seconds=finished.get("seconds"),
                     results=finished.get("results", {}),
                 )
@@ -175,6 +178,9 @@ class Procedure:
         self.check()
         for line in self.start:
             logger.info(line)
+        if comm.is_main_process():
+            for table in self._tables(makes=True):
+                tell(table)
         records = self.records()
         for number, step in enumerate(self._steps, start=1):
             title = f"Step {number} of {len(self._steps)}, {step.name}"
@@ -248,6 +254,16 @@ class Procedure:
         uses = [DataUse(step.name, self._config(step), step.searches) for step in self._steps]
         final = self._final_config()
         return [*uses, DataUse("SEARCH.FINAL", final, tests=True)] if final else uses
+
+    def _tables(self, makes: bool) -> list[SplitTable]:
+        """What the parts have of each class; mostly one for all searches.
+
+        Args:
+            makes: whether data sets that are generated when they are first used may be.
+        """
+        final = self._final_config()
+        tables = [table_of_parts(self._config(step), final, makes) for step in self._searches]
+        return [t for i, t in enumerate(tables) if t and t not in tables[:i]]
 
     def _run(self, step: Step) -> None:
         cfg = self._config(step)

@@ -103,17 +103,18 @@ class Network:
         return {**self.main_metrics, **sizes}
 
 
-def work_of(cfg: CfgNode, evaluations: int | None) -> Work:
+def work_of(cfg: CfgNode, evaluations: int | None, images: int = 0) -> Work:
     """What a step has to do.
 
     Args:
         cfg: of the step; of a search, :func:`~crnas_d2.search.step.settled`.
         evaluations: how many architectures it evaluates; None of a training.
+        images: of archval, on which each of them is evaluated.
     """
     if evaluations is None:
         images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
         return Work(backward=images, pixels=_pixels(cfg, cfg.INPUT.MIN_SIZE_TRAIN))
-    images, norms = cfg.DATASETS.ARCHVAL.SIZE, cfg.SEARCH.BN
+    norms = cfg.SEARCH.BN
     if norms.MODE == "recalibrate":
         images += norms.BATCHES * norms.IMAGES_PER_BATCH
     return Work(forward=evaluations * images, pixels=_pixels(cfg, [cfg.INPUT.MIN_SIZE_TEST]))

@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from ..architecture import Architecture
 from ..checkpoint.trained import load_trained
 from ..config import flatten_config, get_architecture
+from ..data.parts import table_of_parts, tell
 from ..engine import CRTrainer
 from ..engine.trainer import without_sync_bn
 from ..files import file_sha256
@@ -91,6 +92,9 @@ def run_search(
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
             settings = evaluation_settings(cfg, sha256)
             ledger = stack.enter_context(Ledger(path, settings))
+            table = table_of_parts(cfg, final_cfg)
+            if table:
+                tell(table)
         kind = RacedEvaluations if cfg.SEARCH.RACING.ENABLED else Evaluations
         progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected, evaluator.image_passes)
         evaluations = kind(cfg, evaluator, ledger, stack.enter_context(progress))
@@ -99,10 +103,9 @@ def run_search(
         else:
             result = _search_operations(cfg, evaluator.space, evaluations, expected)
         if comm.is_main_process():
-            result.write(
-                cfg.OUTPUT_DIR,
-                _searched(cfg, model, evaluator.space, settings["archval"], seed_weights),
-            )
+            searched = _searched(cfg, model, evaluator.space, settings["archval"], seed_weights)
+            searched["classes"] = table and table.as_json()
+            result.write(cfg.OUTPUT_DIR, searched)
     comm.synchronize()
     return result
 

@@ -70,6 +70,23 @@ def test_ranking_of_the_operation_search(procedure_page):
     assert best == json.loads((folder / "result.json").read_text())["rankings"]["all"]["best"]
 
 
+def test_what_the_parts_have_of_each_class(procedure_page):
+    """Against the files of the parts; two rectangles are in each image."""
+    root = procedure_page.parents[2] / "data"
+    counts = {"test": len(json.loads((root / "val/annotations.json").read_text())["images"])}
+    for part in ("archtrain", "archval"):
+        (path,) = root.glob(f"*_{part}_size7_seed0_*.json")
+        counts[part] = len(json.loads(path.read_text())["images"])
+    assert counts == {"archtrain": 5, "archval": 7, "test": 4}
+    *rows, total = Page(procedure_page).table("lacking in")
+    assert [row["class"] for row in rows] == ["red", "blue"]
+    for role, images in counts.items():
+        for row in rows:
+            assert (row[f"{role} images"], row[f"{role} objects"]) == (str(images), str(images))
+        assert (total[f"{role} images"], total[f"{role} objects"]) == (str(images), str(2 * images))
+    assert "has no object of" not in Page(procedure_page).text
+
+
 def test_networks_and_cost(procedure_page):
     """Found, baseline and their difference, at the paper's size and at that of the test images."""
     folder = procedure_page.parent.parent

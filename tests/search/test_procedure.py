@@ -16,6 +16,7 @@ from crnas_d2.config import configs_dir, get_architecture, read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.analysis import analyze_detector
 from crnas_d2.search import Procedure, Recipe, is_recipe
+from crnas_d2.search.dry_run import examine_recipe
 from crnas_d2.search.plan import plan
 from crnas_d2.search.procedure import _compare
 from crnas_d2.search.records import Network
@@ -219,7 +220,8 @@ def test_final_detectors_inherit_from_the_supernets(output, recipe):
 
 def test_dry_run(recipe, output, capsys):
     assert is_recipe(read_config(str(recipe)))
-    table = Procedure(Recipe(str(recipe))).describe().splitlines()[2:]
+    steps, parts = Procedure(Recipe(str(recipe))).describe().split("\n\n")
+    table = steps.splitlines()[2:]
     assert [row.split()[0] for row in table] == STEPS
     rows = dict(zip(STEPS, table))
     assert "6 iterations x 2 images " in rows["stage_supernet"]
@@ -230,8 +232,32 @@ def test_dry_run(recipe, output, capsys):
     )
     assert f"{3 + 9 * 4} architectures x 7 images " in rows["operation_search"]
     assert all(row.endswith(" open") for row in table)
+    assert [row.split() for row in parts.splitlines()[3:]] == [
+        ["red", *"557744"],
+        ["blue", *"557744"],
+        ["all", "5", "10", "7", "14", "4", "8"],
+    ]
     again = Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(output[0])])).describe()
-    assert all(row.endswith(" done") for row in again.splitlines()[2:])
+    assert all(row.endswith(" done") for row in again.split("\n\n")[0].splitlines()[2:])
+
+
+def test_counts_are_those_of_an_archval_of_whole_groups(tmp_path):
+    """Of 4, 5 and 3 images; the nearest to 6 are 5 and 7, of which the smaller is taken."""
+    recipe = write_recipe(tmp_path)
+    path = tmp_path / "data/annotations.json"
+    coco = json.loads(path.read_text())
+    for image in coco["images"]:
+        image["video"] = "abbcccaaabbb"[image["id"] - 1]
+    path.write_text(json.dumps(coco))
+    opts = ["DATASETS.ARCHVAL.GROUP_KEY", "video", "DATASETS.ARCHVAL.SIZE", "6"]
+    procedure, found = examine_recipe(Recipe(str(recipe), opts))
+    assert found.is_ready
+    steps, parts = procedure.describe().split("\n\n")
+    assert "4 architectures x 5 images " in steps and " 20 forward " in steps
+    assert "archval has 5 images, as near to DATASETS.ARCHVAL.SIZE, 6, as" in parts
+    works = {record.name: record.work for record in procedure.records()}
+    assert works["operation_search"].forward == 39 * 5
+    assert not list((tmp_path / "data").glob("*_archval_*"))
 
 
 @pytest.mark.parametrize(

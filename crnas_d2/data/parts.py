@@ -1,0 +1,103 @@
+"""What archtrain, archval and the test set of a config have of each class: counted, and told."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from .class_counts import count_classes
+from .shared_images import is_made_at_first_use, source_of_drawn
+from .split_table import MOST_ROWS, SplitTable
+from .splits import PARTS
+
+logger = logging.getLogger(__name__)
+
+
+def table_of_parts(
+    cfg: CfgNode, final_cfg: CfgNode | None, makes: bool = True
+) -> SplitTable | None:
+    """The table of a search: archtrain, archval, and the test set of the final detector.
+
+    Args:
+        cfg: of the search, as is that of its supernet.
+        final_cfg: of the final detector, or None.
+        makes: whether data sets that are generated when they are first used may be.
+
+    Returns:
+        None where a data set is not there.
+
+    Raises:
+        ValueError: a file is not in COCO format, or archval cannot be drawn from it.
+    """
+    names = {"archtrain": cfg.DATASETS.TRAIN, "archval": cfg.DATASETS.TEST}
+    if final_cfg:
+        names["test"] = final_cfg.DATASETS.TEST
+    if not makes and any(map(is_made_at_first_use, itertools.chain(*names.values()))):
+        return None
+    return _table(names, cfg)
+
+
+def table_of_training(cfg: CfgNode) -> SplitTable | None:
+    """The table of a training on archtrain, with the archval beside it and the test set; otherwise
+    as :func:`table_of_parts`. None also where it trains on something else."""
+    archtrain, archval = PARTS
+    stems = [
+        name.removesuffix(archtrain) for name in cfg.DATASETS.TRAIN if name.endswith(archtrain)
+    ]
+    beside = [stem + archval for stem in stems if is_registered(stem + archval)]
+    tests = [name for name in cfg.DATASETS.TEST if name not in beside]
+    names = {"archtrain": cfg.DATASETS.TRAIN, "archval": beside, "test": tests}
+    return _table(names, cfg) if beside else None
+
+
+def _table(names: Mapping[str, Sequence[str]], cfg: CfgNode) -> SplitTable | None:
+    if not all(map(is_registered, itertools.chain(*names.values()))):
+        return None
+    try:
+        return SplitTable.of(names, cfg.DATASETS.ARCHVAL)
+    except OSError as error:
+        logger.debug(f"What the parts have of each class was not counted: {error}")
+        return None
+
+
+def tell(table: SplitTable) -> None:
+    """Log a table: what is of interest for all eyes, all classes for the log file."""
+    where = " (of all classes in log.txt)" if len(table.classes) > MOST_ROWS else ""
+    logger.info(f"What the parts have of each class{where}:\n{table.describe(MOST_ROWS)}")
+    if where:
+        logger.debug(f"What the parts have of all classes:\n{table.describe()}")
+    for sentence in table.warnings():
+        logger.warning(sentence)
+
+
+def describe_parts(table: SplitTable) -> str:
+    """A table and its warnings, beneath something else."""
+    return "\n".join(["", table.describe(MOST_ROWS), *table.warnings()])
+
+
+def count_images(cfg: CfgNode) -> int:
+    """Images of the archval of a search: those that it has or will have, and ``ARCHVAL.SIZE`` where
+    it is not there yet.
+
+    Args:
+        cfg: its ``DATASETS.TEST`` is archval alone.
+
+    Raises:
+        ValueError: as :func:`table_of_parts`.
+    """
+    (name,) = cfg.DATASETS.TEST
+    if is_registered(name) and not is_made_at_first_use(name):
+        try:
+            return count_classes(name, cfg.DATASETS.ARCHVAL).images
+        except OSError as error:
+            logger.debug(f"The images of {name} were not counted: {error}")
+    return cfg.DATASETS.ARCHVAL.SIZE
+
+
+def is_registered(name: str) -> bool:
+    """Whether it is a data set, or part of one."""
+    return name in DatasetCatalog or source_of_drawn(name) is not None
