@@ -65,10 +65,10 @@ def drawn_from(source: str, archval: CfgNode) -> Draw:
         archval: ``DATASETS.ARCHVAL``.
 
     Raises:
-        OSError, ValueError: see :func:`read_draw`.
+        FileNotFoundError, ValueError: see :func:`read_draw`.
     """
     settings = DrawSettings(archval.SIZE, archval.SEED, archval.GROUP_KEY)
-    return read_draw(os.fspath(MetadataCatalog.get(source).json_file), settings)
+    return read_draw(source, settings)
 
 
 def source_of_drawn(name: str) -> str | None:

@@ -124,8 +124,8 @@ def write_splits(
         FileNotFoundError: the source has no json file.
         ValueError: see :func:`read_draw`.
     """
+    drawn = read_draw(source, DrawSettings(size, seed, group_key))
     json_file = _source_file(source)
-    drawn = read_draw(json_file, DrawSettings(size, seed, group_key))
     folder = folder or os.path.join(datasets_root(), "crnas_d2_splits")
     settings = f"size{size}_seed{seed}"
     settings += "_stratified" if drawn.stratified else ""
@@ -145,15 +145,20 @@ def write_splits(
     return paths
 
 
-def read_draw(json_file: str, settings: DrawSettings) -> Draw:
-    """The draw of archval from a file in COCO format; nothing is written.
+def read_draw(source: str, settings: DrawSettings) -> Draw:
+    """The draw of archval from a registered data set in COCO format; nothing is written.
 
     Raises:
-        OSError: the file is not there.
-        ValueError: it is not valid, or archval cannot be drawn from it.
+        FileNotFoundError: it has no json file.
+        ValueError: the file is not valid, or archval cannot be drawn from it.
     """
+    json_file = _source_file(source)
     modified = None if is_remote(json_file) else os.stat(json_file).st_mtime_ns
-    return _read_draw(json_file, modified, settings)
+    try:
+        return _read_draw(json_file, modified, settings)
+    except ValueError as error:
+        shown = MetadataCatalog.get(source).get("source") or json_file
+        raise ValueError(f"cannot split {source!r}: {shown}: {error}") from error.__cause__
 
 
 @functools.lru_cache(maxsize=16)
@@ -169,10 +174,8 @@ def _read_draw(json_file: str, modified: int | None, settings: DrawSettings) -> 
             stray = min(strays, key=str)
             raise ValueError(f"it has annotations of an image {stray!r} that is not in it")
         return draw_archval(images, annotations, settings)
-    except ValueError as error:
-        raise ValueError(f"cannot draw archval from {json_file}: {error}") from None
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{json_file} is not in COCO format: {error!r}") from error
+        raise ValueError(f"it is not in COCO format: {error!r}") from error
 
 
 def _source_file(source: str) -> str:

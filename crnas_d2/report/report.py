@@ -273,8 +273,8 @@ class _Page:
 
 def _settings(record: SearchRecord) -> str:
     shown = ("SEARCH.", "weights", "archval", "archtrain", "TEST.", "INPUT.MIN", "INPUT.MAX")
-    settings = record.records.settings.items()
-    return "\n".join(f"{key}: {value}" for key, value in settings if key.startswith(shown))
+    settings = {"SEARCH.METRIC": record.metric, **record.records.settings}
+    return "\n".join(f"{key}: {value}" for key, value in settings.items() if key.startswith(shown))
 
 
 def format_duration(seconds: float) -> str:
