@@ -26,7 +26,6 @@ from ..checkpoint.checkpointer import find_checkpoint
 from ..checkpoint.trained import load_trained
 from ..config import read_config
 from ..data.catalog import warn_of_shared_images
-from ..data.examine import examine
 from ..engine import CRTrainer, launch, setup, terminal
 from ..engine.examination import Examination
 from ..engine.setup import check_run
@@ -52,7 +51,7 @@ def dry_run(args: argparse.Namespace) -> None:
     """Tell what is to be mended before a training or evaluation, or that all is ready."""
     cfg = read_config(args.config_file, args.opts)
     found = Examination()
-    found.add(examine(cfg))
+    found.examine_data(cfg)
     with tempfile.TemporaryDirectory() as folder:
         cfg.DATASETS.ARCHVAL.DIR = folder
         check_run(cfg, args, found.check, makes=False)

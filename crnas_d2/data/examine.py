@@ -2,48 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from ..files import describe_error
-from .catalog import coco_json_entries, image_folder_entries, json_rules, voc_dir_entries
-from .coco_json import check_coco_json
+from .catalog import (
+    coco_json_entries,
+    image_folder_entries,
+    json_rules,
+    register_own,
+    voc_dir_entries,
+)
+from .coco_json import JsonRules, check_coco_json
 from .findings import Findings
 from .imagenet import list_images
+from .picture_check import look_at_pictures
+from .shared_images import source_of_drawn
 from .voc import examine_voc_dir
 
 
 def examine(cfg: CfgNode) -> list[Findings]:
-    """What is wrong with the own data sets of a config, and what of them is treated in a way of its
-    own. Nothing is raised, and nothing written but what checks remember.
+    """What is wrong with the data sets of a config, and what of them is treated in a way of its own.
+    Own ones without errors are registered. Nothing is raised, and nothing written but what checks
+    remember.
 
     Args:
         cfg: its ``DATASETS.TRAIN`` and ``TEST`` tell what is asked of a data set.
 
     Returns:
-        Of each entry of ``DATASETS.COCO_JSON``, ``VOC_DIRS`` and ``IMAGE_FOLDERS``.
+        Of each entry of ``DATASETS.COCO_JSON``, ``VOC_DIRS`` and ``IMAGE_FOLDERS``; and of the pictures
+        of TRAIN and TEST, but for data sets with errors and those that are made at first use.
     """
-    return [
-        *_each(coco_json_entries(cfg), lambda entry: _coco_json(entry, cfg)),
-        *_each(voc_dir_entries(cfg), _voc_dir),
-        *_each(image_folder_entries(cfg), _image_folder),
-    ]
+    looks = {
+        "COCO_JSON": (coco_json_entries, lambda entry: _coco_json(entry, json_rules(cfg))),
+        "VOC_DIRS": (voc_dir_entries, _voc_dir),
+        "IMAGE_FOLDERS": (image_folder_entries, _image_folder),
+    }
+    found = []
+    sound = cfg.clone()
+    sound.defrost()
+    for key, (read, look) in looks.items():
+        try:
+            findings = [look(entry) for entry in read(cfg)]
+        except ValueError as error:  # an entry is malformed
+            findings = [Findings("DATASETS", [describe_error(error)])]
+        entries = zip(cfg.DATASETS[key], findings)
+        sound.DATASETS[key] = [entry for entry, of_it in entries if not of_it.errors]
+        found += findings
+    return [*found, *_pictures(sound)]
 
 
-def _each(entries: Iterable[Any], look: Callable[[Any], Findings]) -> Iterator[Findings]:
-    try:
-        for entry in entries:
-            yield look(entry)
-    except ValueError as error:  # an entry is malformed
-        yield Findings("DATASETS", [describe_error(error)])
+def _pictures(cfg: CfgNode) -> Iterator[Findings]:
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    with contextlib.suppress(ValueError):  # which a set-up of the data sets tells
+        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+        register_own(cfg)
+    for name in dict.fromkeys(source_of_drawn(name) or name for name in names):
+        if name in DatasetCatalog:
+            cfg.DATASETS.TRAIN = (name,)
+            try:
+                yield from look_at_pictures(cfg, makes=False)
+            except (OSError, ValueError) as error:
+                yield Findings("DATASETS", [describe_error(error)])
 
 
-def _coco_json(entry: dict[str, Any], cfg: CfgNode) -> Findings:
+def _coco_json(entry: dict[str, Any], rules: JsonRules) -> Findings:
     json_file, image_root, required = entry["json_file"], entry["image_root"], entry["required"]
     try:
-        return check_coco_json(json_file, image_root, required, json_rules(cfg)).findings
+        return check_coco_json(json_file, image_root, required, rules).findings
     except OSError as error:
         return Findings(json_file, [describe_error(error)])
 

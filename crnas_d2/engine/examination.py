@@ -7,6 +7,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from detectron2.config import CfgNode
+
+from ..data.examine import examine
 from ..data.findings import Findings
 from .faults import PACKAGE, is_expected, sentence_of
 
@@ -47,6 +50,10 @@ class Examination:
             if sentence not in self._told:
                 self._faults[sentence] = None
             return None
+
+    def examine_data(self, cfg: CfgNode) -> None:
+        """Look at all data sets of a config, each for itself."""
+        self.add(self.check(examine, cfg) or [])
 
     def add(self, found: Iterable[Findings]) -> None:
         """What was found in data sets."""

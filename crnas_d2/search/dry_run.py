@@ -9,7 +9,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from ..config import read_config
-from ..data.examine import examine
 from ..data.parts import count_images, describe_parts, table_of_parts
 from ..engine.examination import Examination
 from ..engine.setup import check_run
@@ -27,7 +26,8 @@ def examine_recipe(recipe: Recipe) -> tuple[Procedure | None, Examination]:
     found = Examination()
     for path in filter(None, recipe.names.values()):
         cfg = found.check(recipe.config, path)
-        found.add(examine(cfg) if cfg else [])
+        if cfg is not None:
+            found.examine_data(cfg)
     procedure = found.check(Procedure, recipe)
     if procedure:
         with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +44,7 @@ def examine_search(args: argparse.Namespace) -> tuple[str | None, Examination]:
     """
     cfg = read_config(args.config_file, args.opts)
     found = Examination()
-    found.add(examine(cfg))
+    found.examine_data(cfg)
     found.check(check_search_outputs, cfg, args.config_file)
     with tempfile.TemporaryDirectory() as folder:
         cfg.DATASETS.ARCHVAL.DIR = folder
