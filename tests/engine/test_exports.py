@@ -139,6 +139,23 @@ def test_masks_of_the_brush_are_all_crowd(tmp_path, dry_run):
     assert code == 1 and any(pair[0][0] in f and "iscrowd" in f for f in faults(said)), said
 
 
+def test_brush_and_polygons_need_another_format_of_masks(tmp_path, dry_run):
+    """Run lengths, of which the line that is to be added takes care."""
+    pair = [write_cvat(tmp_path / p, seed=i, brush=True) for i, p in enumerate("ab")]
+
+    def to_objects(data):
+        for annotation in data["annotations"]:
+            annotation["iscrowd"] = 0
+
+    for json_file, _ in pair:
+        edit(json_file, to_objects)
+    assert dry_run(*pair)[0] == 0
+    code, said = dry_run(*pair, "MODEL.MASK_ON", True)
+    assert code == 1 and any("INPUT.MASK_FORMAT" in fault for fault in faults(said))
+    line = ["MODEL.MASK_ON", True, "INPUT.MASK_FORMAT", "bitmask"]
+    assert dry_run(*pair, *line)[0] == 0
+
+
 def test_a_test_set_that_nobody_has_labelled(tmp_path, dry_run):
     train, test = (write_cvat(tmp_path / p, seed=i) for i, p in enumerate("ab"))
     edit(test[0], lambda data: data.update(annotations=[]))
