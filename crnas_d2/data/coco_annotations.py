@@ -14,7 +14,7 @@ from detectron2.structures import PolygonMasks
 from .boxes import IN_A_TEST, LEFT_OUT, box_kind
 from .findings import Findings, Warned
 from .masks import is_too_short, mask_fault
-from .whole_numbers import whole_number
+from .whole_numbers import ID_LIMIT, whole_number
 
 
 @dataclass
@@ -44,7 +44,7 @@ class AnnotationCheck:
 
     def run(self, annotations: list[dict]) -> list[dict]:
         """Returns: the annotations, without those of other images."""
-        self._check_ids(annotations)
+        counted_anew = self._check_ids(annotations)
         kept = [annotation for annotation in annotations if self._has_image(annotation)]
         if not kept:
             self.findings.error(
@@ -58,7 +58,7 @@ class AnnotationCheck:
                 f"all {len(kept)} annotations have iscrowd 1: Detectron2 trains on none of them, and a "
                 "test has no AP; expected iscrowd 0 for each that is one object"
             )
-        if self._are_counted_anew:
+        if counted_anew:
             for number, annotation in enumerate(kept, start=1):
                 annotation["id"] = number
         return kept
@@ -75,33 +75,35 @@ class AnnotationCheck:
             f"annotation {annotation.get('id')} (of image {annotation.get('image_id')}): {fault}"
         )
 
-    def _check_ids(self, annotations: list[dict]) -> None:
+    def _check_ids(self, annotations: list[dict]) -> bool:
+        """Whether the annotations have to be counted anew, from 1."""
         ids = [annotation.get("id") for annotation in annotations]
         types = set(map(type, ids))
-        self._are_counted_anew = not types <= {int} or 0 in ids
-        if types <= {int, float, str}:
-            if len(set(ids)) < len(ids):
-                seen = set()
-                for id in ids:
-                    if id in seen:
-                        self.findings.error(f"annotation {id}: another annotation has the same id")
-                    seen.add(id)
-        else:
+        if not types <= {int, float, str}:
             for index, id in enumerate(ids):
                 if type(id) not in (int, float, str):
                     self.findings.error(
                         f"annotation at index {index}: {short(annotations[index])}; expected an object "
                         "with an id that is a number or text"
                     )
-        if self._are_counted_anew:
-            self.corrected = True
-            kind = (
-                "annotation with id 0, which pycocotools would take for no match, or with an id that is "
-                "no whole number: all are counted anew, from 1"
-            )
+            return False
+        if len(set(ids)) < len(ids):
+            seen = set()
             for id in ids:
-                if type(id) is not int or id == 0:
-                    self.findings.warn(kind, f"annotation {short(id)}")
+                if id in seen:
+                    self.findings.error(f"annotation {id}: another annotation has the same id")
+                seen.add(id)
+        if types == {int} and 0 < min(ids) <= max(ids) < ID_LIMIT:
+            return False
+        kind = (
+            "annotation with id 0, which pycocotools would take for no match, or with another id that is "
+            "no whole number from 1: all are counted anew, from 1"
+        )
+        for id in ids:
+            if type(id) is not int or not 0 < id < ID_LIMIT:
+                self.findings.warn(kind, f"annotation {short(id)}")
+        self.corrected = True
+        return True
 
     def _has_image(self, annotation: dict) -> bool:
         image_id = annotation.get("image_id")
