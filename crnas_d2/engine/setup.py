@@ -138,8 +138,8 @@ def check_config(
 
 
 def check_data_sets(cfg: CfgNode, training: bool, makes: bool = True) -> None:
-    """Register the data sets of a config, check them, look at their pictures, and check whether they
-    can be evaluated.
+    """Register the data sets of a config, check them and whether they can be evaluated, and look at
+    their pictures.
 
     Args:
         cfg: not frozen. It receives number and names of the classes.
@@ -154,8 +154,8 @@ def check_data_sets(cfg: CfgNode, training: bool, makes: bool = True) -> None:
     for name in filter(is_made_at_first_use, names if not makes else ()):
         raise NotYet(f"the data set {name!r}, which is made when it is first used")
     setup_datasets(cfg)
-    check_pictures(cfg, training)
     check_evaluation(cfg, training)
+    check_pictures(cfg, training)
 
 
 def check_network(

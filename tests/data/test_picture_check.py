@@ -415,3 +415,16 @@ def test_a_training_looks_before_its_first_step(write_coco, cfg, tmp_path):
     cfg.DATASETS.COCO_JSON += [["others", other, other_root]]
     cfg.DATASETS.TEST = ("others",)
     check_config(cfg, training=False, has_weights=False)  # an evaluation reads no other
+
+
+def test_what_cannot_be_evaluated_is_told_before_pictures_are_looked_at(write_coco, cfg, tmp_path):
+    """The loader may need the very package that is not there."""
+    json_file, root = write_coco("cells")
+    cfg.DATASETS.COCO_JSON = [["cells", json_file, root]]
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("cells",), ("of_code",)
+    cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    DatasetCatalog.register("of_code", lambda: pytest.fail("loaded"))
+    MetadataCatalog.get("of_code").set(evaluator_type="none", thing_classes=["cup", "ball"])
+    with pytest.raises(ValueError, match="evaluator_type"):
+        check_config(cfg, training=True)
