@@ -190,6 +190,7 @@ class Inspection:
         return render_page("inspection.html", self._content(title, settings))
 
     def _content(self, title: str, settings: Mapping[str, str]) -> dict[str, Any]:
+        pictures = self.pictures
         errors = sum(len(f.errors) for f in self.findings)
         warnings = sum(len(f.warnings) for f in self.findings)
         first = next(iter(self.sets.values()), None)
@@ -215,7 +216,7 @@ class Inspection:
             "size_rows": self._size_rows(),
             "most_sizes": MOST_SIZES,
             "charts": self._charts(),
-            "pictures": self._pictures(),
+            "pictures": pictures,
             "most_pictures": PICTURES,
             "settings": settings,
         }
@@ -305,8 +306,10 @@ class Inspection:
             )
         return {section: [chart.embed(f"figure-{section}")] for section, chart in drawn.items()}
 
-    def _pictures(self) -> dict[str, dict[str, Any]]:
-        """By the name of the data set."""
+    @cached_property
+    def pictures(self) -> dict[str, dict[str, Any]]:
+        """By the name of the data set. One that cannot be read, which no check has told of, is an
+        error among the findings."""
         shown = {}
         for data in self.sets.values():
             if data.pictured:
@@ -314,8 +317,13 @@ class Inspection:
                 try:
                     drawn, faults = draw_sample(data.images, data.objects, data.class_names, masks)
                 except RuntimeError as error:  # OpenCV is missing
-                    drawn, faults = [], [str(error)]
-                shown[data.name] = {"drawn": drawn, "faults": faults}
+                    drawn, faults = [], {}
+                    self.notes.append(f"No pictures are shown: {error}")
+                shown[data.name] = {"drawn": drawn, "faults": list(faults.values())}
+                told = [sentence for found in self.findings for sentence in found.errors]
+                new = [f for path, f in faults.items() if not any(path in e for e in told)]
+                if new:
+                    self.findings.append(Findings(f"pictures of {data.name}", new))
         return shown
 
 

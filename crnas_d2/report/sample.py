@@ -51,7 +51,7 @@ def draw_sample(
     objects: Objects,
     class_names: Sequence[str],
     masks: bool,
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """
     Args:
         dataset: in Detectron2's form.
@@ -59,10 +59,11 @@ def draw_sample(
         masks: draw them too.
 
     Returns:
-        The pictures for a template, and a sentence for each one that cannot be read.
+        The pictures for a template, and a sentence for each one that cannot be read, by its
+        file.
     """
     pictures: list[dict[str, Any]] = []
-    faults: list[str] = []
+    faults: dict[str, str] = {}
     for index in choose(objects):
         if len(pictures) == PICTURES or len(faults) == PICTURES:
             break
@@ -70,7 +71,7 @@ def draw_sample(
         try:
             pixels = read_picture(image["file_name"])
         except UnreadableError as error:
-            faults.append(str(error))
+            faults[image["file_name"]] = str(error)
             continue
         annotations = image.get("annotations", [])
         shown = [{k: v for k, v in o.items() if k in _shown(masks)} for o in annotations]

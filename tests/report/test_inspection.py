@@ -91,12 +91,15 @@ def test_a_data_set_with_errors_has_a_page(folder, capsys):
 def test_a_picture_that_is_missing_or_of_another_size(folder):
     coco = json.loads((folder / "train/annotations.json").read_text())
     names = [image["file_name"] for image in coco["images"]]
-    (folder / "train/images" / names[0]).write_bytes(b"no picture")
+    cut = folder / "train/images" / names[0]
+    cut.write_bytes(cut.read_bytes()[:-60])  # of which the header is whole
     coco["images"][1]["width"] += 1
     (folder / "train/annotations.json").write_text(json.dumps(coco))
     crnas(["inspect", "--config-file", "recipe.yaml", "--output", "page.html"])
     page = Page(folder / "page.html")
-    assert f"{names[0]}: it is no picture that Pillow can read" in page.text
+    [*_, found] = json.loads((folder / "page.json").read_text())["findings"]
+    assert found["path"] == "pictures of own_train" and names[0] in found["errors"][0]
+    assert found["errors"][0] in page.text
     width, height = coco["images"][1]["width"], coco["images"][1]["height"]
     assert f"said to be {width} x {height}" in " ".join(page.text.split())
     assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 7 + 4
