@@ -23,6 +23,11 @@ def path(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.fixture(params=["procedure_page", "stage_page", "inspection_page"])
+def any_path(request):
+    return request.getfixturevalue(request.param)
+
+
 def open_page(browser, path, width=1200):
     """The opened page, and the list that gets all that it complains of or asks the network for."""
     page = browser.new_page(viewport={"width": width, "height": 900})
@@ -46,8 +51,8 @@ def cells(ranking, column):
     )
 
 
-def test_it_loads_without_a_fault(browser, path):
-    page, faults = open_page(browser, path)
+def test_it_loads_without_a_fault(browser, any_path):
+    page, faults = open_page(browser, any_path)
     images = page.eval_on_selector_all("img", "all => all.map((i) => [i.naturalWidth, i.alt])")
     assert all(width > 0 and caption for width, caption in images)
     page.get_by_role("link", name="Settings").click()
@@ -99,9 +104,9 @@ OUTSIDE = """() => [...document.body.querySelectorAll("*")].filter((element) => 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_widths(browser, path, scheme):
+def test_widths(browser, any_path, scheme):
     """Nothing but tables in their boxes is wider than the screen, and no text is tiny."""
-    page, faults = open_page(browser, path)
+    page, faults = open_page(browser, any_path)
     page.emulate_media(color_scheme=scheme)
     for width in (360, 390, 768, 1200):
         page.set_viewport_size({"width": width, "height": 900})
@@ -140,9 +145,9 @@ def as_hex(color):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colors(browser, path, scheme):
+def test_colors(browser, any_path, scheme):
     """Text stands out from what is behind it, and figures have the colours of the page."""
-    page, _ = open_page(browser, path)
+    page, _ = open_page(browser, any_path)
     page.emulate_media(color_scheme=scheme)
     theme = THEMES[scheme]
     page.locator("summary").first.click()
@@ -163,8 +168,8 @@ def test_colors(browser, path, scheme):
     )
 
 
-def test_every_picture_and_table_has_names(browser, path):
-    page, _ = open_page(browser, path)
+def test_every_picture_and_table_has_names(browser, any_path):
+    page, _ = open_page(browser, any_path)
     drawings = page.eval_on_selector_all(
         ".drawing:has(svg)", "all => all.map((e) => [e.getAttribute('role'), e.ariaLabel])"
     )
