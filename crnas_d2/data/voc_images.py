@@ -85,20 +85,32 @@ def read_voc_images(
     """
     set_file = set_file_of(dirname, split)
     pictures = _PicturesByName(os.path.join(dirname, "JPEGImages"))
+    names = list(_image_names(set_file, scored, findings))
+    if names and not any(PathManager.isfile(_xml_file(dirname, name)) for _, name in names):
+        findings.error(
+            f"{set_file}: none of its {len(names)} images has a file in "
+            f"{os.path.join(dirname, 'Annotations')}; a test set without annotations has to be in COCO "
+            "format, a json of images and categories"
+        )
+        return []
     images = []
-    for place, name in _image_names(set_file, scored, findings):
+    for place, name in names:
         files = pictures.of(name)
         if not files:
             findings.error(f"{place}: there is no file {os.path.join(pictures.folder, name)}.jpg")
         if len(files) > 1:
             findings.warn(SEVERAL_PICTURES, f"{name} ({', '.join(map(os.path.basename, files))})")
-        file = os.path.join(dirname, "Annotations", name + ".xml")
+        file = _xml_file(dirname, name)
         root = _read_xml(file, findings)
         size = _size(root, file, files[0], findings) if root is not None and files else None
         if size is not None:
             objects = tuple(_objects(root, file, size, class_names, scored, findings))
             images.append(VOCImage(name, files[0], *size, file, objects))
     return images
+
+
+def _xml_file(dirname: str, image_name: str) -> str:
+    return os.path.join(dirname, "Annotations", image_name + ".xml")
 
 
 def set_file_of(dirname: str, split: str) -> str:

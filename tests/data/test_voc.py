@@ -82,6 +82,10 @@ FAULTS = {
         lambda root: (root / "Annotations/two.xml").unlink(),
         "there is no file .*two.xml",
     ),
+    "no annotation files at all": (
+        lambda root: [path.unlink() for path in (root / "Annotations").iterdir()],
+        "val.txt: none of its 4 images has a file in .*Annotations; a test set without",
+    ),
     "no image file": (
         lambda root: (root / "JPEGImages/two.jpg").unlink(),
         "there is no file .*two.jpg",
