@@ -145,11 +145,14 @@ class CRTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        if is_classification(cfg.DATASETS.TRAIN[0]):
-            arguments = _train_loader_from_config(cfg, ClassificationMapper(cfg, is_train=True))
+        classifies = is_classification(cfg.DATASETS.TRAIN[0])
+        mapper = ClassificationMapper(cfg, is_train=True) if classifies else None
+        try:
+            arguments = _train_loader_from_config(cfg, mapper)
+        except AssertionError as error:  # Detectron2's, of data sets in which it finds nothing
+            raise ValueError(f"DATASETS.TRAIN is {cfg.DATASETS.TRAIN}: {error}") from error
+        if classifies:
             arguments.update(aspect_ratio_grouping=False, collate_fn=default_collate)
-        else:
-            arguments = _train_loader_from_config(cfg)
         if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
             arguments["sampler"] = TrainingSampler(len(arguments["dataset"]), seed=seed)
         return build_train_loader(**arguments, seed=seed)

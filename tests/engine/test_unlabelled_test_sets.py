@@ -7,9 +7,10 @@ from runs import parse, train
 
 from crnas_d2.commands import compare
 from crnas_d2.data import setup_datasets
-from crnas_d2.engine import setup
+from crnas_d2.engine import CRTrainer, setup
 from crnas_d2.engine.evaluators import list_results
 from crnas_d2.search.metric import check_metric
+from detectron2.data import DatasetCatalog
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
@@ -105,3 +106,18 @@ def test_nothing_is_trained_on_it(config, case):
     cfg.DATASETS.TRAIN = ("without",)
     with pytest.raises(ValueError, match="unlabelled.json: 1 fault:\n.* nothing to train on"):
         setup_datasets(cfg)
+
+
+def test_an_own_training_set_of_crowds_alone(tiny_config):
+    """Which another's code has registered, so that no json of it was checked."""
+
+    def load():
+        crowd = {"bbox": [1, 2, 3, 4], "bbox_mode": 1, "category_id": 0, "iscrowd": 1}
+        return [{"file_name": "1.png", "width": 9, "height": 9, "annotations": [crowd]}]
+
+    cfg = setup(parse(tiny_config)).clone()
+    cfg.defrost()
+    DatasetCatalog.register("crowds", load)
+    cfg.DATASETS.TRAIN = ("crowds",)
+    with pytest.raises(ValueError, match=r"TRAIN is \('crowds',\): No valid data found in crowds"):
+        CRTrainer.build_train_loader(cfg)
