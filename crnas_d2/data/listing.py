@@ -57,9 +57,16 @@ def listing_of(name: str, folder: str) -> Listing:
         json_file, root = os.fspath(meta.json_file), os.fspath(meta.image_root)
         state = None if is_remote(json_file) else tuple(file_state(json_file))
         read = functools.partial(_read_json, json_file, root, state, folder)
-        return Listing(meta.get("source") or json_file, (json_file, root, state), read)
-    source = os.fspath(meta.get("json_file") or meta.get("dirname") or name)
-    return Listing(source, DatasetCatalog.data[name], functools.partial(_read_loaded, name))
+        return Listing(_source(name), (json_file, root, state), read)
+    read = functools.partial(_read_loaded, name)
+    return Listing(_source(name), DatasetCatalog.data[name], read)
+
+
+def _source(name: str) -> str:
+    """What the user calls a data set by; a corrected copy may be read in its place."""
+    meta = MetadataCatalog.get(name)
+    values = (meta.get(key) for key in ("source", "json_file", "dirname"))
+    return next((os.fspath(v) for v in values if isinstance(v, (str, os.PathLike)) and v), name)
 
 
 def _read_json(json_file: str, root: str, state: Any, folder: str) -> list[Listed]:

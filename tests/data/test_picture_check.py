@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from iopath.common.file_io import LazyPath
 from PIL import Image
+from voc_layout import CLASSES, edit_xml, write_voc_dir
 
 from crnas_d2.data import many_files, picture_check, setup_datasets
 from crnas_d2.data.picture_check import check_pictures, look_at_pictures
@@ -428,3 +429,17 @@ def test_what_cannot_be_evaluated_is_told_before_pictures_are_looked_at(write_co
     MetadataCatalog.get("of_code").set(evaluator_type="none", thing_classes=["cup", "ball"])
     with pytest.raises(ValueError, match="evaluator_type"):
         check_config(cfg, training=True)
+
+
+def test_voc_is_named_by_its_own_folder(cfg, tmp_path):
+    voc = write_voc_dir(tmp_path / "voc")
+    edit_xml("<ymax>30</ymax>", "<ymax>29.5</ymax>")(voc)  # a test reads it in a corrected copy
+    Image.new("RGB", (30, 40)).save(voc / "JPEGImages" / "two.jpg")
+    cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
+    cfg.DATASETS.VOC_DIRS = [["cells", str(voc), "val", 2007, CLASSES]]
+    cfg.DATASETS.TEST = ("cells",)
+    setup_datasets(cfg)
+    assert str(tmp_path / "cache") in MetadataCatalog.get("cells").dirname
+    (findings,) = look_at_pictures(cfg)
+    assert findings.path == str(voc)
+    assert [error[:10] for error in findings.errors] == ["image two:"]
