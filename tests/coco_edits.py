@@ -1,11 +1,12 @@
 """Edits of a small data set in COCO format, and what Detectron2 makes of it."""
 
+import numpy as np
 import torch
 
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, polygons_to_bitmask
 
 
 def by_id(entries, id):
@@ -32,8 +33,9 @@ def mask(segmentation):
     return set_in("annotations", 200, segmentation=segmentation)
 
 
-def score_truth(name, folder):
-    """Detectron2's results for the boxes of a data set, as they stand in it, as detections."""
+def score_truth(name, folder, task="bbox"):
+    """Detectron2's results for the boxes of a data set, as they stand in it, as detections; for the
+    task "segm" with their polygons."""
     evaluator = COCOEvaluator(name, output_dir=str(folder))
     evaluator.reset()
     for image in DatasetCatalog.get(name):
@@ -43,8 +45,12 @@ def score_truth(name, folder):
         instances.pred_boxes = Boxes(torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1))
         instances.scores = torch.linspace(0.9, 0.5, len(xywh))
         instances.pred_classes = torch.tensor([a["category_id"] for a in annotations], dtype=int)
+        if task == "segm":
+            sides = image["height"], image["width"]
+            masks = [polygons_to_bitmask(a["segmentation"], *sides) for a in annotations]
+            instances.pred_masks = torch.tensor(np.array(masks).reshape(-1, *sides))
         evaluator.process([image], [{"instances": instances}])
-    return evaluator.evaluate().get("bbox", {})
+    return evaluator.evaluate().get(task, {})
 
 
 def trained_boxes(name, masks=False):

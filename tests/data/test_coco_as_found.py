@@ -211,6 +211,17 @@ def test_short_polygons_are_left_out_of_masks_that_are_scored(write_coco):
     assert "3 points alone, which has no mask AP" in checked.findings.errors[0]
 
 
+def test_masks_without_short_polygons_are_trained_and_scored(write_coco, tmp_path):
+    required = [*SCORED_KEYS, "segmentation"]
+    files = write_coco(edit=mask([[1, 2, 3, 4], GOOD, [1] * 7]))
+    register_coco_json("own", *files, required)
+    register_coco_instances("peer", {}, *files)
+    assert trained_boxes("own", masks=True) == trained_boxes("peer", masks=True)
+    assert score_truth("own", tmp_path, "segm")["AP"] == pytest.approx(100)
+    with pytest.raises(TypeError):
+        score_truth("peer", tmp_path, "segm")
+
+
 def test_masks_of_crowds_are_needed_where_they_are_scored(write_coco):
     files = write_coco(edit=set_in("annotations", 200, segmentation=None, iscrowd=1))
     assert not check_coco_json(*files, ["segmentation"]).findings.errors
