@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import json
 import logging
@@ -17,7 +15,15 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.logger import log_first_n
 from PIL import Image
 
-from ..files import cache_folder, is_remote, parse_json, read_file, real_path, write_atomically
+from ..files import (
+    cache_folder,
+    is_remote,
+    no_garbage_collection,
+    parse_json,
+    read_file,
+    real_path,
+    write_atomically,
+)
 from .cache import file_state, remembered
 from .coco_check import CocoCheck
 from .findings import Findings, Warned
@@ -216,21 +222,8 @@ def _faults_in_training(verdict: dict[str, Any], required: Collection[str]) -> I
 
 def _check(json_file: str, folder: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The verdict, as JSON. Writes a corrected copy where one is needed."""
-    with _no_garbage_collection():
+    with no_garbage_collection():
         return _check_content(read_file(json_file), json_file, folder, settings)
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Within it, Python does not look through millions of new objects again and again, which would
-    take as long as to make them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _check_content(

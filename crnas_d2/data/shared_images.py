@@ -11,8 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..files import is_remote, read_json, real_file
-from .draw import Draw, DrawSettings
-from .splits import PARTS, read_draw, split_names, split_source
+from .draw import DrawSettings
+from .splits import PARTS, CountedDraw, read_draw, split_names, split_source
 
 
 def shared_images(one: str, other: str, archval: CfgNode) -> set[str]:
@@ -58,7 +58,7 @@ def image_files(name: str, archval: CfgNode) -> set[str]:
     return {file for id, file in files if (id in chosen) is is_archval}
 
 
-def drawn_from(source: str, archval: CfgNode) -> Draw:
+def drawn_from(source: str, archval: CfgNode) -> CountedDraw:
     """How archval is drawn from a registered data set; nothing is written.
 
     Args:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -20,10 +21,21 @@ from iopath.common.file_io import LazyPath, file_lock
 
 from ..files import datasets_root, file_sha256, is_remote, read_json, write_atomically
 from .draw import Draw, DrawSettings, draw_archval
+from .object_counts import ClassCounts, count_coco
 
 __all__ = ["PARTS", "read_draw", "register_splits", "split_names", "split_source", "write_splits"]
 
 PARTS = ("archtrain", "archval")
+
+
+@dataclass(frozen=True)
+class CountedDraw(Draw):
+    """
+    Attributes:
+        counts: of archtrain and archval.
+    """
+
+    counts: tuple[ClassCounts, ClassCounts] = ()
 
 
 def split_names(source: str) -> tuple[str, str]:
@@ -145,7 +157,7 @@ def write_splits(
     return paths
 
 
-def read_draw(source: str, settings: DrawSettings) -> Draw:
+def read_draw(source: str, settings: DrawSettings) -> CountedDraw:
     """The draw of archval from a registered data set in COCO format; nothing is written.
 
     Raises:
@@ -162,7 +174,7 @@ def read_draw(source: str, settings: DrawSettings) -> Draw:
 
 
 @functools.lru_cache(maxsize=16)
-def _read_draw(json_file: str, modified: int | None, settings: DrawSettings) -> Draw:
+def _read_draw(json_file: str, modified: int | None, settings: DrawSettings) -> CountedDraw:
     coco = read_json(json_file)
     try:
         images, annotations = coco["images"], coco["annotations"]
@@ -173,7 +185,8 @@ def _read_draw(json_file: str, modified: int | None, settings: DrawSettings) -> 
         if strays:
             stray = min(strays, key=str)
             raise ValueError(f"it has annotations of an image {stray!r} that is not in it")
-        return draw_archval(images, annotations, settings)
+        drawn = draw_archval(images, annotations, settings)
+        return CountedDraw(drawn.archval, drawn.stratified, count_coco(coco, drawn.archval))
     except (KeyError, TypeError) as error:
         raise ValueError(f"it is not in COCO format: {error!r}") from error
 

@@ -37,5 +37,7 @@ def is_trained(
 
 def _inside(start: float, length: float, limit: float | None) -> float:
     """How much of an interval lies within the image."""
-    low, high = sorted((start, start + length))
-    return min(high, high if limit is None else limit) - max(low, 0)
+    low, high = (start, start + length) if length >= 0 else (start + length, start)
+    if limit is not None and high > limit:
+        high = limit
+    return high - (low if low > 0 else 0)
