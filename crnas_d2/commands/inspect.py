@@ -30,6 +30,7 @@ from ..data import setup_datasets
 from ..data.class_names import tell_apart
 from ..data.examine import examine
 from ..data.findings import Findings
+from ..data.parts import table_of_parts, table_of_training
 from ..data.picture_check import look_at_pictures
 from ..data.shared_images import share_by_name
 from ..data.sound_part import read_sound_part
@@ -144,7 +145,21 @@ def inspect(cfg: CfgNode, steps: Sequence[CfgNode]) -> Inspection:
         # Of a part of a data set that is there as a whole, no further pictures
         data.pictured = not any(share_by_name(name, other.name) for other in sets)
         sets.append(data)
-    return Inspection(cfg, sets, findings, notes)
+    return Inspection(cfg, sets, findings, [*notes, *tell_parts(steps)])
+
+
+def tell_parts(steps: Sequence[CfgNode]) -> list[str]:
+    """Which classes archtrain, archval or the test set lacks, a sentence each."""
+    first, search = steps[0], steps[-1]
+    is_final = first.DATASETS.TEST != search.DATASETS.TEST
+    try:
+        if len(steps) > 1:
+            table = table_of_parts(search, first if is_final else None)
+        else:
+            table = table_of_training(first)
+    except ValueError:  # which the checks have told
+        return []
+    return [f"{sentence}." for sentence in (*table.notes, *table.warnings())] if table else []
 
 
 def check(cfg: CfgNode, steps: Sequence[CfgNode]) -> list[Findings]:

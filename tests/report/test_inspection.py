@@ -103,3 +103,27 @@ def test_a_picture_that_is_missing_or_of_another_size(folder):
     width, height = coco["images"][1]["width"], coco["images"][1]["height"]
     assert f"said to be {width} x {height}" in " ".join(page.text.split())
     assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 7 + 4
+
+
+def test_a_class_that_a_part_lacks(folder):
+    """The parts are those of a split of one's own."""
+    json_file = folder / "train/annotations.json"
+    coco = json.loads(json_file.read_text())
+    ids = [image["id"] for image in coco["images"]]
+    for name, chosen in (("archtrain", ids[:5]), ("archval", ids[5:])):
+        kept = [a for a in coco["annotations"] if a["image_id"] in chosen]
+        if name == "archval":
+            kept = [a for a in kept if a["category_id"] == 3]
+        images = [image for image in coco["images"] if image["id"] in chosen]
+        part = {**coco, "images": images, "annotations": kept}
+        (folder / f"{name}.json").write_text(json.dumps(part))
+    entries = "".join(
+        f'    - ["own_{name}", "{name}.json", "train/images"]\n'
+        for name in ("archtrain", "archval")
+    )
+    recipe = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(recipe.replace("  ARCHVAL:", f"{entries}  ARCHVAL:"))
+    crnas(["inspect", "--config-file", "recipe.yaml", "--output", "page.html"])
+    [note] = json.loads((folder / "page.json").read_text())["notes"]
+    assert note.startswith("archval (own_archval) has no object of 'blue': ")
+    assert note in " ".join(Page(folder / "page.html").text.split())
