@@ -1,0 +1,502 @@
+"""The table of what is taken, in docs/own_data.md: each row is made, and found as the row says."""
+
+import json
+import os
+import re
+import shutil
+import zlib
+from pathlib import Path
+
+import pytest
+from exports import outline, write_cvat
+from image_folder import write_image_folder
+from PIL import Image
+from tiny_search import write_recipe
+from voc_layout import edit_xml, write_voc_dir
+
+from crnas_d2.config import configs_dir, read_config
+from crnas_d2.data.examine import examine
+from crnas_d2.engine.examination import Examination
+from crnas_d2.engine.setup import check_run
+from crnas_d2.search import Recipe
+from crnas_d2.search.dry_run import examine_recipe
+from detectron2.engine import default_argument_parser
+
+pytestmark = pytest.mark.usefixtures("catalogs")
+DOCUMENT = Path(__file__).parents[2] / "docs" / "own_data.md"
+MASKS = ["MODEL.MASK_ON", True]
+
+
+def read_rows():
+    """What is found, and how it is told, by the headings of the table."""
+    text = DOCUMENT.read_text().split("## What is taken")[1].split("\n\nA run ends")[0]
+    rows = re.findall(r"^\| (.+?) \|.*\| *(error|warning|taken)? \|$", text, re.MULTILINE)
+    section = None
+    for found, level in rows:
+        if found.startswith("**"):
+            section = found.strip("*")
+        elif level:
+            yield section, found, level
+
+
+class Coco:
+    """A training set and a test set in COCO format, without a fault until they are edited."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.entries = [write_cvat(folder / name, seed=i) for i, name in enumerate(("a", "b"))]
+        for which in (0, 1):
+            self.edit(add_masks, which)
+
+    def edit(self, change, which=0):
+        path = self.entries[which][0]
+        with open(path) as file:
+            data = json.load(file)
+        change(data)
+        with open(path, "w") as file:
+            json.dump(data, file)
+        return self
+
+    def rewrite(self, change, which=0):
+        """As :meth:`edit`, of the bytes."""
+        path = Path(self.entries[which][0])
+        path.write_bytes(change(path.read_bytes()))
+        return self
+
+    def pictures(self, change, which=0):
+        for path in sorted(Path(self.entries[which][1]).iterdir())[:2]:
+            change(path)
+        return self
+
+    def level(self, *opts):
+        names = [f"{abs(hash(str(self.folder)))}_{part}" for part in ("train", "val")]
+        named = [[name, *entry] for name, entry in zip(names, self.entries)]
+        return level_of(self.folder, *names, "DATASETS.COCO_JSON", named, *opts)
+
+
+def add_masks(data):
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = [outline(annotation["bbox"])]
+
+
+def level_of(folder, train, test, *opts):
+    """Of a training."""
+    opts = [
+        *("DATASETS.TRAIN", f"('{train}',)", "DATASETS.TEST", f"('{test}',)"),
+        *("OUTPUT_DIR", folder / "output", "MODEL.BACKBONE.FREEZE_AT", 0),
+        *opts,
+    ]
+    cfg = read_config(f"{configs_dir()}/Small-Data/faster_rcnn_R_18_FPN.yaml", list(map(str, opts)))
+    found = Examination()
+    found.examine_data(cfg)
+    check_run(cfg, default_argument_parser().parse_args([]), found.check, makes=False)
+    return told(found)
+
+
+def told(found):
+    text = found.describe()
+    if found.is_ready:
+        return "warning" if "Warning: " in text else "taken"
+    return "error"
+
+
+def each(section, **values):
+    def change(data):
+        for entry in data[section]:
+            entry.update(values)
+
+    return change
+
+
+def second(section, **values):
+    return lambda data: data[section][1].update(values)
+
+
+def without(section, key):
+    return lambda data: data[section][1].pop(key)
+
+
+def text_ids(prefix):
+    """Of images and categories."""
+
+    def change(data):
+        for image in data["images"]:
+            image["id"] = f"{prefix}{image['id']}"
+        for category in data["categories"]:
+            category["id"] = f"{prefix}{category['id']}"
+        for annotation in data["annotations"]:
+            annotation["image_id"] = f"{prefix}{annotation['image_id']}"
+            annotation["category_id"] = f"{prefix}{annotation['category_id']}"
+
+    return change
+
+
+def polygons(*lists):
+    return second("annotations", segmentation=[list(polygon) for polygon in lists])
+
+
+def run_lengths(data):
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = {"size": [48, 64], "counts": [10, 20, 48 * 64 - 30]}
+
+
+LINE, FAR = (1.0, 2.0, 9.0, 9.0), (1e6, 0.0, 5.0, 5.0, 9.0, 1.0)
+BOX = (1.0, 1.0, 9.0, 1.0, 9.0, 9.0)
+
+
+def nan_box(data):
+    data["annotations"][1]["bbox"][2] = float("nan")
+
+
+def all_classes_twice(data):
+    for category in data["categories"]:
+        category["name"] = "cell"
+
+
+def crowd(category):
+    def change(data):
+        for annotation in data["annotations"]:
+            annotation["iscrowd"] = int(category in (None, annotation["category_id"]))
+
+    return change
+
+
+def share_picture(data):
+    data["images"][1]["file_name"] = data["images"][0]["file_name"]
+
+
+def more_pixels(path):
+    content = bytearray(path.read_bytes())  # a header that promises 30,000 x 30,000 pixels
+    content[16:24] = (30_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
+    path.write_bytes(bytes(content))
+
+
+def save(mode, **options):
+    return lambda path: Image.new(mode, (64, 48)).save(path, **options)
+
+
+def deep(path):
+    Image.new("I;16", (64, 48), 4000).save(path)
+
+
+def turned(orientation, format="PNG", size=(64, 48)):
+    def change(path):
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.new("RGB", size).save(path, format, exif=exif)
+
+    return change
+
+
+def both(change):
+    """In the training set and the test set."""
+    return lambda coco, *opts: coco.edit(change, 0).edit(change, 1).level(*opts)
+
+
+def coco(change=None, *opts, which=0):
+    return lambda made: made.edit(change, which).level(*opts)
+
+
+def pictures(change):
+    return lambda made: made.pictures(change).level()
+
+
+IN_COCO = {
+    "no such file; no folder of images": [
+        lambda made: (os.remove(made.entries[0][0]), made.level())[1],
+        lambda made: (shutil.rmtree(made.entries[0][1]), made.level())[1],
+    ],
+    "no JSON in UTF-8: another encoding, a byte order mark, a comma too many": [
+        lambda made: made.rewrite(lambda content: b"\xef\xbb\xbf" + content).level(),
+        lambda made: made.rewrite(lambda content: content.decode().encode("utf-16")).level(),
+        lambda made: made.rewrite(lambda content: content[:-1] + b",}").level(),
+    ],
+    "no list of images or of categories; an entry that is no object": [
+        coco(lambda data: data.pop("images")),
+        coco(lambda data: data.update(categories={})),
+        coco(lambda data: data["annotations"].append(7)),
+    ],
+    "an id that is missing or there twice; ids of images that are numbers and texts": [
+        coco(without("images", "id")),
+        coco(without("categories", "id")),
+        coco(without("annotations", "id")),
+        coco(lambda data: data["images"][1].update(id=data["images"][0]["id"])),
+        coco(lambda data: data["annotations"][1].update(id=data["annotations"][0]["id"])),
+        coco(second("images", id="frame")),
+    ],
+    "ids of images or categories that are all texts": [both(text_ids("id "))],
+    'ids, widths and heights such as 512.0 or "512"; names of categories that are numbers': [
+        coco(second("annotations", image_id="1")),
+        coco(second("annotations", category_id=1.0)),
+        coco(second("images", id=2.0)),
+        coco(second("images", width=64.0)),
+        coco(second("images", height="48")),
+        both(second("categories", name=7)),
+    ],
+    "annotation ids that are 0, or no whole numbers": [
+        coco(second("annotations", id=0)),
+        coco(second("annotations", id="a1")),
+    ],
+    "a width or height below 1, or missing; more pixels than Pillow opens (179 million)": [
+        coco(second("images", width=0)),
+        coco(without("images", "height")),
+        coco(second("images", width=20_000, height=20_000)),
+    ],
+    "a file name that is absolute or has `..`": [
+        coco(second("images", file_name="/frame.png")),
+        coco(second("images", file_name="../default/frame_000001.PNG")),
+    ],
+    "one picture under two ids": [coco(share_picture)],
+    "an annotation of an image that is not in the file": [coco(second("annotations", image_id=99))],
+    "an annotation of a category that is not in the file": [
+        coco(second("annotations", category_id=99))
+    ],
+    "a box that is not 4 finite numbers `[x, y, width, height]`": [
+        coco(nan_box),
+        coco(second("annotations", bbox=[1, 2, 3])),
+        coco(without("annotations", "bbox")),
+    ],
+    "a box of width or height 0, or outside its image": [
+        coco(second("annotations", bbox=[1, 2, 0, 5]), which=which) for which in (0, 1)
+    ]
+    + [coco(second("annotations", bbox=[100, 2, 5, 5]))],
+    "a box of negative width or height": [coco(second("annotations", bbox=[9, 2, -5, 5]))],
+    "a box that leaves its image, by any amount": [
+        coco(second("annotations", bbox=[9, 2, amount, 5])) for amount in (56.5, 9999)
+    ],
+    "a polygon of fewer than 3 points beside others": [
+        coco(polygons(BOX, LINE), *opts) for opts in (MASKS, [])
+    ],
+    "a mask of polygons of fewer than 3 points alone": [
+        coco(polygons(LINE), *opts) for opts in (MASKS, [])
+    ],
+    "a mask that cannot be drawn, with `MODEL.MASK_ON: True`": [
+        coco(polygons(FAR), *MASKS),
+        coco(second("annotations", segmentation={"size": [1, 1], "counts": [1]}), *MASKS),
+    ],
+    "a mask that cannot be drawn, with `MODEL.MASK_ON: False`": [coco(polygons(FAR))],
+    "an object without a mask, with `MODEL.MASK_ON: True`": [
+        coco(second("annotations", segmentation=[]), *MASKS, which=which) for which in (0, 1)
+    ],
+    'run-length masks to train on, with `INPUT.MASK_FORMAT` "polygon"': [coco(run_lengths, *MASKS)],
+    "no `iscrowd`; no `area` of 0 or more": [
+        coco(without("annotations", "iscrowd")),
+        coco(without("annotations", "area")),
+        coco(second("annotations", area=-1)),
+    ],
+    "`ignore` that is set": [coco(second("annotations", ignore=1))],
+    "`iscrowd` 1 in all annotations, as in exports of masks that were painted": [
+        coco(crowd(None), which=which) for which in (0, 1)
+    ],
+    "`iscrowd` 1 in all annotations of a category": [coco(crowd(1))],
+    "a category without any box, such as an exporter's group": [
+        both(lambda data: data["categories"].insert(0, {"id": 0, "name": "shapes"}))
+    ],
+    "two categories of one name": [both(all_classes_twice)],
+    "no annotations in a test set": [
+        coco(lambda data: data.update(annotations=[]), which=1),
+        coco(lambda data: data.pop("annotations"), which=1),
+    ],
+    "no annotations in a training set, or none that Detectron2 keeps": [
+        coco(lambda data: data.update(annotations=[])),
+        coco(each("annotations", bbox=[1, 2, 0, 5])),
+    ],
+    "other categories in the test set than in the training set, or in another order": [
+        coco(second("categories", name="green"), which=1),
+        coco(lambda data: data["categories"].append({"id": 9, "name": "green"}), which=1),
+    ],
+}
+IN_PICTURES = {
+    "no such file; no picture; more pixels than Pillow opens in the file": [
+        pictures(os.remove),
+        pictures(lambda path: path.write_bytes(b"GIF89a")),
+        pictures(more_pixels),
+    ],
+    "a size other than the data set says": [
+        pictures(lambda path: Image.new("RGB", (64, 49)).save(path)),
+        pictures(turned(6)),
+    ],
+    "values outside 0 to 255: 16 and 32 bits (Pillow's modes `I;16`, `I`), floats (`F`)": [
+        pictures(deep),
+        pictures(lambda path: Image.new("I", (64, 48), 70_000).save(path, "TIFF")),
+        pictures(lambda path: Image.new("F", (64, 48), 0.5).save(path, "TIFF")),
+    ],
+    "a TIFF with orientation 6 or 8": [
+        pictures(turned(orientation, "TIFF", size))
+        for orientation in (6, 8)
+        for size in ((64, 48), (48, 64))
+    ],
+    "a picture that EXIF data turn by 180 degrees or mirror, or a square one": [
+        pictures(turned(orientation)) for orientation in (2, 3)
+    ]
+    + [
+        lambda made: made.edit(each("images", width=48)).pictures(_square).level(),
+    ],
+    "palettes, grey, alpha, CMYK, 1 bit": [
+        pictures(save(mode)) for mode in ("P", "L", "LA", "RGBA", "1")
+    ]
+    + [pictures(save("CMYK", format="JPEG"))],
+}
+
+
+def _square(path):
+    for other in path.parent.iterdir():
+        Image.new("RGB", (48, 48)).save(other)
+    turned(6, size=(48, 48))(path)
+
+
+def voc(edit=lambda root: None, classes=("cup", "ball"), test=False):
+    """Level of a training set, or of a test set."""
+
+    def level(folder):
+        roots = [write_voc_dir(folder / name) for name in ("a", "b")]
+        edit(roots[test])
+        names = [f"{abs(hash(str(root)))}_voc" for root in roots]
+        entries = [[n, str(r), "val", 2007, list(classes)] for n, r in zip(names, roots)]
+        return level_of(folder, *names, "DATASETS.VOC_DIRS", entries)
+
+    return level
+
+
+def rename(suffix):
+    def edit(root):
+        path = root / "JPEGImages" / "two.jpg"
+        Image.open(path).save(path.with_suffix(suffix))
+        path.unlink()
+
+    return edit
+
+
+def to_utf16(root):
+    path = root / "Annotations" / "two.xml"
+    path.write_bytes(
+        ('<?xml version="1.0" encoding="utf-16"?>' + path.read_text()).encode("utf-16")
+    )
+
+
+def write_split(*names):
+    return lambda root: (root / "ImageSets/Main/val.txt").write_text("\n".join(names) + "\n")
+
+
+def remove(name):
+    return lambda root: (root / name).unlink()
+
+
+BOTH = (False, True)
+IN_VOC = {
+    "pictures in `.JPG`, `.jpeg`, `.png`, `.bmp`, `.tif`, `.webp`": [
+        voc(rename(suffix)) for suffix in (".JPEG", ".jpeg", ".png", ".bmp", ".tif", ".webp")
+    ],
+    "sizes such as `640.0`; XML in UTF-16 or another encoding that it names; a split of one image": [
+        voc(edit_xml("<width>40</width>", "<width>40.0</width>"), test=True),
+        voc(to_utf16, test=True),
+        voc(write_split("one"), test=True),
+    ],
+    "a width or height of 0, or none": [
+        voc(edit_xml("<width>40</width>", "<width>0</width>"), test=test) for test in BOTH
+    ]
+    + [voc(edit_xml("<height>30</height>", ""))],
+    "no picture, no XML, or an XML that is broken": [
+        voc(remove("JPEGImages/two.jpg")),
+        voc(remove("Annotations/two.xml")),
+        voc(edit_xml("</annotation>", "")),
+    ],
+    "an object of a class that is not in the list": [voc(classes=("cup",))],
+    "a box of width or height 0, or outside; a maximum below its minimum": [
+        voc(edit_xml("<xmax>5</xmax>", f"<xmax>{xmax}</xmax>"), test=test)
+        for xmax in (4, 2)
+        for test in BOTH
+    ]
+    + [voc(edit_xml("<xmin>5</xmin>", "<xmin>50</xmin>"))],
+    "corners that are no whole numbers": [
+        voc(edit_xml("<xmin>5</xmin>", "<xmin>4.5</xmin>"), test=True)
+    ],
+    "no `difficult`, `truncated` or `pose` in a test set": [
+        voc(edit_xml(f"<{key}>{value}</{key}>", ""), test=True)
+        for key, value in (("difficult", 0), ("truncated", 0), ("pose", "Left"))
+    ],
+    "an image that is twice in the split": [voc(write_split("one", "two", "two"))],
+    "a class of a test set without an object that is not difficult": [
+        voc(write_split("three", "four"), test=True)
+    ],
+}
+
+
+def folders(change):
+    def level(folder):
+        root = Path(write_image_folder(folder / "colours"))
+        change(root)
+        cfg = read_config(f"{configs_dir()}/ImageNet/R_18.yaml", [])
+        cfg.DATASETS.IMAGE_FOLDERS = [["colours", str(root)]]
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("colours",), ()
+        found = Examination()
+        found.add(examine(cfg))
+        return told(found)
+
+    return level
+
+
+IN_FOLDERS = {
+    "no folder; a class without a picture": [
+        folders(shutil.rmtree),
+        folders(lambda root: (root / "empty").mkdir()),
+    ]
+}
+
+
+def recipe(change=lambda path: None, *opts):
+    def level(folder):
+        path = write_recipe(folder / "recipe")
+        change(path)
+        return told(examine_recipe(Recipe(str(path), list(map(str, opts))))[1])
+
+    return level
+
+
+def train_on_test(path):
+    final = path.parent / "final.yaml"
+    text = final.read_text()
+    final.write_text(re.sub(r'TEST: \["(.*)_val"\]', r'TEST: ["\1_train"]', text))
+
+
+IN_SEARCH = {
+    "a `SEARCH.METRIC` that archval cannot have: no object of that size or class": [
+        recipe(lambda path: None, "SEARCH.METRIC", metric)
+        for metric in ("bbox/APl", "bbox/AP-green")
+    ],
+    "an image of the test set that a step trains on or chooses by": [recipe(train_on_test)],
+}
+SECTIONS = {
+    "in a json in COCO format": (Coco, IN_COCO),
+    "in VOC's layout": (Path, IN_VOC),
+    "in folders of classes": (Path, IN_FOLDERS),
+    "in pictures": (Coco, IN_PICTURES),
+    "in a search": (Path, IN_SEARCH),
+}
+ELSEWHERE = {
+    "a class that archtrain, archval or the test set lacks": "tests/data/test_parts.py",
+}
+CASES = [
+    pytest.param(make, case, level, id=f"{found[:40]}-{number}")
+    for section, found, level in read_rows()
+    if found not in ELSEWHERE
+    for make, rows in [SECTIONS[section]]
+    for number, case in enumerate(rows.get(found, [lambda _: "not made"]))
+]
+
+
+@pytest.mark.parametrize("make, case, level", CASES)
+def test_a_row(make, case, level, tmp_path):
+    assert case(make(tmp_path)) == level
+
+
+def test_every_case_is_a_row():
+    rows = {found for _, found, _ in read_rows()}
+    assert {found for _, cases in SECTIONS.values() for found in cases} | ELSEWHERE.keys() == rows
+
+
+def test_without_a_fault(tmp_path):
+    assert Coco(tmp_path / "boxes").level() == "taken"
+    assert Coco(tmp_path / "masks").level(*MASKS) == "taken"
+    assert voc()(tmp_path / "voc") == voc(test=True)(tmp_path / "voc_test") == "taken"
