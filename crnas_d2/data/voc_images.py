@@ -10,17 +10,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from detectron2.utils.file_io import PathManager
 
 from .boxes import IN_A_TEST, LEFT_OUT, box_kind
 from .coco_check import leaves_root, size_fault
 from .findings import Findings
+from .picture_header import Fault, read_facts
 from .pictures import PICTURES
 
-TURNED = (5, 6, 7, 8)  # orientations of EXIF that exchange width and height
-EXIF_ORIENTATION = 0x0112
 DEFAULTS = {"pose": "Unspecified", "truncated": "0", "difficult": "0"}  # those of VOC
 
 SIZE_OF_PICTURE = "file without width or height above 0, taken from the picture"
@@ -185,23 +182,16 @@ def _size(root: ET.Element, file: str, picture: str, findings: Findings) -> tupl
         return None
     size = tuple(int(float(text)) for text in texts)
     if 0 in size:
-        try:
-            size = _size_of_picture(picture)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            findings.error(f"{file}: width, height are {texts}, and {picture} tells none: {error}")
+        facts = read_facts(picture)
+        if isinstance(facts, Fault):
+            findings.error(f"{file}: width, height are {texts}, and {picture} {facts.what}")
             return None
+        size = facts.size
         findings.warn(SIZE_OF_PICTURE, file)
     fault = size_fault(*size)
     if fault:
         findings.error(f"{file}: {fault}")
     return None if fault else size
-
-
-def _size_of_picture(path: str) -> tuple[int, int]:
-    """Width and height after the turn that its EXIF data say."""
-    with PathManager.open(path, "rb") as stream, Image.open(stream) as picture:
-        is_turned = picture.getexif().get(EXIF_ORIENTATION) in TURNED
-        return picture.size[::-1] if is_turned else picture.size
 
 
 def _objects(

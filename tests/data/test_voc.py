@@ -75,7 +75,7 @@ FAULTS = {
             edit_xml("<width>40</width>", "")(root),
             (root / "JPEGImages/two.jpg").write_bytes(b"no picture"),
         ),
-        r"two.xml: width, height are \['0', '30'\], and .*two.jpg tells none",
+        r"two.xml: width, height are \['0', '30'\], and .*two.jpg is no picture that Pillow can read",
     ),
     "truncated file": (edit_xml("</annotation>", ""), "two.xml: no element found"),
     "no annotation file": (
