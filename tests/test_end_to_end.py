@@ -58,7 +58,11 @@ def user(installed, tmp_path_factory):
         "shapes",
         "photographs",
         "my_search.yaml",
-    }, "a dry run leaves nothing behind"
+        "datasets",
+    }
+    assert [path.name for path in (folder / "datasets").iterdir()] == [
+        "crnas_d2_cache"
+    ], "a dry run leaves nothing behind but what its checks remember"
     user.printed = user.crnas(folder, "search", "--config-file", "my_search.yaml")
     return user
 

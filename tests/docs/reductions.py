@@ -66,6 +66,9 @@ THIN_FAMILIES = {
     },
 }
 
+# Behind a dry run, which is that of the document but for the few images that there are.
+DRY_RUN = ["DATASETS.ARCHVAL.SIZE", SMALL["DATASETS.ARCHVAL.SIZE"]]
+
 # The scripts, by the command of crnas that each one is.
 SCRIPTS = {
     "train_net.py": "train",
@@ -176,7 +179,9 @@ def replace(arguments, values):
 
 def reduce_script(arguments, folder):
     command = SCRIPTS.get(arguments[0], arguments[0])
-    if command not in (*RUN, FILL) or "--config-file" not in arguments or "--dry-run" in arguments:
+    if "--dry-run" in arguments:
+        return [*arguments, *DRY_RUN]
+    if command not in (*RUN, FILL) or "--config-file" not in arguments:
         return [*arguments, *MORE.get(command, [])]
     config = arguments[arguments.index("--config-file") + 1]
     config = str(folder / config) if (folder / config).exists() else config
