@@ -99,9 +99,10 @@ def read_voc_images(
             findings.warn(SEVERAL_PICTURES, f"{name} ({', '.join(map(os.path.basename, files))})")
         file = _xml_file(dirname, name)
         root = _read_xml(file, findings)
-        size = _size(root, file, files[0], findings) if root is not None and files else None
+        label = os.path.relpath(file, dirname)  # findings name the folder
+        size = _size(root, label, files[0], findings) if root is not None and files else None
         if size is not None:
-            objects = tuple(_objects(root, file, size, class_names, scored, findings))
+            objects = tuple(_objects(root, label, size, class_names, scored, findings))
             images.append(VOCImage(name, files[0], *size, file, objects))
     return images
 
@@ -174,29 +175,29 @@ def _read_xml(file: str, findings: Findings) -> ET.Element | None:
     return None
 
 
-def _size(root: ET.Element, file: str, picture: str, findings: Findings) -> tuple[int, int] | None:
+def _size(root: ET.Element, label: str, picture: str, findings: Findings) -> tuple[int, int] | None:
     """Width and height of an image; None where they cannot be known."""
     texts = [(root.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
     if not all(re.fullmatch(r"\d{1,15}(\.0*)?", text) for text in texts):
-        findings.error(f"{file}: width, height are {texts}; expected integers")
+        findings.error(f"{label}: width, height are {texts}; expected integers")
         return None
     size = tuple(int(float(text)) for text in texts)
     if 0 in size:
         facts = read_facts(picture)
         if isinstance(facts, Fault):
-            findings.error(f"{file}: width, height are {texts}, and {picture} {facts.what}")
+            findings.error(f"{label}: width, height are {texts}, and {picture} {facts.what}")
             return None
         size = facts.size
-        findings.warn(SIZE_OF_PICTURE, file)
+        findings.warn(SIZE_OF_PICTURE, label)
     fault = size_fault(*size)
     if fault:
-        findings.error(f"{file}: {fault}")
+        findings.error(f"{label}: {fault}")
     return None if fault else size
 
 
 def _objects(
     root: ET.Element,
-    file: str,
+    label: str,
     size: tuple[int, int],
     class_names: Collection[str],
     scored: bool,
@@ -204,7 +205,7 @@ def _objects(
 ) -> Iterator[VOCObject]:
     """Those without an error."""
     for index, item in enumerate(root.findall("object"), start=1):
-        place = f"{file}, object {index}"
+        place = f"{label}, object {index}"
         before = len(findings.errors)
         name = item.findtext("name")
         if name not in class_names:

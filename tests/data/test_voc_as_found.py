@@ -252,7 +252,7 @@ def test_warnings_are_logged_with_their_places(voc_dir, caplog):
     edit_xml("<difficult>0</difficult>", "", "three")(voc_dir)
     with caplog.at_level("WARNING"):
         register_voc_dir("cells_val", str(voc_dir), "val", 2012, CLASSES, scored=True)
-    file = os.path.join(str(voc_dir), "Annotations", "{}.xml, object 1")
+    file = os.path.join("Annotations", "{}.xml, object 1")
     assert caplog.messages == [
         f"{voc_dir}: {boxes.EMPTY}{SCORED} ({file.format('two')})",
         f"{voc_dir}: {voc_images.NO_FLAG} ({file.format('three')})",
