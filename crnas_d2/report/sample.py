@@ -34,7 +34,8 @@ def choose(objects: Objects, count: int = PICTURES, seed: int = SEED) -> Iterato
     rest = np.random.default_rng(seed).permutation(len(objects.sizes)).tolist()
     missing = set().union(*seen.values())
     for _ in range(min(count, len(rest))):
-        best = max(rest, key=lambda i: _worth(seen.get(i, set()) & missing))
+        useful = [i for i in rest if not missing.isdisjoint(seen.get(i, ()))] if missing else []
+        best = max(useful, key=lambda i: _worth(seen[i] & missing), default=rest[0])
         missing -= seen.get(best, set())
         rest.remove(best)
         yield best
