@@ -219,6 +219,8 @@ class CocoCheck:
         Args:
             empty: ids of the categories that have no annotation.
         """
+        if self.findings.errors:
+            return
         for entry in self.left_out:
             ids = [id for id, name in self.categories.items() if entry in (id, name)]
             what = f"DATASETS.LEFT_OUT_CATEGORIES has {entry!r}"
@@ -233,7 +235,7 @@ class CocoCheck:
                 self._correct(kind, f"category {ids[0]} {self.categories.pop(ids[0])!r}")
                 self.left_out_here.append(entry)
         if self.left_out_here:
-            kept = [c for c in self.coco["categories"] if c["id"] in self.categories]
+            kept = [c for c in self.coco["categories"] if c.get("id") in self.categories]
             if not kept:
                 self.findings.error("DATASETS.LEFT_OUT_CATEGORIES leaves no category")
             self.coco["categories"] = kept
