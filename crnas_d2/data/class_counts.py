@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..files import is_remote, read_json
+from .class_names import tell_apart
 from .object_counts import ClassCounts, count_coco, count_dicts
 from .shared_images import drawn_from, source_of_drawn
 from .splits import split_names
@@ -30,7 +31,7 @@ def count_classes(name: str, archval: CfgNode) -> ClassCounts:
     source = source_of_drawn(name)
     meta = MetadataCatalog.get(source or name)
     if meta.get("evaluator_type") != "coco" or not meta.get("json_file"):
-        return count_dicts(DatasetCatalog.get(name), meta.get("thing_classes", ()))
+        return count_dicts(DatasetCatalog.get(name), tell_apart(meta.get("thing_classes", ())))
     if source:
         archtrain, of_archval = drawn_from(source, archval).counts
         counts = of_archval if name == split_names(source)[1] else archtrain
@@ -38,7 +39,7 @@ def count_classes(name: str, archval: CfgNode) -> ClassCounts:
         json_file = os.fspath(meta.json_file)
         modified = None if is_remote(json_file) else os.stat(json_file).st_mtime_ns
         counts = _of_json(json_file, modified)
-    return replace(counts, classes=tuple(meta.get("thing_classes", counts.classes)))
+    return replace(counts, classes=tuple(tell_apart(meta.get("thing_classes", counts.classes))))
 
 
 @functools.lru_cache(maxsize=16)
