@@ -116,7 +116,10 @@ def test_the_result_says_what_was_searched(whole, step, config):
         "stage": {"stage_choices": cfg.MODEL.SUPERNET.STAGE_CHOICES},
         "dilation": {"stage_code": [1, 1, 2, 1], "operations": [0, 1, 2]},
     }
-    assert result_of(whole)["searched"] == {
+    searched = result_of(whole)["searched"]
+    parts = searched.pop("classes")["parts"]
+    assert [parts[part]["images"] for part in ("archtrain", "archval")] == [5, 7]
+    assert searched == {
         "supernet": {
             "backbone": f"build_{step}_supernet_fpn_backbone",
             "sha256": digest.hexdigest(),
