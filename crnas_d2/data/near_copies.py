@@ -21,7 +21,7 @@ BITS = 64
 MOST_DISTANT = 14  # bits in which hashes of copies differ at most
 LEAST_LIKENESS = 0.6
 MOST_CANDIDATES = 32  # the nearest ones of a picture that are looked at again
-ROWS = 1024  # pictures whose hashes are compared with all others at once
+ROWS, COLUMNS = 1024, 8192  # pictures of the two sides whose hashes are compared at once
 PAIRS = 512  # laid upon each other at once
 
 
@@ -100,13 +100,17 @@ def candidates(first: Fingerprints, second: Fingerprints) -> Matches:
 
 def _nearest(first: Fingerprints, second: Fingerprints) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the pairs whose hashes are near."""
-    found = np.zeros((3, 0), np.int64)  # second, product, first
-    columns = _signs(second.hashes)
-    for start in range(0, len(first.hashes), ROWS):
-        products = _products(_signs(first.hashes[start : start + ROWS]), columns)
-        row, column = np.nonzero(products >= BITS - 2 * MOST_DISTANT)
-        new = np.stack([column, products[row, column].astype(np.int64), row + start])
-        found = _nearest_of_each(np.concatenate([found, new], 1))
+    parts = [np.zeros((3, 0), np.int64)]  # second, product, first
+    for left in range(0, len(second.hashes), COLUMNS):
+        columns = _signs(second.hashes[left : left + COLUMNS])
+        found = parts[0]
+        for top in range(0, len(first.hashes), ROWS):
+            products = _products(_signs(first.hashes[top : top + ROWS]), columns)
+            row, column = np.nonzero(products >= BITS - 2 * MOST_DISTANT)
+            new = np.stack([column + left, products[row, column].astype(np.int64), row + top])
+            found = _nearest_of_each(np.concatenate([found, new], 1))
+        parts.append(found)
+    found = np.concatenate(parts, 1)
     return found[2], found[0]
 
 

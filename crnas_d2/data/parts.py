@@ -33,12 +33,18 @@ def table_of_parts(
     Raises:
         ValueError: a file is not in COCO format, or archval cannot be drawn from it.
     """
-    names = {"archtrain": cfg.DATASETS.TRAIN, "archval": cfg.DATASETS.TEST}
-    if final_cfg:
-        names["test"] = final_cfg.DATASETS.TEST
+    names = names_of_parts(cfg, final_cfg)
     if not makes and any(map(is_made_at_first_use, itertools.chain(*names.values()))):
         return None
     return _table(names, cfg)
+
+
+def names_of_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> dict[str, Sequence[str]]:
+    """The data sets of each part of a search, see :func:`table_of_parts`."""
+    names = {"archtrain": cfg.DATASETS.TRAIN, "archval": cfg.DATASETS.TEST}
+    if final_cfg:
+        names["test"] = final_cfg.DATASETS.TEST
+    return names
 
 
 def table_of_training(cfg: CfgNode) -> SplitTable | None:

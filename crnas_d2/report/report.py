@@ -32,7 +32,15 @@ from .pages import render_page
 from .pictures import LOWEST_SCORE, draw_pictures
 from .search_record import SearchRecord
 from .shown_commands import how_to_use, how_to_watch
-from .tables import compare, format_change, network_rows, parts_tables, ranking_table, step_row
+from .tables import (
+    compare,
+    copies_sentences,
+    format_change,
+    network_rows,
+    parts_tables,
+    ranking_table,
+    step_row,
+)
 from .themes import Chart
 
 logger = logging.getLogger(__name__)
@@ -190,6 +198,7 @@ class _Page:
             "searches": [self._search(record) for record in self.records],
             "parts": self._attempt("data", "table of the classes", parts_tables, self.records)
             or [],
+            "copies": self._attempt("data", "near-copies", copies_sentences, self.records) or [],
             "baseline": baseline,
             "found": found,
             "comparison": compare(last.metric, baseline, found),

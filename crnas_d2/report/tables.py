@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..data.copies import Comparison, describe
 from ..data.split_table import SplitTable
 from ..search.evaluation import Evaluation, format_code
 from ..search.records import Network, StepRecord
@@ -100,6 +101,13 @@ def parts_tables(records: Sequence[SearchRecord]) -> list[dict[str, Any]]:
         for index, table in enumerate(tables)
         if table not in tables[:index]
     ]
+
+
+def copies_sentences(records: Sequence[SearchRecord]) -> list[str]:
+    """How many pictures of archval and the test set have near-copies in another part."""
+    contents = [record.result["searched"].get("near_copies") or [] for record in records]
+    sentences = [describe([Comparison(**c) for c in content]) for content in contents if content]
+    return list(dict.fromkeys(sentences))
 
 
 def _sentence_of(table: SplitTable) -> str:

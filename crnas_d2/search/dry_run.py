@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from ..config import read_config
+from ..data.copies import foretell_copies
 from ..data.parts import count_images, describe_parts, table_of_parts
 from ..engine.examination import Examination
 from ..engine.setup import check_run
@@ -64,4 +65,5 @@ def _describe(cfg: CfgNode, final_cfg: CfgNode | None) -> str:
     count = planned_evaluations(settled(cfg), final_cfg)
     size = f"{count:,} architectures x {count_images(cfg):,} images"
     table = table_of_parts(cfg, final_cfg, makes=False)
-    return "\n".join([size, describe_parts(table)]) if table else size
+    parts = describe_parts(table) if table else ""
+    return "\n".join(filter(None, [size, parts, foretell_copies(cfg, final_cfg)]))

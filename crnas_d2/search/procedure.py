@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
+import itertools
 import json
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tabulate import tabulate
@@ -22,6 +24,7 @@ from ..architecture import Architecture
 from ..config import default_config, set_architecture
 from ..config_files import config_name
 from ..data import setup_datasets
+from ..data.copies import copies_between_parts, foretell_copies, tell_copies
 from ..data.parts import count_images, describe_parts, table_of_parts, tell
 from ..data.split_table import SplitTable
 from ..engine import CRTrainer
@@ -45,6 +48,8 @@ from .roles import check_roles
 from .step import planned_evaluations, run_search, settled
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Procedure:
@@ -86,6 +91,7 @@ class Procedure:
         ]
         headers = ["step", "config", "size", "image passes", "state"]
         notes = [*self.start, *map(describe_parts, self._tables(makes=False))]
+        notes += filter(None, self._of_searches(foretell_copies))
         if times is None:
             return "\n".join([tabulate(rows, headers, "simple"), *notes])
         for row in rows:
@@ -181,6 +187,8 @@ class Procedure:
         if comm.is_main_process():
             for table in self._tables(makes=True):
                 tell(table)
+            comparisons = itertools.chain(*self._of_searches(copies_between_parts))
+            tell_copies(tuple(comparisons), self.output)
         records = self.records()
         for number, step in enumerate(self._steps, start=1):
             title = f"Step {number} of {len(self._steps)}, {step.name}"
@@ -261,9 +269,14 @@ class Procedure:
         Args:
             makes: whether data sets that are generated when they are first used may be.
         """
+        return list(filter(None, self._of_searches(functools.partial(table_of_parts, makes=makes))))
+
+    def _of_searches(self, look: Callable[[CfgNode, CfgNode | None], T]) -> list[T]:
+        """What is seen in the configs of each search and of the final detector; once what is seen
+        again."""
         final = self._final_config()
-        tables = [table_of_parts(self._config(step), final, makes) for step in self._searches]
-        return [t for i, t in enumerate(tables) if t and t not in tables[:i]]
+        seen = [look(self._config(step), final) for step in self._searches]
+        return [it for index, it in enumerate(seen) if it not in seen[:index]]
 
     def _run(self, step: Step) -> None:
         cfg = self._config(step)

@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from ..architecture import Architecture
 from ..checkpoint.trained import load_trained
 from ..config import flatten_config, get_architecture
+from ..data.copies import copies_between_parts, tell_copies
 from ..data.parts import table_of_parts, tell
 from ..engine import CRTrainer
 from ..engine.trainer import without_sync_bn
@@ -95,6 +96,8 @@ def run_search(
             table = table_of_parts(cfg, final_cfg)
             if table:
                 tell(table)
+            copies = copies_between_parts(cfg, final_cfg)
+            tell_copies(copies, cfg.OUTPUT_DIR)
         kind = RacedEvaluations if cfg.SEARCH.RACING.ENABLED else Evaluations
         progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected, evaluator.image_passes)
         evaluations = kind(cfg, evaluator, ledger, stack.enter_context(progress))
@@ -105,6 +108,7 @@ def run_search(
         if comm.is_main_process():
             searched = _searched(cfg, model, evaluator.space, settings["archval"], seed_weights)
             searched["classes"] = table and table.as_json()
+            searched["near_copies"] = [comparison.as_json() for comparison in copies]
             result.write(cfg.OUTPUT_DIR, searched)
     comm.synchronize()
     return result

@@ -84,6 +84,7 @@ def test_pairs_are_those_of_a_plain_loop(originals, monkeypatch):
             )
     monkeypatch.setattr(near_copies, "MOST_DISTANT", 22)
     monkeypatch.setattr(near_copies, "ROWS", 3)
+    monkeypatch.setattr(near_copies, "COLUMNS", 4)
     monkeypatch.setattr(near_copies, "PAIRS", 4)
     parts = (Fingerprints(hashes, originals.small[: len(hashes)]) for hashes in (first, second))
     found = candidates(*parts)
@@ -105,6 +106,7 @@ def test_blocks_change_nothing(pictures, originals, monkeypatch):
     copies = fingerprints(COPIES["centre"](picture) for picture in pictures)
     expected = find_near_copies(originals, copies)
     monkeypatch.setattr(near_copies, "ROWS", 7)
+    monkeypatch.setattr(near_copies, "COLUMNS", 11)
     monkeypatch.setattr(near_copies, "PAIRS", 3)
     found = find_near_copies(originals, copies)
     for name, values in vars(expected).items():
