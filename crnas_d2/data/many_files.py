@@ -54,7 +54,9 @@ def work_through(
                     told = now
         finally:
             keep(new)
-    logger.info(f"{title}: all {len(items):,}, in {time.monotonic() - began:.1f} s")
+    seconds = time.monotonic() - began
+    level = logging.INFO if seconds > SECONDS_BEFORE_BAR else logging.DEBUG
+    logger.log(level, f"{title}: all {len(items):,}, in {seconds:.1f} s")
     return done
 
 
