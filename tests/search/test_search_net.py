@@ -119,6 +119,7 @@ def test_the_result_says_what_was_searched(whole, step, config):
     searched = result_of(whole)["searched"]
     parts = searched.pop("classes")["parts"]
     assert [parts[part]["images"] for part in ("archtrain", "archval")] == [5, 7]
+    assert [found["other"] for found in searched.pop("near_copies")] == ["archtrain"]
     assert searched == {
         "supernet": {
             "backbone": f"build_{step}_supernet_fpn_backbone",
