@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from detectron2.utils import comm
 
 from ..config import read_config
+from ..data.copies import copies_between_parts, tell_copies
+from ..data.parts import table_of_parts, tell
 from ..data.picture_check import check_pictures
 from ..engine import launch, setup, terminal
 from ..report import report_procedure, report_search
@@ -93,6 +95,11 @@ def search_supernet(args: argparse.Namespace) -> str:
     cfg = setup(args)
     check_pictures(cfg)  # norms see those of DATASETS.TRAIN
     final_cfg = read_baseline(cfg, args.config_file, args.opts)
+    if comm.is_main_process():
+        table = table_of_parts(cfg, final_cfg)
+        if table:
+            tell(table)
+        tell_copies(copies_between_parts(cfg, final_cfg), cfg.OUTPUT_DIR)
     with terminal.step("search"):
         result = run_search(cfg, final_cfg)
     if comm.is_main_process():

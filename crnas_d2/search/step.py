@@ -19,8 +19,8 @@ from detectron2.utils import comm
 from ..architecture import Architecture
 from ..checkpoint.trained import load_trained
 from ..config import flatten_config, get_architecture
-from ..data.copies import copies_between_parts, tell_copies
-from ..data.parts import table_of_parts, tell
+from ..data.copies import copies_between_parts
+from ..data.parts import table_of_parts
 from ..engine import CRTrainer
 from ..engine.trainer import without_sync_bn
 from ..files import file_sha256
@@ -93,11 +93,6 @@ def run_search(
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
             settings = evaluation_settings(cfg, sha256)
             ledger = stack.enter_context(Ledger(path, settings))
-            table = table_of_parts(cfg, final_cfg)
-            if table:
-                tell(table)
-            copies = copies_between_parts(cfg, final_cfg)
-            tell_copies(copies, cfg.OUTPUT_DIR)
         kind = RacedEvaluations if cfg.SEARCH.RACING.ENABLED else Evaluations
         progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected, evaluator.image_passes)
         evaluations = kind(cfg, evaluator, ledger, stack.enter_context(progress))
@@ -107,7 +102,9 @@ def run_search(
             result = _search_operations(cfg, evaluator.space, evaluations, expected)
         if comm.is_main_process():
             searched = _searched(cfg, model, evaluator.space, settings["archval"], seed_weights)
+            table = table_of_parts(cfg, final_cfg)
             searched["classes"] = table and table.as_json()
+            copies = copies_between_parts(cfg, final_cfg)
             searched["near_copies"] = [comparison.as_json() for comparison in copies]
             result.write(cfg.OUTPUT_DIR, searched)
     comm.synchronize()
