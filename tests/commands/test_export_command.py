@@ -271,7 +271,7 @@ def test_sample_of_the_test_set(tool, tmp_path):
     assert image.amax(dim=(1, 2)).tolist() == pytest.approx([200, 128, 200], abs=5)
     with pytest.raises(ValueError, match="DATASETS.TEST is empty: expected --sample-image"):
         tool.read_sample(read_config(str(path), ["DATASETS.TEST", ()]), None)
-    with pytest.raises(FileNotFoundError, match="absent.png"):
+    with pytest.raises(OSError, match="absent.png"):
         tool.read_sample(cfg, "absent.png")
 
 

@@ -32,8 +32,9 @@ def test_it_writes_nothing_and_tells_a_time_of_each_step(recipe, catalogs, capsy
     opts = ["OUTPUT_DIR", str(recipe.parent / "nowhere"), *SHORT]
     search_command.main(["--config-file", str(recipe), "--dry-run", "--measure", *opts])
     assert files(recipe.parent) == before and not (recipe.parent / "nowhere").exists()
-    header, _, *rows, verdict = capsys.readouterr().out.splitlines()[-8:]
-    assert verdict.startswith("Ready: ")
+    out = capsys.readouterr().out
+    header, _, *rows = out.split("\n\n")[0].splitlines()[-7:]
+    assert out.splitlines()[-1].startswith("Ready: ")
     assert header.endswith("time")
     assert [row.split()[0] for row in rows] == [*STEPS[1:5], "together"]
     assert all(re.search(r" ~\d:\d\d:\d\d$", row) for row in rows)

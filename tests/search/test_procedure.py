@@ -43,7 +43,8 @@ def run(recipe, folder, *opts):
 
 def test_products_of_the_steps(output):
     folder, _ = output
-    assert {path.name for path in folder.iterdir()} == {*STEPS, "architecture.yaml", "final.yaml"}
+    products = {"architecture.yaml", "final.yaml", "near_copies.csv"}
+    assert {path.name for path in folder.iterdir()} == {*STEPS, *products}
     stage = json.loads((folder / "stage_search/result.json").read_text())["architecture"]
     found = json.loads((folder / "operation_search/result.json").read_text())["architecture"]
     assert sum(stage["stage_code"]) == 5 and found["stage_code"] == stage["stage_code"]
@@ -194,7 +195,7 @@ def test_faults_of_a_later_step_are_told_before_the_first(recipe, tmp_path):
         ("SEARCH.FINAL", "nowhere.yaml", "recipe.yaml: SEARCH.FINAL is 'nowhere.yaml'"),
         ("SEARCH.BN.MODE", "other", "SEARCH.BN.MODE is 'other'"),
         ("SEARCH.METRIC", "bbox/ap", "SEARCH.METRIC is 'bbox/ap'; expected one of bbox/AP, "),
-        ("DATASETS.ARCHVAL.SIZE", 12, "archval"),
+        ("DATASETS.ARCHVAL.SIZE", 12, "more than DATASETS.ARCHVAL.SIZE, which is 12"),
         ("MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.BACKBONE.FREEZE_AT is 2"),
         ("TEST.AUG.ENABLED", True, "TEST.AUG.ENABLED is True; expected False for"),
         ("TEST.BEST_METRIC", "bbox/AP", "TEST.BEST_METRIC is 'bbox/AP' and TEST.EVAL_PERIOD 0"),
@@ -232,7 +233,9 @@ def test_dry_run(recipe, output, capsys):
     )
     assert f"{3 + 9 * 4} architectures x 7 images " in rows["operation_search"]
     assert all(row.endswith(" open") for row in table)
-    assert [row.split() for row in parts.splitlines()[3:]] == [
+    *parts, copies = parts.splitlines()
+    assert copies.startswith("1 of 7 pictures of archval have a near-copy in archtrain; ")
+    assert [row.split() for row in parts[3:]] == [
         ["red", *"557744"],
         ["blue", *"557744"],
         ["all", "5", "10", "7", "14", "4", "8"],
