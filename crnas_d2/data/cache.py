@@ -14,9 +14,9 @@ from typing import Any
 
 from iopath.common.file_io import file_lock
 
-from ..files import read_json, write_atomically
+from ..files import is_remote, read_json, write_atomically
 
-__all__ = ["file_state", "remembered"]
+__all__ = ["file_state", "remembered", "state_of"]
 
 
 def remembered(folder: str, kind: str, key: Any, make: Callable[[], Any]) -> Any:
@@ -50,6 +50,11 @@ def file_state(path: str) -> list[Any]:
     """
     status = os.stat(path)
     return [os.path.realpath(path), status.st_size, status.st_mtime_ns]
+
+
+def state_of(path: str) -> tuple[Any, ...] | None:
+    """As :func:`file_state`; None of a URI, of which that cannot be told."""
+    return None if is_remote(path) else tuple(file_state(path))
 
 
 @functools.lru_cache(maxsize=256)

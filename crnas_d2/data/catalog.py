@@ -53,7 +53,7 @@ def setup_datasets(cfg: CfgNode) -> None:
         _register_part(name, cfg)
         _check_task(name, cfg.MODEL.META_ARCHITECTURE)
     categories = _common_categories(names)
-    _check_archval_apart(train, test, cfg.DATASETS.ARCHVAL)
+    _check_archval_apart(train, test, cfg.DATASETS)
     if categories:
         for head in ("ROI_HEADS", "RETINANET", "CLASSIFIER"):
             if cfg.MODEL[head].NUM_CLASSES != len(categories):
@@ -194,7 +194,8 @@ def _register_part(name: str, cfg: CfgNode) -> None:
         return
     if name not in DatasetCatalog or MetadataCatalog.get(name).get("split_settings"):
         archval = cfg.DATASETS.ARCHVAL
-        register_splits(source, archval.SIZE, archval.SEED, archval.DIR, archval.GROUP_KEY)
+        settings = (archval.SIZE, archval.SEED, archval.DIR, archval.GROUP_KEY)
+        register_splits(source, *settings, cfg.DATASETS.CACHE_DIR)
         os.fspath(MetadataCatalog.get(name).json_file)  # writes the files, or raises
 
 
@@ -237,11 +238,11 @@ def _place(name: str) -> str:
     return f"{name} ({os.fspath(path)})" if path else name
 
 
-def _check_archval_apart(train: Sequence[str], test: Sequence[str], settings: CfgNode) -> None:
+def _check_archval_apart(train: Sequence[str], test: Sequence[str], data: CfgNode) -> None:
     for source in {split_source(name) for name in (*train, *test)} - {None}:
         archval = split_names(source)[1]
         for name in [name for name in test if name != archval and archval in DatasetCatalog]:
-            shared = shared_images(archval, name, settings)
+            shared = shared_images(archval, name, data)
             if shared:
                 raise ValueError(
                     f"{len(shared)} images of the test set {_place(name)} are in {_place(archval)}, "
@@ -262,7 +263,7 @@ def warn_of_shared_images(cfg: CfgNode) -> None:
     """
     for test, train in itertools.product(cfg.DATASETS.TEST, cfg.DATASETS.TRAIN):
         try:
-            shared = shared_images(test, train, cfg.DATASETS.ARCHVAL)
+            shared = shared_images(test, train, cfg.DATASETS)
         except OSError:
             continue
         if shared:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import replace
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..files import is_remote, read_json
+from ..files import read_json
+from .cache import state_of
 from .class_names import tell_apart
 from .object_counts import ClassCounts, count_coco, count_dicts
 from .shared_images import drawn_from, source_of_drawn
@@ -18,11 +20,11 @@ from .splits import split_names
 __all__ = ["ClassCounts", "count_classes"]
 
 
-def count_classes(name: str, archval: CfgNode) -> ClassCounts:
-    """Those of a registered data set, or of a part that is drawn from one; nothing is written.
+def count_classes(name: str, data: CfgNode) -> ClassCounts:
+    """Those of a registered data set, or of a part that is drawn from one.
 
     Args:
-        archval: ``DATASETS.ARCHVAL``.
+        data: ``DATASETS``.
 
     Raises:
         OSError: the data set is not there.
@@ -33,17 +35,16 @@ def count_classes(name: str, archval: CfgNode) -> ClassCounts:
     if meta.get("evaluator_type") != "coco" or not meta.get("json_file"):
         return count_dicts(DatasetCatalog.get(name), tell_apart(meta.get("thing_classes", ())))
     if source:
-        archtrain, of_archval = drawn_from(source, archval).counts
+        archtrain, of_archval = drawn_from(source, data).counts
         counts = of_archval if name == split_names(source)[1] else archtrain
     else:
         json_file = os.fspath(meta.json_file)
-        modified = None if is_remote(json_file) else os.stat(json_file).st_mtime_ns
-        counts = _of_json(json_file, modified)
+        counts = _of_json(json_file, state_of(json_file))
     return replace(counts, classes=tuple(tell_apart(meta.get("thing_classes", counts.classes))))
 
 
 @functools.lru_cache(maxsize=16)
-def _of_json(json_file: str, modified: int | None) -> ClassCounts:
+def _of_json(json_file: str, state: Any) -> ClassCounts:
     try:
         return count_coco(read_json(json_file), frozenset())[0]
     except (KeyError, TypeError) as error:

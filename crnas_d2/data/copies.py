@@ -127,7 +127,7 @@ def _files_of_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> dict[str, tuple[
     files = {}
     try:
         for part, of_part in names.items():
-            paths = set().union(*(image_files(name, cfg.DATASETS.ARCHVAL) for name in of_part))
+            paths = set().union(*(image_files(name, cfg.DATASETS) for name in of_part))
             files[part] = tuple(states_of(sorted(p for p in paths if not is_remote(p))))
     except OSError as error:
         logger.debug(f"Near-copies are not looked for: {error}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
+from typing import Any
 
 from iopath.common.file_io import LazyPath
 
 from detectron2.data import MetadataCatalog
 
-from ..files import is_remote, read_json
+from ..files import read_json
+from .cache import state_of
 
 
 def is_labelled(dataset_name: str) -> bool:
@@ -22,12 +23,11 @@ def is_labelled(dataset_name: str) -> bool:
     if metadata.get("evaluator_type") != "coco" or not json_file or isinstance(json_file, LazyPath):
         return True
     try:
-        modified = None if is_remote(json_file) else os.stat(json_file).st_mtime_ns
-        return _has_annotations(json_file, modified)
+        return _has_annotations(json_file, state_of(json_file))
     except OSError:
         return True  # it is not there
 
 
 @functools.lru_cache(maxsize=64)
-def _has_annotations(json_file: str, modified: int | None) -> bool:
+def _has_annotations(json_file: str, state: Any) -> bool:
     return "annotations" in read_json(json_file)

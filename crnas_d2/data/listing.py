@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..files import is_remote, read_json
-from .cache import file_state, remembered
+from ..files import read_json
+from .cache import remembered, state_of
 
 
 class Listed(NamedTuple):
@@ -55,7 +55,7 @@ def listing_of(name: str, folder: str) -> Listing:
     meta = MetadataCatalog.get(name)
     if meta.get("evaluator_type") == "coco" and meta.get("json_file"):
         json_file, root = os.fspath(meta.json_file), os.fspath(meta.image_root)
-        state = None if is_remote(json_file) else tuple(file_state(json_file))
+        state = state_of(json_file)
         read = functools.partial(_read_json, json_file, root, state, folder)
         return Listing(_source(name), (json_file, root, state), read)
     read = functools.partial(_read_loaded, name)
@@ -69,15 +69,26 @@ def _source(name: str) -> str:
     return next((os.fspath(v) for v in values if isinstance(v, (str, os.PathLike)) and v), name)
 
 
-def _read_json(json_file: str, root: str, state: Any, folder: str) -> list[Listed]:
+def images_of_json(json_file: str, state: Any, folder: str) -> list[dict[str, Any]]:
+    """The images of a COCO json, with their ``file_name``, ``id``, ``width`` and ``height``.
+
+    Args:
+        state: see :func:`~crnas_d2.data.cache.state_of`.
+        folder: see :func:`~crnas_d2.files.cache_folder`.
+    """
+
     def images() -> list[dict[str, Any]]:
         return [
             {key: image[key] for key in ("file_name", "id", "width", "height") if key in image}
             for image in read_json(json_file)["images"]
         ]
 
-    found = remembered(folder, "images", state, images) if state else images()
-    return [_listed(image, image.get("id"), root) for image in found]
+    return remembered(folder, "images", state, images) if state else images()
+
+
+def _read_json(json_file: str, root: str, state: Any, folder: str) -> list[Listed]:
+    images = images_of_json(json_file, state, folder)
+    return [_listed(image, image.get("id"), root) for image in images]
 
 
 def _read_loaded(name: str) -> list[Listed]:

@@ -30,6 +30,11 @@ class ClassCounts:
     objects: tuple[int, ...]
     annotated: bool = True
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ClassCounts:
+        """From its attributes by name, with lists for tuples."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
     def __add__(self, other: ClassCounts) -> ClassCounts:
         """Of both data sets together, which have the same classes."""
         return ClassCounts(

@@ -64,7 +64,7 @@ def _table(names: Mapping[str, Sequence[str]], cfg: CfgNode) -> SplitTable | Non
     if not all(map(is_registered, itertools.chain(*names.values()))):
         return None
     try:
-        return SplitTable.of(names, cfg.DATASETS.ARCHVAL)
+        return SplitTable.of(names, cfg.DATASETS)
     except OSError as error:
         logger.debug(f"What the parts have of each class was not counted: {error}")
         return None
@@ -98,7 +98,7 @@ def count_images(cfg: CfgNode) -> int:
     (name,) = cfg.DATASETS.TEST
     if is_registered(name) and not is_made_at_first_use(name):
         try:
-            return count_classes(name, cfg.DATASETS.ARCHVAL).images
+            return count_classes(name, cfg.DATASETS).images
         except OSError as error:
             logger.debug(f"The images of {name} were not counted: {error}")
     return cfg.DATASETS.ARCHVAL.SIZE

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import Any
 
 from iopath.common.file_io import LazyPath
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..files import is_remote, read_json, real_file
+from ..files import cache_folder, real_file
+from .cache import state_of
 from .draw import DrawSettings
+from .listing import images_of_json
 from .splits import PARTS, CountedDraw, read_draw, split_names, split_source
 
 
-def shared_images(one: str, other: str, archval: CfgNode) -> set[str]:
+def shared_images(one: str, other: str, data: CfgNode) -> set[str]:
     """The files that are images of both data sets, symbolic links resolved.
 
-    A part that is drawn from a training set is looked up there, so nothing is written.
+    A part that is drawn from a training set is looked up there, and need not be written yet.
 
     Args:
         one, other: names of registered data sets, or of parts of them.
-        archval: ``DATASETS.ARCHVAL``.
+        data: ``DATASETS``, of which ``ARCHVAL`` and ``CACHE_DIR`` are used.
 
     Raises:
         OSError: a data set is not there.
     """
     if share_by_name(one, other) is False:
         return set()
-    return image_files(one, archval) & image_files(other, archval)
+    return image_files(one, data) & image_files(other, data)
 
 
 def share_by_name(one: str, other: str) -> bool | None:
@@ -47,28 +50,29 @@ def is_made_at_first_use(name: str) -> bool:
     return isinstance(meta.get("json_file") or meta.get("dirname"), LazyPath)
 
 
-def image_files(name: str, archval: CfgNode) -> set[str]:
+def image_files(name: str, data: CfgNode) -> set[str]:
     """The image files of a data set, as :func:`shared_images`."""
     source = source_of_drawn(name)
     if not source:
-        return set(_all_images(name).values())
-    chosen = drawn_from(source, archval).archval
+        return set(_all_images(name, data).values())
+    chosen = drawn_from(source, data).archval
     is_archval = name == split_names(source)[PARTS.index("archval")]
-    files = _all_images(source).items()
+    files = _all_images(source, data).items()
     return {file for id, file in files if (id in chosen) is is_archval}
 
 
-def drawn_from(source: str, archval: CfgNode) -> CountedDraw:
-    """How archval is drawn from a registered data set; nothing is written.
+def drawn_from(source: str, data: CfgNode) -> CountedDraw:
+    """How archval is drawn from a registered data set.
 
     Args:
-        archval: ``DATASETS.ARCHVAL``.
+        data: as of :func:`shared_images`.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_draw`.
     """
+    archval = data.ARCHVAL
     settings = DrawSettings(archval.SIZE, archval.SEED, archval.GROUP_KEY)
-    return read_draw(source, settings)
+    return read_draw(source, settings, data.CACHE_DIR)
 
 
 def source_of_drawn(name: str) -> str | None:
@@ -77,17 +81,16 @@ def source_of_drawn(name: str) -> str | None:
     return None if own else split_source(name)
 
 
-def _all_images(name: str) -> dict[int, str]:
+def _all_images(name: str, data: CfgNode) -> dict[int | str, str]:
     """Files by the ids of the images."""
     meta = MetadataCatalog.get(name)
     if meta.get("evaluator_type") == "coco" and meta.get("json_file"):
-        json_file = os.fspath(meta.json_file)
-        modified = None if is_remote(json_file) else os.stat(json_file).st_mtime_ns
-        return _images_of_json(json_file, os.fspath(meta.image_root), modified)
+        json_file, root = os.fspath(meta.json_file), os.fspath(meta.image_root)
+        return _images_of_json(json_file, root, state_of(json_file), cache_folder(data.CACHE_DIR))
     return {i: real_file(image["file_name"]) for i, image in enumerate(DatasetCatalog.get(name))}
 
 
 @functools.lru_cache(maxsize=4)
-def _images_of_json(json_file: str, root: str, modified: int | None) -> dict[int, str]:
-    images = read_json(json_file)["images"]
+def _images_of_json(json_file: str, root: str, state: Any, folder: str) -> dict[int | str, str]:
+    images = images_of_json(json_file, state, folder)
     return {image["id"]: real_file(os.path.join(root, image["file_name"])) for image in images}

@@ -49,18 +49,18 @@ class SplitTable:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, names: Mapping[str, Sequence[str]], archval: CfgNode) -> SplitTable:
+    def of(cls, names: Mapping[str, Sequence[str]], data: CfgNode) -> SplitTable:
         """
         Args:
             names: of the data sets of each role. They are registered, or parts of what is.
-            archval: ``DATASETS.ARCHVAL``.
+            data: ``DATASETS``.
 
         Raises:
             OSError, ValueError: see :func:`count_classes`.
         """
         parts, notes = [], []
         for role, of_role in names.items():
-            counts = [count_classes(name, archval) for name in of_role]
+            counts = [count_classes(name, data) for name in of_role]
             if not counts:
                 continue
             for more in counts[1:]:
@@ -69,7 +69,7 @@ class SplitTable:
         others = [part for part in parts if part.counts.classes != parts[0].counts.classes]
         for part in others:
             notes.append(f"{', '.join(part.names)} is not counted, as its classes are others")
-        notes += _notes_on_size(parts, archval)
+        notes += _notes_on_size(parts, data.ARCHVAL)
         return cls(tuple(part for part in parts if part not in others), tuple(notes))
 
     @property

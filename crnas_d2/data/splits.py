@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +19,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from iopath.common.file_io import LazyPath, file_lock
 
-from ..files import datasets_root, file_sha256, is_remote, read_json, write_atomically
+from ..files import (
+    cache_folder,
+    datasets_root,
+    file_sha256,
+    is_remote,
+    read_json,
+    write_atomically,
+)
+from .cache import remembered, state_of
 from .draw import Draw, DrawSettings, draw_archval
 from .object_counts import ClassCounts, count_coco
 
@@ -54,7 +62,12 @@ def split_source(name: str) -> str | None:
 
 
 def register_splits(
-    source: str, size: int = 5000, seed: int = 0, folder: str = "", group_key: str = ""
+    source: str,
+    size: int = 5000,
+    seed: int = 0,
+    folder: str = "",
+    group_key: str = "",
+    cache_dir: str = "",
 ) -> tuple[str, str]:
     """Register archtrain and archval of a data set. Nothing is read or written before first use.
 
@@ -63,7 +76,7 @@ def register_splits(
 
     Args:
         source: a registered data set in COCO format, such as "coco_2017_train".
-        size, seed, folder, group_key: see :func:`write_splits`.
+        size, seed, folder, group_key, cache_dir: see :func:`write_splits`.
 
     Returns:
         names of archtrain and archval.
@@ -82,7 +95,7 @@ def register_splits(
             f"cannot split {source!r}: it is not a data set in COCO format, but {meta}"
         )
     names = split_names(source)
-    settings = (source, size, seed, folder, group_key)
+    settings = (source, size, seed, folder, group_key, cache_dir)
     for name in names:
         if name in DatasetCatalog:
             known = MetadataCatalog.get(name).get("split_settings")
@@ -114,7 +127,12 @@ def register_splits(
 
 
 def write_splits(
-    source: str, size: int, seed: int, folder: str = "", group_key: str = ""
+    source: str,
+    size: int,
+    seed: int,
+    folder: str = "",
+    group_key: str = "",
+    cache_dir: str = "",
 ) -> tuple[str, str]:
     """Write archtrain and archval of a data set as COCO json files, unless they are there.
 
@@ -128,6 +146,7 @@ def write_splits(
         size: images of archval, or as near to that as whole groups come; archtrain has the others.
         seed, group_key: see :class:`DrawSettings`.
         folder: where the files go; "" is ``crnas_d2_splits`` in Detectron2's folder of data sets.
+        cache_dir: see :func:`read_draw`.
 
     Returns:
         paths of the files of archtrain and archval.
@@ -136,7 +155,7 @@ def write_splits(
         FileNotFoundError: the source has no json file.
         ValueError: see :func:`read_draw`.
     """
-    drawn = read_draw(source, DrawSettings(size, seed, group_key))
+    drawn = read_draw(source, DrawSettings(size, seed, group_key), cache_dir)
     json_file = _source_file(source)
     folder = folder or os.path.join(datasets_root(), "crnas_d2_splits")
     settings = f"size{size}_seed{seed}"
@@ -157,24 +176,40 @@ def write_splits(
     return paths
 
 
-def read_draw(source: str, settings: DrawSettings) -> CountedDraw:
-    """The draw of archval from a registered data set in COCO format; nothing is written.
+def read_draw(source: str, settings: DrawSettings, cache_dir: str = "") -> CountedDraw:
+    """The draw of archval from a registered data set in COCO format. It is remembered.
+
+    Args:
+        cache_dir: ``DATASETS.CACHE_DIR``.
 
     Raises:
         FileNotFoundError: it has no json file.
         ValueError: the file is not valid, or archval cannot be drawn from it.
     """
     json_file = _source_file(source)
-    modified = None if is_remote(json_file) else os.stat(json_file).st_mtime_ns
     try:
-        return _read_draw(json_file, modified, settings)
+        return _read_draw(json_file, state_of(json_file), settings, cache_folder(cache_dir))
     except ValueError as error:
         shown = MetadataCatalog.get(source).get("source") or json_file
         raise ValueError(f"cannot split {source!r}: {shown}: {error}") from error.__cause__
 
 
 @functools.lru_cache(maxsize=16)
-def _read_draw(json_file: str, modified: int | None, settings: DrawSettings) -> CountedDraw:
+def _read_draw(json_file: str, state: Any, settings: DrawSettings, folder: str) -> CountedDraw:
+    def draw() -> dict[str, Any]:
+        drawn = _draw(json_file, settings)
+        return {
+            "archval": sorted(drawn.archval, key=str),
+            "stratified": drawn.stratified,
+            "counts": list(map(asdict, drawn.counts)),
+        }
+
+    drawn = remembered(folder, "draw", [state, asdict(settings)], draw) if state else draw()
+    counts = tuple(map(ClassCounts.from_json, drawn["counts"]))
+    return CountedDraw(frozenset(drawn["archval"]), drawn["stratified"], counts)
+
+
+def _draw(json_file: str, settings: DrawSettings) -> CountedDraw:
     coco = read_json(json_file)
     try:
         images, annotations = coco["images"], coco["annotations"]

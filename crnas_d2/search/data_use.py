@@ -39,7 +39,7 @@ class _Pair:
     tested_by: str
     other: str
     purpose: str
-    archval: CfgNode
+    data: CfgNode
 
 
 def check_data(
@@ -72,7 +72,7 @@ def _check(pair: _Pair, makes: bool) -> None:
     if not makes and not share_by_name(*names):
         for name in filter(is_made_at_first_use, names):
             raise NotYet(f"the data set {name!r}, which is made when it is first used")
-    shared = shared_images(*names, pair.archval)
+    shared = shared_images(*names, pair.data)
     if shared:
         raise ValueError(
             f"{pair.test} is the DATASETS.TEST of {pair.tested_by}, and {len(shared)} of its images "
@@ -84,7 +84,7 @@ def _pairs(uses: Sequence[DataUse]) -> Iterator[_Pair]:
     """Each once, whichever steps it is of."""
     seen = set()
     for pair in _all_pairs(uses):
-        archval = pair.archval
+        archval = pair.data.ARCHVAL
         key = (pair.test, pair.other, archval.SIZE, archval.SEED, archval.GROUP_KEY)
         if key not in seen:
             seen.add(key)
@@ -96,10 +96,10 @@ def _all_pairs(uses: Sequence[DataUse]) -> Iterator[_Pair]:
         others = uses if use.tests else [use]
         for test in use.cfg.DATASETS.TEST:
             for other in others:
-                archval = other.cfg.DATASETS.ARCHVAL
+                data = other.cfg.DATASETS
                 for name in other.cfg.DATASETS.TRAIN:
-                    yield _Pair(test, use.step, name, f"on which {other.step} trains", archval)
+                    yield _Pair(test, use.step, name, f"on which {other.step} trains", data)
                 if use.tests and other.searches:
                     for name in other.cfg.DATASETS.TEST:
                         purpose = f"by which {other.step} chooses"
-                        yield _Pair(test, use.step, name, purpose, archval)
+                        yield _Pair(test, use.step, name, purpose, data)

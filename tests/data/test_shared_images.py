@@ -28,8 +28,8 @@ def test_parts_of_a_draw_without_drawing(cells, tmp_path):
     cfg, root = cells
     register_own(cfg)
     chosen = {f"{(id - 3) // 10}.png" for id in plain_draw([10 * i + 3 for i in range(8)], 3)}
-    archval = image_files("cells_archval", cfg.DATASETS.ARCHVAL)
-    archtrain = image_files("cells_archtrain", cfg.DATASETS.ARCHVAL)
+    archval = image_files("cells_archval", cfg.DATASETS)
+    archtrain = image_files("cells_archtrain", cfg.DATASETS)
     assert archval == {str(root / name) for name in chosen}
     assert archval | archtrain == {str(path) for path in root.iterdir()}
     assert not archval & archtrain and not (tmp_path / "parts").exists()
@@ -37,7 +37,7 @@ def test_parts_of_a_draw_without_drawing(cells, tmp_path):
     setup_datasets(cfg)
     for name, files in (("cells_archtrain", archtrain), ("cells_archval", archval)):
         assert {image["file_name"] for image in DatasetCatalog.get(name)} == files
-        assert image_files(name, cfg.DATASETS.ARCHVAL) == files
+        assert image_files(name, cfg.DATASETS) == files
 
 
 def test_shared_ones_by_links_of_files_and_folders(cells, write_coco, tmp_path):
@@ -51,35 +51,33 @@ def test_shared_ones_by_links_of_files_and_folders(cells, write_coco, tmp_path):
     (tmp_path / "linked").symlink_to(folder)
     cfg.DATASETS.COCO_JSON += [["other_val", json_file, str(tmp_path / "linked")]]
     register_own(cfg)
-    archval = cfg.DATASETS.ARCHVAL
+    data = cfg.DATASETS
     expected = {str(root / "4.png"), str(root / "5.png")}
-    assert shared_images("other_val", "cells_train", archval) == expected
-    parts = [
-        shared_images("other_val", f"cells_{part}", archval) for part in ("archtrain", "archval")
-    ]
+    assert shared_images("other_val", "cells_train", data) == expected
+    parts = [shared_images("other_val", f"cells_{part}", data) for part in ("archtrain", "archval")]
     assert parts[0] | parts[1] == expected and not parts[0] & parts[1]
-    assert len(shared_images("cells_train", "cells_train", archval)) == 8
-    assert len(shared_images("cells_archval", "cells_train", archval)) == 3
-    assert shared_images("cells_archval", "cells_archtrain", archval) == set()
+    assert len(shared_images("cells_train", "cells_train", data)) == 8
+    assert len(shared_images("cells_archval", "cells_train", data)) == 3
+    assert shared_images("cells_archval", "cells_archtrain", data) == set()
 
 
 def test_an_edited_json_is_read_again(cells):
     cfg, _ = cells
     register_own(cfg)
     path = Path(cfg.DATASETS.COCO_JSON[0][1])
-    assert len(image_files("cells_train", cfg.DATASETS.ARCHVAL)) == 8
+    assert len(image_files("cells_train", cfg.DATASETS)) == 8
     coco = json.loads(path.read_text())
     coco["images"] = coco["images"][:5]
     path.write_text(json.dumps(coco))
     os.utime(path, ns=(1, 1))
-    assert len(image_files("cells_train", cfg.DATASETS.ARCHVAL)) == 5
+    assert len(image_files("cells_train", cfg.DATASETS)) == 5
 
 
 def test_folders_of_classes(cfg, tmp_path):
     root = write_image_folder(tmp_path / "colours")
     cfg.DATASETS.IMAGE_FOLDERS = [["colours", root]]
     register_own(cfg)
-    files = image_files("colours", cfg.DATASETS.ARCHVAL)
+    files = image_files("colours", cfg.DATASETS)
     assert files == {str(path) for path in Path(root).rglob("*.jpg")}
 
 

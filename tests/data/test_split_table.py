@@ -53,7 +53,7 @@ def with_what_is_not_trained_on(coco):
 
 def test_counts_are_those_of_the_mapper(cells):
     cfg = cells(with_what_is_not_trained_on)
-    before = {name: count_classes(name, cfg.DATASETS.ARCHVAL) for (name,) in ROLES.values()}
+    before = {name: count_classes(name, cfg.DATASETS) for (name,) in ROLES.values()}
     assert not Path(cfg.DATASETS.ARCHVAL.DIR).exists()
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("cells_archtrain",), ("cells_archval",)
     setup_datasets(cfg)
@@ -61,15 +61,15 @@ def test_counts_are_those_of_the_mapper(cells):
         assert (counts.with_class, counts.objects) == trained_on(name)
         assert counts.images == len(DatasetCatalog.get(name))
         assert counts.classes == ("cup", "ball") and counts.annotated
-        assert count_classes(name, cfg.DATASETS.ARCHVAL) == counts
-    total = count_classes("cells_train", cfg.DATASETS.ARCHVAL)
+        assert count_classes(name, cfg.DATASETS) == counts
+    total = count_classes("cells_train", cfg.DATASETS)
     assert total == before["cells_archtrain"] + before["cells_archval"]
     assert total.objects == trained_on("cells_train")[1]
 
 
 def test_counts_in_the_layout_of_voc(cfg, voc_dir):
     register_voc_dir("cells_voc", str(voc_dir), "val", 2007, ["cup", "ball"])
-    counts = count_classes("cells_voc", cfg.DATASETS.ARCHVAL)
+    counts = count_classes("cells_voc", cfg.DATASETS)
     assert (counts.with_class, counts.objects) == trained_on("cells_voc")
     assert (counts.images, counts.classes) == (4, ("cup", "ball"))
 
@@ -88,7 +88,7 @@ def test_what_a_part_lacks_is_told(cells):
     cfg = cells(
         one_image_with_balls, lambda coco: (without_balls(coco), one_image_with_balls(coco))
     )
-    table = SplitTable.of(ROLES, cfg.DATASETS.ARCHVAL)
+    table = SplitTable.of(ROLES, cfg.DATASETS)
     assert table.classes == ("cup", "ball", "plate")
     (without,) = {"archtrain", "archval"} & set(table.lacking[1])
     assert table.lacking == [[], [without, "test"], ["archtrain", "archval", "test"]]
@@ -105,7 +105,7 @@ def test_a_test_set_without_annotations_lacks_nothing(cells):
     coco = json.loads(path.read_text())
     del coco["annotations"]
     path.write_text(json.dumps(coco))
-    table = SplitTable.of(ROLES, cfg.DATASETS.ARCHVAL)
+    table = SplitTable.of(ROLES, cfg.DATASETS)
     assert table.warnings() == [] and table.rows()[0][-3:] == [None, None, ""]
     assert table.rows()[-1][-3:] == [4, None, ""]
 
@@ -117,8 +117,8 @@ def test_the_number_of_images_by_groups(cells):
 
     cfg = cells(in_pairs)
     cfg.DATASETS.ARCHVAL.GROUP_KEY = "well"
-    table = SplitTable.of(ROLES, cfg.DATASETS.ARCHVAL)
-    archval = count_classes("cells_archval", cfg.DATASETS.ARCHVAL)
+    table = SplitTable.of(ROLES, cfg.DATASETS)
+    archval = count_classes("cells_archval", cfg.DATASETS)
     assert archval.images in (2, 4)
     assert table.notes == (
         f"archval has {archval.images} images, as near to DATASETS.ARCHVAL.SIZE, 3, as whole groups "
@@ -135,7 +135,7 @@ def test_the_number_of_images_by_groups(cells):
 
 
 def test_it_survives_json(cells):
-    table = SplitTable.of(ROLES, cells().DATASETS.ARCHVAL)
+    table = SplitTable.of(ROLES, cells().DATASETS)
     assert SplitTable.from_json(json.loads(json.dumps(table.as_json()))) == table
 
 
@@ -146,7 +146,7 @@ def test_of_many_classes_a_terminal_sees_those_that_are_rare(cells):
             annotation["category_id"] = k % 5 + 1
 
     cfg = cells(with_many_classes, with_many_classes)
-    table = SplitTable.of(ROLES, cfg.DATASETS.ARCHVAL)
+    table = SplitTable.of(ROLES, cfg.DATASETS)
     lines = table.describe(12).splitlines()
     assert len(table.describe().splitlines()) == 2 + 1 + 80 + 1
     assert lines[-1] == "and 68 more classes"
@@ -157,6 +157,6 @@ def test_of_many_classes_a_terminal_sees_those_that_are_rare(cells):
 
 def test_a_test_set_of_other_classes_is_not_counted(cells):
     cfg = cells(edit_val=lambda coco: coco["categories"][0].update(name="bowl"))
-    table = SplitTable.of(ROLES, cfg.DATASETS.ARCHVAL)
+    table = SplitTable.of(ROLES, cfg.DATASETS)
     assert [part.role for part in table.parts] == ["archtrain", "archval"]
     assert table.notes == ("cells_val is not counted, as its classes are others",)

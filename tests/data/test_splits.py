@@ -12,9 +12,13 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from plain_draw import plain_draw
 
-from crnas_d2.data import splits
+from crnas_d2.config import default_config
+from crnas_d2.data import cache, listing, splits
+from crnas_d2.data import shared_images as shared_images_module
 from crnas_d2.data.catalog import setup_datasets
 from crnas_d2.files import file_sha256
+from crnas_d2.data.class_counts import count_classes
+from crnas_d2.data.shared_images import image_files, shared_images
 from crnas_d2.data.splits import register_splits, split_names, split_source, write_splits
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -77,6 +81,31 @@ def test_a_written_split_is_kept(cells, monkeypatch):
     paths = write_splits("cells_train", 4, 0)
     monkeypatch.setattr(splits, "write_atomically", lambda *_: pytest.fail("written again"))
     assert write_splits("cells_train", 4, 0) == paths
+
+
+@pytest.mark.parametrize("texts", [False, True], ids=["numbers", "texts"])
+def test_a_later_process_reads_no_large_file_to_know_the_draw(cells, monkeypatch, texts):
+    if texts:
+        coco = read(cells[0])
+        for entry in (*coco["images"], *coco["annotations"]):
+            key = "image_id" if "image_id" in entry else "id"
+            entry[key] = f"image {entry[key]}"
+        Path(cells[0]).write_text(json.dumps(coco))
+    cfg = default_config()
+
+    def look():
+        shared = shared_images("cells_archval", "cells_archtrain", cfg.DATASETS)
+        files = image_files("cells_archval", cfg.DATASETS)
+        counts = count_classes("cells_archval", cfg.DATASETS)
+        return write_splits("cells_train", 4, 0), shared, files, counts
+
+    cfg.DATASETS.ARCHVAL.SIZE = 4
+    known = look()
+    for remembered in (cache._known, splits._read_draw, shared_images_module._images_of_json):
+        remembered.cache_clear()
+    for module in (splits, listing):
+        monkeypatch.setattr(module, "read_json", lambda path: pytest.fail(f"{path} is read again"))
+    assert look() == known
 
 
 def test_a_failed_write_leaves_nothing_and_the_next_one_repairs_it(cells, tmp_path, monkeypatch):
