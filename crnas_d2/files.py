@@ -33,10 +33,12 @@ __all__ = [
     "write_signed",
 ]
 
-BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "UTF-8; save it without",
-    codecs.BOM_UTF16_LE: "UTF-16; save it in UTF-8",
-    codecs.BOM_UTF16_BE: "UTF-16; save it in UTF-8",
+MARK = "it begins with the byte order mark of"
+BEGINNINGS = {  # of files that are no JSON in UTF-8
+    codecs.BOM_UTF8: f"{MARK} UTF-8; save it without",
+    codecs.BOM_UTF16_LE: f"{MARK} UTF-16; save it in UTF-8",
+    codecs.BOM_UTF16_BE: f"{MARK} UTF-16; save it in UTF-8",
+    b"\x1f\x8b": "it is compressed with gzip; unpack it",
 }
 
 # First line of a text that a run may replace, as nobody has changed it since it was written
@@ -121,10 +123,12 @@ def parse_json(content: bytes, path: str) -> Any:
             fault = f"there is a comma before {error.doc[error.pos]!r}"
     except RecursionError:
         raise ValueError(f"{path} is not JSON: it is nested too deeply") from None
-    for mark, encoding in BYTE_ORDER_MARKS.items():
-        if content.startswith(mark):
-            text, fault = "", f"it begins with the byte order mark of {encoding}"
+    for beginning, meaning in BEGINNINGS.items():
+        if content.startswith(beginning):
+            text, fault = "", meaning
             break
+    if not content:
+        fault = "it is empty"
     line, column = text.count("\n") + 1, len(text) - text.rfind("\n")
     raise ValueError(
         f"{path} ({len(content)} bytes) is not JSON in UTF-8: line {line}, column {column}: {fault}"

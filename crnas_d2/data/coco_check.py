@@ -17,6 +17,8 @@ from .whole_numbers import are_of_one_type, is_id, whole_number
 
 SECTIONS = {"images": "image", "annotations": "annotation", "categories": "category"}
 
+UNLABELLED = "it has no annotations: detections on its images have no AP"
+
 
 @dataclass
 class CocoCheck:
@@ -62,7 +64,9 @@ class CocoCheck:
             self._check_annotations(sizes)
         else:
             del self.coco["annotations"]
+            self.findings.warn(UNLABELLED, f"{len(sizes):,} images")
             self._leave_out(self.categories)
+        self._warn_of_names()
 
     def _correct(self, kind: str, place: str) -> None:
         self.findings.warn(kind, place)
@@ -74,8 +78,6 @@ class CocoCheck:
             error(f"the top level is {short(self.coco)}; expected an object with images, ...")
             return False
         if self.coco.get("annotations", []) == []:
-            kind = "it has no annotations: detections on its images have no AP"
-            self.findings.warn(kind, "'annotations'")
             self.corrected = "annotations" in self.coco
             self.coco["annotations"] = []
         for key in SECTIONS:
@@ -131,7 +133,6 @@ class CocoCheck:
         return found
 
     def _check_categories(self) -> None:
-        owners: dict[str, int | str] = {}
         for id, category in self._with_id("categories").items():
             if type(category.get("name")) is int:
                 category["name"] = str(category["name"])
@@ -142,9 +143,6 @@ class CocoCheck:
                 self.findings.error(f"category {id}: name is {short(name)}; expected text")
             elif not name.strip():
                 self.findings.warn("category with an empty name", f"category {id}")
-            elif owners.setdefault(name, id) != id:
-                kind = "category with the name of another one, which stays a class of its own"
-                self.findings.warn(kind, f"category {id} {name!r}, as {owners[name]}")
         if not self.findings.errors:
             self.categories = dict(sorted(self.categories.items()))
 
@@ -213,6 +211,13 @@ class CocoCheck:
                     "has no AP"
                 )
                 self.findings.warn(kind, f"category {id} {name!r}")
+
+    def _warn_of_names(self) -> None:
+        owners: dict[str, int | str] = {}
+        for id, name in self.categories.items():
+            if name.strip() and owners.setdefault(name, id) != id:
+                kind = "category with the name of another one, which stays a class of its own"
+                self.findings.warn(kind, f"category {id} {name!r}, as {owners[name]}")
 
     def _leave_out(self, empty: Collection[int | str]) -> None:
         """

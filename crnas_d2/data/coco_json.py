@@ -25,7 +25,7 @@ from ..files import (
     write_atomically,
 )
 from .cache import file_state, remembered
-from .coco_check import CocoCheck
+from .coco_check import UNLABELLED, CocoCheck
 from .findings import Findings, Warned
 
 __all__ = [
@@ -190,6 +190,8 @@ def check_coco_json(
         if verdict["copy"] and not os.path.isfile(os.path.join(folder, verdict["copy"])):
             verdict = check()
     warnings = {kind: Warned(**warned) for kind, warned in verdict["warnings"].items()}
+    if "objects" in required:
+        warnings.pop(UNLABELLED, None)  # it is an error there
     errors = verdict["errors"] or list(_faults_in_training(verdict, required))
     return CheckedJson(
         json_file,

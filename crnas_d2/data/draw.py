@@ -89,8 +89,9 @@ def draw_archval(
         ValueError: an image lacks the group key, or there are too few images or groups.
     """
     if settings.size >= len(images):
+        plural = "" if len(images) == 1 else "s"
         raise ValueError(
-            f"it has {len(images)} images; expected more than DATASETS.ARCHVAL.SIZE, which is "
+            f"it has {len(images)} image{plural}; expected more than DATASETS.ARCHVAL.SIZE, which is "
             f"{settings.size}"
         )
     groups = _groups(images, annotations, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import Union
 
@@ -21,6 +22,7 @@ TIFF_AS_STORED = (
     "read as it is stored, and its boxes have to be of that"
 )
 
+BACKSLASHES = "Its name has backslashes, as on Windows; here / stands between folders"
 WITHOUT_ORIENTATION = (
     "If its boxes too are of the picture before: exiftool -overwrite_original -Orientation= PATH (that "
     "of the file's EXIF data goes, no pixel changes); if they are of the turned picture, exchange "
@@ -38,7 +40,8 @@ class Comparison:
 
     def add(self, picture: Listed, seen: Seen) -> None:
         if seen is None:
-            self._error(picture, f"there is no file {picture.path}")
+            remedy = BACKSLASHES if os.sep == "/" and "\\" in picture.path else ""
+            self._error(picture, f"there is no file {picture.path}", remedy)
         elif isinstance(seen, Fault):
             self._error(picture, f"{picture.path} {seen.what}", seen.remedy)
         elif picture.size is None:

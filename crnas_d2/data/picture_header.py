@@ -51,6 +51,9 @@ def read_facts(path: str, decode: bool = False) -> PictureFacts | Fault:
     """
     try:
         with PathManager.open(path, "rb") as f:
+            if not f.read(1):
+                return Fault("is empty: it has 0 bytes")
+            f.seek(0)
             image = Image.open(f)
             size, orientation = _stored_size(image), _orientation(image, f)
             facts = PictureFacts(*size, image.mode, orientation, image.format, decode)
@@ -60,7 +63,8 @@ def read_facts(path: str, decode: bool = False) -> PictureFacts | Fault:
     except UnidentifiedImageError:  # its own words show a Python object
         return Fault("is no picture that Pillow can read")
     except Exception as error:  # Pillow's plugins raise whatever goes wrong in a damaged file
-        return Fault(f"cannot be read: {error or type(error).__name__}")
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Fault(f"cannot be read: {reason}")
     return fault or facts
 
 

@@ -1,6 +1,7 @@
 """COCO json as tools write it: what Detectron2 takes is taken as Detectron2 takes it, and counted;
 what has one meaning is corrected. Detectron2's loader, mapper and evaluator are the judges."""
 
+import gzip
 import json
 import math
 import multiprocessing
@@ -260,6 +261,23 @@ def test_a_category_may_be_left_out(cfg, write_coco, tmp_path, entry):
     assert score_truth("own_val", tmp_path)["AP-cup"] == pytest.approx(100)
 
 
+def test_a_left_out_category_shares_its_name_with_none(write_coco):
+    files = write_coco(edit=append("categories", {"id": 0, "name": "ball"}))
+    shared = "category with the name of another one, which stays a class of its own"
+    assert shared in check_coco_json(*files).findings.warnings
+    checked = check_coco_json(*files, rules=JsonRules(left_out_categories=(0,)))
+    assert shared not in checked.findings.warnings
+    assert checked.categories == {2: "cup", 7: "ball"}
+
+
+def test_no_annotations_are_told_once(write_coco):
+    files = write_coco(edit=lambda coco: coco.pop("annotations"))
+    tested, trained = (check_coco_json(*files, required).findings for required in ([], ["objects"]))
+    (warning,) = tested.describe_warnings()
+    assert warning.endswith("it has no annotations: detections on its images have no AP (4 images)")
+    assert len(trained.errors) == 1 and not trained.warnings
+
+
 @pytest.mark.parametrize(
     "entry, message",
     [
@@ -330,6 +348,11 @@ def test_names_out_of_the_root_may_be_allowed(write_coco, tmp_path):
             "line 1, column 1: .*byte order mark of UTF-8; save it without",
         ),
         ('{"images": []}'.encode("utf-16"), "line 1, column 1: .*byte order mark of UTF-16"),
+        (
+            gzip.compress(b'{"images": []}'),
+            "line 1, column 1: it is compressed with gzip; unpack it",
+        ),
+        (b"", "line 1, column 1: it is empty"),
         (
             '{"a": 1,\n "b": "B\xfcr"}'.encode("latin-1"),
             "line 2, column 9: the byte 0xfc is no UTF-8",

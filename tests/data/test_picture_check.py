@@ -188,6 +188,16 @@ def test_missing_files_and_what_is_no_picture(data_set, cfg, caplog):
     assert ends_the_mapper(cfg) == [1, 3, 4, 5, 6, 7, 8]
 
 
+def test_names_with_the_backslashes_of_windows(data_set, cfg):
+    root = data_set("cells\\a.jpg", "cells\\b.jpg")
+    first, second = errors(cfg)
+    assert first == (
+        f"image 1: there is no file {root}/cells\\a.jpg. Its name has backslashes, as on Windows; here / "
+        "stands between folders"
+    )
+    assert second == f"image 2: there is no file {root}/cells\\b.jpg"
+
+
 @pytest.mark.parametrize("way", ["header", "decode"])
 def test_a_picture_that_is_cut_off(data_set, cfg, way):
     root = data_set("a.jpg", good(), way=way)

@@ -218,4 +218,10 @@ def test_more_pixels_than_pillow_opens(tmp_path, monkeypatch):
 
 
 def test_what_the_system_does_not_open(tmp_path):
-    assert "Is a directory" in fault_of(str(tmp_path))
+    assert fault_of(str(tmp_path)) == "cannot be read: Is a directory"
+
+
+def test_an_empty_file(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.touch()
+    assert fault_of(str(path)) == "is empty: it has 0 bytes"
