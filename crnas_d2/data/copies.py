@@ -9,18 +9,21 @@ import io
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
+from detectron2.utils.logger import log_first_n
 
 from ..files import cache_folder, is_remote, write_atomically
 from .fingerprints import Fingerprints
 from .near_copies import find_near_copies
 from .parts import is_registered, names_of_parts
-from .picture_facts import FileState
+from .findings import Warned
+from .picture_facts import FileState, PictureFacts
 from .picture_fingerprints import count_unknown, fingerprints_of, states_of
+from .picture_header import Fault, read_facts
 from .shared_images import image_files, is_made_at_first_use
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ class Comparison:
         pictures: of the part, that were compared.
         with_copy: pictures of the part that have a near-copy in the other.
         copies: that were found.
+        unread: pictures of both that could not be read.
     """
 
     part: str
@@ -63,13 +67,14 @@ class Comparison:
     pictures: int
     with_copy: int
     copies: tuple[Copy, ...] = ()
+    unread: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         of = f"{self.pictures:,} pictures of {self.part}"
         return f"{self.with_copy:,} of {of} have a near-copy in {self.other}"
 
     def as_json(self) -> dict[str, Any]:
-        """All but the copies."""
+        """All but the lists of pictures."""
         return {
             "part": self.part,
             "other": self.other,
@@ -79,7 +84,8 @@ class Comparison:
 
 
 def copies_between_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> tuple[Comparison, ...]:
-    """Archval compared with archtrain, and the test set of the final detector with both.
+    """Archval compared with archtrain, and the test set of the final detector with both. A warning
+    names pictures that could not be read, although their headers can.
 
     Args:
         cfg: of a search; archtrain is its ``DATASETS.TRAIN``.
@@ -92,10 +98,24 @@ def copies_between_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> tuple[Compa
         ValueError: a file is not in COCO format, or archval cannot be drawn from it.
     """
     files = _files_of_parts(cfg, final_cfg)
-    return tuple(
+    comparisons = tuple(
         _compare(part, other, files[part], files[other], _folder(cfg))
         for other, part in itertools.combinations(files, 2)
     )
+    _warn_of_damage(dict.fromkeys(path for c in comparisons for path in c.unread))
+    return comparisons
+
+
+def _warn_of_damage(paths: Iterable[str]) -> None:
+    """The look at headers has told of other pictures, and Detectron2 may read what was not read here."""
+    damaged = Warned()
+    for path in paths:
+        fault = read_facts(path, decode=True)
+        if isinstance(fault, Fault) and isinstance(read_facts(path), PictureFacts):
+            damaged.add(f"{path} {fault.what}")
+    if damaged.count:
+        what = "picture with damage behind its header, at which a training or a test ends"
+        log_first_n(logging.WARNING, f"{what} ({damaged.describe()})", name=__name__, key="message")
 
 
 def foretell_copies(cfg: CfgNode, final_cfg: CfgNode | None) -> str:
@@ -144,6 +164,8 @@ def _compare(
     folder: str,
 ) -> Comparison:
     later, originals = (_read(side, folder) for side in (files, other_files))
+    read = {*later[0], *originals[0]}
+    unread = tuple(file.path for file in (*files, *other_files) if file.path not in read)
     found = find_near_copies(originals[1], later[1])
     copies = []
     for values in zip(*(v.tolist() for v in vars(found).values())):
@@ -153,7 +175,7 @@ def _compare(
             same = distance == 0 and filecmp.cmp(original, picture, shallow=False)
             copies.append(Copy(picture, original, distance, likeness, mirrored, same))
     with_copy = len({copy.picture for copy in copies})
-    return Comparison(part, other, len(later[0]), with_copy, tuple(copies))
+    return Comparison(part, other, len(later[0]), with_copy, tuple(copies), unread)
 
 
 def _read(files: Sequence[FileState], folder: str) -> tuple[list[str], Fingerprints]:

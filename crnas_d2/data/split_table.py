@@ -17,9 +17,9 @@ MOST_ROWS = 12  # of classes, on a terminal
 MOST_NAMES = 8  # of classes, in a sentence
 # What it means that a part has no object of a class
 CONSEQUENCES = {
-    "archtrain": "the supernet cannot learn them, so in the search their AP tells nothing",
-    "archval": "their AP does not count in the search",
-    "test": "their AP is no part of its result",
+    "archtrain": "the supernet cannot learn {them}, so in the search {their} AP tells nothing",
+    "archval": "{their} AP does not count in the search",
+    "test": "{their} AP is no part of its result",
 }
 
 
@@ -100,9 +100,10 @@ class SplitTable:
                 if part.role in roles and roles != everywhere
             ]
             if names:
+                them, their = ("them", "their") if len(names) > 1 else ("it", "its")
                 sentences.append(
                     f"{part.role} ({', '.join(part.names)}) has no object of {_shortened(names)}: "
-                    f"{CONSEQUENCES[part.role]}"
+                    f"{CONSEQUENCES[part.role].format(them=them, their=their)}"
                 )
         return sentences
 

@@ -128,6 +128,21 @@ def test_pictures_that_cannot_be_read_are_passed_over(cfg, tmp_path):
     assert as_counts(copies_between_parts(cfg, None)) == {("archval", "archtrain"): (1, 1)}
 
 
+def test_pictures_that_are_cut_off_are_told(cfg, tmp_path, caplog):
+    for name, seed in (("a.jpg", 0), ("e.png", 4)):
+        path = tmp_path / "archval" / name
+        make_picture(seed).save(path)
+        path.write_bytes(path.read_bytes()[:-2000])
+    (tmp_path / "archtrain" / "b.png").write_bytes(b"no picture")  # which the look at headers tells
+    copies_between_parts(cfg, None)
+    copies_between_parts(cfg, None)
+    (told,) = (r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+    assert told.startswith(
+        "picture with damage behind its header, at which a training or a test ends (2 times: "
+        f"{tmp_path}/archval/a.jpg cannot be read: "
+    )
+
+
 def test_one_file_in_both_parts_is_no_copy(cfg, tmp_path):
     for name in ("a.jpg", "d.png"):
         (tmp_path / "archval" / name).unlink()

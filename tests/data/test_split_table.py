@@ -95,7 +95,7 @@ def test_what_a_part_lacks_is_told(cells):
     nowhere, first, second = table.warnings()
     assert nowhere == "No part has an object of 'plate'"
     assert first.startswith(f"{without} (cells_{without}) has no object of 'ball': ")
-    assert second == "test (cells_val) has no object of 'ball': their AP is no part of its result"
+    assert second == "test (cells_val) has no object of 'ball': its AP is no part of its result"
     assert table.rows()[1][-1] == f"{without}, test"
 
 
