@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iopath.common.file_io import file_lock
+from portalocker import LockException
 
 from ..files import is_remote, read_json, write_atomically
 
@@ -69,7 +70,7 @@ def _read_or_make(path: str, text: str, make: Callable[[], Any]) -> Any:
         if not found:
             try:
                 stack.enter_context(file_lock(path))
-            except OSError as error:
+            except (OSError, LockException) as error:
                 return _not_remembered(path, error, make())
             found = _read(path, text)
         if found:
@@ -91,7 +92,7 @@ def _read(path: str, text: str) -> list[Any]:
         return []
 
 
-def _not_remembered(path: str, error: OSError, result: Any) -> Any:
+def _not_remembered(path: str, error: Exception, result: Any) -> Any:
     logging.getLogger(__name__).debug(f"{path} cannot be written, so it is not remembered: {error}")
     return result
 

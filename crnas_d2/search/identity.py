@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from detectron2.config import CfgNode
 
-from ..config import flatten_config, list_differences
+from ..config import default_config, flatten_config, list_differences
 from ..files import file_sha256, is_remote, read_json
 
 # Keys that change where and how a step runs, and not what comes out
@@ -53,7 +53,9 @@ def refuse_changes(path: str, identity: Mapping[str, str]) -> None:
     """
     if not os.path.isfile(path):
         return
-    differences = list_differences(read_json(path), identity)
+    # A key that an earlier version did not have stood at its default.
+    defaults = {k: v for k, v in flatten_config(default_config()).items() if k in identity}
+    differences = list_differences(defaults | read_json(path), identity)
     if differences:
         raise ValueError(
             "\n  ".join([f"{os.path.dirname(path)} was begun with another config:", *differences])

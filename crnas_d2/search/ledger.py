@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,8 @@ class Ledger:
     Args:
         path: a local file; made, in an existing folder, if it is absent or empty.
         settings: all that the results depend on, by key; values are what JSON can hold.
+        no_longer: keys that were settings in an earlier version; a ledger of that time may have
+            them.
 
     Raises:
         LedgerError: another process writes the file; it was made with other settings, which the
@@ -73,7 +75,12 @@ class Ledger:
         OSError: there is no such folder, or the file cannot be read or written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        no_longer: Collection[str] = (),
+    ):
         self._path = _local(path)
         now = _as_json(settings)
         folder = os.path.dirname(os.path.realpath(self._path))
@@ -89,7 +96,10 @@ class Ledger:
                 if self._records is None:
                     self._create(now)
                     self._records = Records(dict(settings), {}, {})
-            _compare(self._path, _as_json(self._records.settings), now)
+            there = _as_json(self._records.settings)
+            passed_over = {key for key in no_longer if key not in now}
+            there = {key: value for key, value in there.items() if key not in passed_over}
+            _compare(self._path, there, now)
             self._resources = stack.pop_all()
 
     def _create(self, settings: dict[str, str]) -> None:

@@ -51,6 +51,8 @@ OTHER_KEYS = tuple(
 )
 CODES_KEYS = ("SEARCH.BUDGETS", "SEARCH.COST", "SEARCH.TOLERANCE", "SEARCH.METRIC")
 
+NO_LONGER_SETTINGS = ("SEARCH.METRIC",)  # all results are recorded, so that any can be ranked by
+
 
 def run_search(
     cfg: CfgNode,
@@ -92,7 +94,7 @@ def run_search(
         if comm.is_main_process():
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
             settings = evaluation_settings(cfg, sha256)
-            ledger = stack.enter_context(Ledger(path, settings))
+            ledger = stack.enter_context(Ledger(path, settings, NO_LONGER_SETTINGS))
         kind = RacedEvaluations if cfg.SEARCH.RACING.ENABLED else Evaluations
         progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected, evaluator.image_passes)
         evaluations = kind(cfg, evaluator, ledger, stack.enter_context(progress))

@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from portalocker import LockException
 
 from crnas_d2.data import cache
 from crnas_d2.data.cache import file_state, remembered
@@ -116,3 +117,11 @@ def test_the_state_of_a_file_changes_with_it(tmp_path):
     assert file_state(str(path)) != state
     with pytest.raises(FileNotFoundError):
         file_state(str(tmp_path / "none.json"))
+
+
+def test_a_file_system_without_locks_makes_its_own(tmp_path, monkeypatch):
+    def no_locks(path):
+        raise LockException("No locks available")
+
+    monkeypatch.setattr(cache, "file_lock", no_locks)
+    assert remembered(str(tmp_path), "x", {"size": 3}, lambda: 1) == 1

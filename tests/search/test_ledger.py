@@ -143,6 +143,17 @@ def test_slices_of_a_race(path):
         assert ledger.detections(2) == {}
 
 
+def test_a_setting_that_no_longer_counts_is_passed_over(path):
+    fill(path)
+    now = {key: value for key, value in SETTINGS.items() if key != "SEARCH.SEED"}
+    with pytest.raises(LedgerError, match="SEARCH.SEED: 0 there, absent now"):
+        Ledger(path, now)
+    with Ledger(path, now, no_longer=["SEARCH.SEED"]) as ledger:
+        assert len(ledger.evaluations) == len(CODES)
+    with pytest.raises(LedgerError, match="SEARCH.SEED: 0 there, 1 now"):
+        Ledger(path, now | {"SEARCH.SEED": 1}, no_longer=["SEARCH.SEED"])
+
+
 def test_other_settings_are_refused_with_the_difference(path):
     fill(path)
     now = {"step": "stage", "weights": "cd34", "SEARCH.SEED": 0.0, "AMP": True}
