@@ -15,7 +15,7 @@ from .findings import Findings
 from .listing import Listing, listing_of
 from .many_files import in_threads, work_through
 from .picture_facts import FileState, PictureFacts, PictureStore
-from .picture_faults import Comparison, Seen
+from .picture_faults import PictureFaults, Seen
 from .picture_header import Fault, read_facts
 from .shared_images import is_made_at_first_use, source_of_drawn
 
@@ -95,9 +95,9 @@ def _look(listing: Listing, decode: bool, folder: str) -> Findings:
             pictures.append(picture)
     with PictureStore(folder) as store:
         seen = _see([picture.path for picture in pictures], decode, store)
-    comparison = Comparison(findings)
+    faults = PictureFaults(findings)
     for picture in pictures:
-        comparison.add(picture, seen[picture.path])
+        faults.add(picture, seen[picture.path])
     return findings
 
 

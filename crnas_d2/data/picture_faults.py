@@ -30,7 +30,7 @@ WITHOUT_ORIENTATION = (
 )
 
 
-class Comparison:
+class PictureFaults:
     """Adds what is wrong with pictures to findings; what can be done about it stands once, in the
     first error of its kind."""
 

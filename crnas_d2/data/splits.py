@@ -24,6 +24,7 @@ from ..files import (
     datasets_root,
     file_sha256,
     is_remote,
+    no_garbage_collection,
     read_json,
     write_atomically,
 )
@@ -209,6 +210,7 @@ def _read_draw(json_file: str, state: Any, settings: DrawSettings, folder: str) 
     return CountedDraw(frozenset(drawn["archval"]), drawn["stratified"], counts)
 
 
+@no_garbage_collection()
 def _draw(json_file: str, settings: DrawSettings) -> CountedDraw:
     coco = read_json(json_file)
     try:

@@ -103,7 +103,8 @@ def _log_setting(cfg: CfgNode, args: argparse.Namespace) -> None:
 def check_run(
     cfg: CfgNode, args: argparse.Namespace, check: Callable[..., Any] = call, makes: bool = True
 ) -> list[str]:
-    """All checks that a run begins with. Nothing is written.
+    """All checks that a run begins with. Nothing is written but what checks remember,
+    and archtrain and archval.
 
     Args:
         cfg, args: as in :func:`prepare`.

@@ -47,7 +47,7 @@ def check_data(
 ) -> None:
     """Refuse data sets that share images where they have to be apart: in each step what is trained
     on and what is tested on, and the test set of the final detectors and all that any step trains
-    on or chooses by. Nothing is written.
+    on or chooses by. Nothing is written but what checks remember.
 
     Args:
         uses: of all steps.
