@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 MOST_SIZES = 8  # of images, the most common ones
+CHARTED = ("classes", "sizes", "shapes", "anchors")  # sections of the page
 MOST_ERRORS = 20  # of a file, on the page
 
 
@@ -215,7 +216,7 @@ class Inspection:
             "class_rows": self._class_rows(),
             "size_rows": self._size_rows(),
             "most_sizes": MOST_SIZES,
-            "charts": self._charts(),
+            "charts": dict.fromkeys(CHARTED, []) | self._charts(),
             "pictures": pictures,
             "most_pictures": PICTURES,
             "settings": settings,

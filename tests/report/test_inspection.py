@@ -88,6 +88,16 @@ def test_a_data_set_with_errors_has_a_page(folder, capsys):
     assert "1 error" in text and "0 images and 1 objects are left out" in text
 
 
+def test_a_data_set_without_an_object_has_a_page(folder):
+    path = folder / "train/annotations.json"
+    coco = json.loads(path.read_text())
+    for annotation in coco["annotations"]:
+        annotation["iscrowd"] = 1
+    path.write_text(json.dumps(coco))
+    crnas(["inspect", "--json", str(path), "--images", "train/images", "--output", "crowds.html"])
+    assert "have iscrowd 1" in Page(folder / "crowds.html").text
+
+
 def test_a_picture_that_is_missing_or_of_another_size(folder):
     coco = json.loads((folder / "train/annotations.json").read_text())
     names = [image["file_name"] for image in coco["images"]]
