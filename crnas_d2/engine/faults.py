@@ -18,12 +18,12 @@ EXIT_AFTER_FAULT = 1
 EXIT_AFTER_SIGINT = 130
 PACKAGE = __name__.partition(".")[0]
 
-Turn = Callable[[], AbstractContextManager[bool]]
+Turn = Callable[[Exception], AbstractContextManager[bool]]
 
 logger = logging.getLogger(__name__)
 
 
-def _always() -> AbstractContextManager[bool]:
+def _always(_: Exception) -> AbstractContextManager[bool]:
     return contextlib.nullcontext(True)
 
 
@@ -36,7 +36,7 @@ def tell_faults(show_traceback: bool, turn: Turn = _always) -> Iterator[None]:
 
     Args:
         show_traceback: on stderr, of an expected fault too.
-        turn: waits for the turn of this process; whether it is to tell its fault. The log files
+        turn: waits for the turn of this process; whether it is to tell this fault. The log files
             have it anyway.
 
     Raises:
@@ -50,7 +50,7 @@ def tell_faults(show_traceback: bool, turn: Turn = _always) -> Iterator[None]:
         raise SystemExit(EXIT_AFTER_SIGINT) from None
     except Exception as error:
         _write_to_log_files(error)
-        with turn() as is_mine:
+        with turn(error) as is_mine:
             if is_mine:
                 _tell(error, show_traceback)
         raise SystemExit(EXIT_AFTER_FAULT) from None

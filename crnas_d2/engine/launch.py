@@ -23,6 +23,8 @@ from .faults import tell_faults
 from .hooks import EXIT_AFTER_SIGTERM
 
 TELLING_S = 10  # so long a rank that failed later waits for the first one's sentence
+# What a rank says whose peer is gone, of gloo and of NCCL
+PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -100,14 +102,16 @@ def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace)
 
 
 @contextlib.contextmanager
-def _turn_to_tell() -> Iterator[bool]:
+def _turn_to_tell(error: Exception) -> Iterator[bool]:
     """Whether this rank has failed before all others, which may fail just because it is gone.
 
-    The others wait until it has told its fault: when one has ended, all are ended.
+    The others wait until it has told its fault: when one has ended, all are ended. Of a rank that
+    was killed, the launcher tells.
     """
+    peer_is_gone = any(words in str(error) for words in PEER_IS_GONE)
     try:
         store = dist.distributed_c10d._get_default_store()
-        is_first = store.add("crnas_d2/failed", 1) == 1
+        is_first = not peer_is_gone and store.add("crnas_d2/failed", 1) == 1
         if not is_first:
             store.wait(["crnas_d2/told"], timedelta(seconds=TELLING_S))
     except RuntimeError:  # the store has ended with the rank that keeps it
