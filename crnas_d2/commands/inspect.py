@@ -34,7 +34,7 @@ from ..data.parts import table_of_parts, table_of_training
 from ..data.picture_check import look_at_pictures
 from ..data.shared_images import share_by_name
 from ..data.sound_part import read_sound_part
-from ..files import check_not_read, write_atomically
+from ..files import check_not_read, is_remote, write_atomically
 from ..library_warnings import ignore_missing_cuda
 from ..report.inspection import DataSet, Inspection
 from ..search.recipe import Recipe, is_recipe
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("expected --config-file, or --json with --images")
 
     if args.json:
+        check_paths(args)
         cfg = read_config(args.config_file or DETECTOR, args.opts)
         name = os.path.splitext(os.path.basename(args.json))[0]
         cfg.DATASETS.COCO_JSON = [[name, args.json, args.images]]
@@ -96,6 +97,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     errors = sum(len(found.errors) for found in inspection.findings)
     kinds = sum(len(found.warnings) for found in inspection.findings)
     print(f"wrote {page} and {numbers}: {_count(errors, 'error')}, {_count(kinds, 'warning')}")
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        FileNotFoundError: what is to be looked at is not there.
+    """
+    for option, is_there, kind in (
+        ("json", os.path.isfile, "file"),
+        ("images", os.path.isdir, "folder"),
+    ):
+        path = getattr(args, option)
+        if not (is_remote(path) or is_there(path)):
+            raise FileNotFoundError(f"--{option} {path}: there is no such {kind}")
 
 
 def read_data_sets(path: str, opts: Sequence[str]) -> tuple[CfgNode, list[CfgNode]]:

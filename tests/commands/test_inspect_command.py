@@ -1,5 +1,6 @@
 """crnas inspect: a page and its numbers, of data sets as they are."""
 
+import itertools
 import json
 
 import pytest
@@ -66,6 +67,14 @@ def test_what_to_look_at_is_missing(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
         crnas(["inspect", *arguments])
     assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option, absent", [("--json", "no.json"), ("--images", "nowhere")])
+def test_a_path_that_is_not_there(folder, refused, option, absent):
+    paths = {"--json": "train/annotations.json", "--images": "train/images", option: absent}
+    with refused(f"{option} {absent}: there is no such"):
+        crnas(["inspect", *itertools.chain(*paths.items()), "--output", "seen.html"])
+    assert not (folder / "seen.html").exists()
 
 
 def test_a_data_set_of_ones_own_code(folder):
