@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import os
 import sys
@@ -45,6 +46,19 @@ def own_loggers():
 @pytest.fixture
 def catalogs():
     """Whatever a test registers is gone after it."""
+    with restored_catalogs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def catalogs_of_module():
+    """Whatever the tests of a module register is gone after them."""
+    with restored_catalogs():
+        yield
+
+
+@contextlib.contextmanager
+def restored_catalogs():
     datasets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
     yield
     for catalog, before in ((DatasetCatalog, datasets), (MetadataCatalog, metadata)):
