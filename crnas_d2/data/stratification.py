@@ -14,7 +14,8 @@ from typing import Protocol
 
 from .sizes import Sizes
 
-ARCHTRAIN, ARCHVAL = PARTS = (0, 1)
+PARTS = (0, 1)  # archtrain and archval
+ARCHVAL = PARTS[1]
 MOST_EXCHANGES = 50_000  # that are tried
 
 

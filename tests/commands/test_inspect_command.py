@@ -4,36 +4,20 @@ import itertools
 import json
 
 import pytest
-from tiny_coco import write_tiny_coco
+from inspected_recipe import write_inspected_recipe
 
 from crnas_d2.__main__ import main as crnas
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
 SIZE = ["INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "160"]
-RECIPE = """
-DATASETS:
-  COCO_JSON:
-    - ["own_train", "train/annotations.json", "train/images"]
-    - ["own_val", "val/annotations.json", "val/images"]
-  ARCHVAL:
-    SIZE: 3
-    DIR: "splits"
-SEARCH:
-  FINAL: "Small-Data/faster_rcnn_R_18_FPN.yaml"
-  RECIPE:
-    STAGE_SUPERNET: "Small-Data/stage_supernet_R_18_FPN.yaml"
-OUTPUT_DIR: "out"
-"""
 
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path, catalogs):
     """With a recipe and its two data sets."""
     monkeypatch.chdir(tmp_path)
-    write_tiny_coco(tmp_path / "train", images=8, shapes=((64, 48), (40, 64)))
-    write_tiny_coco(tmp_path / "val", images=4, seed=1)
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    write_inspected_recipe(tmp_path)
     return tmp_path
 
 
