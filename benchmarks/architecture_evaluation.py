@@ -51,14 +51,15 @@ from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.setup import check_config
 from crnas_d2.engine.trainer import without_sync_bn
 from crnas_d2.files import read_json, write_atomically
-from crnas_d2.search.budget import get_cost
-from crnas_d2.search.detections import Detections
-from crnas_d2.search.evaluation import Code, Evaluation, format_code
-from crnas_d2.search.evaluator import ArchitectureEvaluator, _draw_images
+from crnas_d2.search.cost import get_cost
+from crnas_d2.evaluation.detections import Detections
+from crnas_d2.architecture import Code, format_code
+from crnas_d2.search.trial import Trial
+from crnas_d2.evaluation.evaluator import ArchitectureEvaluator, _draw_images
 from crnas_d2.search.random_search import draw_paths
-from crnas_d2.search.recalibration import recalibrate, use_statistics
+from crnas_d2.evaluation.recalibration import recalibrate, use_statistics
 from crnas_d2.search.stage_search import eligible_codes
-from crnas_d2.search.step import planned_evaluations, settled
+from crnas_d2.procedure.supernet_search import planned_evaluations, settled
 from crnas_d2.spaces import PathSpace, StageSpace
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -98,7 +99,7 @@ class Search:
             evaluator._recalibrate = watch.section("recalibration")(evaluator._recalibrate)
         evaluator.scorer = watch.section("scoring")(evaluator.scorer.__call__)
 
-    def evaluate(self, codes: Sequence[Code]) -> tuple[list[Detections | str], list[Evaluation]]:
+    def evaluate(self, codes: Sequence[Code]) -> tuple[list[Detections | str], list[Trial]]:
         """What :meth:`ArchitectureEvaluator.evaluate` does, which keeps no detections."""
         with self.watch.running():
             found = self._evaluator.detect(codes, self._batches)
@@ -275,7 +276,7 @@ def record(folder: Path, codes: Sequence[Code], found: Sequence[Detections | str
 
 
 def check(
-    evaluations: Sequence[Evaluation], expected: Sequence[dict[str, float]], exactly: bool
+    evaluations: Sequence[Trial], expected: Sequence[dict[str, float]], exactly: bool
 ) -> None:
     """Compare all metrics of all architectures.
 

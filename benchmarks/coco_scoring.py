@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from crnas_d2.search.detections import Detections
-from crnas_d2.search.scoring import Scorer
+from crnas_d2.evaluation.detections import Detections
+from crnas_d2.evaluation.scorer import Scorer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator

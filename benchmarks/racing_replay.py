@@ -29,9 +29,9 @@ from pycocotools.coco import COCO
 from tabulate import tabulate
 
 from crnas_d2.files import read_json
-from crnas_d2.search.bootstrap import BootstrapAP, ResampledImages
-from crnas_d2.search.detections import Detections
-from crnas_d2.search.evaluation import Code, format_code, parse_code
+from crnas_d2.evaluation.bootstrap import BootstrapAP, ResampledImages
+from crnas_d2.evaluation.detections import Detections
+from crnas_d2.architecture import Code, format_code, parse_code
 from crnas_d2.search.racing import find_leader, race
 
 HEADER = [

@@ -26,7 +26,7 @@ from tabulate import tabulate
 from crnas_d2.engine import CRTrainer, setup
 from crnas_d2.files import write_atomically
 from crnas_d2.report.runs import read_stage_ranking
-from crnas_d2.search.evaluation import Code
+from crnas_d2.architecture import Code
 from detectron2.engine import default_argument_parser
 
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from numbers import Integral
 from types import MappingProxyType
 
+Code = tuple[
+    int, ...
+]  # a stage code, an operation code, a path of a supernet, or the first entries of one
+
 MAX_OPERATION = (
     2  # operation o is a 3x3 convolution of dilation o + 1; O = {1, 2, 3}, section 3.2.2
 )
@@ -194,3 +198,13 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({
     ),
 })
 # fmt: on
+
+
+def format_code(code: Code) -> str:
+    """As it is printed and stored: ``(1, 1, 2, 4)`` is "1-1-2-4"."""
+    return "-".join(map(str, code))
+
+
+def parse_code(text: str) -> Code:
+    """The inverse of :func:`format_code`."""
+    return tuple(int(entry) for entry in text.split("-")) if text else ()

@@ -27,8 +27,8 @@ from ..config import read_config
 from ..data import setup_datasets
 from ..files import read_json, real_path
 from ..report.pictures import RESULTS, check_tested_classes
-from ..search.bootstrap import BootstrapAP, ResampledImages, poisson_weights
-from ..search.detections import Detections
+from ..evaluation.bootstrap import BootstrapAP, ResampledImages, poisson_weights
+from ..evaluation.detections import Detections
 from .command_line import command, command_parser
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of COCOeval's stats

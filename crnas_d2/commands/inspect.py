@@ -37,7 +37,7 @@ from ..data.sound_part import read_sound_part
 from ..files import check_not_read, is_remote, write_atomically
 from ..library_warnings import ignore_missing_cuda
 from ..report.inspection import DataSet, Inspection
-from ..search.recipe import Recipe, is_recipe
+from ..procedure.recipe import Recipe, is_recipe
 from .command_line import command, command_parser
 
 logger = logging.getLogger(__name__)

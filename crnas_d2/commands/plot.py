@@ -19,7 +19,7 @@ from tabulate import tabulate
 from ..analysis.style import figure_format, write_figure
 from ..report import correlation, plots, points
 from ..report.runs import Run, common_dataset, read_runs, read_stage_ranking
-from ..search.evaluation import format_code
+from ..architecture import format_code
 from .command_line import command, command_parser
 
 

@@ -22,10 +22,10 @@ from ..data.parts import table_of_parts, tell
 from ..data.picture_check import check_pictures
 from ..engine import launch, setup, terminal
 from ..report import report_procedure, report_search
-from ..search import Procedure, Recipe, is_recipe, run_search
-from ..search.dry_run import examine_recipe, examine_search
-from ..search.final_config import read_baseline, write_final
-from ..search.outputs import check_search_outputs
+from ..procedure import Procedure, Recipe, is_recipe, run_search
+from ..procedure.dry_run import examine_recipe, examine_search
+from ..procedure.final_config import read_baseline, write_final
+from ..procedure.outputs import check_search_outputs
 from .command_line import command, end_dry_run, parse_run, run_parser
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ..analysis.style import BASELINE, DILATION_COLORS, FOUND, GRAY, INK, styled
 from ..architecture import get_family
-from ..search.evaluation import Code, format_code
+from ..architecture import Code, format_code
 from ..search.ranking import ScoredCode
 from ..spaces import OperationSpace, StageSpace
 from .themes import NARROW, WIDE

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from scipy.stats import kendalltau
 
 from ..analysis.style import FOUND, INK, VERMILION, styled
-from ..search.evaluation import Code, format_code
+from ..architecture import Code, format_code
 from .labels import place_labels, settle_layout
 from .plots import draw_marker, seeds_text
 from .points import Point, network_point

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..analysis.style import BASELINE, FOUND, INK, styled
-from ..search.records import Network, StepRecord
+from ..procedure.records import Network, StepRecord
 from .runs import METRICS_FILE, parse_line
 from .themes import NARROW, WIDE, Chart
 

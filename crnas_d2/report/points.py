@@ -14,7 +14,7 @@ from ..analysis.sketch import NETWORKS
 from ..analysis.style import BASELINE, FOUND, GREEN, SKY
 from ..architecture import ARCHITECTURES, Architecture
 from ..config import get_config
-from ..search.evaluation import format_code
+from ..architecture import format_code
 from .runs import BOX_AP, TOP1, Run, common_dataset, group_seeds
 
 PAPER_DATASET, PAPER_CLASSIFICATION = "coco_2017_val", "imagenet_val"

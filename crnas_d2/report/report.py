@@ -19,11 +19,11 @@ from detectron2.utils.file_io import PathManager
 from .. import __version__
 from ..config import read_config, set_architecture
 from ..files import write_atomically
-from ..search.budget import plain_detector
-from ..search.evaluation import format_code
-from ..search.outputs import PAGE
-from ..search.procedure import Procedure
-from ..search.records import Network, StepRecord
+from ..search.cost import plain_detector
+from ..architecture import format_code
+from ..procedure.outputs import PAGE
+from ..procedure.procedure import Procedure
+from ..procedure.records import Network, StepRecord
 from ..search.result import FINAL_FILE, SearchResult, architecture_keys
 from .costs import Costs, InputSize
 from .curves import draw_curves

@@ -16,7 +16,7 @@ from ..analysis.flops import analyze_detector
 from ..architecture import Architecture
 from ..config import flatten_config, get_architecture, read_config
 from ..files import read_json, real_path
-from ..search.evaluation import Code, parse_code
+from ..architecture import Code, parse_code
 from ..search.result import RESULT_FILE
 
 CONFIG_FILE = "config.yaml"

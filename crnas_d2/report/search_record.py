@@ -13,13 +13,14 @@ from detectron2.config import CfgNode
 from ..architecture import Architecture
 from ..config import read_config
 from ..files import read_json
-from ..search.budget import Cost, get_cost
-from ..search.evaluation import Code, Evaluation, parse_code
+from ..search.cost import Cost, get_cost
+from ..architecture import Code, parse_code
+from ..search.trial import Trial
 from ..search.ledger import Ledger, Records
 from ..search.ranking import ScoredCode, rank
-from ..search.records import Network
+from ..procedure.records import Network
 from ..search.result import RESULT_FILE, read_architecture
-from ..search.step import get_space
+from ..procedure.supernet_search import get_space
 from ..spaces import OperationSpace, StageSpace
 from .charts import draw_depths, draw_dilations, draw_greedy_path
 from .themes import Chart
@@ -93,7 +94,7 @@ class SearchRecord:
         }
 
     @property
-    def unranked(self) -> list[Evaluation]:
+    def unranked(self) -> list[Trial]:
         """Those that failed or were dropped."""
         codes = [parse_code(text) for text in self.result["failed"] + self.result["dropped"]]
         return [self.records.evaluations[code] for code in codes]

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..data.copies import Comparison, describe
 from ..data.split_table import SplitTable
-from ..search.evaluation import Evaluation, format_code
-from ..search.records import Network, StepRecord
+from ..architecture import format_code
+from ..search.trial import Trial
+from ..procedure.records import Network, StepRecord
 from .costs import Costs
 from .search_record import SearchRecord
 
@@ -57,7 +58,7 @@ def ranking_table(record: SearchRecord) -> dict[str, Any]:
 
 
 def _architecture_row(
-    record: SearchRecord, group: str, rank: int | None, evaluation: Evaluation
+    record: SearchRecord, group: str, rank: int | None, evaluation: Trial
 ) -> dict[str, Any]:
     code, metrics = evaluation.code, evaluation.metrics
     status = f"failed: {evaluation.reason}" if evaluation.reason else evaluation.status

@@ -1,16 +1,6 @@
-"""The search for an architecture over a trained supernet (section 3.3)."""
+"""How to go through a space: strategies, and the study of one, which asks, evaluates and records."""
 
-from .evaluator import ArchitectureEvaluator
 from .ledger import Ledger
-from .procedure import Procedure
-from .recipe import Recipe, is_recipe
-from .step import run_search
+from .trial import Trial
 
-__all__ = [
-    "ArchitectureEvaluator",
-    "Ledger",
-    "Procedure",
-    "Recipe",
-    "is_recipe",
-    "run_search",
-]
+__all__ = ["Ledger", "Trial"]

@@ -7,7 +7,7 @@ from random import Random
 from typing import TypeVar
 
 from ..spaces import PathSpace
-from .evaluation import Code
+from ..architecture import Code
 from .random_search import draw_paths
 from .ranking import Evaluate, Ranking, check_count, rank
 

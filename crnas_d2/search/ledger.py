@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from ..config import list_differences
 from ..files import is_remote
-from .evaluation import Code, Evaluation, format_code, parse_code
+from ..architecture import Code, format_code, parse_code
+from .trial import Trial
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x43524E53  # "CRNS" in the header of the file, by which it is known as a ledger
@@ -43,7 +44,7 @@ class Records(NamedTuple):
     """
 
     settings: dict[str, Any]
-    evaluations: dict[Code, Evaluation]
+    evaluations: dict[Code, Trial]
     seconds: dict[Code, float]
 
 
@@ -130,7 +131,7 @@ class Ledger:
         return records
 
     @property
-    def evaluations(self) -> dict[Code, Evaluation]:
+    def evaluations(self) -> dict[Code, Trial]:
         """All finished evaluations, by code in lexicographic order."""
         return dict(sorted(self._records.evaluations.items()))
 
@@ -139,7 +140,7 @@ class Ledger:
         """How long each finished evaluation took, by code in lexicographic order."""
         return dict(sorted(self._records.seconds.items()))
 
-    def record(self, evaluation: Evaluation, seconds: float) -> None:
+    def record(self, evaluation: Trial, seconds: float) -> None:
         """Add the evaluation of an architecture that has none yet.
 
         Args:
@@ -336,11 +337,11 @@ def _read(db: sqlite3.Connection, path: str) -> Records | None:
         raise _damaged(path, error) from None
 
 
-def _as_evaluation(code: str, status: str, metrics: str, images: int, reason: str) -> Evaluation:
-    return Evaluation(parse_code(code), status, json.loads(metrics), images, reason)
+def _as_evaluation(code: str, status: str, metrics: str, images: int, reason: str) -> Trial:
+    return Trial(parse_code(code), status, json.loads(metrics), images, reason)
 
 
-def _check(evaluation: Evaluation, seconds: float) -> None:
+def _check(evaluation: Trial, seconds: float) -> None:
     _check_code(evaluation.code)
     what = f"evaluation of {format_code(evaluation.code)}"
     if evaluation.status not in ("done", "failed", "dropped"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..spaces import OperationSpace
-from .evaluation import Code
+from ..architecture import Code
 from .ranking import Evaluate, Ranking, ScoredCode, check_count, format_codes, rank
 
 

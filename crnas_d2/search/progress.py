@@ -12,7 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 from detectron2.utils import comm
 
 from ..engine.terminal import report
-from .evaluation import Code, Evaluation, format_code
+from ..architecture import Code, format_code
+from .trial import Trial
 from .ranking import find_leader
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Progress(contextlib.AbstractContextManager):
         self._report(known)
 
     def update(
-        self, evaluations: Sequence[Evaluation], seconds: float, done: Mapping[Code, Evaluation]
+        self, evaluations: Sequence[Trial], seconds: float, done: Mapping[Code, Trial]
     ) -> None:
         """
         Args:
@@ -80,7 +81,7 @@ class Progress(contextlib.AbstractContextManager):
         expected = max(done, self._expected)
         report("architecture", done, expected, self._images, detail=leading)
 
-    def _find_leader(self, done: Mapping[Code, Evaluation]) -> tuple[str, float] | None:
+    def _find_leader(self, done: Mapping[Code, Trial]) -> tuple[str, float] | None:
         """The best of the longest codes, which are the last step of a greedy search."""
         longest = max(map(len, done))
         scores = {
@@ -93,7 +94,7 @@ class Progress(contextlib.AbstractContextManager):
         leader = find_leader(scores)
         return format_code(leader), scores[leader]
 
-    def _write(self, evaluation: Evaluation, step: int, leader: tuple[str, float] | None) -> None:
+    def _write(self, evaluation: Trial, step: int, leader: tuple[str, float] | None) -> None:
         text = f"{format_code(evaluation.code)}: {evaluation.status}"
         if evaluation.metrics:
             score = evaluation.metrics[self._metric]

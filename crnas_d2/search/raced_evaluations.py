@@ -8,14 +8,15 @@ from functools import cached_property
 
 from detectron2.utils import comm
 
-from .detections import Detections
-from .evaluation import Code, Evaluation
-from .evaluations import Evaluations
+from ..evaluation.detections import Detections
+from ..architecture import Code
+from .trial import Trial
+from .study import Study
 from .racing import race
 
 
-class RacedEvaluations(Evaluations):
-    """Like :class:`Evaluations`, with ``SEARCH.RACING``.
+class RacedStudy(Study):
+    """Like :class:`Study`, with ``SEARCH.RACING``.
 
     The ledger keeps what each architecture has found on each slice of archval, so that a race that
     was stopped takes the same decisions again and goes on.
@@ -74,7 +75,7 @@ class RacedEvaluations(Evaluations):
             recorded |= whole
         return {code: Detections.from_bytes(recorded[code]) for code in codes if code in recorded}
 
-    def _finish(self, code: Code, slices: int) -> Evaluation:
+    def _finish(self, code: Code, slices: int) -> Trial:
         found = map(Detections.from_bytes, self._ledger.detections_of(code)[:slices])
         detections = Detections.concatenate(found)
         if slices == len(self._slices):

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from pycocotools.coco import COCO
 
-from .bootstrap import BootstrapAP, ResampledImages, poisson_weights
-from .detections import Detections
-from .evaluation import Code, format_code
+from ..evaluation.bootstrap import BootstrapAP, ResampledImages, poisson_weights
+from ..evaluation.detections import Detections
+from ..architecture import Code, format_code
 from .ranking import find_leader
 
 # The detections of some architectures in the images of a slice, given by its index.
@@ -80,7 +80,7 @@ def race(
         detect: runs the given architectures on the slice with the given index. One that is not in
             what it returns has failed, and leaves the race.
         ground_truth, contiguous_ids, iou_type: as in
-            :class:`~crnas_d2.search.bootstrap.ResampledImages`.
+            :class:`~crnas_d2.evaluation.bootstrap.ResampledImages`.
         confidence: as in :func:`to_drop`.
         resamples: R, of the bootstrap.
         seed: of the bootstrap.

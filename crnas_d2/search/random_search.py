@@ -6,7 +6,7 @@ from collections.abc import Collection
 from random import Random
 
 from ..spaces import PathSpace
-from .evaluation import Code
+from ..architecture import Code
 from .ranking import Evaluate, Ranking, check_count, rank
 
 

@@ -8,7 +8,7 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import NamedTuple
 
-from .evaluation import Code, format_code
+from ..architecture import Code, format_code
 
 Evaluate = Callable[[Sequence[Code]], Sequence[float | None]]
 """Scores architectures, in the order given: the higher the better, None for one that failed."""

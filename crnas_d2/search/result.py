@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from ..architecture import Architecture
 from ..files import read_json, write_atomically, write_signed
-from .evaluation import Code, format_code
+from ..architecture import Code, format_code
 from .ranking import Ranking
 
 ARCHITECTURE_FILE = "architecture.yaml"

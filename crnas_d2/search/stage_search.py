@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 
 from ..spaces import StageSpace
-from .evaluation import Code
+from ..architecture import Code
 from .ranking import Evaluate, Ranking, rank
 
 

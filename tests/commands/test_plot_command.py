@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 from made_runs import make_classifier, make_detector, make_search
 
-from crnas_d2.search.evaluation import parse_code
+from crnas_d2.architecture import parse_code
 
 
 def rows(text):

@@ -64,7 +64,7 @@ class Interpreter:
 def serve():
     import crnas_d2.analysis  # noqa: F401
     import crnas_d2.engine  # noqa: F401
-    import crnas_d2.search  # noqa: F401
+    import crnas_d2.procedure  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -6,8 +6,8 @@ import subprocess
 
 from crnas_d2.config import read_config
 from crnas_d2.config_files import find_config_file
-from crnas_d2.search import is_recipe
-from crnas_d2.search.recipe import find_config
+from crnas_d2.procedure import is_recipe
+from crnas_d2.procedure.recipe import find_config
 
 # What cannot run here, word for word, and why.
 NOT_RUN = {

@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from crnas_d2.analysis.style import BASELINE, FOUND
 from crnas_d2.config import get_config
 from crnas_d2.report.curves import MOST_POINTS, Curves, draw_curves
-from crnas_d2.search.records import Network, StepRecord
+from crnas_d2.procedure.records import Network, StepRecord
 
 
 def write_metrics(folder, lines):

@@ -24,10 +24,11 @@ from crnas_d2.report import report_procedure
 from crnas_d2.report.report import format_duration
 from crnas_d2.report.shown_commands import how_to_use
 from crnas_d2.report.tables import compare, step_row
-from crnas_d2.search import Ledger, Procedure, Recipe
-from crnas_d2.search.evaluation import format_code, parse_code
-from crnas_d2.search.evaluator import ArchitectureEvaluator
-from crnas_d2.search.records import Network, StepRecord
+from crnas_d2.procedure import Procedure, Recipe
+from crnas_d2.search import Ledger
+from crnas_d2.architecture import format_code, parse_code
+from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
+from crnas_d2.procedure.records import Network, StepRecord
 
 
 def results_of(folder, step):
@@ -368,7 +369,7 @@ def test_a_detector_whose_cost_is_not_known(stage_config, tmp_path, monkeypatch)
     def refuse(cfg):
         raise ValueError("MODEL.META_ARCHITECTURE is 'Own'")
 
-    monkeypatch.setattr("crnas_d2.search.records.analyze_detector", refuse)
+    monkeypatch.setattr("crnas_d2.procedure.records.analyze_detector", refuse)
     page = Page(run_search_net(stage_config, tmp_path / "out", "SEARCH.BUDGETS", "[5]"))
     assert len(page.table("stage code")) == 4
     assert "GMACs" not in page.text and "Multiply-adds" not in page.text

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from crnas_d2.files import write_atomically
-from crnas_d2.search.evaluation import Evaluation, format_code, parse_code
+from crnas_d2.architecture import format_code, parse_code
+from crnas_d2.search.trial import Trial
 from crnas_d2.search.ledger import Ledger, LedgerError
 
 SETTINGS = {"step": "stage", "weights": "ab12", "SEARCH.SEED": 0, "SEARCH.BN": [1, 0.1, None]}
@@ -22,7 +23,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def done(code, ap=30.0, **metrics):
-    return Evaluation(code, "done", {"bbox/AP": ap, **metrics}, 500)
+    return Trial(code, "done", {"bbox/AP": ap, **metrics}, 500)
 
 
 def fill(path, codes=CODES):
@@ -49,12 +50,10 @@ def test_round_trip_of_every_kind_of_evaluation(path):
     metrics = {f"bbox/AP-{i}": rng.random() * 10.0 ** rng.randint(-300, 300) for i in range(200)}
     metrics |= {"zero": -0.0, "tiny": 5e-324, "sum": 0.1 + 0.2, "large": 1.7976931348623157e308}
     evaluations = [
-        Evaluation((3, 1), "done", metrics, 500),
-        Evaluation((2, 10), "failed", {}, 0, "bbox/AP is nan\n'; DROP TABLE evaluations; --ü"),
-        Evaluation(
-            (2, 9), "dropped", {"bbox/AP": np.float64(1) / 3, "segm/AP": np.float32(0.1)}, 5
-        ),
-        Evaluation((), "done", {"bbox/AP": 0}, 1),
+        Trial((3, 1), "done", metrics, 500),
+        Trial((2, 10), "failed", {}, 0, "bbox/AP is nan\n'; DROP TABLE evaluations; --ü"),
+        Trial((2, 9), "dropped", {"bbox/AP": np.float64(1) / 3, "segm/AP": np.float32(0.1)}, 5),
+        Trial((), "done", {"bbox/AP": 0}, 1),
     ]
     seconds = [0.1 + 0.2, 0.0, 1e-9, 1e9]
     with Ledger(path, SETTINGS) as ledger:
@@ -94,16 +93,16 @@ def test_nothing_is_recorded_twice(path):
         (done((1, 2), float("nan")), 1, "evaluation of 1-2: bbox/AP is nan"),
         (done((1, 2), AP50=float("-inf")), 1, "AP50 is -inf; expected a finite number"),
         (done((1, 2), np.float64("inf")), 1, "bbox/AP is inf"),
-        (Evaluation((1, 2), "done"), 1, "expected metrics and no reason"),
-        (Evaluation((1, 2), "done", {"AP": 1.0}, 5, "why"), 1, "expected metrics and no reason"),
-        (Evaluation((1, 2), "dropped"), 1, "expected metrics and no reason"),
-        (Evaluation((1, 2), "failed"), 1, "expected a reason and no metrics"),
+        (Trial((1, 2), "done"), 1, "expected metrics and no reason"),
+        (Trial((1, 2), "done", {"AP": 1.0}, 5, "why"), 1, "expected metrics and no reason"),
+        (Trial((1, 2), "dropped"), 1, "expected metrics and no reason"),
+        (Trial((1, 2), "failed"), 1, "expected a reason and no metrics"),
         (
-            Evaluation((1, 2), "failed", {"AP": 1.0}, 5, "why"),
+            Trial((1, 2), "failed", {"AP": 1.0}, 5, "why"),
             1,
             "expected a reason and no metrics",
         ),
-        (Evaluation((1, 2), "ok", {"AP": 1.0}), 1, "status 'ok'"),
+        (Trial((1, 2), "ok", {"AP": 1.0}), 1, "status 'ok'"),
         (done((1, -2)), 1, r"code \(1, -2\)"),
         (done((1, True)), 1, r"code \(1, True\)"),
         (done([1, 2]), 1, r"code \[1, 2\]"),
@@ -137,7 +136,7 @@ def test_slices_of_a_race(path):
         assert ledger.detections(2) == {}
         assert ledger.detections_of(CODES[0]) == [content[CODES[0]], b"slice 1"]
         assert ledger.detections_of((9, 9)) == []
-        ledger.record(Evaluation(CODES[1], "dropped", {"bbox/AP": 1.0}, 5), 1.0)
+        ledger.record(Trial(CODES[1], "dropped", {"bbox/AP": 1.0}, 5), 1.0)
         with pytest.raises(LedgerError, match="2-3 has an evaluation already"):
             ledger.record_slice(2, {CODES[2]: b"new", CODES[1]: b"old"})
         assert ledger.detections(2) == {}
@@ -486,7 +485,7 @@ def search(folder, ready):
             time.sleep(0.002)
             evaluation = done(code, Random(format_code(code)).random() * 100)
             if sum(code) % 5 == 0:
-                evaluation = Evaluation(code, "failed", reason="out of memory")
+                evaluation = Trial(code, "failed", reason="out of memory")
             ledger.record(evaluation, 0.002)
             os.write(log, f"recorded {format_code(code)}\n".encode())
             if len(ledger.evaluations) > 20 and not ledger.detections(0):

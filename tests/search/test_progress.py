@@ -5,19 +5,19 @@ import logging
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from crnas_d2.search.evaluation import Evaluation
+from crnas_d2.search.trial import Trial
 from crnas_d2.search.progress import Progress
 
 AP = "bbox/AP"
 
 
 def done(code, ap):
-    return Evaluation(code, "done", {AP: ap}, 10)
+    return Trial(code, "done", {AP: ap}, 10)
 
 
 GROUPS = [
     [done((1, 2), 20.5), done((2, 1), 30.25)],
-    [Evaluation((3, 1), "failed", reason="NaN"), Evaluation((1, 3), "dropped", {AP: 40.0}, 4)],
+    [Trial((3, 1), "failed", reason="NaN"), Trial((1, 3), "dropped", {AP: 40.0}, 4)],
     [done((2, 2), 30.25)],
 ]
 

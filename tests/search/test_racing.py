@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from search.made_scenes import (
+from evaluation.made_scenes import (
     CONTIGUOUS_IDS,
     make_annotations,
     make_coco,
@@ -12,7 +12,7 @@ from search.made_scenes import (
     of_images,
 )
 
-from crnas_d2.search.bootstrap import BootstrapAP, ResampledImages, poisson_weights
+from crnas_d2.evaluation.bootstrap import BootstrapAP, ResampledImages, poisson_weights
 from crnas_d2.search.racing import race, to_drop
 
 IMAGE_IDS = list(range(1, 61))

@@ -1,0 +1,253 @@
+"""AP_val(N(tau, w)) of many architectures, whose weights are those of one supernet (section 3.3.1)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
+
+import torch
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data.samplers import InferenceSampler
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+
+from ..data.naming_mapper import NamingMapper
+from ..engine.hooks import find_supernet
+from ..engine.terminal import report_images
+from ..spaces import PathSpace
+from .detections import Detections
+from ..architecture import Code
+from ..search.trial import Trial
+from .recalibration import Statistics, keeping_statistics, recalibrate, use_statistics
+from .scorer import Scorer
+
+logger = logging.getLogger(__name__)
+
+
+class ArchitectureEvaluator:
+    """Evaluates the networks of a trained supernet on archval, many at a time.
+
+    A mini-batch of images is read and decoded once and then goes through one network after the
+    other, in lexicographic order, so that each begins where it differs from the one before. The
+    APs are those of building each network, giving it its weights and running Detectron2's
+    evaluation, digit for digit.
+
+    A code may be shorter than a path. The entries that it leaves open are then drawn uniformly,
+    once for each mini-batch and alike for all codes of its length, so that these are compared on
+    the same completions (section 3.3.2; c is the number of mini-batches).
+
+    Attributes:
+        scorer: of detections on archval.
+    """
+
+    def __init__(self, cfg: CfgNode, model: torch.nn.Module):
+        """
+        Args:
+            cfg: of the supernet detector. ``DATASETS.TEST[0]`` is archval, ``DATASETS.TRAIN`` is
+                where the statistics of norms come from; the rest is in ``SEARCH``.
+            model: it, with its weights.
+
+        Raises:
+            ValueError: it has no supernet, or a value in the config cannot work here.
+        """
+        self._supernet = find_supernet(model)
+        if self._supernet is None:
+            raise ValueError(
+                f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}; expected the builder of a "
+                "supernet"
+            )
+        search = cfg.SEARCH
+        self._model = model.eval()
+        self._images_per_batch = search.IMAGES_PER_BATCH
+        self._num_workers = cfg.DATALOADER.NUM_WORKERS
+        self._mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
+        self._archval = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
+        self.scorer = Scorer(cfg.DATASETS.TEST[0])
+        self._seed = search.SEED
+        self._autocast = search.AMP
+        self._statistics_images = None
+        if search.BN.MODE == "recalibrate":
+            self._statistics_images = _draw_images(cfg)
+            self._statistics_batch = search.BN.IMAGES_PER_BATCH
+        self._is_race = search.RACING.ENABLED
+        self._statistics: dict[Code, Statistics] = {}  # in a race, kept from slice to slice
+
+    @property
+    def space(self) -> PathSpace:
+        """All paths of the supernet."""
+        return self._supernet.space
+
+    @property
+    def mini_batches(self) -> int:
+        """c, the number of mini-batches of archval."""
+        return math.ceil(len(self._archval) / self._images_per_batch)
+
+    @property
+    def image_passes(self) -> int:
+        """Images that pass through the network of one architecture, to evaluate it."""
+        return len(self._archval) + len(self._statistics_images or ())
+
+    def image_ids(self, batches: range) -> list[int]:
+        """Of the images in some mini-batches."""
+        first, last = batches.start * self._images_per_batch, batches.stop * self._images_per_batch
+        return [image["image_id"] for image in self._archval[first:last]]
+
+    def evaluate(self, codes: Sequence[Code]) -> list[Trial]:
+        """Evaluate some architectures on the whole of archval.
+
+        Args:
+            codes: paths, or prefixes of one length. What is kept in memory grows with their
+                number.
+
+        Returns:
+            In the order of the codes; the same on all processes.
+        """
+        found = self.detect(codes, range(self.mini_batches))
+        if comm.is_main_process():
+            evaluations = [self.score(code, detections) for code, detections in zip(codes, found)]
+        else:
+            evaluations = None
+        return comm.all_gather(evaluations)[0]
+
+    def score(
+        self, code: Code, found: Detections | str, image_ids: Sequence[int] | None = None
+    ) -> Trial:
+        """
+        Args:
+            code: of the architecture.
+            found: by it, or why it failed.
+            image_ids: on which it was dropped; None for the whole of archval.
+        """
+        images = len(self._archval if image_ids is None else image_ids)
+        if isinstance(found, str):
+            return Trial(code, "failed", images=images, reason=found)
+        results = self.scorer(found, image_ids)
+        metrics = {name: value for name, value in results.items() if math.isfinite(value)}
+        if not metrics:
+            reason = f"no result is finite, of {len(found)} detections"
+            return Trial(code, "failed", images=images, reason=reason)
+        return Trial(code, "done" if image_ids is None else "dropped", metrics, images)
+
+    def detect(self, codes: Sequence[Code], batches: range) -> list[Detections | str]:
+        """What each architecture finds in some mini-batches of archval.
+
+        Returns:
+            On the main process, in the order of the codes: the detections of all processes, or
+            the reason why the architecture failed. On the others, nothing of use.
+        """
+        order = sorted(range(len(codes)), key=lambda index: codes[index])
+        found = [[] for _ in codes]
+        finite = [True] * len(codes)
+        with torch.no_grad(), keeping_statistics(self._model.backbone):
+            statistics = self._recalibrate([codes[index] for index in order])
+            for number, inputs in self._load(batches):
+                with self._one_image_tensor(inputs), self._supernet.sharing_prefixes():
+                    for index, own_statistics in zip(order, statistics):
+                        self._supernet.set_path(self._complete(codes[index], number))
+                        use_statistics(own_statistics)
+                        detections, is_finite = self._run(inputs)
+                        found[index].append(detections)
+                        finite[index] &= is_finite
+                        report_images(len(inputs) * comm.get_world_size())
+        everywhere = comm.gather([(Detections.concatenate(f), ok) for f, ok in zip(found, finite)])
+        return [
+            (
+                Detections.concatenate(detections for detections, _ in parts)
+                if all(ok for _, ok in parts)
+                else "a feature is Inf or NaN"
+            )
+            for parts in zip(*everywhere)
+        ]
+
+    def _complete(self, code: Code, number: int) -> Code:
+        """The path that a code stands for on a mini-batch."""
+        if len(code) == len(self._supernet.space.choices):
+            return code
+        drawn = self._supernet.space.sample(Random(f"{self._seed}/{len(code)}/{number}"))
+        return (*code, *drawn[len(code) :])
+
+    def _run(self, inputs: list[dict[str, Any]]) -> tuple[Detections, bool]:
+        """Detections in a mini-batch, and whether the features are all finite."""
+        extremes = []  # NaN where a feature has one; far quicker than isfinite() of every value
+
+        def add_extremes(_: Any, __: Any, features: dict[str, torch.Tensor]) -> None:
+            for feature in features.values():
+                extremes.extend(feature.aminmax())
+
+        hook = self._model.backbone.register_forward_hook(add_extremes)
+        with hook, torch.autocast(self._model.device.type, enabled=self._autocast):
+            outputs = self._model(inputs)
+        results = [
+            result
+            for image, output in zip(inputs, outputs)
+            for result in instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+        ]
+        return Detections.from_json(results), bool(torch.stack(extremes).isfinite().all())
+
+    def _load(self, batches: range) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """The mini-batches of this process, with their numbers, decoded."""
+        own = _own_share(batches)
+        size = self._images_per_batch
+        yield from zip(own, self._loader(self._archval, own.start * size, own.stop * size, size))
+
+    def _loader(self, images: list[dict], first: int, last: int, batch_size: int) -> Any:
+        return build_detection_test_loader(
+            images,
+            mapper=self._mapper,
+            sampler=range(first, min(last, len(images))),
+            batch_size=batch_size,
+            num_workers=self._num_workers,
+        )
+
+    @contextlib.contextmanager
+    def _one_image_tensor(self, inputs: list[dict[str, Any]]) -> Iterator[None]:
+        """Within it, the model does not preprocess the images again and again."""
+        images = self._model.preprocess_image(inputs)
+        self._model.preprocess_image = lambda _: images
+        try:
+            yield
+        finally:
+            del self._model.preprocess_image
+
+    def _recalibrate(self, codes: Sequence[Code]) -> list[Statistics]:
+        if self._statistics_images is None:
+            return [{}] * len(codes)
+        known = self._statistics if self._is_race else {}
+        missing = [code for code in codes if code not in known]
+        if missing:
+            backbone = self._model.backbone
+            batches = self._statistics_batches(len(missing))
+            known.update(zip(missing, recalibrate(backbone, self._supernet, missing, batches)))
+        return [known[code] for code in codes]
+
+    def _statistics_batches(self, codes: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """The image tensors of this process, with their numbers, from which statistics are taken.
+
+        Args:
+            codes: through how many networks each of them passes.
+        """
+        images, size = self._statistics_images, self._statistics_batch
+        own = _own_share(range(math.ceil(len(images) / size)))
+        loader = self._loader(images, own.start * size, own.stop * size, size)
+        for number, inputs in zip(own, loader):
+            yield number, self._model.preprocess_image(inputs).tensor
+            report_images(len(inputs) * codes * comm.get_world_size())
+
+
+def _own_share(batches: range) -> range:
+    """The mini-batches of this process, as Detectron2 shares them out."""
+    own = list(InferenceSampler(len(batches)))
+    return batches[own[0] : own[-1] + 1] if own else batches[:0]
+
+
+def _draw_images(cfg: CfgNode) -> list[dict]:
+    """The images of archtrain from which statistics are taken."""
+    images = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    count = min(len(images), cfg.SEARCH.BN.BATCHES * cfg.SEARCH.BN.IMAGES_PER_BATCH)
+    return Random(cfg.SEARCH.SEED).sample(images, count)

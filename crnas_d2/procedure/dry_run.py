@@ -1,0 +1,69 @@
+"""What a search would find to be wrong before it begins; nothing is run."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from ..config import read_config
+from ..data.copies import foretell_copies
+from ..data.parts import count_images, describe_parts, table_of_parts
+from ..engine.examination import Examination
+from ..engine.setup import check_run
+from .final_config import read_baseline
+from ..evaluation.metric import check_metric
+from .outputs import check_search_outputs
+from .procedure import Procedure
+from .recipe import Recipe
+from .supernet_search import planned_evaluations, settled
+
+
+def examine_recipe(recipe: Recipe) -> tuple[Procedure | None, Examination]:
+    """The procedure of a recipe, None where its configs do not fit each other, and what all checks
+    of its configs, weights and data sets find. Nothing is written but what checks remember."""
+    found = Examination()
+    for path in filter(None, recipe.names.values()):
+        cfg = found.check(recipe.config, path)
+        if cfg is not None:
+            found.examine_data(cfg)
+    procedure = found.check(Procedure, recipe)
+    if procedure:
+        with tempfile.TemporaryDirectory() as folder:
+            procedure.check(found.check, makes=False, splits=folder)
+    return procedure, found
+
+
+def examine_search(args: argparse.Namespace) -> tuple[str | None, Examination]:
+    """The size of a search over one supernet, None where it cannot be told, and what its checks find,
+    as :func:`examine_recipe`.
+
+    Args:
+        args: of the command.
+    """
+    cfg = read_config(args.config_file, args.opts)
+    found = Examination()
+    found.examine_data(cfg)
+    found.check(check_search_outputs, cfg, args.config_file)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.DATASETS.ARCHVAL.DIR = folder
+        check_run(cfg, args, found.check, makes=False)
+        final_cfg = found.check(read_baseline, cfg, args.config_file, args.opts)
+        found.check(_check_search, cfg)
+    return found.check(_describe, cfg, final_cfg), found
+
+
+def _check_search(cfg: CfgNode) -> None:
+    cfg = settled(cfg)
+    if all(name in DatasetCatalog for name in cfg.DATASETS.TEST):
+        check_metric(cfg)
+
+
+def _describe(cfg: CfgNode, final_cfg: CfgNode | None) -> str:
+    count = planned_evaluations(settled(cfg), final_cfg)
+    size = f"{count:,} architectures x {count_images(cfg):,} images"
+    table = table_of_parts(cfg, final_cfg, makes=False)
+    parts = describe_parts(table) if table else ""
+    return "\n".join(filter(None, [size, parts, foretell_copies(cfg, final_cfg)]))

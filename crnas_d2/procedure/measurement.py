@@ -1,0 +1,179 @@
+"""How long a step takes on this machine, by some of its mini-batches."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils.events import EventStorage
+
+from ..data import setup_datasets
+from ..data.digits import digits_root
+from ..engine import CRTrainer
+from ..engine.forecast import Work
+from ..engine.hooks import UniformPathSampling
+from ..engine.setup import check_network
+from ..engine.trainer import without_sync_bn
+from ..evaluation.evaluator import ArchitectureEvaluator
+from .made_images import use_made_images
+from .supernet_search import example_codes, settled
+
+WARM_UP, FEWEST, MOST = 1, 3, 10  # mini-batches
+ENOUGH_S = 20.0
+CODES = 8  # that are evaluated on a mini-batch
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """
+    Attributes:
+        seconds: that a step will take; None where it could not be measured.
+        remark: why not, or what it was measured on instead of its data.
+    """
+
+    seconds: float | None
+    remark: str = ""
+
+
+def measure(
+    cfg: CfgNode,
+    work: Work,
+    searches: bool,
+    final_cfg: CfgNode | None = None,
+    processes: int = 1,
+) -> Measurement:
+    """Build the model of a step, with random weights, and time it. Nothing is left on the disk.
+
+    What passes between processes, the tests of a training, and the scoring in a search are not
+    part of it.
+
+    Args:
+        cfg: of the step.
+        work: of the step.
+        searches: or else it trains.
+        final_cfg: as in :func:`~crnas_d2.procedure.supernet_search.run_search`.
+        processes: that share the work; one of them is timed.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = ""
+    remark = ""
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.OUTPUT_DIR = cfg.DATASETS.ARCHVAL.DIR = folder
+        try:
+            try:
+                rate = _time(cfg, searches, final_cfg, processes)
+            except FileNotFoundError as error:
+                remark = f"on made images: {error}"
+                use_made_images(cfg, folder)
+                rate = _time(cfg, searches, final_cfg, processes)
+        except Exception as error:  # whatever it is, other steps can be measured
+            return Measurement(None, f"{type(error).__name__}: {error}")
+    return Measurement((work.forward + work.backward) * rate / processes, remark)
+
+
+def _time(cfg: CfgNode, searches: bool, final_cfg: CfgNode | None, processes: int) -> float:
+    """Seconds in which an image passes through the network of one process.
+
+    Raises:
+        FileNotFoundError: the data are not there.
+    """
+    cfg = cfg.clone()
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    if any(name.startswith("digits_") for name in names) and not os.path.isdir(digits_root()):
+        raise FileNotFoundError("the data set 'digits' is not generated yet")
+    check_network(cfg, not searches, has_weights=False)
+    setup_datasets(cfg)
+    return _time_search(cfg, final_cfg) if searches else _time_training(cfg, processes)
+
+
+class _Trainer(CRTrainer):
+    """Does what belongs to an iteration alone."""
+
+    def build_hooks(self) -> list[HookBase]:
+        return [hook for hook in super().build_hooks() if isinstance(hook, UniformPathSampling)]
+
+
+def _time_training(cfg: CfgNode, processes: int) -> float:
+    cfg.SOLVER.IMS_PER_BATCH = max(1, cfg.SOLVER.IMS_PER_BATCH // processes)
+    trainer = _Trainer(cfg)
+    trainer.iter = 0
+
+    def run() -> int:
+        trainer.before_step()
+        trainer.run_step()
+        trainer.iter += 1
+        return cfg.SOLVER.IMS_PER_BATCH
+
+    with EventStorage() as trainer.storage:
+        return _median(run)
+
+
+def _time_search(cfg: CfgNode, final_cfg: CfgNode | None) -> float:
+    cfg.DATALOADER.NUM_WORKERS = 0  # which would start with each mini-batch
+    cfg = settled(cfg)
+    codes = example_codes(cfg, final_cfg, min(CODES, cfg.SEARCH.GROUP_SIZE))
+    cfg.defrost()
+    cfg.SEARCH.BN.MODE = "running"
+    model = CRTrainer.build_model(without_sync_bn(cfg, "an evaluation needs no other"))
+    evaluator = ArchitectureEvaluator(cfg, model)
+    batches = itertools.cycle(range(evaluator.mini_batches))
+
+    def run() -> int:
+        batch = next(batches)
+        own = range(batch, batch + 1)
+        evaluator.detect(codes, own)
+        return len(codes) * len(evaluator.image_ids(own))
+
+    return _median(run)
+
+
+def _median(run: Callable[[], int]) -> float:
+    """Seconds for an image.
+
+    Args:
+        run: lets a mini-batch pass, and returns how many images it had.
+    """
+    began = time.perf_counter()
+    times = []
+    while len(times) < WARM_UP + FEWEST or (
+        len(times) < WARM_UP + MOST and time.perf_counter() < began + ENOUGH_S
+    ):
+        start = time.perf_counter()
+        images = run()
+        times.append((time.perf_counter() - start) / images)
+    return statistics.median(times[WARM_UP:])
+
+
+def format_time(measurement: Measurement | None) -> str:
+    """Such as "~0:12:30"; "?" for what could not be measured, nothing for what was not tried."""
+    if measurement is None:
+        return ""
+    if measurement.seconds is None:
+        return "?"
+    return f"~{datetime.timedelta(seconds=round(measurement.seconds))}"
+
+
+def sum_of(measurements: Mapping[str, Measurement]) -> list[str]:
+    """The last row of a table of steps, from "together" to the time of all of them."""
+    seconds = [m.seconds for m in measurements.values()]
+    known = Measurement(sum(s for s in seconds if s is not None))
+    more = " and more" if None in seconds else ""
+    return ["together", "", "", "", "", format_time(known) + more]
+
+
+def remarks_of(measurements: Mapping[str, Measurement]) -> list[str]:
+    """Each remark once, behind the names of the steps that it is on."""
+    names: dict[str, list[str]] = {}
+    for name, measurement in measurements.items():
+        if measurement.remark:
+            names.setdefault(measurement.remark, []).append(name)
+    return [f"{', '.join(steps)}: {remark}" for remark, steps in names.items()]

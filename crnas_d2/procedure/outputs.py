@@ -1,0 +1,105 @@
+"""What a search writes, kept apart from what it reads and from what is the user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from detectron2.config import CfgNode
+
+from ..config_files import find_config_file, read_config_files
+from ..config_values import DATA_SETS
+from ..files import is_remote, is_signed, real_path
+from .recipe import find_config
+from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_result
+
+LEDGER_FILE = "ledger.sqlite"
+STARTED, FINISHED = "step.json", "results.json"
+PAGE = os.path.join("report", "index.html")
+PAGE_MARK = b'<meta name="generator" content="crnas_d2'
+
+
+def check_outputs(output: str, names: Iterable[str], read: Iterable[str]) -> None:
+    """Refuse an ``OUTPUT_DIR`` where a search would write over a file that it has not written
+    itself, or over one that it reads. Nothing is written here.
+
+    Args:
+        output: ``OUTPUT_DIR``, of a procedure or of one search.
+        names: of what is written there, besides what every search writes: the folders of the steps
+            that are still to run, for instance.
+        read: configs, weights and data, files or folders.
+
+    Raises:
+        ValueError: names the file.
+    """
+    if not output:
+        raise ValueError("OUTPUT_DIR is ''; expected a folder for what the search writes")
+    places = [os.path.join(output, name) for name in (ARCHITECTURE_FILE, FINAL_FILE, PAGE)]
+    places += [os.path.join(output, name) for name in names]
+    for path in read:
+        for place in places:
+            if _is_in(path, place):
+                raise ValueError(
+                    f"OUTPUT_DIR is {output!r}, where the search writes {place}; {path} is read from "
+                    "there. Choose another OUTPUT_DIR"
+                )
+    for place in places:
+        if os.path.exists(place) and not _is_own(place):
+            raise ValueError(
+                f"OUTPUT_DIR is {output!r}, where the search writes {place}; there is one already "
+                "that it has not written, or that was changed since. Move it away, or choose another "
+                "OUTPUT_DIR"
+            )
+
+
+def check_search_outputs(cfg: CfgNode, config: str) -> None:
+    """:func:`check_outputs` of a search over one supernet.
+
+    Args:
+        cfg: of the search.
+        config: its file.
+    """
+    configs = [config]
+    if cfg.SEARCH.FINAL:
+        configs.append(find_config("SEARCH.FINAL", cfg.SEARCH.FINAL, config))
+    check_outputs(cfg.OUTPUT_DIR, [RESULT_FILE], files_read(configs, [cfg]))
+
+
+def files_read(configs: Iterable[str], cfgs: Sequence[CfgNode]) -> Iterator[str]:
+    """What is read besides the data sets that are registered already.
+
+    Args:
+        configs: files of configs, each read with its bases.
+        cfgs: as they are used. Weights that an earlier step leaves are not in them.
+    """
+    for path in configs:
+        yield from (file for file, _ in read_config_files(find_config_file(path)))
+    for cfg in cfgs:
+        if cfg.MODEL.WEIGHTS:
+            yield cfg.MODEL.WEIGHTS
+        for key, count in DATA_SETS.items():
+            for entry in cfg.DATASETS[key]:
+                if isinstance(entry, (list, tuple)):  # or else it is refused as a data set
+                    yield from map(str, entry[1 : 1 + count])
+
+
+def _is_in(path: str, place: str) -> bool:
+    """Whether a file or folder is at a place, or below it."""
+    if is_remote(path) or is_remote(place):
+        return path == place
+    path, place = real_path(path), real_path(place)
+    return path == place or path.startswith(os.path.join(place, ""))
+
+
+def _is_own(place: str) -> bool:
+    """Whether an earlier run has written what is at a place."""
+    if os.path.isdir(place):
+        known = {STARTED, FINISHED, LEDGER_FILE}
+        content = os.listdir(place)
+        return not content or not known.isdisjoint(content)
+    if os.path.basename(place) == RESULT_FILE:
+        return is_result(place)
+    if place.endswith(".html"):
+        with open(place, "rb") as file:
+            return PAGE_MARK in file.read()
+    return is_signed(place)

@@ -1,0 +1,424 @@
+"""The hierarchical search procedure of section 3.3, from nothing to a trained detector."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import itertools
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from tabulate import tabulate
+from tqdm import tqdm
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from ..architecture import Architecture
+from ..config import default_config, set_architecture
+from ..config_files import config_name
+from ..data import setup_datasets
+from ..data.copies import copies_between_parts, foretell_copies, tell_copies
+from ..data.parts import count_images, describe_parts, table_of_parts, tell
+from ..data.split_table import SplitTable
+from ..engine import CRTrainer
+from ..engine import terminal
+from ..engine.examination import call
+from ..engine.setup import check_data_sets, check_network, prepare, settle_settings
+from ..files import read_json, write_atomically
+from ..search.cost import plain_detector
+from .data_use import DataUse, check_data
+from ..architecture import format_code
+from .final_config import write_final
+from .identity import identify, refuse_changes
+from .measurement import Measurement, format_time, measure, remarks_of, sum_of
+from ..evaluation.metric import check_metric
+from .outputs import FINISHED, STARTED, check_outputs, files_read
+from .steps import Step, describe_start, plan
+from .recipe import Recipe
+from .records import Network, StepRecord, work_of
+from ..search.result import read_architecture, write_architecture
+from .roles import check_roles
+from .supernet_search import planned_evaluations, run_search, settled
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Procedure:
+    """Runs the steps of a recipe one after the other, each in a folder of ``OUTPUT_DIR``.
+
+    A step that has ended is not run again, one that was stopped goes on, and one that was begun
+    with another config is refused. All processes of a job have to see the same ``OUTPUT_DIR``.
+
+    Attributes:
+        recipe: what it was made from.
+        output: ``OUTPUT_DIR``.
+        start: what :func:`describe_start` says of it.
+    """
+
+    def __init__(self, recipe: Recipe):
+        """
+        Raises:
+            ValueError, FileNotFoundError: a config of a step has a fault; nothing was done.
+        """
+        self.recipe = recipe
+        self._steps = plan(recipe)
+        check_roles(recipe)
+        self.start = describe_start(recipe, self._steps)
+        self.output = recipe.cfg.OUTPUT_DIR
+
+    def describe(self, times: Mapping[str, Measurement] | None = None) -> str:
+        """A table of the steps, their sizes, their cost in images that pass through a network, and
+        which of them are done.
+
+        Args:
+            times: from :meth:`measure`, which are shown too.
+
+        Raises:
+            ValueError: the number of a search's architectures cannot be told.
+        """
+        rows = [
+            [r.name, r.config, r.size, r.image_passes, "done" if r.done else "open"]
+            for r in self.records()
+        ]
+        headers = ["step", "config", "size", "image passes", "state"]
+        notes = [*self.start, *map(describe_parts, self._tables(makes=False))]
+        notes += filter(None, self._of_searches(foretell_copies))
+        if times is None:
+            return "\n".join([tabulate(rows, headers, "simple"), *notes])
+        for row in rows:
+            row.append(format_time(times.get(row[0])))
+        table = tabulate([*rows, sum_of(times)], [*headers, "time"], "simple")
+        return "\n".join([table, *remarks_of(times), *notes])
+
+    def measure(self, processes: int = 1) -> dict[str, Measurement]:
+        """How long each step that is open will take on this machine, by some of its mini-batches.
+        It writes nothing.
+
+        Args:
+            processes: that share the work; one of them is timed.
+        """
+        pairs = [(s, r) for s, r in zip(self._steps, self.records()) if not r.done]
+        return {
+            step.name: measure(
+                self._config(step), record.work, step.searches, self._final_config(), processes
+            )
+            for step, record in tqdm(pairs, "measuring", leave=False, disable=None)
+        }
+
+    def records(self) -> list[StepRecord]:
+        """The steps in order, with what is known of each one before it has run, or after."""
+        done = self._done_steps()
+        records = []
+        for step in self._steps:
+            cfg = self._config(step)
+            codes, images = None, 0
+            if step.searches:
+                cfg = settled(cfg)
+                codes = planned_evaluations(cfg, self._final_config())
+                images = count_images(cfg)
+                size = f"{codes:,} architectures x {images:,} images"
+                passes = f"{codes * images:,} forward"
+            else:
+                batch = cfg.SOLVER.IMS_PER_BATCH
+                size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"
+                passes = f"{cfg.SOLVER.MAX_ITER * batch:,} forward and backward"
+            finished = read_json(self._path(step, FINISHED)) if step in done else {}
+            records.append(
+                StepRecord(
+                    name=step.name,
+                    folder=cfg.OUTPUT_DIR,
+                    config=config_name(step.config),
+                    searches=step.searches,
+                    size=size,
+                    image_passes=passes,
+                    done=step in done,
+                    work=work_of(cfg, codes, images),
+                    seconds=finished.get("seconds"),
+                    results=finished.get("results", {}),
+                )
+            )
+        return records
+
+    def networks(self) -> list[Network]:
+        """The baseline and, once a search has ended, what was found."""
+        done = self._done_steps()
+        baseline = self._final_config() or plain_detector(self._config(self._searches[0]))
+        setup_datasets(baseline)
+        networks = [self._network("baseline", baseline, "baseline", done)]
+        search = _last_search(done)
+        if search:
+            found = baseline.clone()
+            set_architecture(found, self._found_by(search.name))
+            networks.append(self._network("found", found, "final", done))
+        return networks
+
+    def _network(self, name: str, cfg: CfgNode, training: str, done: Sequence[Step]) -> Network:
+        """A detector, with what its training has given if that is done."""
+        for step in done:
+            if step.name == training:
+                results = read_json(self._path(step, FINISHED))["results"]
+                return Network(name, cfg, self._path(step, "model_final.pth"), results)
+        return Network(name, cfg)
+
+    def run(self, report: Callable[[], None] = lambda: None) -> str:
+        """Run all steps that are not done.
+
+        Args:
+            report: called on the main process after each step that has run, and at the end.
+
+        Returns:
+            The table of the detectors that were trained, or the architecture that was found.
+
+        Raises:
+            ValueError, FileNotFoundError: a config or a file on disk has a fault.
+        """
+        self.check()
+        for line in self.start:
+            logger.info(line)
+        if comm.is_main_process():
+            for table in self._tables(makes=True):
+                tell(table)
+            comparisons = itertools.chain(*self._of_searches(copies_between_parts))
+            tell_copies(tuple(comparisons), self.output)
+        records = self.records()
+        for number, step in enumerate(self._steps, start=1):
+            title = f"Step {number} of {len(self._steps)}, {step.name}"
+            done = self._is_done(step)
+            if done:
+                logger.info(f"{title}: done already")
+            else:
+                logger.info(f"{title}: begins")
+                began = time.perf_counter()
+                record, *after = records[number - 1 :]
+                later = [record.work for record in after if not record.done]
+                with terminal.step(step.name, number, len(records), record.work.pixels, later):
+                    self._run(step)
+                logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
+            if comm.is_main_process() and (not done or step is self._steps[-1]):
+                self._write_found()
+                report()
+        return self._table()
+
+    def check(self, check: Callable[..., Any] = call, makes: bool = True, splits: str = "") -> None:
+        """Find every fault of a later step before the first one runs.
+
+        Args:
+            check: runs each check, also where an earlier one has found something.
+            makes: data sets that are made at first use, or else they are not checked.
+            splits: folder of archtrain and archval; empty is the config's.
+
+        Raises:
+            ValueError, FileNotFoundError: the first fault; or what ``check`` does instead.
+        """
+        check(self._check_outputs)
+        for step in self._steps:
+            cfg = check(self._config, step)
+            if cfg is None:
+                continue
+            cfg.DATASETS.ARCHVAL.DIR = splits or cfg.DATASETS.ARCHVAL.DIR
+            check_network(cfg, not step.searches, has_weights=not step.weights, check=check)
+            if step.searches:
+                check(settled, cfg)
+            check(_check_data, cfg, step.searches, makes)
+        check(self._check_begun)
+        if comm.is_main_process():
+            check_data(check(self._uses_of_data) or [], check, makes)
+        comm.synchronize()  # as the next thing is that files are written
+
+    def _check_outputs(self) -> None:
+        done = self._done_steps()
+        open_steps = [step for step in self._steps if step not in done]
+        cfgs = []
+        for step in open_steps:
+            cfgs.append(self.recipe.config(step.config))
+            if step.weights:
+                cfgs[-1].MODEL.WEIGHTS = ""
+            elif self.recipe.seed:
+                self.recipe.seed.put_into(cfgs[-1])
+        configs = [self.recipe.path, *filter(None, self.recipe.names.values())]
+        folders = [step.name for step in open_steps]
+        check_outputs(self.output, folders, files_read(configs, cfgs))
+
+    def _check_begun(self) -> None:
+        """Refuse a training that was begun with another config, if all that it starts from is there."""
+        names = {"", *(step.name for step in self._done_steps())}
+        for step in self._steps:
+            started = self._path(step, STARTED)
+            if {step.weights, step.architecture} <= names and os.path.isfile(started):
+                if not step.searches:  # a search has its ledger for that
+                    refuse_changes(started, identify(self._config(step), step.searches))
+
+    def _uses_of_data(self) -> list[DataUse]:
+        """Of every step; of the final detector also where it is not trained here."""
+        uses = [DataUse(step.name, self._config(step), step.searches) for step in self._steps]
+        final = self._final_config()
+        return [*uses, DataUse("SEARCH.FINAL", final, tests=True)] if final else uses
+
+    def _tables(self, makes: bool) -> list[SplitTable]:
+        """What the parts have of each class; mostly one for all searches.
+
+        Args:
+            makes: whether data sets that are generated when they are first used may be.
+        """
+        return list(filter(None, self._of_searches(functools.partial(table_of_parts, makes=makes))))
+
+    def _of_searches(self, look: Callable[[CfgNode, CfgNode | None], T]) -> list[T]:
+        """What is seen in the configs of each search and of the final detector; once what is seen
+        again."""
+        final = self._final_config()
+        seen = [look(self._config(step), final) for step in self._searches]
+        return [it for index, it in enumerate(seen) if it not in seen[:index]]
+
+    def _run(self, step: Step) -> None:
+        cfg = self._config(step)
+        identity = identify(cfg, step.searches)
+        if comm.is_main_process():
+            started = self._path(step, STARTED)
+            if not step.searches:
+                refuse_changes(started, identity)
+            if not os.path.isfile(started):
+                os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+                _write_json(started, identity)
+        comm.synchronize()
+        began = time.perf_counter()
+        args = argparse.Namespace(
+            resume=not step.searches, eval_only=step.searches, config_file=step.config
+        )
+        cfg = prepare(cfg, args)
+        if step.searches:
+            seed = self.recipe.seed
+            result = run_search(cfg, self._final_config(), seed and seed.identity)
+            results = {result.metric: result.ranking.scored[0].score}
+        else:
+            trainer = CRTrainer(cfg)
+            trainer.resume_or_load(resume=True)
+            trainer.train()
+            results = getattr(trainer, "_last_eval_results", {})
+            del trainer
+        gc.collect()
+        torch.cuda.empty_cache()
+        if comm.is_main_process():
+            seconds = time.perf_counter() - began
+            content = {"results": results, "seconds": seconds, "config": identity}
+            _write_json(self._path(step, FINISHED), content)
+        comm.synchronize()
+
+    def _config(self, step: Step) -> CfgNode:
+        """Of a step, with what earlier steps have given already."""
+        cfg = self.recipe.config(step.config)
+        cfg.OUTPUT_DIR = os.path.join(self.output, step.name)
+        cfg.MODEL.SUPERNET.TEST_PATHS = []  # the search evaluates
+        if step.weights:
+            cfg.MODEL.WEIGHTS = os.path.join(self.output, step.weights, "model_final.pth")
+            settings = cfg.MODEL.INIT.SETTINGS
+            cfg.MODEL.INIT = default_config().MODEL.INIT  # it is what the step is made for
+            cfg.MODEL.INIT.SETTINGS = settings
+        elif self.recipe.seed:
+            self.recipe.seed.put_into(cfg)
+        if step.architecture and self._has_ended(step.architecture):
+            set_architecture(cfg, self._found_by(step.architecture))
+        if cfg.MODEL.INIT.SETTINGS == "take" and os.path.isfile(cfg.MODEL.WEIGHTS):
+            settle_settings(cfg)
+        return cfg
+
+    def _final_config(self) -> CfgNode | None:
+        name = self.recipe.names["FINAL"]
+        return self.recipe.config(name) if name else None
+
+    def _has_ended(self, name: str) -> bool:
+        return os.path.isfile(os.path.join(self.output, name, FINISHED))
+
+    def _done_steps(self) -> list[Step]:
+        """Those that have ended with this very config, as have those that they depend on."""
+        done: list[Step] = []
+        for step in self._steps:
+            names = {"", *(earlier.name for earlier in done)}
+            if {step.weights, step.architecture} <= names and self._is_done(step):
+                done.append(step)
+        return done
+
+    def _is_done(self, step: Step) -> bool:
+        """Whether it has ended with this very config. Those that it depends on have to be done."""
+        if not self._has_ended(step.name):
+            return False
+        return read_json(self._path(step, FINISHED))["config"] == identify(
+            self._config(step), step.searches
+        )
+
+    def _path(self, step: Step, name: str) -> str:
+        return os.path.join(self.output, step.name, name)
+
+    def _write_found(self) -> None:
+        """The products for the user, as far as the procedure has come."""
+        done = self._done_steps()
+        search = _last_search(done)
+        if not search:
+            return
+        architecture = self._found_by(search.name)
+        write_architecture(self.output, architecture)
+        if self.recipe.names["FINAL"]:
+            training = next((step for step in self._steps if step.name == "final"), None)
+            cfg = self._config(training) if training else self._final_config()
+            if self.recipe.seed and not training:
+                self.recipe.seed.put_into(cfg)
+            setup_datasets(cfg)
+            trained = self._path(training, "model_final.pth") if training in done else ""
+            write_final(self.output, cfg, architecture, trained)
+
+    def _table(self) -> str:
+        """The detectors that were trained, side by side; or what was found."""
+        networks = self.networks()
+        if not all(network.weights for network in networks):
+            found = networks[-1].architecture
+            return (
+                f"Found: stage code {format_code(found.stage_code)}, operation code "
+                f"{format_code(found.operation_code)}"
+            )
+        return _compare(*networks)
+
+    @property
+    def _searches(self) -> list[Step]:
+        return [step for step in self._steps if step.searches]
+
+    def _found_by(self, search: str) -> Architecture:
+        return read_architecture(os.path.join(self.output, search))
+
+
+def _check_data(cfg: CfgNode, searches: bool, makes: bool) -> None:
+    """Of a step, and that a search can rank by them."""
+    check_data_sets(cfg, not searches, makes)
+    if searches:
+        check_metric(settled(cfg))
+
+
+def _last_search(steps: Sequence[Step]) -> Step | None:
+    return next((step for step in reversed(steps) if step.searches), None)
+
+
+def _compare(baseline: Network, found: Network) -> str:
+    """Two trained detectors side by side, within the width of a terminal."""
+    codes = [
+        [network.name, kind.replace("_", " "), format_code(code)]
+        for network in (baseline, found)
+        for kind, code in vars(network.architecture).items()
+    ]
+    rows = [
+        [name, value, found.numbers[name], found.numbers[name] - value]
+        for name, value in baseline.numbers.items()
+    ]
+    head = ["", baseline.name, found.name, "difference"]
+    table = tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"))
+    return f"{tabulate(codes, tablefmt='plain')}\n\n{table}"
+
+
+def _write_json(path: str, content: dict[str, Any]) -> None:
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

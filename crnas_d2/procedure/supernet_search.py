@@ -1,0 +1,335 @@
+"""One step of the search: the stage code (equation 1) or the operation code (Algorithm 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+import torch
+from torch import nn
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+
+from ..architecture import Architecture
+from ..checkpoint.trained import load_trained
+from ..config import flatten_config, get_architecture
+from ..data.copies import copies_between_parts
+from ..data.parts import table_of_parts
+from ..engine import CRTrainer
+from ..engine.trainer import without_sync_bn
+from ..files import file_sha256
+from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space, get_stage_space
+from ..search.cost import Cost, get_cost
+from ..architecture import Code
+from ..search.study import Study
+from ..evaluation.evaluator import ArchitectureEvaluator
+from ..search.evolutionary_search import evolutionary_search
+from ..search.ledger import Ledger
+from ..evaluation.metric import check_metric, check_metric_name
+from ..search.operation_search import greedy_evaluations, greedy_operation_search
+from ..search.progress import Progress
+from ..search.raced_evaluations import RacedStudy
+from ..search.random_search import random_search
+from ..search.ranking import Ranking
+from ..search.result import SearchResult
+from ..search.stage_search import eligible_codes, stage_search
+
+Limits = tuple[list[float], Cost]  # the budgets, and the cost that they limit
+
+WITHOUT_STATISTICS = {"", "FrozenBN", "GN", "LN"}  # norms that batches leave as they are
+STRATEGIES = ("greedy", "random", "evolutionary")
+# Keys on which the results of an architecture do not depend; in a race, the second ones decide who runs
+OTHER_KEYS = tuple(
+    f"SEARCH.{key}"
+    for key in ("STRATEGY", "SURVIVORS", "EVALUATIONS", "GROUP_SIZE", "FINAL", "RECIPE")
+)
+CODES_KEYS = ("SEARCH.BUDGETS", "SEARCH.COST", "SEARCH.TOLERANCE", "SEARCH.METRIC")
+
+NO_LONGER_SETTINGS = ("SEARCH.METRIC",)  # all results are recorded, so that any can be ranked by
+
+
+def run_search(
+    cfg: CfgNode,
+    final_cfg: CfgNode | None = None,
+    seed_weights: Mapping[str, str] | None = None,
+) -> SearchResult:
+    """Search the space of a trained supernet.
+
+    A stage supernet is searched for the stage code, a dilation supernet for the operation code.
+    ``OUTPUT_DIR/ledger.sqlite`` keeps every evaluation: the same search goes on where it was
+    stopped, and another one is refused.
+
+    Args:
+        cfg: of the supernet detector, see :func:`crnas_d2.engine.setup`.
+        final_cfg: of the detector whose multiply-adds are counted where they are the budget. None
+            is the supernet's, which has fewer channels in the ResNet series.
+        seed_weights: name and SHA-256 of the weights that the supernet was trained from, for the
+            result; None if they are not known.
+
+    Returns:
+        What was found, on every process. It is in ``OUTPUT_DIR`` too.
+
+    Raises:
+        ValueError: a value in the config cannot work here, or the ledger was made with others.
+        RuntimeError: every architecture failed.
+    """
+    cfg = settled(cfg)
+    check_metric(cfg)
+    sha256 = file_sha256(cfg.MODEL.WEIGHTS)
+    model = CRTrainer.build_model(without_sync_bn(cfg, "an evaluation needs no other"))
+    load_trained(model, cfg, cfg.MODEL.WEIGHTS, part=model)
+    if file_sha256(cfg.MODEL.WEIGHTS) != sha256:
+        raise RuntimeError(f"{cfg.MODEL.WEIGHTS} was replaced while it was read; start again")
+    evaluator = ArchitectureEvaluator(cfg, model)
+    limits = _limits(cfg, final_cfg, evaluator.space)
+    expected = _count_evaluations(cfg, evaluator.space, limits)
+    with contextlib.ExitStack() as stack:
+        ledger = None
+        if comm.is_main_process():
+            path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
+            settings = evaluation_settings(cfg, sha256)
+            ledger = stack.enter_context(Ledger(path, settings, NO_LONGER_SETTINGS))
+        kind = RacedStudy if cfg.SEARCH.RACING.ENABLED else Study
+        progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected, evaluator.image_passes)
+        evaluations = kind(cfg, evaluator, ledger, stack.enter_context(progress))
+        if limits:
+            result = _search_stages(cfg, limits, evaluator.space, evaluations)
+        else:
+            result = _search_operations(cfg, evaluator.space, evaluations, expected)
+        if comm.is_main_process():
+            searched = _searched(cfg, model, evaluator.space, settings["archval"], seed_weights)
+            table = table_of_parts(cfg, final_cfg)
+            searched["classes"] = table and table.as_json()
+            copies = copies_between_parts(cfg, final_cfg)
+            searched["near_copies"] = [comparison.as_json() for comparison in copies]
+            result.write(cfg.OUTPUT_DIR, searched)
+    comm.synchronize()
+    return result
+
+
+def settled(cfg: CfgNode) -> CfgNode:
+    """A copy in which nothing is left to the kind of search.
+
+    Raises:
+        ValueError: a value of SEARCH is not one of those that are expected.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    search = cfg.SEARCH
+    _check_choice("SEARCH.STRATEGY", search.STRATEGY, STRATEGIES)
+    _check_choice("SEARCH.BN.MODE", search.BN.MODE, ("auto", "recalibrate", "running"))
+    of_stages = "stage_supernet" in cfg.MODEL.BACKBONE.NAME
+    norms = _norms(cfg)
+    mixed = not norms.issubset(WITHOUT_STATISTICS)
+    if search.BN.MODE == "auto":
+        search.BN.MODE = "recalibrate" if of_stages and mixed else "running"
+    if search.BN.MODE == "recalibrate" and not mixed:
+        raise ValueError(
+            "SEARCH.BN.MODE is 'recalibrate'; expected 'running', as the norms of the backbone "
+            f"({', '.join(sorted(filter(None, norms))) or 'none'}) have no statistics of batches"
+        )
+    if search.BN.MODE == "recalibrate" and not of_stages and search.STRATEGY == "greedy":
+        raise ValueError(
+            "SEARCH.BN.MODE is 'recalibrate'; the greedy search evaluates another path on each "
+            "mini-batch, so expected 'running'"
+        )
+    if search.AMP and cfg.MODEL.DEVICE == "cpu":
+        raise ValueError("SEARCH.AMP is True; expected False, as there is no GPU")
+    check_metric_name(cfg)
+    if search.RACING.ENABLED:
+        _check_racing(search, of_stages)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise ValueError(f"DATASETS.TEST is {cfg.DATASETS.TEST}; expected archval alone")
+    for node, key in (
+        (search, "SURVIVORS"),
+        (search, "IMAGES_PER_BATCH"),
+        (search, "GROUP_SIZE"),
+        (search.BN, "BATCHES"),
+        (search.BN, "IMAGES_PER_BATCH"),
+    ):
+        if node[key] < 1:
+            name = f"SEARCH.BN.{key}" if node is search.BN else f"SEARCH.{key}"
+            raise ValueError(f"{name} is {node[key]}; expected at least 1")
+    cfg.freeze()
+    return cfg
+
+
+def _norms(cfg: CfgNode) -> set[str]:
+    """The kinds of norm in a backbone and its neck."""
+    builder = cfg.MODEL.BACKBONE.NAME
+    norms = {cfg.MODEL.RESNETS.NORM}
+    if "nasfpn" in builder:
+        norms.add(cfg.MODEL.NAS_FPN.NORM)
+    elif "fpn" in builder:
+        norms.add(cfg.MODEL.FPN.NORM)
+    return norms
+
+
+def _check_racing(search: CfgNode, of_stages: bool) -> None:
+    if not of_stages or len(search.BUDGETS) > 1:
+        raise ValueError(
+            "SEARCH.RACING.ENABLED is True; expected False, except in a stage search of one budget"
+        )
+    _check_choice("SEARCH.METRIC of a race", search.METRIC, ("bbox/AP", "segm/AP"))
+    if not 0 < search.RACING.CONFIDENCE <= 1:
+        raise ValueError(
+            f"SEARCH.RACING.CONFIDENCE is {search.RACING.CONFIDENCE}; expected more than 0, at most 1"
+        )
+    for key in ("SLICES", "RESAMPLES"):
+        if search.RACING[key] < 1:
+            raise ValueError(f"SEARCH.RACING.{key} is {search.RACING[key]}; expected at least 1")
+
+
+def _check_choice(key: str, value: str, expected: Sequence[str]) -> None:
+    if value not in expected:
+        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(map(repr, expected))}")
+
+
+def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
+    """All that the results of an architecture depend on, by key; what the ledger is opened with."""
+    left_out = ("MODEL.WEIGHTS", "MODEL.INIT.", "MODEL.DEVICE", "MODEL.CLASS_NAMES", *OTHER_KEYS)
+    if not cfg.SEARCH.RACING.ENABLED:
+        left_out += CODES_KEYS
+    settings = {
+        key: value
+        for key, value in flatten_config(cfg).items()
+        if key.startswith(("MODEL.", "INPUT.", "TEST.", "SEARCH.")) and not key.startswith(left_out)
+    }
+    settings["weights"] = weights_sha256
+    settings["archval"] = file_sha256(MetadataCatalog.get(cfg.DATASETS.TEST[0]).json_file)
+    if cfg.SEARCH.BN.MODE == "recalibrate":
+        parts = [file_sha256(MetadataCatalog.get(name).json_file) for name in cfg.DATASETS.TRAIN]
+        settings["archtrain"] = ", ".join(parts)
+    return settings
+
+
+def _searched(
+    cfg: CfgNode,
+    model: nn.Module,
+    space: PathSpace,
+    archval_sha256: str,
+    seed_weights: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """What the architectures were chosen from, with which weights, and on what."""
+    if isinstance(space, StageSpace):
+        choices = {"stage_choices": space.choices}
+    else:
+        choices = {"stage_code": space.stage_code, "operations": space.operations}
+    return {
+        "supernet": {
+            "backbone": cfg.MODEL.BACKBONE.NAME,
+            "sha256": tensors_sha256(model),
+            "seed_weights": seed_weights,
+        },
+        "space": {"family": cfg.MODEL.CR.FAMILY, **choices},
+        "archval": {"name": cfg.DATASETS.TEST[0], "sha256": archval_sha256},
+    }
+
+
+def tensors_sha256(model: nn.Module) -> str:
+    """SHA-256 of the names and the bytes of a model's tensors, in order of the names. Unlike that of
+    a checkpoint, it does not depend on how the training came there."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int:
+    """How many architectures a search will evaluate.
+
+    Args:
+        cfg, final_cfg: as in :func:`run_search`.
+    """
+    space = get_space(cfg)
+    return _count_evaluations(cfg, space, _limits(cfg, final_cfg, space))
+
+
+def example_codes(cfg: CfgNode, final_cfg: CfgNode | None, count: int) -> list[Code]:
+    """Some of the paths that a search may evaluate: neighbours, as in a group, or at random.
+
+    Args:
+        cfg, final_cfg: as in :func:`run_search`.
+        count: of paths, at most.
+    """
+    space = get_space(cfg)
+    limits = _limits(cfg, final_cfg, space)
+    if not limits:
+        return list(dict.fromkeys(space.sample(Random(index)) for index in range(count)))
+    budgets, cost = limits
+    eligible = eligible_codes(space, budgets, cfg.SEARCH.TOLERANCE, cost)
+    codes = sorted(set().union(*eligible.values()))
+    middle = max(0, len(codes) - count) // 2
+    return codes[middle : middle + count]
+
+
+def get_space(cfg: CfgNode) -> StageSpace | OperationSpace:
+    """The space of the supernet that a config describes."""
+    architecture, supernet = get_architecture(cfg), cfg.MODEL.SUPERNET
+    if "stage_supernet" in cfg.MODEL.BACKBONE.NAME:
+        return get_stage_space(architecture.family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS)
+    return get_operation_space(architecture, supernet.OPERATIONS)
+
+
+def _limits(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -> Limits | None:
+    """The budgets of a stage search, and the cost that they limit; operation codes have none."""
+    if not isinstance(space, StageSpace):
+        return None
+    cost = get_cost(cfg.SEARCH.COST, space, final_cfg or cfg)
+    return cfg.SEARCH.BUDGETS or [float(cost(get_architecture(cfg).stage_code))], cost
+
+
+def _count_evaluations(cfg: CfgNode, space: PathSpace, limits: Limits | None) -> int:
+    search = cfg.SEARCH
+    if limits:
+        budgets, cost = limits
+        eligible = eligible_codes(space, budgets, search.TOLERANCE, cost)
+        return len(set().union(*eligible.values()))
+    if search.STRATEGY != "greedy" and search.EVALUATIONS:
+        return search.EVALUATIONS
+    return greedy_evaluations(space, search.SURVIVORS)
+
+
+def _search_stages(
+    cfg: CfgNode, limits: Limits, space: StageSpace, evaluations: Study
+) -> SearchResult:
+    budgets, cost = limits
+    rankings = stage_search(space, budgets, evaluations, cfg.SEARCH.TOLERANCE, cost)
+    best = next(iter(rankings.values())).best
+    named = {str(budget): ranking for budget, ranking in rankings.items()}
+    return _result(cfg, "stage", Architecture(best), named, evaluations)
+
+
+def _search_operations(
+    cfg: CfgNode, space: OperationSpace, evaluations: Study, count: int
+) -> SearchResult:
+    search = cfg.SEARCH
+    survivors = ()
+    if search.STRATEGY == "greedy":
+        found = greedy_operation_search(space, evaluations, search.SURVIVORS)
+        ranking, survivors = found.ranking, found.survivors
+    elif search.STRATEGY == "random":
+        ranking = random_search(space, evaluations, count, search.SEED)
+    else:
+        ranking = evolutionary_search(space, evaluations, count, search.SEED)
+    architecture = Architecture(space.stage_code, ranking.best)
+    return _result(cfg, "operation", architecture, {"all": ranking}, evaluations, survivors)
+
+
+def _result(
+    cfg: CfgNode,
+    step: str,
+    architecture: Architecture,
+    rankings: dict[str, Ranking],
+    evaluations: Study,
+    survivors: Sequence[Sequence[tuple[Code, float]]] = (),
+) -> SearchResult:
+    statuses = {code: evaluation.status for code, evaluation in evaluations.done.items()}
+    return SearchResult(step, cfg.SEARCH.METRIC, architecture, rankings, survivors, statuses)

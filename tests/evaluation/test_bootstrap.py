@@ -1,0 +1,242 @@
+"""Weighted AP equals that of pycocotools, with images repeated as often as their weights say."""
+
+import numpy as np
+import pytest
+from pycocotools.cocoeval import Params
+from evaluation.made_scenes import (
+    CONTIGUOUS_IDS,
+    make_annotations,
+    make_coco,
+    make_results,
+    of_images,
+    pycocotools_ap,
+)
+
+from crnas_d2.evaluation import bootstrap, matching
+from crnas_d2.evaluation.bootstrap import BootstrapAP, ResampledImages, poisson_weights
+from crnas_d2.evaluation.detections import Detections
+
+IDS = [7, 3, 4, 12, 1, 30, 9, 18, 21, 2]  # no order, as in a shuffled slice
+
+
+def make_scene(seed, **kwargs):
+    rng = np.random.default_rng(seed)
+    annotations = make_annotations(rng, IDS, **kwargs)
+    return make_coco(IDS, annotations), annotations, make_results(rng, annotations, IDS)
+
+
+def weighted_ap(coco, results, weights, ids=IDS, iou_type="bbox"):
+    images = ResampledImages(coco, CONTIGUOUS_IDS, ids, weights, iou_type)
+    architecture = BootstrapAP(images)
+    architecture.add(ids, of_images(results, ids))
+    return architecture.ap()
+
+
+def repeated_ap(annotations, results, weights, iou_type="bbox"):
+    """pycocotools on a data set that has image i weights[i] times, its copies in a row."""
+    ids, annotated, found = [], [], []
+    for image_id, weight in zip(IDS, weights):
+        for copy in range(int(weight)):
+            ids.append(image_id * 100 + copy)
+            for source, target in ((annotations, annotated), (results, found)):
+                target += [s | {"image_id": ids[-1]} for s in source if s["image_id"] == image_id]
+    annotated = [a | {"id": n} for n, a in enumerate(annotated, 1)]
+    return pycocotools_ap(make_coco(ids, annotated), found, iou_type=iou_type)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_pycocotools(seed, iou_type):
+    coco, _, results = make_scene(seed)
+    expected = pycocotools_ap(coco, results, iou_type=iou_type)
+    assert 2 < expected < 60
+    ones = np.ones((len(IDS), 1))
+    assert weighted_ap(coco, results, ones, iou_type=iou_type) == pytest.approx(
+        [expected], abs=1e-12, rel=0
+    )
+
+
+@pytest.mark.parametrize("crowds", [0, 0.5])
+@pytest.mark.parametrize("seed", range(2))
+def test_weights_are_copies_of_images(seed, crowds):
+    coco, annotations, results = make_scene(seed, crowds=crowds)
+    weights = poisson_weights(len(IDS), 12, seed)
+    assert {0, 1, 2, 3} <= set(weights.ravel())
+    expected = [repeated_ap(annotations, results, column) for column in weights.T]
+    assert len(set(expected)) == 12
+    assert weighted_ap(coco, results, weights) == pytest.approx(expected, abs=1e-12, rel=0)
+
+
+def test_weights_are_copies_of_images_with_masks():
+    coco, annotations, results = make_scene(5)
+    weights = poisson_weights(len(IDS), 3, 0)
+    expected = [repeated_ap(annotations, results, column, "segm") for column in weights.T]
+    assert weighted_ap(coco, results, weights, iou_type="segm") == pytest.approx(
+        expected, abs=1e-12, rel=0
+    )
+
+
+def test_equal_scores_of_different_images_keep_the_order_of_image_ids():
+    coco, annotations, results = make_scene(6)
+    by_group = {}
+    for result in results:  # ten scores in all, each once in an image and category
+        group = by_group.setdefault((result["image_id"], result["category_id"]), [])
+        result["score"] = 1 - len(group) / 100
+        group.append(result)
+    weights = poisson_weights(len(IDS), 6, 1)
+    expected = [repeated_ap(annotations, results, column) for column in weights.T]
+    assert weighted_ap(coco, results, weights) == pytest.approx(expected, abs=1e-12, rel=0)
+
+
+def test_equal_scores_of_an_image_keep_the_order_of_the_detections():
+    coco, _, results = make_scene(7)
+    for result in results:
+        result["score"] = round(result["score"], 1)
+    expected = pycocotools_ap(coco, results)
+    assert weighted_ap(coco, results, np.ones((len(IDS), 1)))[0] == pytest.approx(
+        expected, abs=1e-12, rel=0
+    )
+    assert abs(pycocotools_ap(coco, results[::-1]) - expected) > 1e-3
+
+
+def test_only_100_detections_of_an_image_and_category_count(monkeypatch):
+    coco, annotations, results = make_scene(8)
+    rng = np.random.default_rng(0)
+    image_id = annotations[0]["image_id"]
+    crowded = results + make_results(rng, annotations[:1] * 100, [image_id], false=400)
+    ones = np.ones((len(IDS), 1))
+    expected = pytest.approx([pycocotools_ap(coco, crowded)], abs=1e-12, rel=0)
+    assert weighted_ap(coco, crowded, ones) == expected
+    monkeypatch.setattr(matching, "MAX_DETECTIONS", 1000)
+    assert weighted_ap(coco, crowded, ones) != expected
+
+
+def made_of(boxes, found, first_id=1):
+    """One image and category, with detections in falling order of score."""
+    annotations = [
+        {"id": n, "image_id": 1, "category_id": 2, "bbox": b, "area": 400, "iscrowd": 0}
+        for n, b in enumerate(boxes, first_id)
+    ]
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9 - 0.1 * n}
+        for n, box in enumerate(found)
+    ]
+    return make_coco([1], annotations), results
+
+
+def test_equal_overlaps_go_to_the_last_object():
+    left, middle, right = [10, 10, 20, 20], [12, 10, 20, 20], [14, 10, 20, 20]
+    aps = []
+    for objects in ([left, right], [right, left]):
+        coco, results = made_of(objects, [middle, left])
+        aps.append(weighted_ap(coco, results, np.ones((1, 1)), [1])[0])
+        assert aps[-1] == pytest.approx(pycocotools_ap(coco, results), abs=1e-12, rel=0)
+    assert aps[0] > aps[1] + 1  # the left object is still free for the second detection
+
+
+def test_an_object_with_id_0_is_never_found():
+    boxes = [[10, 10, 20, 20], [50, 50, 20, 20]]
+    for first_id, expected in ((0, 100 * 51 / 101 / 2), (1, 100)):
+        coco, results = made_of(boxes, boxes, first_id)
+        assert weighted_ap(coco, results, np.ones((1, 1)), [1])[0] == pytest.approx(expected)
+        assert pycocotools_ap(coco, results) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_objects", [1, 7, 20, 35, 60, 99, 100, 101, 200, 340])
+def test_every_recall_passes_as_many_thresholds_as_in_numpy(num_objects):
+    recall = np.arange(num_objects + 1) / num_objects
+    thresholds = Params("bbox").recThrs
+    passed = bootstrap._recall_thresholds_passed(recall)
+    assert passed.tolist() == np.searchsorted(thresholds, recall, side="right").tolist()
+
+
+def test_slices_add_up():
+    coco, _, results = make_scene(10)
+    weights = poisson_weights(len(IDS), 5, 3)
+    weights[:, 0] = 1
+    architecture = BootstrapAP(ResampledImages(coco, CONTIGUOUS_IDS, IDS, weights))
+    for end in (4, 7, 10):
+        start = {4: 0, 7: 4, 10: 7}[end]
+        architecture.add(IDS[start:end], of_images(results, IDS[start:end]))
+        ap = architecture.ap()
+        assert ap[0] == pytest.approx(pycocotools_ap(coco, results, IDS[:end]), abs=1e-12, rel=0)
+        assert ap.tolist() == weighted_ap(coco, results, weights[:end], IDS[:end]).tolist()
+
+
+def test_memory_bound_changes_nothing(monkeypatch):
+    coco, _, results = make_scene(11)
+    weights = poisson_weights(len(IDS), 50, 0)
+    whole = weighted_ap(coco, results, weights)
+    monkeypatch.setattr(bootstrap, "MAX_ELEMENTS", 60)
+    assert weighted_ap(coco, results, weights).tolist() == whole.tolist()
+
+
+def test_without_objects_or_detections():
+    coco, _, results = make_scene(12)
+    empty = [4, 12]  # without objects
+    weights = np.ones((2, 3))
+    assert np.isnan(weighted_ap(coco, results, weights, empty)).all()
+    assert weighted_ap(coco, [], np.ones((len(IDS), 3))).tolist() == [0, 0, 0]
+    with_objects = [7, 3]
+    zero = weighted_ap(coco, results, np.array([[0, 1], [0, 1]]), with_objects)
+    assert np.isnan(zero[0])
+    assert zero[1] == pytest.approx(pycocotools_ap(coco, results, with_objects), abs=1e-12)
+
+
+def test_poisson_weights():
+    weights = poisson_weights(300, 400, 7)
+    assert weights.shape == (300, 400)
+    # The mean and the variance of 120,000 numbers, each 1 with a standard error of 0.003 and 0.005.
+    assert weights.mean() == pytest.approx(1, abs=0.015)
+    assert weights.var() == pytest.approx(1, abs=0.025)
+    assert abs(np.corrcoef(weights[0], weights[1])[0, 1]) < 0.2
+    assert np.array_equal(weights[:100], poisson_weights(100, 400, 7))
+    assert not np.array_equal(weights, poisson_weights(300, 400, 8))
+
+
+def test_spread_is_that_of_new_images():
+    """The bootstrap's standard error is near the spread over data sets drawn anew."""
+    ids = list(range(1, 81))
+    drawn = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        annotations = make_annotations(rng, ids)
+        results = make_results(rng, annotations, ids)
+        weights = np.hstack([np.ones((80, 1)), poisson_weights(80, 100, seed)])
+        drawn.append(weighted_ap(make_coco(ids, annotations), results, weights, ids))
+    drawn = np.array(drawn)
+    truth, estimate = drawn[:, 0].std(ddof=1), drawn[:, 1:].std(1, ddof=1).mean()
+    assert 0.65 < estimate / truth < 1.5  # 40 draws give the truth to 11 %
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda i, a, d: a.add([99], d([])), r"images \[99\] are not among the 10"),
+        (lambda i, a, d: a.add([7, 7], d([])), r"images \[7\] are added a second time"),
+        (lambda i, a, d: (a.add([7], d([])), a.add([7], d([]))), "a second time"),
+        (lambda i, a, d: a.add([7], d([(3, 0)])), r"detections in images \[3\]"),
+        (lambda i, a, d: a.add([7], d([(7, 4)])), r"categories \[4\]; expected 0 to 3"),
+        (lambda i, a, d: a.add([7], d([(7, -1)])), r"categories \[-1\]; expected 0 to 3"),
+        (lambda i, a, d: BootstrapAP(i("segm")).add([7], d([(7, 0)])), "needs masks"),
+        (lambda i, a, d: i("boxes"), "IoU type 'boxes'"),
+        (lambda i, a, d: i("bbox", IDS + [7], np.ones((11, 1))), "11 images, but 10 different"),
+        (lambda i, a, d: i("bbox", [7, 99], np.ones((2, 1))), r"images \[99\] are not in the gro"),
+        (lambda i, a, d: i("bbox", IDS, np.ones((9, 1))), r"weights of shape \(9, 1\)"),
+        (lambda i, a, d: i("bbox", IDS, np.full((10, 1), 0.5)), "whole numbers"),
+        (lambda i, a, d: i("bbox", IDS, np.full((10, 1), -1)), "whole numbers"),
+    ],
+)
+def test_errors(call, message):
+    coco, _, _ = make_scene(0)
+
+    def images(iou_type="bbox", ids=IDS, weights=np.ones((10, 1))):
+        return ResampledImages(coco, CONTIGUOUS_IDS, ids, weights, iou_type)
+
+    def detections(of):
+        return Detections.from_json(
+            [{"image_id": i, "category_id": c, "bbox": [1, 1, 5, 5], "score": 0.5} for i, c in of]
+        )
+
+    with pytest.raises(ValueError, match=message):
+        call(images, BootstrapAP(images()), detections)

@@ -1,0 +1,256 @@
+"""Many architectures at a time are evaluated as each one would be alone, digit for digit."""
+
+import pytest
+import torch
+from fvcore.nn.precise_bn import update_bn_stats
+from thin_supernets import sample_paths
+from tiny_search import build, build_subnet, load, some_paths, write_search_config
+
+from crnas_d2.data.pictures import UnreadableError
+from crnas_d2.engine.hooks import find_supernet
+from crnas_d2.evaluation.evaluator import ArchitectureEvaluator, _draw_images
+from crnas_d2.evaluation.recalibration import active_norms, recalibrate
+from crnas_d2.evaluation.metric import check_metric
+from crnas_d2.procedure.supernet_search import settled
+from detectron2.data import (
+    MetadataCatalog,
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+
+
+@pytest.fixture(scope="module", params=["stage", "dilation"])
+def config(request, tmp_path_factory):
+    return write_search_config(tmp_path_factory.mktemp("search"), request.param)
+
+
+def plain_loop(cfg, paths, change=lambda model: None):
+    """One network after the other: built, loaded, run by Detectron2. Mini-batches of one size."""
+    name = cfg.DATASETS.TEST[0]
+    results = []
+    for path in paths:
+        model = build_subnet(cfg, path)
+        change(model)
+        loader = build_detection_test_loader(
+            get_detection_dataset_dicts(name, filter_empty=False),
+            mapper=DatasetMapper(cfg, is_train=False),
+            batch_size=cfg.SEARCH.IMAGES_PER_BATCH,
+        )
+        found = inference_on_dataset(model, loader, COCOEvaluator(name, use_fast_impl=False))
+        results.append({f"bbox/{name}": value for name, value in found["bbox"].items()})
+    return results
+
+
+def statistics_batches(cfg, model):
+    """The images from which statistics come, by Detectron2's loader."""
+    loader = build_detection_test_loader(
+        _draw_images(cfg),
+        mapper=DatasetMapper(cfg, is_train=False),
+        batch_size=cfg.SEARCH.BN.IMAGES_PER_BATCH,
+    )
+    return [model.preprocess_image(inputs).tensor for inputs in loader]
+
+
+@pytest.mark.parametrize("images_per_batch", [1, 3])
+def test_same_digits_as_the_plain_loop(config, images_per_batch):
+    cfg = load(config, "SEARCH.BN.MODE", "running", "SEARCH.IMAGES_PER_BATCH", images_per_batch)
+    evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))
+    paths = some_paths(evaluator.space, 6)
+    evaluations = evaluator.evaluate(paths)
+    expected = plain_loop(cfg, paths)
+    assert [e.code for e in evaluations] == paths
+    assert [dict(e.metrics) for e in evaluations] == [
+        {name: value for name, value in metrics.items() if value == value} for metrics in expected
+    ]
+    scores = {e.metrics["bbox/AP"] for e in evaluations}
+    assert len(scores) > 3 and max(scores) > 1
+    assert {(e.status, e.images) for e in evaluations} == {("done", 7)}
+
+
+def test_same_digits_with_statistics_of_the_path_alone(config):
+    cfg = load(config, "SEARCH.BN.MODE", "recalibrate", "SEARCH.STRATEGY", "random")
+    model = build(cfg)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    evaluator = ArchitectureEvaluator(settled(cfg), model)
+    paths = some_paths(evaluator.space, 5)
+    evaluations = evaluator.evaluate(paths)
+
+    def recalibrate_alone(subnet):
+        batches = enumerate(statistics_batches(cfg, subnet))
+        statistics = {}
+        for norm in active_norms(subnet.backbone):
+            norm.train()
+            norm.momentum = 1.0
+            statistics[norm] = []
+        sizes = {}
+        hooks = [
+            norm.register_forward_pre_hook(
+                lambda n, x: sizes.update({n: x[0].numel() // x[0].shape[1]})
+            )
+            for norm in statistics
+        ]
+        with torch.no_grad():
+            for _, images in batches:
+                subnet.backbone(images)
+                for norm, rows in statistics.items():
+                    mean, variance = norm.running_mean.double(), norm.running_var.double()
+                    rows.append((sizes[norm], mean, variance))
+        for hook in hooks:
+            hook.remove()
+        for norm, rows in statistics.items():
+            size = torch.tensor([[n] for n, _, _ in rows], dtype=torch.float64)
+            mean = torch.stack([m for _, m, _ in rows])
+            variance = torch.stack([v for _, _, v in rows])
+            share = size / size.sum()
+            norm.running_mean.copy_((share * mean).sum(0))
+            squares = (share * (mean**2 + variance * (size - 1) / size)).sum(0)
+            norm.running_var.copy_(squares - (share * mean).sum(0) ** 2)
+            norm.eval()
+
+    expected = plain_loop(cfg, paths, recalibrate_alone)
+    assert [e.metrics["bbox/AP"] for e in evaluations] == [m["bbox/AP"] for m in expected]
+    running = ArchitectureEvaluator(
+        settled(load(config, "SEARCH.BN.MODE", "running")), model
+    ).evaluate(paths)
+    assert all(a.metrics != b.metrics for a, b in zip(evaluations, running))
+    after = model.state_dict()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+
+
+def test_statistics_are_those_of_precise_bn(config):
+    """fvcore's estimate over the path's network alone."""
+    cfg = load(config)
+    model = build(cfg)
+    supernet = find_supernet(model)
+    images = statistics_batches(cfg, model)
+    paths = sorted(sample_paths(supernet.space, 4))
+    found = recalibrate(model.backbone, supernet, paths, enumerate(images))
+    for path, statistics in zip(paths, found):
+        subnet = build_subnet(cfg, path)
+        norms = active_norms(subnet.backbone)
+        for norm in norms:
+            norm.train()
+        update_bn_stats(subnet.backbone, images, len(images))
+        assert len(norms) == len(statistics)
+        for norm, (mean, variance) in zip(norms, statistics.values()):
+            torch.testing.assert_close(mean, norm.running_mean, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(variance, norm.running_var, rtol=1e-4, atol=1e-6)
+
+
+def test_each_image_is_decoded_once(config, monkeypatch):
+    cfg = load(config, "SEARCH.BN.MODE", "running")
+    evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))
+    decoded = []
+    mapper = evaluator._mapper
+    evaluator._mapper = lambda image: decoded.append(image["image_id"]) or mapper(image)
+    evaluator.evaluate(some_paths(evaluator.space, 5))
+    archval = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
+    assert decoded == [image["image_id"] for image in archval]
+
+
+def test_prefixes_are_completed_alike_for_each_mini_batch(config):
+    """A prefix's detections on a mini-batch are those of the path that completes it there."""
+    cfg = load(config, "SEARCH.BN.MODE", "running")
+    evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))
+    first = evaluator.space.choices[0]
+    prefixes = [(entry,) for entry in first]
+    seen, found = set(), 0
+    for number in range(evaluator.mini_batches):
+        batch = range(number, number + 1)
+        paths = [evaluator._complete(prefix, number) for prefix in prefixes]
+        assert len({path[1:] for path in paths}) == 1
+        assert all(path in evaluator.space for path in paths)
+        seen.add(paths[0][1:])
+        for one, other in zip(evaluator.detect(prefixes, batch), evaluator.detect(paths, batch)):
+            assert one.to_json() == other.to_json()
+            found += len(one)
+    assert len(seen) > 1 and found > 0
+
+
+def test_a_race_takes_statistics_once(config, monkeypatch):
+    cfg = load(config, "SEARCH.BN.MODE", "recalibrate", "SEARCH.STRATEGY", "random")
+    model = build(cfg)
+    paths = some_paths(find_supernet(model).space, 4)
+    whole = ArchitectureEvaluator(settled(cfg), model)
+    expected = [detections.to_json() for detections in whole.detect(paths, range(4))]
+
+    measured = []
+
+    def count(backbone, supernet, codes, batches):
+        measured.extend(codes)
+        return recalibrate(backbone, supernet, codes, batches)
+
+    monkeypatch.setattr("crnas_d2.evaluation.evaluator.recalibrate", count)
+    racing = cfg.clone()
+    racing.SEARCH.RACING.ENABLED = True
+    evaluator = ArchitectureEvaluator(racing, model)
+    found = [[] for _ in paths]
+    for batches, left in ((range(0, 2), 4), (range(2, 3), 3), (range(3, 4), 2)):
+        for results, detections in zip(found, evaluator.detect(paths[:left], batches)):
+            results += detections.to_json()
+    assert sorted(measured) == sorted(paths)
+    assert found[:2] == expected[:2] and all(found)
+    assert found[2] == [r for r in expected[2] if r["image_id"] in evaluator.image_ids(range(3))]
+
+    measured.clear()
+    for batches in (range(0, 2), range(2, 4)):
+        whole.detect(paths, batches)
+    assert len(measured) == 2 * len(paths)  # without a race, nothing is kept
+
+
+def test_a_path_that_is_not_finite_fails_alone(config):
+    cfg = load(config, "SEARCH.BN.MODE", "running")
+    model = build(cfg)
+    evaluator = ArchitectureEvaluator(settled(cfg), model)
+    supernet = find_supernet(model)
+    paths = sorted(some_paths(evaluator.space, 6))
+    last = supernet.choice_blocks[-1]
+    broken = paths[0][last.index]
+    for parameter in last.ops[str(broken)].parameters():
+        parameter.data.fill_(float("nan"))
+    for path, evaluation in zip(paths, evaluator.evaluate(paths)):
+        failed = path[last.index] == broken
+        assert (evaluation.status == "failed") == failed
+        assert (evaluation.reason == "a feature is Inf or NaN") == failed
+        assert bool(evaluation.metrics) != failed
+
+
+def test_faults_are_told(config):
+    for key, value, message in (
+        ("SEARCH.BN.MODE", "fixed", "SEARCH.BN.MODE is 'fixed'; expected one of 'auto'"),
+        ("SEARCH.STRATEGY", "best", "SEARCH.STRATEGY is 'best'"),
+        ("SEARCH.METRIC", "segm/AP", "MODEL.MASK_ON is False"),
+        ("SEARCH.METRIC", "bbox/APx", "SEARCH.METRIC is 'bbox/APx'; expected one of bbox/AP, "),
+        (
+            "SEARCH.METRIC",
+            "bbox/AP-green",
+            "expected one of bbox/AP, .* bbox/AP-red, bbox/AP-blue$",
+        ),
+        ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "'ProposalNetwork' gives no boxes"),
+        ("SEARCH.AMP", True, "there is no GPU"),
+        ("SEARCH.GROUP_SIZE", 0, "SEARCH.GROUP_SIZE is 0; expected at least 1"),
+        ("SEARCH.BN.BATCHES", 0, "SEARCH.BN.BATCHES is 0; expected at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_metric(settled(load(config, key, value)))
+    cfg = load(config, "SEARCH.METRIC", "bbox/AP-red")
+    check_metric(settled(cfg))
+    archval = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    MetadataCatalog.get("as_lvis").set(evaluator_type="lvis", json_file=archval.json_file)
+    cfg.DATASETS.TEST = ("as_lvis",)
+    with pytest.raises(ValueError, match="'as_lvis' of a search has evaluator_type 'lvis'; exp"):
+        check_metric(settled(cfg))
+    MetadataCatalog.remove("as_lvis")
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+    config = write_search_config(tmp_path, "stage")
+    cfg = load(config, "SEARCH.BN.MODE", "running")
+    evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))
+    image, *_ = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
+    with open(image["file_name"], "r+b") as file:
+        file.truncate(60)
+    with pytest.raises(UnreadableError, match=rf"{image['file_name']}: .*truncated"):
+        evaluator.evaluate(some_paths(evaluator.space, 1))

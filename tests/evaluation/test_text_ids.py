@@ -1,0 +1,90 @@
+"""Ids of images and categories that are texts give the digits that whole numbers give."""
+
+import copy
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from test_bootstrap import CONTIGUOUS_IDS, IDS, make_scene
+from test_scorer import (
+    assert_same,
+    draw_scene,
+    plain_metrics,
+    register,
+    to_detections,
+)  # noqa: F401
+
+from crnas_d2.evaluation import scorer as scorer_module
+from crnas_d2.evaluation.bootstrap import BootstrapAP, ResampledImages
+from crnas_d2.evaluation.detections import Detections
+from crnas_d2.evaluation.scorer import Scorer
+
+pytestmark = pytest.mark.usefixtures("catalogs")
+
+
+def as_text(id):
+    return f"scan {id:05d} ü"
+
+
+def with_texts(coco, keys):
+    """Ids in the order of the numbers."""
+    coco = copy.deepcopy(coco)
+    for section, key in keys.items():
+        for entry in coco[section]:
+            entry["id"] = as_text(entry["id"])
+        for annotation in coco["annotations"]:
+            annotation[key] = as_text(annotation[key])
+    return coco
+
+
+IMAGES = {"images": "image_id"}
+BOTH = IMAGES | {"categories": "category_id"}
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("keys", [IMAGES, BOTH], ids=["images", "both"])
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_scores(register, keys, fast, with_masks):  # noqa: F811
+    if fast and scorer_module.hotcoco is None:
+        pytest.skip("hotcoco is not installed")
+    coco, found = draw_scene(5, with_masks=with_masks)
+    register(with_texts(coco, keys))
+    scorer = Scorer("cells", fast)
+    assert scorer.implementation == ("hotcoco" if fast else "pycocotools")
+    texts = {as_text(id): instances for id, instances in found.items()}
+    detections = to_detections(texts)
+    assert_same(scorer(detections), plain_metrics(texts))
+    some = list(texts)[:3]
+    part = {id: texts[id] for id in some}
+    assert_same(scorer(to_detections(part), some), plain_metrics(part, some))
+    with pytest.raises(ValueError, match="1 images are not in 'cells'; such as other"):
+        scorer(detections, ["other"])
+
+
+def test_detections_are_restored():
+    _, found = draw_scene(5, with_masks=True)
+    detections = to_detections({as_text(id): instances for id, instances in found.items()})
+    restored = Detections.from_bytes(detections.to_bytes())
+    assert restored.to_json() == detections.to_json()
+    assert {type(result["image_id"]) for result in restored.to_json()} == {str}
+
+
+def test_resamples():
+    coco, _, results = make_scene(3)
+    weights = np.random.default_rng(0).integers(0, 3, (len(IDS), 4))
+    aps = []
+    for change, keys in ((lambda id: id, {}), (as_text, IMAGES)):
+        ground_truth = COCO()
+        ground_truth.dataset = with_texts(coco.dataset, keys)
+        ground_truth.createIndex()
+        ids = list(map(change, IDS))
+        found = [result | {"image_id": change(result["image_id"])} for result in results]
+        images = ResampledImages(ground_truth, CONTIGUOUS_IDS, ids, weights)
+        architecture = BootstrapAP(images)
+        for half in (ids[::2], ids[1::2]):
+            part = [result for result in found if result["image_id"] in half]
+            architecture.add(half, Detections.from_json(part))
+        aps.append(architecture.ap())
+    assert np.array_equal(*aps) and np.all(aps[0] > 0)
+    with pytest.raises(ValueError, match="images .*scan 00007 .* are added a second time"):
+        architecture.add(ids[:1], Detections.from_json([]))

@@ -1,0 +1,441 @@
+"""search_net.py on a trained supernet of toy size."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hanging import HANGS_S
+from tiny_search import load, write_search_config
+
+from crnas_d2.commands import search as search_command
+from crnas_d2.config import read_config
+from crnas_d2.search import Ledger
+from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
+from crnas_d2.search.ledger import LedgerError
+from crnas_d2.procedure.supernet_search import evaluation_settings
+from detectron2.data import MetadataCatalog
+from detectron2.engine import default_argument_parser
+
+SEARCH_NET = Path(__file__).resolve().parents[2] / "search_net.py"
+TIMEOUT = 120
+BUDGET = ["SEARCH.BUDGETS", "[5, 6]"]  # 4 + 7 of the 24 stage codes
+OPTIONS = {"stage": BUDGET, "dilation": []}
+RACE = [
+    *("SEARCH.BUDGETS", "[7]", "SEARCH.TOLERANCE", 0.3, "SEARCH.IMAGES_PER_BATCH", 1),
+    *("SEARCH.RACING.ENABLED", True, "SEARCH.RACING.SLICES", 3),
+    *("SEARCH.RACING.CONFIDENCE", 0.8, "SEARCH.RACING.RESAMPLES", 200),
+]
+
+
+@pytest.fixture(scope="module", params=["stage", "dilation"])
+def step(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def config(step, tmp_path_factory):
+    return write_search_config(tmp_path_factory.mktemp("search"), step)
+
+
+@pytest.fixture(scope="module")
+def whole(config, step):
+    """Folder of a search that nothing has stopped."""
+    folder = config.parent / "whole"
+    search(config, folder, *OPTIONS[step])
+    return folder
+
+
+def search(config, folder, *opts):
+    opts = ["OUTPUT_DIR", folder, *opts]
+    args = default_argument_parser().parse_args(["--config-file", *map(str, [config, *opts])])
+    args.eval_only = True
+    return search_command.search_supernet(args)
+
+
+def in_two_processes(config, folder, *opts):
+    """What search_net.py prints."""
+    command = [sys.executable, SEARCH_NET, "--config-file", config, "--num-gpus", "2"]
+    run = subprocess.run(
+        list(map(str, [*command, "--dist-url", "auto", "OUTPUT_DIR", folder, *opts])),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=config.parent,
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    return run.stdout
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_result(whole, step, config):
+    result = result_of(whole)
+    assert result["step"] == ("stage" if step == "stage" else "operation")
+    evaluations = Ledger.read(whole / "ledger.sqlite").evaluations
+    scores = {"-".join(map(str, c)): e.metrics["bbox/AP"] for c, e in evaluations.items()}
+    if step == "stage":
+        assert list(result["rankings"]) == ["5", "6"]
+        assert len(evaluations) == 4 + 7
+        for budget, ranking in result["rankings"].items():
+            expected = {
+                c: s for c, s in scores.items() if sum(map(int, c.split("-"))) == int(budget)
+            }
+            assert dict(ranking["ranking"]) == expected
+            assert ranking["best"] == min(expected, key=lambda c: (-expected[c], c))
+        best = result["rankings"]["5"]["best"]
+        codes = {"STAGE_CODE": list(map(int, best.split("-"))), "OPERATION_CODE": [0] * 5}
+    else:
+        assert len(evaluations) == 3 + 9 * 4
+        assert [len(kept) for kept in result["survivors"]] == [3] * 5
+        best = result["rankings"]["all"]["best"]
+        assert result["survivors"][-1][0] == [best, scores[best]]
+        codes = {"STAGE_CODE": [1, 1, 2, 1], "OPERATION_CODE": list(map(int, best.split("-")))}
+    assert yaml.safe_load((whole / "architecture.yaml").read_text()) == {"MODEL": {"CR": codes}}
+    assert result["counts"] == {"done": len(evaluations), "failed": 0, "dropped": 0}
+
+
+def test_the_result_says_what_was_searched(whole, step, config):
+    cfg = read_config(str(config))
+    digest = hashlib.sha256()
+    for name, tensor in sorted(torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"].items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    (archval,) = (config.parent / "data").glob("*_archval_size7_*.json")
+    choices = {
+        "stage": {"stage_choices": cfg.MODEL.SUPERNET.STAGE_CHOICES},
+        "dilation": {"stage_code": [1, 1, 2, 1], "operations": [0, 1, 2]},
+    }
+    searched = result_of(whole)["searched"]
+    parts = searched.pop("classes")["parts"]
+    assert [parts[part]["images"] for part in ("archtrain", "archval")] == [5, 7]
+    assert [found["other"] for found in searched.pop("near_copies")] == ["archtrain"]
+    assert searched == {
+        "supernet": {
+            "backbone": f"build_{step}_supernet_fpn_backbone",
+            "sha256": digest.hexdigest(),
+            "seed_weights": None,
+        },
+        "space": {"family": "resnet", **choices[step]},
+        "archval": {
+            "name": cfg.DATASETS.TEST[0],
+            "sha256": hashlib.sha256(archval.read_bytes()).hexdigest(),
+        },
+    }
+
+
+def test_weights_of_another_network_are_refused(step, config, tmp_path):
+    """Also where a file does not say whose weights it has, but has not all."""
+    weights = read_config(str(config)).MODEL.WEIGHTS
+    other = {"stage": "dilation", "dilation": "stage"}[step]
+    swapped = ["MODEL.BACKBONE.NAME", f"build_{other}_supernet_fpn_backbone"]
+    message = f"MODEL.BACKBONE.NAME: build_{step}_supernet_fpn_backbone in the checkpoint"
+    with pytest.raises(ValueError, match=message):
+        search(config, tmp_path / "out", *OPTIONS[step], *swapped)
+    tensors = torch.load(weights, weights_only=True)["model"]
+    torch.save({"model": tensors}, tmp_path / "silent.pth")
+    message = r"silent.pth are of another backbone than the model's: .*missing \(bottom_up.res"
+    with pytest.raises(ValueError, match=message):
+        options = ["MODEL.WEIGHTS", tmp_path / "silent.pth", "MODEL.INIT.SOURCE", "torchvision"]
+        search(config, tmp_path / "out", *OPTIONS[step], *options, *swapped)
+    assert not (tmp_path / "out" / "ledger.sqlite").exists()
+
+
+def search_and_log(config, folder, options, log):
+    """In a process of its own: search, and write down how many architectures are evaluated."""
+    evaluate = ArchitectureEvaluator.evaluate
+
+    def logged(self, codes):
+        finished = Ledger.read(folder / "ledger.sqlite").evaluations
+        assert finished.keys().isdisjoint(codes)
+        with log.open("a") as file:
+            file.write(f"{len(codes)}\n")
+        return evaluate(self, codes)
+
+    ArchitectureEvaluator.evaluate = logged
+    torch.set_num_threads(1)
+    search(config, folder, *options)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, step, config):
+    """And evaluates nothing that was finished."""
+    folder, log = config.parent / "killed", config.parent / "evaluated.txt"
+    options = [*OPTIONS[step], "SEARCH.GROUP_SIZE", 2]
+    rng = random.Random(1)
+    context = multiprocessing.get_context("forkserver")  # which has imported everything
+    context.set_forkserver_preload(["test_search_net"])
+    kills = 0
+    for wait in [rng.uniform(0.5, 3) for _ in range(8)] + [TIMEOUT]:
+        child = context.Process(target=search_and_log, args=(config, folder, options, log))
+        child.start()
+        child.join(wait)
+        if child.exitcode is not None:
+            break
+        child.kill()
+        child.join()
+        kills += 1
+    assert child.exitcode == 0 and kills > 1
+    for name in ("result.json", "architecture.yaml"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    one, other = (Ledger.read(f / "ledger.sqlite").evaluations for f in (folder, whole))
+    assert one == other
+    evaluated = sum(map(int, log.read_text().split()))
+    assert len(other) <= evaluated <= len(other) + 2 * kills
+
+
+def test_two_processes_find_the_same_digits(whole, step, config):
+    folder = config.parent / "two"
+    printed = in_two_processes(config, folder, *OPTIONS[step])
+    assert (folder / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+    one, other = (Ledger.read(f / "ledger.sqlite").evaluations for f in (folder, whole))
+    assert one == other
+    for ranking in result_of(folder)["rankings"].values():
+        assert f" {ranking['best']} " in printed
+
+
+def test_another_search_on_the_same_ledger_is_refused(whole, step, config):
+    for key, value in (("SEARCH.SEED", 1), ("INPUT.MIN_SIZE_TEST", 48)):
+        with pytest.raises(LedgerError, match=rf"{key}: .* there, .*{value}.* now"):
+            search(config, whole, *OPTIONS[step], key, value)
+    replaced = config.parent / "replaced.pth"
+    weights = read_config(str(config)).MODEL.WEIGHTS
+    data = torch.load(weights, weights_only=True)
+    next(iter(data["model"].values())).mul_(1.01)
+    torch.save(data, replaced)
+    with pytest.raises(LedgerError, match="\n  weights: .* there, .* now"):
+        search(config, whole, *OPTIONS[step], "MODEL.WEIGHTS", replaced)
+
+
+def test_what_does_not_change_an_ap_may_change(whole, step, config, monkeypatch):
+    """A new budget evaluates what is new in it alone."""
+    folder = config.parent / "changed"
+    shutil.copytree(whole, folder)
+    seen = []
+    evaluate = ArchitectureEvaluator.evaluate
+    monkeypatch.setattr(
+        ArchitectureEvaluator, "evaluate", lambda s, codes: seen.extend(codes) or evaluate(s, codes)
+    )
+    if step == "stage":
+        search(config, folder, "SEARCH.BUDGETS", "[6, 9]", "SEARCH.GROUP_SIZE", 3)
+        assert seen == [(2, 2, 3, 2)]
+        assert list(result_of(folder)["rankings"]) == ["6", "9"]
+    else:
+        known = Ledger.read(whole / "ledger.sqlite").evaluations
+        search(config, folder, "SEARCH.SURVIVORS", 1)
+        assert len(seen) <= 9 and known.keys().isdisjoint(seen)
+        assert result_of(folder)["counts"]["done"] == 3 * 5
+
+
+@pytest.mark.parametrize("strategy", ["random", "evolutionary"])
+def test_other_strategies(step, config, strategy):
+    if step == "stage":
+        pytest.skip("the stage search evaluates every eligible code")
+    folder = config.parent / strategy
+    options = ["SEARCH.STRATEGY", strategy, "SEARCH.EVALUATIONS", 6]
+    search(config, folder, *options, "SEARCH.FINAL", "Digits/faster_rcnn_R_18_FPN.yaml")
+    result = result_of(folder)
+    assert result["counts"]["done"] == 6 and result["survivors"] == []
+    final = read_config(str(folder / "final.yaml"))
+    assert "-".join(map(str, final.MODEL.CR.OPERATION_CODE)) == result["rankings"]["all"]["best"]
+    assert final.DATASETS.TRAIN == ("digits_train",)
+    assert final.MODEL.CLASS_NAMES == list("0123456789") and final.MODEL.WEIGHTS == ""
+
+
+def test_the_final_detector_has_what_the_search_was_told(whole, step, config):
+    """But not what is the supernet's."""
+    cfg = read_config(str(config))
+    source = cfg.DATASETS.COCO_JSON[0][0]
+    (config.parent / "detector.yaml").write_text(
+        f'_BASE_: "{config.name}"\n'
+        'MODEL: {WEIGHTS: "", BACKBONE: {NAME: "build_cr_resnet_fpn_backbone"}}\n'
+        f'DATASETS: {{COCO_JSON: [], TRAIN: ["{source}"], TEST: []}}\n'
+    )
+    folder = config.parent / "told"
+    shutil.copytree(whole, folder)
+    options = ["SEARCH.FINAL", "detector.yaml", "SOLVER.MAX_ITER", 77]
+    search(config, folder, *OPTIONS[step], "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, *options)
+    final = read_config(str(folder / "final.yaml"))
+    found = result_of(folder)["architecture"]
+    assert final.MODEL.CR.STAGE_CODE == found["stage_code"]
+    assert final.MODEL.CR.OPERATION_CODE == found["operation_code"]
+    assert final.SOLVER.MAX_ITER == 77 and final.MODEL.WEIGHTS == ""
+    assert final.MODEL.BACKBONE.NAME == "build_cr_resnet_fpn_backbone"
+    assert final.MODEL.CLASS_NAMES == ["red", "blue"] and final.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    assert final.DATASETS.COCO_JSON == cfg.DATASETS.COCO_JSON
+    assert final.DATASETS.TRAIN == (source,) and final.DATASETS.TEST == ()
+
+
+def race_of(folder):
+    evaluations = Ledger.read(folder / "ledger.sqlite").evaluations.values()
+    return {e.code: (e.status, e.images, dict(e.metrics)) for e in evaluations}
+
+
+@pytest.fixture(scope="module")
+def raced(step, config):
+    """A race of the stage codes of 5 to 9 blocks over slices of 2, 2 and 3 images."""
+    if step != "stage":
+        pytest.skip("the greedy search evaluates prefixes")
+    search(config, config.parent / "raced", *RACE)
+    return config.parent / "raced"
+
+
+def test_a_race(raced, config):
+    """Who stays to the end has the AP of a search without a race, who is dropped that of the slices
+    that it has seen."""
+    folder = config.parent / "not_raced"
+    search(config, folder, *RACE, "SEARCH.RACING.ENABLED", False)
+    expected, found = race_of(folder), race_of(raced)
+    statuses = [status for status, _, _ in found.values()]
+    assert len(found) == 23 and statuses.count("dropped") > 5 and statuses.count("done") > 1
+    for code, (status, images, metrics) in found.items():
+        if status == "done":
+            assert (images, metrics) == expected[code][1:] and images == 7
+        else:
+            assert images in (2, 4) and metrics["bbox/AP"] >= 0
+    best = result_of(raced)["rankings"]["7"]["best"]
+    assert found[tuple(map(int, best.split("-")))][0] == "done"
+    assert result_of(raced)["counts"]["dropped"] == statuses.count("dropped")
+    assert len(result_of(raced)["dropped"]) == statuses.count("dropped")
+
+
+def test_another_metric_goes_on_with_the_ledger(whole, step, config, monkeypatch):
+    """What was evaluated is ranked by it; the greedy search may have others to evaluate."""
+    folder = config.parent / "corrected"
+    shutil.copytree(whole, folder)
+    before = Ledger.read(folder / "ledger.sqlite").evaluations
+    if step == "stage":
+        fail = lambda *_: pytest.fail("evaluated again")
+        monkeypatch.setattr(ArchitectureEvaluator, "evaluate", fail)
+    search(config, folder, *OPTIONS[step], "SEARCH.METRIC", "bbox/AP50")
+    after = Ledger.read(folder / "ledger.sqlite").evaluations
+    assert {code: after[code] for code in before} == before
+    result = result_of(folder)
+    assert result["metric"] == "bbox/AP50"
+    scores = {"-".join(map(str, code)): e.metrics["bbox/AP50"] for code, e in after.items()}
+    for ranking in result["rankings"].values():
+        assert all(scores[code] == score for code, score in ranking["ranking"])
+        assert ranking["ranking"][0][1] == max(score for _, score in ranking["ranking"])
+
+
+def test_the_metric_of_a_race_has_decided_who_was_dropped(step, config):
+    if step == "stage":
+        cfg = load(config, *RACE)
+        assert evaluation_settings(cfg, "")["SEARCH.METRIC"] == "bbox/AP"
+        cfg.SEARCH.RACING.ENABLED = False
+        assert "SEARCH.METRIC" not in evaluation_settings(cfg, "")
+
+
+def test_ids_that_are_texts(raced, config):
+    """On the same parts, with a text in place of each number, a race has the same digits."""
+    cfg = load(config)
+    root, entries = cfg.DATASETS.COCO_JSON[0][2], []
+    for part, name in (("archtrain", cfg.DATASETS.TRAIN[0]), ("archval", cfg.DATASETS.TEST[0])):
+        coco = json.loads(Path(MetadataCatalog.get(name).json_file).read_text())
+        for entry in (*coco["images"], *coco["annotations"]):
+            key = "image_id" if "image_id" in entry else "id"
+            entry[key] = f"picture {entry[key]:03}"
+        path = config.parent / f"texts_{part}.json"
+        path.write_text(json.dumps(coco))
+        entries.append([f"texts_{part}", str(path), root])
+    folder = config.parent / "texts"
+    data = ("DATASETS.COCO_JSON", entries, "DATASETS.TRAIN", ("texts_archtrain",))
+    search(config, folder, *RACE, *data, "DATASETS.TEST", ("texts_archval",))
+    assert race_of(folder) == race_of(raced)
+
+
+def test_a_race_of_two_processes(raced, config):
+    folder = config.parent / "raced_by_two"
+    in_two_processes(config, folder, *RACE)
+    assert race_of(folder) == race_of(raced)
+
+
+def test_a_race_that_was_stopped_goes_on(raced, config, monkeypatch):
+    folder = config.parent / "stopped_race"
+    detect = ArchitectureEvaluator.detect
+    calls = []
+
+    def stop_at_the_fifth(self, codes, batches):
+        calls.append((batches, codes))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return detect(self, codes, batches)
+
+    monkeypatch.setattr(ArchitectureEvaluator, "detect", stop_at_the_fifth)
+    options = [*RACE, "SEARCH.GROUP_SIZE", 7]
+    with pytest.raises(KeyboardInterrupt):
+        search(config, folder, *options)
+    before = calls[:4]
+    search(config, folder, *options)
+    done = [(batches, code) for batches, codes in before + calls[5:] for code in codes]
+    assert len(set(done)) == len(done)
+    assert race_of(folder) == race_of(raced)
+    assert (folder / "result.json").read_bytes() == (raced / "result.json").read_bytes()
+
+
+def test_what_cannot_race(step, config):
+    race = ["SEARCH.RACING.ENABLED", True]
+    wrong = [*OPTIONS["stage"]] if step == "stage" else []
+    with pytest.raises(ValueError, match="a stage search of one budget"):
+        search(config, config.parent / "wrong", *race, *wrong)
+    if step == "stage":
+        with pytest.raises(ValueError, match="SEARCH.METRIC of a race is 'bbox/AP50'"):
+            search(config, config.parent / "wrong", *race, "SEARCH.METRIC", "bbox/AP50")
+        with pytest.raises(ValueError, match="SEARCH.RACING.CONFIDENCE is 2"):
+            search(config, config.parent / "wrong", *race, "SEARCH.RACING.CONFIDENCE", 2.0)
+
+
+def test_files_of_the_user_are_left_alone(step, config, whole, tmp_path):
+    for name in ("architecture.yaml", "final.yaml", "result.json", "config.yaml"):
+        path = tmp_path / name.split(".")[0] / name
+        path.parent.mkdir()
+        path.write_text("MINE: True\n")
+        with pytest.raises(ValueError, match=f"{path}; there is one already"):
+            search(config, path.parent, *OPTIONS[step])
+        assert [p.read_text() for p in path.parent.iterdir()] == ["MINE: True\n"]
+    shutil.copy(config, tmp_path / "final" / "final.yaml")
+    with pytest.raises(ValueError, match=f"{tmp_path}/final/final.yaml is read from there"):
+        search(tmp_path / "final" / "final.yaml", tmp_path / "final", *OPTIONS[step])
+    again = tmp_path / "again"
+    shutil.copytree(whole, again)
+    os.remove(again / "ledger.sqlite")  # to start over
+    search(config, again, *OPTIONS[step])
+    assert (again / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+
+
+def test_no_stage_code_fits(step, config):
+    if step != "stage":
+        pytest.skip("an operation code costs nothing")
+    with pytest.raises(ValueError, match="budget 12: no stage code .* nearest costs are 9"):
+        search(config, config.parent / "unfit", "SEARCH.BUDGETS", "[12]")
+    search(config, config.parent / "unfit", "SEARCH.BUDGETS", "[9]", "SEARCH.SEED", 1)
+
+
+def test_budget_in_multiply_adds(step, config):
+    """Stage codes of equal cost in blocks have equal multiply-adds in the ResNet series."""
+    if step != "stage":
+        pytest.skip("an operation code costs nothing")
+    folder = config.parent / "gmacs"
+    options = ["SEARCH.COST", "gmacs", "SEARCH.BUDGETS", "[]", "SEARCH.TOLERANCE", 0.001]
+    search(config, folder, *options)
+    codes = [code for code, _ in next(iter(result_of(folder)["rankings"].values()))["ranking"]]
+    assert {sum(map(int, code.split("-"))) for code in codes} == {5} and len(codes) == 4
+
+
+def test_faults_are_told_before_any_work(step, config, tmp_path):
+    with pytest.raises(FileNotFoundError, match="SEARCH.FINAL is 'nowhere.yaml'"):
+        search(config, tmp_path / "out", "SEARCH.FINAL", "nowhere.yaml")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        search(config, tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "none.pth")
+    with pytest.raises(ValueError, match="expected the builder of a supernet"):
+        search(config, tmp_path / "out", "MODEL.BACKBONE.NAME", "build_cr_resnet_fpn_backbone")
+    assert not (tmp_path / "out" / "ledger.sqlite").exists()
