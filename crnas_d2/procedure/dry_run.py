@@ -13,6 +13,7 @@ from ..data.copies import foretell_copies
 from ..data.parts import count_images, describe_parts, table_of_parts
 from ..engine.examination import Examination
 from ..engine.setup import check_run
+from .checks import check_procedure
 from .final_config import read_baseline
 from ..evaluation.metric import check_metric
 from .outputs import check_search_outputs
@@ -32,7 +33,7 @@ def examine_recipe(recipe: Recipe) -> tuple[Procedure | None, Examination]:
     procedure = found.check(Procedure, recipe)
     if procedure:
         with tempfile.TemporaryDirectory() as folder:
-            procedure.check(found.check, makes=False, splits=folder)
+            check_procedure(procedure, found.check, makes=False, splits=folder)
     return procedure, found
 
 

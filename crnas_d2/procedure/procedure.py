@@ -29,17 +29,15 @@ from ..data.parts import count_images, describe_parts, table_of_parts, tell
 from ..data.split_table import SplitTable
 from ..engine import CRTrainer
 from ..engine import terminal
-from ..engine.examination import call
-from ..engine.setup import check_data_sets, check_network, prepare, settle_settings
+from ..engine.setup import prepare, settle_settings
 from ..files import read_json, write_atomically
 from ..search.cost import plain_detector
-from .data_use import DataUse, check_data
+from .checks import check_procedure
 from ..architecture import format_code
 from .final_config import write_final
 from .identity import identify, refuse_changes
 from .measurement import Measurement, format_time, measure, remarks_of, sum_of
-from ..evaluation.metric import check_metric
-from .outputs import FINISHED, STARTED, check_outputs, files_read
+from .outputs import FINISHED, STARTED
 from .steps import Step, describe_start, plan
 from .recipe import Recipe
 from .records import Network, StepRecord, work_of
@@ -61,6 +59,7 @@ class Procedure:
     Attributes:
         recipe: what it was made from.
         output: ``OUTPUT_DIR``.
+        steps: in order.
         start: what :func:`describe_start` says of it.
     """
 
@@ -70,9 +69,9 @@ class Procedure:
             ValueError, FileNotFoundError: a config of a step has a fault; nothing was done.
         """
         self.recipe = recipe
-        self._steps = plan(recipe)
+        self.steps = plan(recipe)
         check_roles(recipe)
-        self.start = describe_start(recipe, self._steps)
+        self.start = describe_start(recipe, self.steps)
         self.output = recipe.cfg.OUTPUT_DIR
 
     def describe(self, times: Mapping[str, Measurement] | None = None) -> str:
@@ -106,24 +105,24 @@ class Procedure:
         Args:
             processes: that share the work; one of them is timed.
         """
-        pairs = [(s, r) for s, r in zip(self._steps, self.records()) if not r.done]
+        pairs = [(s, r) for s, r in zip(self.steps, self.records()) if not r.done]
         return {
             step.name: measure(
-                self._config(step), record.work, step.searches, self._final_config(), processes
+                self.config(step), record.work, step.searches, self.final_config(), processes
             )
             for step, record in tqdm(pairs, "measuring", leave=False, disable=None)
         }
 
     def records(self) -> list[StepRecord]:
         """The steps in order, with what is known of each one before it has run, or after."""
-        done = self._done_steps()
+        done = self.done_steps()
         records = []
-        for step in self._steps:
-            cfg = self._config(step)
+        for step in self.steps:
+            cfg = self.config(step)
             codes, images = None, 0
             if step.searches:
                 cfg = settled(cfg)
-                codes = planned_evaluations(cfg, self._final_config())
+                codes = planned_evaluations(cfg, self.final_config())
                 images = count_images(cfg)
                 size = f"{codes:,} architectures x {images:,} images"
                 passes = f"{codes * images:,} forward"
@@ -131,7 +130,7 @@ class Procedure:
                 batch = cfg.SOLVER.IMS_PER_BATCH
                 size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"
                 passes = f"{cfg.SOLVER.MAX_ITER * batch:,} forward and backward"
-            finished = read_json(self._path(step, FINISHED)) if step in done else {}
+            finished = read_json(self.path(step, FINISHED)) if step in done else {}
             records.append(
                 StepRecord(
                     name=step.name,
@@ -150,8 +149,8 @@ class Procedure:
 
     def networks(self) -> list[Network]:
         """The baseline and, once a search has ended, what was found."""
-        done = self._done_steps()
-        baseline = self._final_config() or plain_detector(self._config(self._searches[0]))
+        done = self.done_steps()
+        baseline = self.final_config() or plain_detector(self.config(self._searches[0]))
         setup_datasets(baseline)
         networks = [self._network("baseline", baseline, "baseline", done)]
         search = _last_search(done)
@@ -165,8 +164,8 @@ class Procedure:
         """A detector, with what its training has given if that is done."""
         for step in done:
             if step.name == training:
-                results = read_json(self._path(step, FINISHED))["results"]
-                return Network(name, cfg, self._path(step, "model_final.pth"), results)
+                results = read_json(self.path(step, FINISHED))["results"]
+                return Network(name, cfg, self.path(step, "model_final.pth"), results)
         return Network(name, cfg)
 
     def run(self, report: Callable[[], None] = lambda: None) -> str:
@@ -181,7 +180,7 @@ class Procedure:
         Raises:
             ValueError, FileNotFoundError: a config or a file on disk has a fault.
         """
-        self.check()
+        check_procedure(self)
         for line in self.start:
             logger.info(line)
         if comm.is_main_process():
@@ -190,8 +189,8 @@ class Procedure:
             comparisons = itertools.chain(*self._of_searches(copies_between_parts))
             tell_copies(tuple(comparisons), self.output)
         records = self.records()
-        for number, step in enumerate(self._steps, start=1):
-            title = f"Step {number} of {len(self._steps)}, {step.name}"
+        for number, step in enumerate(self.steps, start=1):
+            title = f"Step {number} of {len(self.steps)}, {step.name}"
             done = self._is_done(step)
             if done:
                 logger.info(f"{title}: done already")
@@ -203,65 +202,10 @@ class Procedure:
                 with terminal.step(step.name, number, len(records), record.work.pixels, later):
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
-            if comm.is_main_process() and (not done or step is self._steps[-1]):
+            if comm.is_main_process() and (not done or step is self.steps[-1]):
                 self._write_found()
                 report()
         return self._table()
-
-    def check(self, check: Callable[..., Any] = call, makes: bool = True, splits: str = "") -> None:
-        """Find every fault of a later step before the first one runs.
-
-        Args:
-            check: runs each check, also where an earlier one has found something.
-            makes: data sets that are made at first use, or else they are not checked.
-            splits: folder of archtrain and archval; empty is the config's.
-
-        Raises:
-            ValueError, FileNotFoundError: the first fault; or what ``check`` does instead.
-        """
-        check(self._check_outputs)
-        for step in self._steps:
-            cfg = check(self._config, step)
-            if cfg is None:
-                continue
-            cfg.DATASETS.ARCHVAL.DIR = splits or cfg.DATASETS.ARCHVAL.DIR
-            check_network(cfg, not step.searches, has_weights=not step.weights, check=check)
-            if step.searches:
-                check(settled, cfg)
-            check(_check_data, cfg, step.searches, makes)
-        check(self._check_begun)
-        if comm.is_main_process():
-            check_data(check(self._uses_of_data) or [], check, makes)
-        comm.synchronize()  # as the next thing is that files are written
-
-    def _check_outputs(self) -> None:
-        done = self._done_steps()
-        open_steps = [step for step in self._steps if step not in done]
-        cfgs = []
-        for step in open_steps:
-            cfgs.append(self.recipe.config(step.config))
-            if step.weights:
-                cfgs[-1].MODEL.WEIGHTS = ""
-            elif self.recipe.seed:
-                self.recipe.seed.put_into(cfgs[-1])
-        configs = [self.recipe.path, *filter(None, self.recipe.names.values())]
-        folders = [step.name for step in open_steps]
-        check_outputs(self.output, folders, files_read(configs, cfgs))
-
-    def _check_begun(self) -> None:
-        """Refuse a training that was begun with another config, if all that it starts from is there."""
-        names = {"", *(step.name for step in self._done_steps())}
-        for step in self._steps:
-            started = self._path(step, STARTED)
-            if {step.weights, step.architecture} <= names and os.path.isfile(started):
-                if not step.searches:  # a search has its ledger for that
-                    refuse_changes(started, identify(self._config(step), step.searches))
-
-    def _uses_of_data(self) -> list[DataUse]:
-        """Of every step; of the final detector also where it is not trained here."""
-        uses = [DataUse(step.name, self._config(step), step.searches) for step in self._steps]
-        final = self._final_config()
-        return [*uses, DataUse("SEARCH.FINAL", final, tests=True)] if final else uses
 
     def _tables(self, makes: bool) -> list[SplitTable]:
         """What the parts have of each class; mostly one for all searches.
@@ -274,15 +218,15 @@ class Procedure:
     def _of_searches(self, look: Callable[[CfgNode, CfgNode | None], T]) -> list[T]:
         """What is seen in the configs of each search and of the final detector; once what is seen
         again."""
-        final = self._final_config()
-        seen = [look(self._config(step), final) for step in self._searches]
+        final = self.final_config()
+        seen = [look(self.config(step), final) for step in self._searches]
         return [it for index, it in enumerate(seen) if it not in seen[:index]]
 
     def _run(self, step: Step) -> None:
-        cfg = self._config(step)
+        cfg = self.config(step)
         identity = identify(cfg, step.searches)
         if comm.is_main_process():
-            started = self._path(step, STARTED)
+            started = self.path(step, STARTED)
             if not step.searches:
                 refuse_changes(started, identity)
             if not os.path.isfile(started):
@@ -296,7 +240,7 @@ class Procedure:
         cfg = prepare(cfg, args)
         if step.searches:
             seed = self.recipe.seed
-            result = run_search(cfg, self._final_config(), seed and seed.identity)
+            result = run_search(cfg, self.final_config(), seed and seed.identity)
             results = {result.metric: result.ranking.scored[0].score}
         else:
             trainer = CRTrainer(cfg)
@@ -309,10 +253,10 @@ class Procedure:
         if comm.is_main_process():
             seconds = time.perf_counter() - began
             content = {"results": results, "seconds": seconds, "config": identity}
-            _write_json(self._path(step, FINISHED), content)
+            _write_json(self.path(step, FINISHED), content)
         comm.synchronize()
 
-    def _config(self, step: Step) -> CfgNode:
+    def config(self, step: Step) -> CfgNode:
         """Of a step, with what earlier steps have given already."""
         cfg = self.recipe.config(step.config)
         cfg.OUTPUT_DIR = os.path.join(self.output, step.name)
@@ -330,17 +274,18 @@ class Procedure:
             settle_settings(cfg)
         return cfg
 
-    def _final_config(self) -> CfgNode | None:
+    def final_config(self) -> CfgNode | None:
+        """Of the final detector; None where the recipe names none."""
         name = self.recipe.names["FINAL"]
         return self.recipe.config(name) if name else None
 
     def _has_ended(self, name: str) -> bool:
         return os.path.isfile(os.path.join(self.output, name, FINISHED))
 
-    def _done_steps(self) -> list[Step]:
+    def done_steps(self) -> list[Step]:
         """Those that have ended with this very config, as have those that they depend on."""
         done: list[Step] = []
-        for step in self._steps:
+        for step in self.steps:
             names = {"", *(earlier.name for earlier in done)}
             if {step.weights, step.architecture} <= names and self._is_done(step):
                 done.append(step)
@@ -350,28 +295,29 @@ class Procedure:
         """Whether it has ended with this very config. Those that it depends on have to be done."""
         if not self._has_ended(step.name):
             return False
-        return read_json(self._path(step, FINISHED))["config"] == identify(
-            self._config(step), step.searches
+        return read_json(self.path(step, FINISHED))["config"] == identify(
+            self.config(step), step.searches
         )
 
-    def _path(self, step: Step, name: str) -> str:
+    def path(self, step: Step, name: str) -> str:
+        """Of a file of a step."""
         return os.path.join(self.output, step.name, name)
 
     def _write_found(self) -> None:
         """The products for the user, as far as the procedure has come."""
-        done = self._done_steps()
+        done = self.done_steps()
         search = _last_search(done)
         if not search:
             return
         architecture = self._found_by(search.name)
         write_architecture(self.output, architecture)
         if self.recipe.names["FINAL"]:
-            training = next((step for step in self._steps if step.name == "final"), None)
-            cfg = self._config(training) if training else self._final_config()
+            training = next((step for step in self.steps if step.name == "final"), None)
+            cfg = self.config(training) if training else self.final_config()
             if self.recipe.seed and not training:
                 self.recipe.seed.put_into(cfg)
             setup_datasets(cfg)
-            trained = self._path(training, "model_final.pth") if training in done else ""
+            trained = self.path(training, "model_final.pth") if training in done else ""
             write_final(self.output, cfg, architecture, trained)
 
     def _table(self) -> str:
@@ -387,17 +333,10 @@ class Procedure:
 
     @property
     def _searches(self) -> list[Step]:
-        return [step for step in self._steps if step.searches]
+        return [step for step in self.steps if step.searches]
 
     def _found_by(self, search: str) -> Architecture:
         return read_architecture(os.path.join(self.output, search))
-
-
-def _check_data(cfg: CfgNode, searches: bool, makes: bool) -> None:
-    """Of a step, and that a search can rank by them."""
-    check_data_sets(cfg, not searches, makes)
-    if searches:
-        check_metric(settled(cfg))
 
 
 def _last_search(steps: Sequence[Step]) -> Step | None:
