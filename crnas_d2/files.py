@@ -1,20 +1,27 @@
 """Files: read with errors that name them, written so that they are whole or absent."""
 
+from __future__ import annotations
+
 import codecs
 import contextlib
 import functools
 import gc
 import hashlib
+import io
 import json
+import math
 import os
+import re
 import uuid
-from typing import Any, BinaryIO, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 from detectron2.utils.file_io import PathManager
 
 __all__ = [
     "cache_folder",
     "check_not_read",
+    "clean_temporaries",
     "datasets_root",
     "describe_error",
     "expand_path",
@@ -29,7 +36,9 @@ __all__ = [
     "read_json",
     "real_file",
     "real_path",
+    "to_json",
     "write_atomically",
+    "write_json",
     "write_signed",
 ]
 
@@ -40,6 +49,8 @@ BEGINNINGS = {  # of files that are no JSON in UTF-8
     codecs.BOM_UTF16_BE: f"{MARK} UTF-16; save it in UTF-8",
     b"\x1f\x8b": "it is compressed with gzip; unpack it",
 }
+
+TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 
 # First line of a text that a run may replace, as nobody has changed it since it was written
 SIGNATURE = "# Written by crnas_d2. SHA-256 of the lines below: "
@@ -149,9 +160,46 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def write_atomically(path: str, content: bytes) -> None:
-    """Write a local file so that others, at any moment, see all of it or what was there before."""
+    """Write a local file so that others, at any moment, see all of it or what was there before.
+
+    A file that has the very content is left alone, so that it need not be writable.
+    """
+    if _has_content(path, content):
+        return
     with open_atomically(path) as f:
         f.write(content)
+
+
+def _has_content(path: str, content: bytes) -> bool:
+    try:
+        if os.path.getsize(path) != len(content):
+            return False
+        with open(path, "rb") as f:
+            return f.read() == content
+    except OSError:
+        return False
+
+
+def write_json(path: str, content: Any) -> None:
+    """As :func:`write_atomically`, of :func:`to_json` with one key or entry a line."""
+    write_atomically(path, (to_json(content, indent=1) + "\n").encode())
+
+
+def to_json(content: Any, **options: Any) -> str:
+    """Valid JSON: numbers that are not finite, which JSON does not have, become null.
+
+    Args:
+        options: of :func:`json.dumps`.
+    """
+    return json.dumps(_finite(content), allow_nan=False, **options)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_signed(path: str, text: str) -> None:
@@ -180,17 +228,55 @@ def is_signed(path: str) -> bool:
 
 @contextlib.contextmanager
 def open_atomically(path: str) -> Iterator[BinaryIO]:
-    """Open a local file for writing; it takes its name at the end, whole, or not at all."""
+    """Open a local file for writing; it takes its name at the end, whole, or not at all.
+
+    Raises:
+        OSError: it cannot be written, as where the disk is full. It names the file, and is raised
+            whatever a writer of tensors or pictures has made of it.
+    """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "xb") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove, temporary)
+        raw = _Disk(temporary, "xb")
+        try:
+            with io.BufferedWriter(raw) as f:
+                yield f
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except Exception as error:
+            cause = raw.fault or error
+            if isinstance(cause, OSError) and cause.filename is None and cause.errno:
+                raise OSError(cause.errno, os.strerror(cause.errno), path) from error
+            raise
+
+
+class _Disk(io.FileIO):
+    """A file that remembers why it could not be written."""
+
+    fault: OSError | None = None
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.fault = self.fault or error
+            raise
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+def clean_temporaries(folder: str) -> None:
+    """Remove from a local folder what :func:`open_atomically` has begun in processes that were
+    killed. Nothing may be
+    written there at the time: see :func:`~crnas_d2.lock.folder_lock`, which does it."""
+    if is_remote(folder) or not os.path.isdir(folder):
+        return
+    for name in filter(TEMPORARY.fullmatch, os.listdir(folder)):
+        _remove(os.path.join(folder, name))
 
 
 def describe_error(error: Exception) -> str:

@@ -6,7 +6,6 @@ import argparse
 import functools
 import gc
 import itertools
-import json
 import logging
 import os
 import time
@@ -30,7 +29,7 @@ from ..data.split_table import SplitTable
 from ..engine import CRTrainer
 from ..engine import terminal
 from ..engine.setup import prepare, settle_settings
-from ..files import read_json, write_atomically
+from ..files import read_json, write_json
 from ..search.cost import plain_detector
 from .checks import check_procedure
 from ..architecture import format_code
@@ -231,7 +230,7 @@ class Procedure:
                 refuse_changes(started, identity)
             if not os.path.isfile(started):
                 os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-                _write_json(started, identity)
+                write_json(started, identity)
         comm.synchronize()
         began = time.perf_counter()
         args = argparse.Namespace(
@@ -253,7 +252,7 @@ class Procedure:
         if comm.is_main_process():
             seconds = time.perf_counter() - began
             content = {"results": results, "seconds": seconds, "config": identity}
-            _write_json(self.path(step, FINISHED), content)
+            write_json(self.path(step, FINISHED), content)
         comm.synchronize()
 
     def config(self, step: Step) -> CfgNode:
@@ -350,14 +349,10 @@ def _compare(baseline: Network, found: Network) -> str:
         for network in (baseline, found)
         for kind, code in vars(network.architecture).items()
     ]
-    rows = [
-        [name, value, found.numbers[name], found.numbers[name] - value]
-        for name, value in baseline.numbers.items()
-    ]
+    rows = []
+    for name, before in baseline.numbers.items():
+        after = found.numbers[name]
+        rows.append([name, before, after, None if None in (before, after) else after - before])
     head = ["", baseline.name, found.name, "difference"]
-    table = tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"))
+    table = tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"), missingval="-")
     return f"{tabulate(codes, tablefmt='plain')}\n\n{table}"
-
-
-def _write_json(path: str, content: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

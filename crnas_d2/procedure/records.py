@@ -56,13 +56,14 @@ class Network:
         cfg: its config.
         weights: file of the trained weights; empty for a network that is not trained.
         results: of its evaluation, in percent, by task and metric, and before them by test set
-            where there are several; empty without an evaluation.
+            where there are several; None for a number that is not finite, such as the AP of small
+            objects where there are none. Empty without an evaluation.
     """
 
     name: str
     cfg: CfgNode
     weights: str = ""
-    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    results: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -80,13 +81,13 @@ class Network:
             return None
 
     @property
-    def first_results(self) -> Mapping[str, Mapping[str, float]]:
+    def first_results(self) -> Mapping[str, Mapping[str, float | None]]:
         """Those on the first test set; of several, Detectron2 has results by their names."""
         tests = self.cfg.DATASETS.TEST
         return self.results.get(tests[0], {}) if len(tests) > 1 else self.results
 
     @property
-    def main_metrics(self) -> dict[str, float]:
+    def main_metrics(self) -> dict[str, float | None]:
         """Those over all categories on the first test set, by names such as "bbox AP50"."""
         return {
             f"{task} {name}": value
@@ -96,7 +97,7 @@ class Network:
         }
 
     @property
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float | None]:
         """What it is compared by: its main metrics, in percent, and its cost, where it is known."""
         cost = self.cost
         sizes = {"GMACs": cost.macs / 1e9, "M parameters": cost.parameters / 1e6} if cost else {}

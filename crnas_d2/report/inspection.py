@@ -4,7 +4,6 @@ makes of it."""
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from ..analysis.advice import SHORTEST, Advice, advise
 from ..analysis.anchor_fit import HALF, AnchorFit, Anchors, Levels
 from ..data.findings import Findings
 from ..data.objects import AREAS, Objects
+from ..files import to_json
 from .object_charts import draw_classes, draw_overlaps, draw_ratios, draw_sizes
 from .pages import render_page
 from .sample import PICTURES, draw_sample
@@ -168,8 +168,7 @@ class Inspection:
             "data_sets": self.numbers,
             "advice": [advice.as_json() for advice in self.advice],
         }
-        # NaN is no JSON
-        return json.dumps(_finite(content), indent=1, ensure_ascii=False).encode()
+        return to_json(content, indent=1, ensure_ascii=False).encode()
 
     def detector(self) -> dict[str, Any]:
         keys = ("MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
@@ -332,11 +331,3 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
     if not len(values):
         return {}
     return {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES))}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,14 +19,14 @@ def step_row(step: StepRecord) -> dict[str, Any]:
     return {
         **vars(step),
         "seconds": step.seconds or 0.0,
-        "outcome": ", ".join(f"{name} {value:.2f}" for name, value in _main(step.results)),
+        "outcome": ", ".join(f"{name} {_format(value, 2)}" for name, value in _main(step.results)),
     }
 
 
-def _main(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def _main(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
     """The numbers of a step, and of each task that has several, its AP."""
     for name, value in results.items():
-        if isinstance(value, float):
+        if value is None or isinstance(value, float):
             yield prefix + name, value
         elif isinstance(value, Mapping) and "AP" in value:
             yield f"{prefix}{name}/AP", value["AP"]
@@ -146,9 +145,13 @@ def _row(name: str, baseline: str, found: str, difference: str = "") -> dict[str
 def _difference(
     name: str, baseline: float | None, found: float | None, digits: int
 ) -> dict[str, str]:
-    texts = ("" if value is None else f"{value:.{digits}f}" for value in (baseline, found))
+    texts = (_format(value, digits) for value in (baseline, found))
     known = baseline is not None and found is not None
     return _row(name, *texts, format_change(found - baseline, digits) if known else "")
+
+
+def _format(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def format_change(value: float, digits: int) -> str:
@@ -160,10 +163,8 @@ def format_change(value: float, digits: int) -> str:
 def compare(metric: str, baseline: Network, found: Network) -> dict[str, Any] | None:
     """The metric of the search, of the two trained networks; None where one of them has none."""
     task, name = metric.split("/")
-    values = [
-        network.first_results.get(task, {}).get(name, math.nan) for network in (baseline, found)
-    ]
-    if not all(map(math.isfinite, values)):
+    values = [network.first_results.get(task, {}).get(name) for network in (baseline, found)]
+    if None in values:
         return None
     change = values[1] - values[0]
     words = {"+": "better than", "-": "worse than", "0": "as good as"}

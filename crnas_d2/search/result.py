@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ import yaml
 from tabulate import tabulate
 
 from ..architecture import Architecture
-from ..files import read_json, write_atomically, write_signed
+from ..files import read_json, write_json, write_signed
 from ..architecture import Code, format_code
 from .ranking import Ranking
 
@@ -89,8 +88,7 @@ class SearchResult:
             ],
         }
         write_architecture(folder, self.architecture)
-        content = json.dumps(result, indent=1) + "\n"
-        write_atomically(os.path.join(folder, RESULT_FILE), content.encode())
+        write_json(os.path.join(folder, RESULT_FILE), result)
 
 
 def is_result(path: str) -> bool:

@@ -1,0 +1,87 @@
+"""One process at a time writes into a folder."""
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+
+import pytest
+
+from crnas_d2.lock import check_unlocked, folder_lock
+
+
+@pytest.fixture
+def hold():
+    """Forks processes that hold the lock of a folder until they are killed."""
+    with contextlib.ExitStack() as stack:
+
+        def start(folder, children=False):
+            read, write = os.pipe()
+            pid = os.fork()
+            if not pid:
+                with folder_lock(str(folder)):
+                    if children and not os.fork():  # as a loader has them, which outlive a kill
+                        os.write(write, b"%d\n" % os.getpid())
+                        signal.pause()
+                    if not children:
+                        os.write(write, b"0\n")
+                    signal.pause()
+            os.close(write)
+            with open(read) as told:
+                child = int(told.readline())
+            if child:
+                stack.callback(os.kill, child, signal.SIGKILL)
+            return pid
+
+        yield start
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, hold):
+    folder = tmp_path / "output"
+    temporary = folder / f"model_final.pth.{'0' * 32}.tmp"
+    check_unlocked(str(folder))
+    assert not folder.exists()
+    first = hold(folder, children=True)
+    temporary.touch()
+    expected = f"{folder} is being written by process {first} on {socket.gethostname()}; wait"
+    with pytest.raises(BlockingIOError, match=expected):
+        with folder_lock(str(folder)):
+            pass
+    with pytest.raises(BlockingIOError, match=expected):
+        check_unlocked(str(folder))
+    assert temporary.exists()  # which the first one still writes
+    with folder_lock(str(tmp_path)):  # another folder
+        pass
+    kill(first)
+    check_unlocked(str(folder))
+    assert temporary.exists()
+    with folder_lock(str(folder)):
+        assert not temporary.exists()
+    assert os.listdir(folder) == [".lock"]
+
+
+def test_released_at_the_end(tmp_path, hold):
+    for error in (contextlib.nullcontext(), pytest.raises(KeyError)):
+        with error, folder_lock(str(tmp_path)):
+            if not isinstance(error, contextlib.nullcontext):
+                raise KeyError
+        kill(hold(tmp_path))
+
+
+def test_no_lock_where_nothing_can_be_written(tmp_path, monkeypatch):
+    def fail(path, *_):
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(os, "open", fail)
+    check_unlocked(str(tmp_path))
+    with folder_lock(str(tmp_path)):
+        pass
+    with folder_lock("s3://bucket/output"):
+        pass
+    assert not os.listdir(tmp_path)
