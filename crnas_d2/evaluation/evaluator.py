@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from random import Random
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
@@ -27,7 +31,7 @@ from ..search.trial import Trial
 from .recalibration import Statistics, keeping_statistics, recalibrate, use_statistics
 from .scorer import Scorer
 
-logger = logging.getLogger(__name__)
+SCORING = timedelta(days=7)  # longer than pycocotools takes for an architecture on any data set
 
 
 class ArchitectureEvaluator:
@@ -65,6 +69,7 @@ class ArchitectureEvaluator:
         search = cfg.SEARCH
         self._model = model.eval()
         self._images_per_batch = search.IMAGES_PER_BATCH
+        self._group_size = search.GROUP_SIZE
         self._num_workers = cfg.DATALOADER.NUM_WORKERS
         self._mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
         self._archval = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
@@ -75,6 +80,9 @@ class ArchitectureEvaluator:
         if search.BN.MODE == "recalibrate":
             self._statistics_images = _draw_images(cfg)
             self._statistics_batch = search.BN.IMAGES_PER_BATCH
+        self._scorers = None
+        if comm.get_world_size() > 1:  # they wait for each other as long as one of them scores
+            self._scorers = dist.new_group(backend="gloo", timeout=SCORING)
         self._is_race = search.RACING.ENABLED
         self._statistics: dict[Code, Statistics] = {}  # in a race, kept from slice to slice
 
@@ -98,22 +106,38 @@ class ArchitectureEvaluator:
         first, last = batches.start * self._images_per_batch, batches.stop * self._images_per_batch
         return [image["image_id"] for image in self._archval[first:last]]
 
-    def evaluate(self, codes: Sequence[Code]) -> list[Trial]:
-        """Evaluate some architectures on the whole of archval.
+    def evaluate(self, codes: Sequence[Code], batches: range | None = None) -> Iterator[Trial]:
+        """Evaluate some architectures, ``SEARCH.GROUP_SIZE`` in one pass over archval.
+
+        The processes share the images of a group and then its architectures, of which each scores
+        its own. All processes have to call it alike and to go on to its end.
 
         Args:
-            codes: paths, or prefixes of one length. What is kept in memory grows with their
-                number.
+            codes: paths, or prefixes of one length.
+            batches: mini-batches of archval on which they are evaluated; None for all.
 
-        Returns:
-            In the order of the codes; the same on all processes.
+        Yields:
+            On all processes, in the order of the codes, each trial as soon as it is scored.
         """
-        found = self.detect(codes, range(self.mini_batches))
-        if comm.is_main_process():
-            evaluations = [self.score(code, detections) for code, detections in zip(codes, found)]
-        else:
-            evaluations = None
-        return comm.all_gather(evaluations)[0]
+        batches = range(self.mini_batches) if batches is None else batches
+        image_ids = None if len(batches) == self.mini_batches else self.image_ids(batches)
+        for start in range(0, len(codes), self._group_size):
+            group = codes[start : start + self._group_size]
+            began = time.perf_counter()
+            own = deque(self.detect(group, batches))
+            detecting = (time.perf_counter() - began) / len(group)
+            for first in range(0, len(group), comm.get_world_size()):
+                began = time.perf_counter()
+                scored = group[first : first + comm.get_world_size()]
+                parts = []
+                for rank in range(len(scored)):  # one after the other, as they are large
+                    parts += comm.gather(own.popleft(), rank, self._scorers)
+                trial = None
+                if parts:
+                    trial = self.score(scored[comm.get_rank()], together(parts), image_ids)
+                trials = comm.all_gather(trial, self._scorers)[: len(scored)]
+                scoring = (time.perf_counter() - began) / len(scored)
+                yield from (replace(trial, seconds=detecting + scoring) for trial in trials)
 
     def score(
         self, code: Code, found: Detections | str, image_ids: Sequence[int] | None = None
@@ -135,12 +159,8 @@ class ArchitectureEvaluator:
         return Trial(code, "done" if image_ids is None else "dropped", metrics, images)
 
     def detect(self, codes: Sequence[Code], batches: range) -> list[Detections | str]:
-        """What each architecture finds in some mini-batches of archval.
-
-        Returns:
-            On the main process, in the order of the codes: the detections of all processes, or
-            the reason why the architecture failed. On the others, nothing of use.
-        """
+        """What each architecture finds in those of some mini-batches of archval that are this
+        process's, or the reason why it failed. What is kept in memory grows with their number."""
         order = sorted(range(len(codes)), key=lambda index: codes[index])
         found = [[] for _ in codes]
         finite = [True] * len(codes)
@@ -155,14 +175,9 @@ class ArchitectureEvaluator:
                         found[index].append(detections)
                         finite[index] &= is_finite
                         report_images(len(inputs) * comm.get_world_size())
-        everywhere = comm.gather([(Detections.concatenate(f), ok) for f, ok in zip(found, finite)])
         return [
-            (
-                Detections.concatenate(detections for detections, _ in parts)
-                if all(ok for _, ok in parts)
-                else "a feature is Inf or NaN"
-            )
-            for parts in zip(*everywhere)
+            Detections.concatenate(parts) if ok else "a feature is Inf or NaN"
+            for parts, ok in zip(found, finite)
         ]
 
     def _complete(self, code: Code, number: int) -> Code:
@@ -238,6 +253,12 @@ class ArchitectureEvaluator:
         for number, inputs in zip(own, loader):
             yield number, self._model.preprocess_image(inputs).tensor
             report_images(len(inputs) * codes * comm.get_world_size())
+
+
+def together(parts: Sequence[Detections | str]) -> Detections | str:
+    """What an architecture found in the parts of all processes, or the reason why it failed."""
+    reasons = [part for part in parts if isinstance(part, str)]
+    return reasons[0] if reasons else Detections.concatenate(parts)
 
 
 def _own_share(batches: range) -> range:

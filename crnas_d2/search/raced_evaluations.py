@@ -9,6 +9,7 @@ from functools import cached_property
 from detectron2.utils import comm
 
 from ..evaluation.detections import Detections
+from ..evaluation.evaluator import together
 from ..architecture import Code
 from .trial import Trial
 from .study import Study
@@ -36,7 +37,7 @@ class RacedStudy(Study):
             self._share(None)
         else:
             while (task := self._share(None)) is not None:
-                self._evaluator.detect(*task)
+                comm.gather(self._evaluator.detect(*task))
         self.done = comm.all_gather(self.done)[0]
         return [self._score(self.done[code]) for code in codes]
 
@@ -65,7 +66,8 @@ class RacedStudy(Study):
         missing = [code for code in codes if code not in recorded and code not in failed]
         for start in range(0, len(missing), self._search.GROUP_SIZE):
             group = missing[start : start + self._search.GROUP_SIZE]
-            found = self._evaluator.detect(*self._share((group, self._slices[index])))
+            own = self._evaluator.detect(*self._share((group, self._slices[index])))
+            found = [together(parts) for parts in zip(*comm.gather(own))]
             whole = {c: d.to_bytes() for c, d in zip(group, found) if isinstance(d, Detections)}
             for code, reason in zip(group, found):
                 if code not in whole:

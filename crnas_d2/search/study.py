@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
@@ -17,7 +16,7 @@ from .progress import Progress
 
 class Study:
     """What a strategy calls to score architectures: it takes them from the ledger, or has them
-    evaluated, group after group, and records them.
+    evaluated, and records each as soon as it is scored.
 
     Every process calls it alike and gets the same scores.
 
@@ -51,11 +50,8 @@ class Study:
         """The metric of each architecture; None for one that failed or was dropped."""
         self.done.update((code, self._known[code]) for code in codes if code in self._known)
         missing = [code for code in codes if code not in self.done]
-        for start in range(0, len(missing), self._search.GROUP_SIZE):
-            group = missing[start : start + self._search.GROUP_SIZE]
-            began = time.perf_counter()
-            evaluations = self._evaluator.evaluate(group)
-            self._record(evaluations, time.perf_counter() - began)
+        for trial in self._evaluator.evaluate(missing):
+            self._record([trial], trial.seconds)
         return [self._score(self.done[code]) for code in codes]
 
     def _record(self, evaluations: Sequence[Trial], seconds: float) -> None:

@@ -19,6 +19,7 @@ class Trial:
         metrics: in percent, by names such as "bbox/AP" and "segm/AP50".
         images: of archval that it was evaluated on.
         reason: why it failed.
+        seconds: that it took.
     """
 
     code: Code
@@ -26,3 +27,4 @@ class Trial:
     metrics: Mapping[str, float] = field(default_factory=dict)
     images: int = 0
     reason: str = ""
+    seconds: float = field(default=0.0, compare=False)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from forked import run_forked
 from fvcore.nn.precise_bn import update_bn_stats
 from thin_supernets import sample_paths
 from tiny_search import build, build_subnet, load, some_paths, write_search_config
@@ -58,7 +59,7 @@ def test_same_digits_as_the_plain_loop(config, images_per_batch):
     cfg = load(config, "SEARCH.BN.MODE", "running", "SEARCH.IMAGES_PER_BATCH", images_per_batch)
     evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))
     paths = some_paths(evaluator.space, 6)
-    evaluations = evaluator.evaluate(paths)
+    evaluations = list(evaluator.evaluate(paths))
     expected = plain_loop(cfg, paths)
     assert [e.code for e in evaluations] == paths
     assert [dict(e.metrics) for e in evaluations] == [
@@ -75,7 +76,7 @@ def test_same_digits_with_statistics_of_the_path_alone(config):
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     evaluator = ArchitectureEvaluator(settled(cfg), model)
     paths = some_paths(evaluator.space, 5)
-    evaluations = evaluator.evaluate(paths)
+    evaluations = list(evaluator.evaluate(paths))
 
     def recalibrate_alone(subnet):
         batches = enumerate(statistics_batches(cfg, subnet))
@@ -139,13 +140,36 @@ def test_statistics_are_those_of_precise_bn(config):
             torch.testing.assert_close(variance, norm.running_var, rtol=1e-4, atol=1e-6)
 
 
+def test_processes_share_the_scoring(config, monkeypatch):
+    """Each trial is there before the next ones are scored, and nobody waits for them too long."""
+    monkeypatch.setattr("crnas_d2.evaluation.scorer.hotcoco", None)  # its threads end in a fork
+    cfg = settled(load(config, "SEARCH.STRATEGY", "random"))
+    paths = some_paths(ArchitectureEvaluator(cfg, build(cfg)).space, 5)  # groups of 4 and 1
+
+    def run():
+        evaluator = ArchitectureEvaluator(cfg, build(cfg))
+        scorer, events = evaluator.scorer, []
+        evaluator.scorer = lambda *args: events.append("scores") or scorer(*args)
+        trials = [events.append("trial") or trial for trial in evaluator.evaluate(paths)]
+        if evaluator._scorers:
+            timeout = evaluator._scorers._get_backend(torch.device("cpu")).options._timeout
+            assert timeout.days >= 7
+        return trials, events
+
+    (alone, _), ranks = run(), run_forked(2, run)
+    assert [trials for trials, _ in ranks] == [alone, alone]
+    assert [trial.code for trial in alone] == paths
+    assert ranks[0][1] == 2 * ["scores", "trial", "trial"] + ["scores", "trial"]
+    assert ranks[1][1] == 2 * ["scores", "trial", "trial"] + ["trial"]
+
+
 def test_each_image_is_decoded_once(config, monkeypatch):
     cfg = load(config, "SEARCH.BN.MODE", "running")
     evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))
     decoded = []
     mapper = evaluator._mapper
     evaluator._mapper = lambda image: decoded.append(image["image_id"]) or mapper(image)
-    evaluator.evaluate(some_paths(evaluator.space, 5))
+    list(evaluator.evaluate(some_paths(evaluator.space, 4)))  # a group
     archval = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
     assert decoded == [image["image_id"] for image in archval]
 
@@ -253,4 +277,4 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
     with open(image["file_name"], "r+b") as file:
         file.truncate(60)
     with pytest.raises(UnreadableError, match=rf"{image['file_name']}: .*truncated"):
-        evaluator.evaluate(some_paths(evaluator.space, 1))
+        list(evaluator.evaluate(some_paths(evaluator.space, 1)))

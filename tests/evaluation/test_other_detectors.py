@@ -29,7 +29,7 @@ def test_same_digits_as_the_plain_loop(detector, step, tmp_path):
     assert any(isinstance(module, kind) for module in model.modules())
     evaluator = ArchitectureEvaluator(settled(cfg), model)
     paths = some_paths(evaluator.space, 4)
-    evaluations = evaluator.evaluate(paths)
+    evaluations = list(evaluator.evaluate(paths))
     assert [dict(e.metrics) for e in evaluations] == [
         {name: value for name, value in metrics.items() if value == value}
         for metrics in plain_loop(cfg, paths)

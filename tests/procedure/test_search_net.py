@@ -158,9 +158,10 @@ def search_and_log(config, folder, options, log):
     def logged(self, codes):
         finished = Ledger.read(folder / "ledger.sqlite").evaluations
         assert finished.keys().isdisjoint(codes)
-        with log.open("a") as file:
-            file.write(f"{len(codes)}\n")
-        return evaluate(self, codes)
+        for trial in evaluate(self, codes):
+            with log.open("a") as file:
+                file.write("scored\n")
+            yield trial
 
     ArchitectureEvaluator.evaluate = logged
     torch.set_num_threads(1)
@@ -189,8 +190,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, step, config):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     one, other = (Ledger.read(f / "ledger.sqlite").evaluations for f in (folder, whole))
     assert one == other
-    evaluated = sum(map(int, log.read_text().split()))
-    assert len(other) <= evaluated <= len(other) + 2 * kills
+    evaluated = len(log.read_text().split())
+    assert len(other) <= evaluated <= len(other) + kills
 
 
 def test_two_processes_find_the_same_digits(whole, step, config):
@@ -314,7 +315,7 @@ def test_another_metric_goes_on_with_the_ledger(whole, step, config, monkeypatch
     shutil.copytree(whole, folder)
     before = Ledger.read(folder / "ledger.sqlite").evaluations
     if step == "stage":
-        fail = lambda *_: pytest.fail("evaluated again")
+        fail = lambda _, codes: codes and pytest.fail("evaluated again")
         monkeypatch.setattr(ArchitectureEvaluator, "evaluate", fail)
     search(config, folder, *OPTIONS[step], "SEARCH.METRIC", "bbox/AP50")
     after = Ledger.read(folder / "ledger.sqlite").evaluations

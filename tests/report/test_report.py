@@ -335,11 +335,11 @@ def test_a_tie_is_told(stage_config, monkeypatch):
     evaluate = ArchitectureEvaluator.evaluate
 
     def same(self, codes):
-        for evaluation in evaluate(self, codes):
-            evaluation.metrics.update({"bbox/AP": 20.0})
-            yield evaluation
+        for trial in evaluate(self, codes):
+            trial.metrics.update({"bbox/AP": 20.0})
+            yield trial
 
-    monkeypatch.setattr(ArchitectureEvaluator, "evaluate", lambda self, c: list(same(self, c)))
+    monkeypatch.setattr(ArchitectureEvaluator, "evaluate", same)
     path = run_search_net(stage_config, stage_config.parent / "tied", "SEARCH.BUDGETS", "[5]")
     assert (
         "4 codes have the best score, 1-1-1-2, 1-1-2-1, 1-2-1-1, 2-1-1-1: a tie" in Page(path).text
