@@ -9,7 +9,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 from ..files import describe_error
 from .terminal import LogFile
@@ -18,17 +17,21 @@ EXIT_AFTER_FAULT = 1
 EXIT_AFTER_SIGINT = 130
 PACKAGE = __name__.partition(".")[0]
 
-Turn = Callable[[Exception], AbstractContextManager[bool]]
-
 logger = logging.getLogger(__name__)
 
 
-def _always(_: Exception) -> AbstractContextManager[bool]:
-    return contextlib.nullcontext(True)
+def tell_fault(error: Exception, show_traceback: bool) -> None:
+    """On stderr, in a sentence if it is an expected one; see :func:`tell_faults`."""
+    if show_traceback or not is_expected(error):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    if is_expected(error):
+        tell_sentence(sentence_of(error))
 
 
 @contextlib.contextmanager
-def tell_faults(show_traceback: bool, turn: Turn = _always) -> Iterator[None]:
+def tell_faults(
+    show_traceback: bool, tell: Callable[[Exception, bool], None] = tell_fault
+) -> Iterator[None]:
     """End the process where an exception or Ctrl-C ends what is done here.
 
     An expected fault is told on stderr in one sentence, its traceback goes to the log files alone;
@@ -36,8 +39,7 @@ def tell_faults(show_traceback: bool, turn: Turn = _always) -> Iterator[None]:
 
     Args:
         show_traceback: on stderr, of an expected fault too.
-        turn: waits for the turn of this process; whether it is to tell this fault. The log files
-            have it anyway.
+        tell: takes the exception and ``show_traceback``. The log files have it anyway.
 
     Raises:
         SystemExit: with :data:`EXIT_AFTER_FAULT` or :data:`EXIT_AFTER_SIGINT`.
@@ -49,10 +51,8 @@ def tell_faults(show_traceback: bool, turn: Turn = _always) -> Iterator[None]:
     except KeyboardInterrupt:
         raise SystemExit(EXIT_AFTER_SIGINT) from None
     except Exception as error:
-        _write_to_log_files(error)
-        with turn(error) as is_mine:
-            if is_mine:
-                _tell(error, show_traceback)
+        log_fault(sentence_of(error), error)
+        tell(error, show_traceback)
         raise SystemExit(EXIT_AFTER_FAULT) from None
     finally:
         trainer_log.removeFilter(_is_no_exception)
@@ -67,16 +67,16 @@ def is_expected(error: Exception) -> bool:
     return raised_here and type(error) is RuntimeError
 
 
-def _tell(error: Exception, show_traceback: bool) -> None:
-    if show_traceback or not is_expected(error):
-        traceback.print_exception(type(error), error, error.__traceback__)
-    if is_expected(error):
-        program = os.path.basename(sys.argv[0])
-        print(f"{program}: error: {sentence_of(error)}", file=sys.stderr, flush=True)
+def tell_sentence(sentence: str) -> None:
+    """On stderr, under the name of the program."""
+    program = os.path.basename(sys.argv[0])
+    print(f"{program}: error: {sentence}", file=sys.stderr, flush=True)
 
 
 def sentence_of(error: Exception) -> str:
-    """What an expected fault tells."""
+    """What a fault tells; one that is not expected has its kind before it."""
+    if not is_expected(error):
+        return traceback.format_exception_only(error)[-1].strip()
     return _said_by_worker(error) or describe_error(error)
 
 
@@ -90,16 +90,10 @@ def _said_by_worker(error: Exception) -> str:
     return str(error).rpartition(f"\n{name}: ")[2].rstrip("\n")
 
 
-def _write_to_log_files(error: Exception) -> None:
-    record = logger.makeRecord(
-        logger.name,
-        logging.ERROR,
-        __file__,
-        0,
-        sentence_of(error),
-        (),
-        (type(error), error, error.__traceback__),
-    )
+def log_fault(sentence: str, error: Exception | None = None) -> None:
+    """Into the log files alone, with the traceback of an exception."""
+    trace = error and (type(error), error, error.__traceback__)
+    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, sentence, (), trace)
     for handler in logging.getLogger(PACKAGE).handlers:
         if isinstance(handler, LogFile):
             handler.handle(record)

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -21,10 +20,7 @@ from detectron2.utils import comm
 
 from .faults import tell_faults
 from .hooks import EXIT_AFTER_SIGTERM
-
-TELLING_S = 10  # so long a rank that failed later waits for the first one's sentence
-# What a rank says whose peer is gone, of gloo and of NCCL
-PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
+from .shared_faults import SharedFaults, leave
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -93,32 +89,18 @@ def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace)
     if not dist.is_initialized():
         main(args)
         return
+    store = dist.distributed_c10d._get_default_store()
+    faults = SharedFaults(store, dist.get_rank(), dist.get_world_size())
     try:
-        with tell_faults(getattr(args, "traceback", False), _turn_to_tell):
+        with tell_faults(getattr(args, "traceback", False), faults.tell), faults.watching():
             main(args)
             comm.synchronize()
-    finally:
+    except SystemExit as end:
+        if end.code != EXIT_AFTER_SIGTERM:  # after which all ranks are here
+            leave(end.code)
         dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def _turn_to_tell(error: Exception) -> Iterator[bool]:
-    """Whether this rank has failed before all others, which may fail just because it is gone.
-
-    The others wait until it has told its fault: when one has ended, all are ended. Of a rank that
-    was killed, the launcher tells.
-    """
-    peer_is_gone = any(words in str(error) for words in PEER_IS_GONE)
-    try:
-        store = dist.distributed_c10d._get_default_store()
-        is_first = not peer_is_gone and store.add("crnas_d2/failed", 1) == 1
-        if not is_first:
-            store.wait(["crnas_d2/told"], timedelta(seconds=TELLING_S))
-    except RuntimeError:  # the store has ended with the rank that keeps it
-        is_first = False
-    yield is_first
-    if is_first:
-        store.set("crnas_d2/told", "")
+        raise
+    dist.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -52,12 +52,6 @@ def test_under_torchrun(folder):
     assert "ValueError" not in said  # torchrun has a traceback, of itself
 
 
-def test_a_bug_in_a_process_has_its_traceback(folder):
-    code, said = run(folder, "bug")
-    assert code == 1 and said.count("Traceback") == 1
-    assert said.endswith("\nKeyError: 'a bug'\n")
-
-
 def test_a_process_that_is_killed(folder):
     said = "failing_ranks.py: error: process 1 was ended by SIGKILL\n"
     assert run(folder, "killed") == (1, said)
