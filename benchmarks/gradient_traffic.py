@@ -97,7 +97,9 @@ def train(args: argparse.Namespace, traffic: Traffic, by_ddp: bool) -> list[tupl
     trainer = Step(model, itertools.repeat(make_batch(cfg, 1, 64, 64)), optimizer)
     reduction = None if by_ddp else ActiveGradientReduction(model)
     recorder = Recorder(traffic)
-    trainer.register_hooks([sampling, reduction, SharedStatistics(model), StopOnSignal(), recorder])
+    trainer.register_hooks(
+        [sampling, reduction, SharedStatistics(model), StopOnSignal(trainer.message), recorder]
+    )
     trainer.train(0, args.steps)
     return recorder.steps
 

@@ -13,8 +13,9 @@ from detectron2.engine import HookBase
 from detectron2.modeling import RetinaNet
 from detectron2.utils import comm
 
-from ..modeling.supernet import Supernet
+from ..modeling.supernet import Supernet, active_modules
 from .loader import seed_from
+from .step_message import StepMessage
 from .terminal import report, report_images
 
 logger = logging.getLogger(__name__)
@@ -55,23 +56,25 @@ class UniformPathSampling(HookBase):
         """The path of an iteration."""
         return self._supernet.space.sample(Random(f"{self._seed}/{iteration}"))
 
-    def before_step(self) -> None:
+    def before_train(self) -> None:
         """
         Raises:
             RuntimeError: the ranks would run different paths. Every rank raises it.
         """
-        path = self.path(self.trainer.iter)
-        paths = comm.all_gather(path)
-        if len(set(paths)) > 1:
+        seeds = comm.all_gather((self._seed, self.trainer.iter))
+        if len(set(seeds)) > 1:
             raise RuntimeError(
-                f"iteration {self.trainer.iter}: the ranks drew different paths: "
-                + ", ".join(f"rank {rank} {list(path)}" for rank, path in enumerate(paths))
+                "the ranks would run different paths; their seeds and iterations are: "
+                + ", ".join(f"rank {rank} {pair}" for rank, pair in enumerate(seeds))
             )
-        self._supernet.set_path(path)
+
+    def before_step(self) -> None:
+        self._supernet.set_path(self.path(self.trainer.iter))
 
 
 class ActiveGradientReduction(HookBase):
-    """Averages over all ranks the gradients that are there: those of the path, and nothing else.
+    """Averages over all ranks, in one collective, the gradients that are there: those of the path,
+    which is the same on all of them, and nothing else.
 
     A parameter that has a gradient on some ranks counts as zero on the others; one that has it
     nowhere keeps None.
@@ -81,40 +84,43 @@ class ActiveGradientReduction(HookBase):
     """
 
     def __init__(self, model: torch.nn.Module):
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._model = model
         for tensor in [*model.parameters(), *model.buffers()]:
             dist.broadcast(tensor.data, src=0)
 
     def after_backward(self) -> None:
-        used = torch.tensor(
-            [p.grad is not None for p in self._parameters],
-            dtype=torch.uint8,
-            device=self._parameters[0].device,
-        )
-        dist.all_reduce(used, dist.ReduceOp.MAX)
-        active = [p for p, anywhere in zip(self._parameters, used.tolist()) if anywhere]
-        for parameter in active:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([parameter.grad.flatten() for parameter in active])
+        modules = active_modules(self._model)
+        shared = dict.fromkeys(p for m in modules for p in m.parameters(recurse=False))
+        parameters = [parameter for parameter in shared if parameter.requires_grad]
+        used = torch.tensor([p.grad is not None for p in parameters]).to(parameters[0])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([used, *(gradient.flatten() for gradient in gradients)])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        for parameter, mean in zip(active, flat.split([p.numel() for p in active])):
-            parameter.grad.copy_(mean.view_as(parameter))
+        used, *means = flat.split([len(parameters), *(p.numel() for p in parameters)])
+        for parameter, anywhere, mean in zip(parameters, used.tolist(), means):
+            if anywhere:
+                parameter.grad = mean.view_as(parameter)
 
 
 class LossNormalizer(HookBase):
     """Keeps in checkpoints what a RetinaNet divides its losses by, on each rank.
 
     That is a running mean, which Detectron2 has in an attribute outside of the model's state.
+
+    Args:
+        model: it.
+        message: by which the ranks tell it each other.
     """
 
-    def __init__(self, model: RetinaNet):
+    def __init__(self, model: RetinaNet, message: StepMessage):
         self._model = model
+        self._message = message
         self._of_ranks: list[float] = []
+        message.add("loss_normalizer", lambda: model.loss_normalizer)
 
     def after_step(self) -> None:
-        self._of_ranks = comm.all_gather(self._model.loss_normalizer)
+        self._of_ranks = [told["loss_normalizer"] for told in self._message.of_ranks]
 
     def state_dict(self) -> dict[str, list[float]]:
         return {"of_ranks": self._of_ranks} if self._of_ranks else {}
@@ -149,10 +155,16 @@ class Reporting(HookBase):
 class StopOnSignal(HookBase):
     """On SIGTERM, saves a checkpoint after the running step and ends with exit code 143.
 
-    ``--resume`` goes on from there. One rank that received the signal is enough.
+    ``--resume`` goes on from there. One rank that received the signal before the message of a step
+    is enough.
+
+    Args:
+        message: by which the ranks tell it each other.
     """
 
-    def __init__(self):
+    def __init__(self, message: StepMessage):
+        self._message = message
+        message.add("sigterm", lambda: self._received)
         self._received = False
         self._previous = signal.getsignal(signal.SIGTERM)
 
@@ -163,7 +175,7 @@ class StopOnSignal(HookBase):
         self._received = True
 
     def after_step(self) -> None:
-        if any(comm.all_gather(self._received)):
+        if any(told["sigterm"] for told in self._message.of_ranks):
             iteration = self.trainer.iter
             self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
             logger.warning(f"SIGTERM: saved iteration {iteration}; --resume goes on from there")

@@ -1,21 +1,32 @@
-"""Detectron2's two training steps, which also stop a diverged run on every rank."""
+"""Detectron2's two training steps, in which the ranks tell each other their numbers once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 
 from .hooks import find_supernet
+from .step_message import StepMessage
 
 
-class _StopsWhenDiverged:
-    """Detectron2 tells a loss that is not finite on the main rank alone, where the others would
-    wait for it; and it does not know of paths."""
+class _TellsItsLosses:
+    """Detectron2 gathers losses as pickles, and tells one that is not finite on the main rank alone,
+    where the others would wait for it; and it does not know of paths.
+
+    Attributes:
+        message: of each step, between its backward pass and the optimizer.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.message = StepMessage()
 
     def run_step(self) -> None:
         """
@@ -30,17 +41,29 @@ class _StopsWhenDiverged:
             path = f", path {list(supernet.path)}" if supernet else ""
             raise FloatingPointError(f"diverged at iteration {self.iter}{path}: {error}") from error
 
-    def _write_metrics(self, loss_dict: Mapping[str, torch.Tensor], *args, **kwargs) -> None:
-        own = {name: loss.item() for name, loss in loss_dict.items()}
-        for rank, losses in enumerate(comm.all_gather(own)):
+    def _write_metrics(
+        self, loss_dict: Mapping[str, torch.Tensor], data_time: float, *_, **__
+    ) -> None:
+        values = torch.stack([loss.detach().double() for loss in loss_dict.values()])
+        own = dict(zip(loss_dict, values.tolist()))
+        self.message.exchange({"data_time": data_time, **own}, values.device)
+        of_ranks = [{name: told[name] for name in own} for told in self.message.of_ranks]
+        for rank, losses in enumerate(of_ranks):
             if not all(map(math.isfinite, losses.values())):
                 raise FloatingPointError(f"losses of rank {rank} are {losses}")
-        super()._write_metrics(loss_dict, *args, **kwargs)
+        storage = get_event_storage()
+        storage.put_scalar("rank_data_time", data_time)
+        if comm.is_main_process():
+            slowest = max(told["data_time"] for told in self.message.of_ranks)
+            means = {name: np.mean([losses[name] for losses in of_ranks]) for name in own}
+            storage.put_scalars(data_time=slowest, total_loss=sum(means.values()))
+            if len(means) > 1:
+                storage.put_scalars(**means)
 
 
-class Step(_StopsWhenDiverged, SimpleTrainer):
-    """:class:`SimpleTrainer` that stops a diverged run."""
+class Step(_TellsItsLosses, SimpleTrainer):
+    """:class:`SimpleTrainer` whose ranks know the losses of all."""
 
 
-class AMPStep(_StopsWhenDiverged, AMPTrainer):
-    """:class:`AMPTrainer` that stops a diverged run."""
+class AMPStep(_TellsItsLosses, AMPTrainer):
+    """:class:`AMPTrainer` whose ranks know the losses of all."""

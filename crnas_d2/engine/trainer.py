@@ -19,6 +19,10 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA, RetinaNet
+from detectron2.solver.build import (
+    _create_gradient_clipper,
+    _generate_optimizer_class_with_gradient_clipping,
+)
 from detectron2.utils import comm
 
 from ..checkpoint import CRCheckpointer
@@ -91,14 +95,14 @@ class CRTrainer(DefaultTrainer):
         """What a step needs, then what it leaves to be shared, saved, tested and written, in this
         order, then what may end the run."""
         cfg, best, main = self.cfg, self.cfg.TEST.BEST_METRIC, comm.is_main_process()
-        supernet = find_supernet(self.model)
+        supernet, message = find_supernet(self.model), self._trainer.message
         precise = cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)
         save_period, test_period = cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD
         return [
             SeededStep(cfg.SEED) if cfg.SEED >= 0 else None,
             Reporting(cfg.SOLVER.IMS_PER_BATCH) if main else None,
             UniformPathSampling(supernet, cfg.MODEL.SUPERNET.SEED) if supernet else None,
-            *(LossNormalizer(m) for m in self.model.modules() if isinstance(m, RetinaNet)),
+            *(LossNormalizer(m, message) for m in self.model.modules() if isinstance(m, RetinaNet)),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             self._build_precise_bn() if precise else None,
@@ -109,7 +113,7 @@ class CRTrainer(DefaultTrainer):
             hooks.EvalHook(0, self._test_with_tta) if cfg.TEST.AUG.ENABLED else None,
             BestCheckpointer(test_period, self.checkpointer, best) if main and best else None,
             hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
-            StopOnSignal(),
+            StopOnSignal(message),
         ]
 
     def _build_precise_bn(self) -> HookBase:
@@ -141,6 +145,22 @@ class CRTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         return super().build_model(without_needless_sync_bn(cfg))
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """Detectron2's, whose clipping leaves out parameters without a gradient: those off the
+        path of a supernet."""
+        clipping = cfg.SOLVER.CLIP_GRADIENTS
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+        optimizer = super().build_optimizer(cfg, model)
+        if clipping.ENABLED:
+            clip = _create_gradient_clipper(clipping)
+            optimizer.__class__ = _generate_optimizer_class_with_gradient_clipping(
+                type(optimizer), per_param_clipper=lambda p: p.grad is None or clip(p)
+            )
+        return optimizer
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:

@@ -13,6 +13,7 @@ from scipy.stats import chisquare
 from crnas_d2.architecture import ARCHITECTURES
 from crnas_d2.checkpoint.checkpointer import find_checkpoint
 from crnas_d2.engine.hooks import LossNormalizer, StopOnSignal, UniformPathSampling, find_supernet
+from crnas_d2.engine.step_message import StepMessage
 from crnas_d2.modeling import StageSupernet
 from crnas_d2.modeling.cr_resnet import ResNetStages
 from crnas_d2.spaces import get_operation_space, get_stage_space
@@ -98,6 +99,8 @@ class SlowStep(TrainerBase):
     def __init__(self, signalled_at):
         super().__init__()
         self.signalled_at = signalled_at
+        self.message = StepMessage()
+        self.register_hooks([StopOnSignal(self.message)])
         self.finished = []
         self.saved = []
         self.checkpointer = SimpleNamespace(
@@ -107,13 +110,13 @@ class SlowStep(TrainerBase):
     def run_step(self):
         if self.iter == self.signalled_at:
             os.kill(os.getpid(), signal.SIGTERM)
+        self.message.exchange({})
         self.finished.append(self.iter)
 
 
 def test_sigterm_saves_after_the_step():
     previous = signal.getsignal(signal.SIGTERM)
     trainer = SlowStep(signalled_at=2)
-    trainer.register_hooks([StopOnSignal()])
     with pytest.raises(SystemExit) as exit:
         trainer.train(0, 5)
     assert exit.value.code == 143
@@ -125,7 +128,6 @@ def test_sigterm_saves_after_the_step():
 def test_without_sigterm_nothing_is_saved():
     previous = signal.getsignal(signal.SIGTERM)
     trainer = SlowStep(signalled_at=None)
-    trainer.register_hooks([StopOnSignal()])
     trainer.train(0, 3)
     assert (trainer.finished, trainer.saved) == ([0, 1, 2], [])
     assert signal.getsignal(signal.SIGTERM) is previous
@@ -165,8 +167,10 @@ def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(
 @pytest.mark.parametrize("of_ranks, expected", [([5.0], 5.0), ([1.0, 3.0], 2.0)])
 def test_loss_normalizer_of_as_many_ranks_or_others(of_ranks, expected):
     model = SimpleNamespace(loss_normalizer=7.0)
-    hook = LossNormalizer(model)
+    message = StepMessage()
+    hook = LossNormalizer(model, message)
     assert not hook.state_dict()
+    message.exchange({})
     hook.after_step()
     assert hook.state_dict() == {"of_ranks": [7.0]}
     hook.load_state_dict({"of_ranks": of_ranks})
