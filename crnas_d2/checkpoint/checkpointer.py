@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from ..files import is_remote, open_atomically, write_atomically
+from ..main_process import decided_by_main
 from .same_model import check_same_model, flatten_model_config, list_changes
 from .start import start
 from .weights_file import find_model_config, read_checkpoint, some
@@ -90,11 +91,13 @@ class CRCheckpointer(DetectionCheckpointer):
         return self._last
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """As in Detectron2.
+        """As in Detectron2; the main process chooses the checkpoint for all.
 
         Raises:
             ValueError: the run to go on with is of another model, or of other classes.
         """
+        if resume:
+            self._last = decided_by_main(self.get_checkpoint_file)
         if resume and self.has_checkpoint():
             last = self.get_checkpoint_file()
             check_same_model(self._cfg, read_checkpoint(last).get("model_config", {}), last)

@@ -29,6 +29,7 @@ from ..data.catalog import warn_of_shared_images
 from ..engine import CRTrainer, launch, setup, terminal
 from ..engine.examination import Examination
 from ..engine.setup import check_run
+from ..main_process import decided_by_main
 from .command_line import command, end_dry_run, parse_run, run_parser
 
 logger = logging.getLogger(__name__)
@@ -66,8 +67,10 @@ def train(args: argparse.Namespace) -> dict | None:
 
     if args.eval_only:
         model = CRTrainer.build_model(cfg)
-        checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
-        load_trained(model, cfg, checkpoint or cfg.MODEL.WEIGHTS, part=model)
+        weights = cfg.MODEL.WEIGHTS
+        if args.resume:
+            weights = decided_by_main(lambda: find_checkpoint(cfg.OUTPUT_DIR)) or weights
+        load_trained(model, cfg, weights, part=model)
         with terminal.step("test"):
             results = CRTrainer.evaluate(cfg, model)
         logger.info(f"The detections and log.txt are in {cfg.OUTPUT_DIR}")

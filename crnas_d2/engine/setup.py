@@ -33,6 +33,7 @@ from ..data.picture_check import check_pictures
 from ..data.shared_images import is_made_at_first_use
 from ..files import is_remote, real_path, write_atomically
 from ..library_warnings import ignore_missing_cuda
+from ..main_process import decided_by_main
 from ..modeling import BUILDERS
 from ..modeling.keys import check_keys, check_res5_heads
 from .evaluators import check_evaluation
@@ -118,7 +119,9 @@ def check_run(
         ValueError, FileNotFoundError: as :func:`setup`; or what ``check`` does instead.
     """
     training = not args.eval_only
-    checkpoint = find_checkpoint(cfg.OUTPUT_DIR) if args.resume else None
+    checkpoint = None
+    if args.resume:
+        checkpoint = decided_by_main(lambda: find_checkpoint(cfg.OUTPUT_DIR))
     taken = check_network(cfg, training, checkpoint, check=check)
     check(check_data_sets, cfg, training, makes)
     if args.eval_only and taken is not None:
