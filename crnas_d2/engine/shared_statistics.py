@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import nn
 
 from detectron2.engine import HookBase, hooks
+from detectron2.modeling import RetinaNet
 
 from ..modeling.supernet import active_modules
 
@@ -67,8 +68,13 @@ class PreciseBN(hooks.PreciseBN):
     """Detectron2's, which takes the same images each time, so that a resumed run has them too.
 
     Each rank's statistics are of its own images; :class:`SharedStatistics`, after it, combines them.
+    The loss normalizer of a RetinaNet, which each pass updates, stays that of the training.
     """
 
     def update_stats(self) -> None:
         self._data_iter = None
+        retinanets = [m for m in self._model.modules() if isinstance(m, RetinaNet)]
+        normalizers = [retinanet.loss_normalizer for retinanet in retinanets]
         super().update_stats()
+        for retinanet, normalizer in zip(retinanets, normalizers):
+            retinanet.loss_normalizer = normalizer

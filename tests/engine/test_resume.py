@@ -36,9 +36,18 @@ def test_resumed_at_any_iteration(tiny_config, tmp_path, network):
         assert_same_state(last_checkpoint(output), last_checkpoint(whole))
 
 
-def test_precise_statistics_are_those_of_the_same_images(tiny_config, tmp_path):
+RETINANET = [
+    *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CONVS", 1),
+    *("MODEL.BACKBONE.NAME", "build_cr_resnet_retinanet_fpn_backbone"),
+    *("MODEL.FPN.IN_FEATURES", "['res3', 'res4', 'res5']"),
+]
+
+
+@pytest.mark.parametrize("network, iteration", [([], 2), (RETINANET, 1)])
+def test_precise_statistics_are_those_of_the_same_images(tiny_config, tmp_path, network, iteration):
     """They are taken after iterations 1, 3 and 4; resumed after 2, the run has missed the first."""
     options = [
+        *network,
         *RANDOM,
         *mixed_data(tmp_path / "mixed"),
         *("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", 2),
@@ -46,7 +55,7 @@ def test_precise_statistics_are_those_of_the_same_images(tiny_config, tmp_path):
     ]
     whole, output = tmp_path / "output", tmp_path / "resumed"
     train(tiny_config, *options)
-    copy_checkpoint(whole / "model_0000002.pth", output)
+    copy_checkpoint(whole / f"model_{iteration:07d}.pth", output)
     train(tiny_config, "--resume", *options, "OUTPUT_DIR", output)
     assert_same_state(last_checkpoint(output), last_checkpoint(whole))
 
