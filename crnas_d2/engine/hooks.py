@@ -134,6 +134,22 @@ class LossNormalizer(HookBase):
             self._model.loss_normalizer = sum(of_ranks) / len(of_ranks)
 
 
+class ProcessCount(HookBase):
+    """Warns of a training that goes on with another number of processes, as its result is then that
+    of neither number: each rank draws its own part of the data and its own random numbers."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"processes": comm.get_world_size()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        before, now = state_dict["processes"], comm.get_world_size()
+        if before != now:
+            logger.warning(
+                f"the training ran in {before} process(es) and goes on in {now}: it draws other data "
+                "and random numbers from here, and its result is that of neither number"
+            )
+
+
 class Reporting(HookBase):
     """Tells the terminal each iteration and its loss.
 

@@ -34,6 +34,7 @@ from .evaluators import build_evaluator
 from .hooks import (
     ActiveGradientReduction,
     LossNormalizer,
+    ProcessCount,
     Reporting,
     SeededStep,
     StopOnSignal,
@@ -103,6 +104,7 @@ class CRTrainer(DefaultTrainer):
             Reporting(cfg.SOLVER.IMS_PER_BATCH) if main else None,
             UniformPathSampling(supernet, cfg.MODEL.SUPERNET.SEED) if supernet else None,
             *(LossNormalizer(m, message) for m in self.model.modules() if isinstance(m, RetinaNet)),
+            ProcessCount(),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             self._build_precise_bn() if precise else None,

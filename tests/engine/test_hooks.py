@@ -12,7 +12,13 @@ from scipy.stats import chisquare
 
 from crnas_d2.architecture import ARCHITECTURES
 from crnas_d2.checkpoint.checkpointer import find_checkpoint
-from crnas_d2.engine.hooks import LossNormalizer, StopOnSignal, UniformPathSampling, find_supernet
+from crnas_d2.engine.hooks import (
+    LossNormalizer,
+    ProcessCount,
+    StopOnSignal,
+    UniformPathSampling,
+    find_supernet,
+)
 from crnas_d2.engine.step_message import StepMessage
 from crnas_d2.modeling import StageSupernet
 from crnas_d2.modeling.cr_resnet import ResNetStages
@@ -176,6 +182,15 @@ def test_loss_normalizer_of_as_many_ranks_or_others(of_ranks, expected):
     hook.load_state_dict({"of_ranks": of_ranks})
     assert model.loss_normalizer == expected
     assert hook.state_dict() == {"of_ranks": of_ranks}
+
+
+def test_another_number_of_processes_is_told(caplog):
+    hook = ProcessCount()
+    with caplog.at_level("WARNING"):
+        hook.load_state_dict(hook.state_dict())
+        assert not caplog.records
+        hook.load_state_dict({"processes": 2})
+    assert "the training ran in 2 process(es) and goes on in 1" in caplog.text
 
 
 HUGE = ["SOLVER.BASE_LR", 1e12, "SOLVER.MAX_ITER", 8, "DATASETS.TEST", "()"]
