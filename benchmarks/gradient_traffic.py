@@ -4,7 +4,7 @@
 gradient_traffic.py --config-file Supernet/stage_supernet_R_50_FPN.yaml --steps 5
 
 Two processes train the whole detector by gloo. Counted are the tensors that a rank hands over to
-collectives for anything: gradients, the check that both run the same path, statistics of norms,
+collectives for anything: gradients, the message of a step, statistics of norms,
 losses, signals. "DDP" is the same step with DistributedDataParallel(find_unused_parameters=True)
 instead of the reduction of active gradients. Images are tiny, since their size does not change that
 of a gradient.
