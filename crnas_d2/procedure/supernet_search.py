@@ -51,8 +51,6 @@ OTHER_KEYS = tuple(
 )
 CODES_KEYS = ("SEARCH.BUDGETS", "SEARCH.COST", "SEARCH.TOLERANCE", "SEARCH.METRIC")
 
-NO_LONGER_SETTINGS = ("SEARCH.METRIC",)  # all results are recorded, so that any can be ranked by
-
 
 def run_search(
     cfg: CfgNode,
@@ -94,14 +92,14 @@ def run_search(
         if comm.is_main_process():
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
             settings = evaluation_settings(cfg, sha256)
-            ledger = stack.enter_context(Ledger(path, settings, NO_LONGER_SETTINGS))
+            ledger = stack.enter_context(Ledger(path, settings))
         kind = RacedStudy if cfg.SEARCH.RACING.ENABLED else Study
         progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected, evaluator.image_passes)
-        evaluations = kind(cfg, evaluator, ledger, stack.enter_context(progress))
+        study = kind(cfg, evaluator, ledger, stack.enter_context(progress))
         if limits:
-            result = _search_stages(cfg, limits, evaluator.space, evaluations)
+            result = _search_stages(cfg, limits, evaluator.space, study)
         else:
-            result = _search_operations(cfg, evaluator.space, evaluations, expected)
+            result = _search_operations(cfg, evaluator.space, study, expected)
         if comm.is_main_process():
             searched = _searched(cfg, model, evaluator.space, settings["archval"], seed_weights)
             table = table_of_parts(cfg, final_cfg)
@@ -297,30 +295,28 @@ def _count_evaluations(cfg: CfgNode, space: PathSpace, limits: Limits | None) ->
     return greedy_evaluations(space, search.SURVIVORS)
 
 
-def _search_stages(
-    cfg: CfgNode, limits: Limits, space: StageSpace, evaluations: Study
-) -> SearchResult:
+def _search_stages(cfg: CfgNode, limits: Limits, space: StageSpace, study: Study) -> SearchResult:
     budgets, cost = limits
-    rankings = stage_search(space, budgets, evaluations, cfg.SEARCH.TOLERANCE, cost)
+    rankings = stage_search(space, budgets, study, cfg.SEARCH.TOLERANCE, cost)
     best = next(iter(rankings.values())).best
     named = {str(budget): ranking for budget, ranking in rankings.items()}
-    return _result(cfg, "stage", Architecture(best), named, evaluations)
+    return _result(cfg, "stage", Architecture(best), named, study)
 
 
 def _search_operations(
-    cfg: CfgNode, space: OperationSpace, evaluations: Study, count: int
+    cfg: CfgNode, space: OperationSpace, study: Study, count: int
 ) -> SearchResult:
     search = cfg.SEARCH
     survivors = ()
     if search.STRATEGY == "greedy":
-        found = greedy_operation_search(space, evaluations, search.SURVIVORS)
+        found = greedy_operation_search(space, study, search.SURVIVORS)
         ranking, survivors = found.ranking, found.survivors
     elif search.STRATEGY == "random":
-        ranking = random_search(space, evaluations, count, search.SEED)
+        ranking = random_search(space, study, count, search.SEED)
     else:
-        ranking = evolutionary_search(space, evaluations, count, search.SEED)
+        ranking = evolutionary_search(space, study, count, search.SEED)
     architecture = Architecture(space.stage_code, ranking.best)
-    return _result(cfg, "operation", architecture, {"all": ranking}, evaluations, survivors)
+    return _result(cfg, "operation", architecture, {"all": ranking}, study, survivors)
 
 
 def _result(
@@ -328,8 +324,8 @@ def _result(
     step: str,
     architecture: Architecture,
     rankings: dict[str, Ranking],
-    evaluations: Study,
+    study: Study,
     survivors: Sequence[Sequence[tuple[Code, float]]] = (),
 ) -> SearchResult:
-    statuses = {code: evaluation.status for code, evaluation in evaluations.done.items()}
+    statuses = {code: trial.status for code, trial in study.done.items()}
     return SearchResult(step, cfg.SEARCH.METRIC, architecture, rankings, survivors, statuses)

@@ -92,14 +92,14 @@ def report_search(
         set_architecture(found, result.architecture)
         networks = [Network("baseline", baseline), Network("found", found)]
         records = SearchRecord.read(cfg.OUTPUT_DIR, networks[0]).records
-        images = max(e.images for e in records.evaluations.values())
+        images = max(trial.images for trial in records.trials.values())
         step = StepRecord(
             name=f"{result.step}_search",
             folder=cfg.OUTPUT_DIR,
             config=config,
             searches=True,
             size=f"{len(result.statuses):,} architectures x {images:,} images",
-            image_passes=f"{sum(e.images for e in records.evaluations.values()):,} forward",
+            image_passes=f"{sum(trial.images for trial in records.trials.values()):,} forward",
             done=True,
             seconds=sum(records.seconds.values()),
             results={result.metric: result.ranking.scored[0].score},
@@ -226,8 +226,8 @@ class _Page:
         }
 
     def _search(self, record: SearchRecord) -> dict[str, Any]:
-        evaluations = record.records.evaluations.values()
-        statuses = [e.status for e in evaluations]
+        trials = record.records.trials.values()
+        statuses = [trial.status for trial in trials]
         name = "stage" if record.of_stages else "operation"
         ranking = ranking_table(record)
         baseline = self.baseline.architecture
@@ -237,7 +237,7 @@ class _Page:
             "metric": record.metric,
             "best": next(iter(record.rankings[ranking["shown"]].values())),
             "summary": (
-                f"{len(evaluations)} architectures in the ledger: {statuses.count('done')} done, "
+                f"{len(trials)} architectures in the ledger: {statuses.count('done')} done, "
                 f"{statuses.count('failed')} failed, {statuses.count('dropped')} dropped by a race. "
                 f"{format_duration(sum(record.records.seconds.values()))} of evaluation. "
                 f"{record.metric} is that on archval with the supernet's weights."

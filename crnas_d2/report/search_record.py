@@ -97,7 +97,7 @@ class SearchRecord:
     def unranked(self) -> list[Trial]:
         """Those that failed or were dropped."""
         codes = [parse_code(text) for text in self.result["failed"] + self.result["dropped"]]
-        return [self.records.evaluations[code] for code in codes]
+        return [self.records.trials[code] for code in codes]
 
     @property
     def ties(self) -> list[list[str]]:
@@ -108,7 +108,7 @@ class SearchRecord:
     def metrics(self) -> list[str]:
         """Names of those to list, the one that was maximized first."""
         task = self.metric.split("/")[0]
-        known = {name for e in self.records.evaluations.values() for name in e.metrics}
+        known = {name for trial in self.records.trials.values() for name in trial.metrics}
         names = [f"{task}/{name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
         return [self.metric, *(name for name in names if name in known and name != self.metric)]
 
@@ -149,9 +149,10 @@ class SearchRecord:
         parents: list[Code] = [()]
         for number, (unit, kept) in enumerate(zip(self.space.units, self.survivors), start=1):
             scores = {
-                code: evaluation.metrics[self.metric]
-                for code, evaluation in self.records.evaluations.items()
-                if evaluation.status == "done"
+                code: trial.metrics[self.metric]
+                for code, trial in self.records.trials.items()
+                if trial.status == "done"
+                and self.metric in trial.metrics
                 and len(code) == unit.index + 1
                 and any(code[: len(parent)] == parent for parent in parents)
             }

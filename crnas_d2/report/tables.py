@@ -38,7 +38,7 @@ def ranking_table(record: SearchRecord) -> dict[str, Any]:
     """All architectures of a search: columns, rows, and the groups that compete with each other."""
     rankings = record.rankings
     rows = [
-        _architecture_row(record, group, rank, record.records.evaluations[code])
+        _architecture_row(record, group, rank, record.records.trials[code])
         for group, scores in rankings.items()
         for rank, code in enumerate(scores, start=1)
     ]
@@ -57,10 +57,10 @@ def ranking_table(record: SearchRecord) -> dict[str, Any]:
 
 
 def _architecture_row(
-    record: SearchRecord, group: str, rank: int | None, evaluation: Trial
+    record: SearchRecord, group: str, rank: int | None, trial: Trial
 ) -> dict[str, Any]:
-    code, metrics = evaluation.code, evaluation.metrics
-    status = f"failed: {evaluation.reason}" if evaluation.reason else evaluation.status
+    code, metrics = trial.code, trial.metrics
+    status = f"failed: {trial.reason}" if trial.reason else trial.status
     numbers = [_number(metrics.get(name), ".2f") for name in record.metrics]
     if record.cost:
         numbers.append(_number(record.cost(code), ".3f"))
@@ -73,7 +73,7 @@ def _architecture_row(
             {"text": format_code(code), "value": None},
             {"text": status, "value": None},
             *numbers,
-            _number(evaluation.images, "d"),
+            _number(trial.images, "d"),
             _number(record.records.seconds[code], ".1f"),
         ],
     }

@@ -1,37 +1,42 @@
-"""What a step of the search has evaluated: its cache, resume point and result table in one file."""
+"""What a search has evaluated: its cache, resume point and result table in one file."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 import math
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..architecture import Code, format_code, parse_code
 from ..config import list_differences
 from ..files import is_remote
-from ..architecture import Code, format_code, parse_code
 from .trial import Trial
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x43524E53  # "CRNS" in the header of the file, by which it is known as a ledger
+# Without an index: it would be a second copy of the codes, for a table that is always read whole.
 SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
-    "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "CREATE TABLE evaluations (code TEXT PRIMARY KEY, status TEXT NOT NULL, "
-    "metrics TEXT NOT NULL, images INTEGER NOT NULL, reason TEXT NOT NULL, seconds REAL NOT NULL)",
+    "CREATE TABLE settings (key TEXT, value TEXT)",
+    "CREATE TABLE trials (code TEXT, status TEXT, metrics TEXT, images INTEGER, reason TEXT, "
+    "seconds REAL, digest TEXT)",
     "CREATE TABLE detections (slice INTEGER NOT NULL, code TEXT NOT NULL, "
     "content BLOB NOT NULL, PRIMARY KEY (slice, code))",
 )
 BUSY_SECONDS = 60  # for which a writer and a reader wait for each other
 
+logger = logging.getLogger(__name__)
+
 
 class LedgerError(ValueError):
-    """The file is no ledger, or not one that this step may write, or is damaged."""
+    """The file is no ledger, or not one that this search may write, or is damaged."""
 
 
 class Records(NamedTuple):
@@ -39,22 +44,51 @@ class Records(NamedTuple):
 
     Attributes:
         settings: that it was made with, by key.
-        evaluations: all finished ones.
+        trials: all finished ones; of an architecture with several, the one on the most images.
         seconds: that each of them took.
     """
 
     settings: dict[str, Any]
-    evaluations: dict[Code, Trial]
+    trials: dict[Code, Trial]
     seconds: dict[Code, float]
 
 
-class Ledger:
-    """The evaluations of one step of the search, in an SQLite file that one process writes.
+class _Content(NamedTuple):
+    """Of the file.
 
-    Each evaluation and each slice is one transaction, on the disk when its call returns: SIGKILL
-    or a power cut at any moment loses what is in flight and nothing else. The rollback journal
-    (SQLite's default) is kept, not the write-ahead log: that one needs memory shared by all
-    processes, which a network file system has not, and leaves the newest rows in a second file.
+    Attributes:
+        settings: as JSON, by key.
+        rows: trials with their seconds, by code and number of images.
+        damaged: what stands for the code, by number of the row.
+    """
+
+    settings: dict[str, str]
+    rows: dict[tuple[Code, int], tuple[Trial, float]]
+    damaged: dict[int, str]
+
+    def in_order(self) -> list[tuple[Trial, float]]:
+        """The rows in order of codes, those of one code in order of images."""
+        return [self.rows[key] for key in sorted(self.rows)]
+
+    def describe_damage(self) -> str:
+        shown = ", ".join([*self.damaged.values()][:5])
+        return (
+            f"{len(self.damaged)} of {len(self.damaged) + len(self.rows)} rows were changed after "
+            f"they were written ({shown}{', ...' if len(self.damaged) > 5 else ''})"
+        )
+
+
+class Ledger:
+    """The trials of one search, in an SQLite file that one process writes.
+
+    Each trial is one transaction, on the disk when its call returns: SIGKILL or a power cut at any
+    moment loses what is in flight and nothing else. The rollback journal (SQLite's default) is
+    kept, not the write-ahead log: that one needs memory shared by all processes, which a network
+    file system has not, and leaves the newest rows in a second file.
+
+    SQLite does not notice a byte that was changed inside a value. So each row has a SHA-256 of
+    itself and of the settings. A row that does not fit its own is taken out when the ledger is
+    opened, with a warning, and its architecture is evaluated again.
 
     The writer holds a lock on an empty file beside the ledger, ``<path>.lock``, which stays there.
     The lock is SQLite's own, on POSIX record locks: it ends with the process, however that ends,
@@ -65,23 +99,16 @@ class Ledger:
 
     Args:
         path: a local file; made, in an existing folder, if it is absent or empty.
-        settings: all that the results depend on, by key; values are what JSON can hold.
-        no_longer: keys that were settings in an earlier version; a ledger of that time may have
-            them.
+        settings: all that the trials depend on, by key; values are what JSON can hold.
 
     Raises:
         LedgerError: another process writes the file; it was made with other settings, which the
-            message lists; it is damaged or no ledger. The file is left as it is.
+            message lists; it is damaged as a whole or no ledger. The file is left as it is.
         ValueError: the path is a URI, or a setting is not JSON.
         OSError: there is no such folder, or the file cannot be read or written.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        settings: Mapping[str, Any],
-        no_longer: Collection[str] = (),
-    ):
+    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]):
         self._path = _local(path)
         now = _as_json(settings)
         folder = os.path.dirname(os.path.realpath(self._path))
@@ -93,14 +120,13 @@ class Ledger:
             with _errors_of(self._path):
                 # EXTRA is FULL and syncs the folder too, so that a removed journal stays removed.
                 self._db.execute("PRAGMA synchronous = EXTRA")
-                self._records = _read(self._db, self._path)
-                if self._records is None:
+                content = _read(self._db, self._path)
+                if content is None:
                     self._create(now)
-                    self._records = Records(dict(settings), {}, {})
-            there = _as_json(self._records.settings)
-            passed_over = {key for key in no_longer if key not in now}
-            there = {key: value for key, value in there.items() if key not in passed_over}
-            _compare(self._path, there, now)
+                    content = _Content(now, {}, {})
+            _compare(self._path, content.settings, now)
+            self._content = content
+            self._take_out_damaged()
             self._resources = stack.pop_all()
 
     def _create(self, settings: dict[str, str]) -> None:
@@ -109,6 +135,17 @@ class Ledger:
             for statement in SCHEMA:
                 self._db.execute(statement)
             self._db.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())
+
+    def _take_out_damaged(self) -> None:
+        if not self._content.damaged:
+            return
+        logger.warning(
+            f"{self._path}: {self._content.describe_damage()}; these architectures are evaluated "
+            "again"
+        )
+        with _errors_of(self._path), self._db:
+            numbers = [(number,) for number in self._content.damaged]
+            self._db.executemany("DELETE FROM trials WHERE rowid = ?", numbers)
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Records:
@@ -125,50 +162,58 @@ class Ledger:
             raise FileNotFoundError(f"{path}: there is no such ledger")
         # Not "ro": a transaction that a killed writer left behind could not be rolled back.
         with _connect(path, "rw") as db, _errors_of(path):
-            records = _read(db, path)
-        if records is None:
-            raise LedgerError(f"{path} is empty: its step has not begun")
-        return records
+            content = _read(db, path)
+        if content is None:
+            raise LedgerError(f"{path} is empty: its search has not begun")
+        if content.damaged:
+            raise LedgerError(
+                f"{path} is damaged: {content.describe_damage()}; start its search again, which "
+                "evaluates these architectures anew"
+            )
+        settings = {key: json.loads(value) for key, value in content.settings.items()}
+        trials = {trial.code: trial for trial, _ in content.in_order()}
+        seconds = {trial.code: seconds for trial, seconds in content.in_order()}
+        return Records(settings, trials, seconds)
 
     @property
-    def evaluations(self) -> dict[Code, Trial]:
-        """All finished evaluations, by code in lexicographic order."""
-        return dict(sorted(self._records.evaluations.items()))
+    def trials(self) -> dict[Code, Trial]:
+        """All finished trials, by code in lexicographic order; of an architecture with several,
+        the one on the most images."""
+        return {trial.code: trial for trial, _ in self._content.in_order()}
 
-    @property
-    def seconds(self) -> dict[Code, float]:
-        """How long each finished evaluation took, by code in lexicographic order."""
-        return dict(sorted(self._records.seconds.items()))
-
-    def record(self, evaluation: Trial, seconds: float) -> None:
-        """Add the evaluation of an architecture that has none yet.
+    def record(self, trial: Trial, seconds: float) -> None:
+        """Add the trial of an architecture that has none yet on as many images, or only one without
+        some of the metrics, whose place it takes.
 
         Args:
-            evaluation: "failed" with a reason and no metrics, or "done" or "dropped" with metrics
-                that are finite numbers and no reason.
+            trial: "failed" with a reason and no metrics, or "done" or "dropped" with metrics that
+                are finite numbers and no reason.
             seconds: that it took.
 
         Raises:
-            ValueError: the evaluation is not as above.
+            ValueError: the trial is not as above.
             LedgerError: the architecture has one already.
             OSError: it cannot be written, because the disk is full for instance. All that was
                 recorded before is kept.
         """
-        _check(evaluation, seconds)
-        self._check_open(evaluation.code)
+        _check(trial, seconds)
+        key = trial.code, trial.images
+        before, _ = self._content.rows.get(key, (None, None))
+        if before and not trial.metrics.keys() - before.metrics.keys():
+            raise LedgerError(f"{self._path}: {format_code(trial.code)} has a trial already")
         row = (
-            format_code(evaluation.code),
-            evaluation.status,
-            json.dumps({name: float(value) for name, value in evaluation.metrics.items()}),
-            int(evaluation.images),
-            evaluation.reason,
+            format_code(trial.code),
+            trial.status,
+            json.dumps({name: float(value) for name, value in trial.metrics.items()}),
+            int(trial.images),
+            trial.reason,
             float(seconds),
         )
         with _errors_of(self._path), self._db:
-            self._db.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?)", row)
-        evaluation = _as_evaluation(*row[:-1])
-        self._records.evaluations[evaluation.code] = evaluation
-        self._records.seconds[evaluation.code] = row[-1]
+            self._db.execute("DELETE FROM trials WHERE code = ? AND images = ?", (row[0], row[3]))
+            digest = _digest(row, self._content.settings)
+            self._db.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, digest))
+        self._content.rows[key] = _as_trial(row)
 
     def detections(self, index: int) -> dict[Code, bytes]:
         """What was recorded for a slice of archval, by code in lexicographic order."""
@@ -195,14 +240,15 @@ class Ledger:
 
         Raises:
             ValueError: the index or a code is not one.
-            LedgerError: an architecture has an evaluation, or detections on this slice, already.
+            LedgerError: an architecture has a trial, or detections on this slice, already.
             OSError: as in :meth:`record`.
         """
         if index < 0:
             raise ValueError(f"slice {index}: expected an index from 0")
         for code in detections:
             _check_code(code)
-            self._check_open(code)
+            if code in self.trials:
+                raise LedgerError(f"{self._path}: {format_code(code)} has a trial already")
         rows = ((index, format_code(code), content) for code, content in detections.items())
         try:
             with _errors_of(self._path), self._db:
@@ -212,10 +258,6 @@ class Ledger:
                 f"{self._path}: slice {index} is recorded already for some of "
                 + ", ".join(map(format_code, detections))
             ) from None
-
-    def _check_open(self, code: Code) -> None:
-        if code in self._records.evaluations:
-            raise LedgerError(f"{self._path}: {format_code(code)} has an evaluation already")
 
     def close(self) -> None:
         """Let others write the file."""
@@ -249,7 +291,7 @@ def _compare(path: str, there: dict[str, str], now: dict[str, str]) -> None:
     differences = list_differences(there, now)
     if differences:
         raise LedgerError(
-            "\n  ".join([f"{path} holds evaluations under other settings:", *differences])
+            "\n  ".join([f"{path} holds trials under other settings:", *differences])
             + "\nGo on with the settings there, or move the file away to start over."
         )
 
@@ -260,6 +302,7 @@ def _connect(path: str, mode: str, seconds: float = BUSY_SECONDS) -> Iterator[sq
     with _errors_of(path):
         db = sqlite3.connect(uri, timeout=seconds, isolation_level="IMMEDIATE", uri=True)
     with contextlib.closing(db):
+        db.text_factory = lambda text: text.decode(errors="replace")  # a digest finds the damage
         yield db
 
 
@@ -299,7 +342,7 @@ def _damaged(path: str, why: object) -> LedgerError:
     return LedgerError(f"{path} is damaged or no ledger ({why}); move it away to start over")
 
 
-def _read(db: sqlite3.Connection, path: str) -> Records | None:
+def _read(db: sqlite3.Connection, path: str) -> _Content | None:
     """Check the whole file and read it, as it is at one moment. None if it is empty."""
     with db:
         db.execute("BEGIN")
@@ -323,40 +366,47 @@ def _read(db: sqlite3.Connection, path: str) -> Records | None:
         if check != "ok":
             raise _damaged(path, check.splitlines()[-1])
         settings = db.execute("SELECT key, value FROM settings").fetchall()
-        rows = db.execute(
-            "SELECT code, status, metrics, images, reason, seconds FROM evaluations"
-        ).fetchall()
+        rows = db.execute("SELECT rowid, * FROM trials").fetchall()
     try:
-        evaluations = {parse_code(row[0]): _as_evaluation(*row[:-1]) for row in rows}
-        return Records(
-            {key: json.loads(value) for key, value in settings},
-            dict(sorted(evaluations.items())),
-            dict(sorted((parse_code(row[0]), row[-1]) for row in rows)),
-        )
+        content = _Content({str(k): json.dumps(json.loads(str(v))) for k, v in settings}, {}, {})
     except ValueError as error:
         raise _damaged(path, error) from None
+    for number, *row, digest in rows:
+        if digest == _digest(row, content.settings):
+            trial, seconds = _as_trial(row)
+            content.rows[trial.code, trial.images] = trial, seconds
+        else:
+            content.damaged[number] = str(row[0])
+    return content
 
 
-def _as_evaluation(code: str, status: str, metrics: str, images: int, reason: str) -> Trial:
-    return Trial(parse_code(code), status, json.loads(metrics), images, reason)
+def _as_trial(row: Sequence[Any]) -> tuple[Trial, float]:
+    code, status, metrics, images, reason, seconds = row
+    return Trial(parse_code(code), status, json.loads(metrics), images, reason), seconds
 
 
-def _check(evaluation: Trial, seconds: float) -> None:
-    _check_code(evaluation.code)
-    what = f"evaluation of {format_code(evaluation.code)}"
-    if evaluation.status not in ("done", "failed", "dropped"):
-        raise ValueError(f"{what}: status {evaluation.status!r}; expected done, failed or dropped")
-    failed = evaluation.status == "failed"
-    if failed == bool(evaluation.metrics) or failed != bool(evaluation.reason):
+def _digest(row: Sequence[Any], settings: Mapping[str, str]) -> str:
+    """Of a row without its digest, and of what it was measured with."""
+    text = json.dumps([*row, sorted(settings.items())], default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check(trial: Trial, seconds: float) -> None:
+    _check_code(trial.code)
+    what = f"trial of {format_code(trial.code)}"
+    if trial.status not in ("done", "failed", "dropped"):
+        raise ValueError(f"{what}: status {trial.status!r}; expected done, failed or dropped")
+    failed = trial.status == "failed"
+    if failed == bool(trial.metrics) or failed != bool(trial.reason):
         expected = "a reason and no metrics" if failed else "metrics and no reason"
         raise ValueError(
-            f"{what}: {evaluation.status}, with the metrics {dict(evaluation.metrics)} and the "
-            f"reason {evaluation.reason!r}; expected {expected}"
+            f"{what}: {trial.status}, with the metrics {dict(trial.metrics)} and the "
+            f"reason {trial.reason!r}; expected {expected}"
         )
-    for name, value in evaluation.metrics.items():
+    for name, value in trial.metrics.items():
         if not math.isfinite(value):
             raise ValueError(
-                f"{what}: {name} is {value}; expected a finite number, or a failed evaluation"
+                f"{what}: {name} is {value}; expected a finite number, or a failed trial"
             )
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ValueError(f"{what}: {seconds} seconds; expected a finite number from 0")

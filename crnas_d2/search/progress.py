@@ -54,12 +54,10 @@ class Progress(contextlib.AbstractContextManager):
         """
         self._report(known)
 
-    def update(
-        self, evaluations: Sequence[Trial], seconds: float, done: Mapping[Code, Trial]
-    ) -> None:
+    def update(self, trials: Sequence[Trial], seconds: float, done: Mapping[Code, Trial]) -> None:
         """
         Args:
-            evaluations: that have just ended.
+            trials: that have just ended.
             seconds: that they took together.
             done: all of the search so far, in order, these included.
         """
@@ -68,12 +66,12 @@ class Progress(contextlib.AbstractContextManager):
         self._report(len(done), leading)
         logger.debug(f"{len(done)} of {self._expected} evaluated, {leading}")
         if comm.is_main_process():
-            for number, evaluation in enumerate(evaluations, start=1):
-                later = {e.code for e in evaluations[number:]}
-                seen = {code: e for code, e in done.items() if code not in later}
-                self._write(evaluation, len(seen), self._find_leader(seen))
+            for number, trial in enumerate(trials, start=1):
+                later = {other.code for other in trials[number:]}
+                seen = {code: other for code, other in done.items() if code not in later}
+                self._write(trial, len(seen), self._find_leader(seen))
             if seconds:
-                rate = len(evaluations) / seconds * 60
+                rate = len(trials) / seconds * 60
                 self._writer.add_scalar("search/architectures_per_minute", rate, len(done))
             self._writer.flush()
 
@@ -85,23 +83,23 @@ class Progress(contextlib.AbstractContextManager):
         """The best of the longest codes, which are the last step of a greedy search."""
         longest = max(map(len, done))
         scores = {
-            code: evaluation.metrics[self._metric]
-            for code, evaluation in done.items()
-            if evaluation.status == "done" and len(code) == longest
+            code: trial.metrics[self._metric]
+            for code, trial in done.items()
+            if trial.status == "done" and len(code) == longest
         }
         if not scores:
             return None
         leader = find_leader(scores)
         return format_code(leader), scores[leader]
 
-    def _write(self, evaluation: Trial, step: int, leader: tuple[str, float] | None) -> None:
-        text = f"{format_code(evaluation.code)}: {evaluation.status}"
-        if evaluation.metrics:
-            score = evaluation.metrics[self._metric]
+    def _write(self, trial: Trial, step: int, leader: tuple[str, float] | None) -> None:
+        text = f"{format_code(trial.code)}: {trial.status}"
+        if trial.metrics:
+            score = trial.metrics[self._metric]
             self._writer.add_scalar(f"search/{self._metric}", score, step)
             text += f", {score:.2f}"
         else:
-            text += f", {evaluation.reason}"
+            text += f", {trial.reason}"
         self._writer.add_text("search/architecture", text, step)
         if leader:
             self._writer.add_scalar(f"search/leader/{self._metric}", leader[1], step)

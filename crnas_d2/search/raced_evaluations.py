@@ -54,7 +54,7 @@ class RacedStudy(Study):
             seed=self._search.SEED,
             iou_type=self._search.METRIC.split("/")[0],
         )
-        self.done.update((code, self._known[code]) for code in codes if code in self._known)
+        self.done |= {code: self._known[code] for code in codes if code in self._known}
         finished = [self._finish(code, seen[code]) for code in codes if code not in self.done]
         if finished:
             self._record(finished, time.perf_counter() - began)
@@ -62,7 +62,7 @@ class RacedStudy(Study):
     def _detect(self, codes: Sequence[Code], index: int) -> Mapping[Code, Detections]:
         """What architectures find on a slice; those that fail are recorded and left out."""
         recorded = self._ledger.detections(index)
-        failed = {code for code, e in self._known.items() if e.status == "failed"}
+        failed = {code for code, trial in self._known.items() if trial.status == "failed"}
         missing = [code for code in codes if code not in recorded and code not in failed]
         for start in range(0, len(missing), self._search.GROUP_SIZE):
             group = missing[start : start + self._search.GROUP_SIZE]

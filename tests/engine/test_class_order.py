@@ -158,8 +158,8 @@ def search(config, folder, *opts):
     args = default_argument_parser().parse_args(["--config-file", *map(str, [config, *options])])
     args.eval_only = True
     search_command.search_supernet(args)
-    evaluations = Ledger.read(folder / "ledger.sqlite").evaluations.values()
-    return {e.code: e.metrics["bbox/AP"] for e in evaluations}
+    trials = Ledger.read(folder / "ledger.sqlite").trials.values()
+    return {trial.code: trial.metrics["bbox/AP"] for trial in trials}
 
 
 def test_search_in_another_order_finds_the_same(supernet, tmp_path):

@@ -83,11 +83,11 @@ def result_of(folder):
 def test_result(whole, step, config):
     result = result_of(whole)
     assert result["step"] == ("stage" if step == "stage" else "operation")
-    evaluations = Ledger.read(whole / "ledger.sqlite").evaluations
-    scores = {"-".join(map(str, c)): e.metrics["bbox/AP"] for c, e in evaluations.items()}
+    trials = Ledger.read(whole / "ledger.sqlite").trials
+    scores = {"-".join(map(str, c)): trial.metrics["bbox/AP"] for c, trial in trials.items()}
     if step == "stage":
         assert list(result["rankings"]) == ["5", "6"]
-        assert len(evaluations) == 4 + 7
+        assert len(trials) == 4 + 7
         for budget, ranking in result["rankings"].items():
             expected = {
                 c: s for c, s in scores.items() if sum(map(int, c.split("-"))) == int(budget)
@@ -97,13 +97,13 @@ def test_result(whole, step, config):
         best = result["rankings"]["5"]["best"]
         codes = {"STAGE_CODE": list(map(int, best.split("-"))), "OPERATION_CODE": [0] * 5}
     else:
-        assert len(evaluations) == 3 + 9 * 4
+        assert len(trials) == 3 + 9 * 4
         assert [len(kept) for kept in result["survivors"]] == [3] * 5
         best = result["rankings"]["all"]["best"]
         assert result["survivors"][-1][0] == [best, scores[best]]
         codes = {"STAGE_CODE": [1, 1, 2, 1], "OPERATION_CODE": list(map(int, best.split("-")))}
     assert yaml.safe_load((whole / "architecture.yaml").read_text()) == {"MODEL": {"CR": codes}}
-    assert result["counts"] == {"done": len(evaluations), "failed": 0, "dropped": 0}
+    assert result["counts"] == {"done": len(trials), "failed": 0, "dropped": 0}
 
 
 def test_the_result_says_what_was_searched(whole, step, config):
@@ -156,7 +156,7 @@ def search_and_log(config, folder, options, log):
     evaluate = ArchitectureEvaluator.evaluate
 
     def logged(self, codes):
-        finished = Ledger.read(folder / "ledger.sqlite").evaluations
+        finished = Ledger.read(folder / "ledger.sqlite").trials
         assert finished.keys().isdisjoint(codes)
         for trial in evaluate(self, codes):
             with log.open("a") as file:
@@ -188,7 +188,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, step, config):
     assert child.exitcode == 0 and kills > 1
     for name in ("result.json", "architecture.yaml"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
-    one, other = (Ledger.read(f / "ledger.sqlite").evaluations for f in (folder, whole))
+    one, other = (Ledger.read(f / "ledger.sqlite").trials for f in (folder, whole))
     assert one == other
     evaluated = len(log.read_text().split())
     assert len(other) <= evaluated <= len(other) + kills
@@ -198,7 +198,7 @@ def test_two_processes_find_the_same_digits(whole, step, config):
     folder = config.parent / "two"
     printed = in_two_processes(config, folder, *OPTIONS[step])
     assert (folder / "result.json").read_bytes() == (whole / "result.json").read_bytes()
-    one, other = (Ledger.read(f / "ledger.sqlite").evaluations for f in (folder, whole))
+    one, other = (Ledger.read(f / "ledger.sqlite").trials for f in (folder, whole))
     assert one == other
     for ranking in result_of(folder)["rankings"].values():
         assert f" {ranking['best']} " in printed
@@ -231,7 +231,7 @@ def test_what_does_not_change_an_ap_may_change(whole, step, config, monkeypatch)
         assert seen == [(2, 2, 3, 2)]
         assert list(result_of(folder)["rankings"]) == ["6", "9"]
     else:
-        known = Ledger.read(whole / "ledger.sqlite").evaluations
+        known = Ledger.read(whole / "ledger.sqlite").trials
         search(config, folder, "SEARCH.SURVIVORS", 1)
         assert len(seen) <= 9 and known.keys().isdisjoint(seen)
         assert result_of(folder)["counts"]["done"] == 3 * 5
@@ -277,8 +277,8 @@ def test_the_final_detector_has_what_the_search_was_told(whole, step, config):
 
 
 def race_of(folder):
-    evaluations = Ledger.read(folder / "ledger.sqlite").evaluations.values()
-    return {e.code: (e.status, e.images, dict(e.metrics)) for e in evaluations}
+    trials = Ledger.read(folder / "ledger.sqlite").trials
+    return {code: (t.status, t.images, dict(t.metrics)) for code, t in trials.items()}
 
 
 @pytest.fixture(scope="module")
@@ -313,12 +313,12 @@ def test_another_metric_goes_on_with_the_ledger(whole, step, config, monkeypatch
     """What was evaluated is ranked by it; the greedy search may have others to evaluate."""
     folder = config.parent / "corrected"
     shutil.copytree(whole, folder)
-    before = Ledger.read(folder / "ledger.sqlite").evaluations
+    before = Ledger.read(folder / "ledger.sqlite").trials
     if step == "stage":
         fail = lambda _, codes: codes and pytest.fail("evaluated again")
         monkeypatch.setattr(ArchitectureEvaluator, "evaluate", fail)
     search(config, folder, *OPTIONS[step], "SEARCH.METRIC", "bbox/AP50")
-    after = Ledger.read(folder / "ledger.sqlite").evaluations
+    after = Ledger.read(folder / "ledger.sqlite").trials
     assert {code: after[code] for code in before} == before
     result = result_of(folder)
     assert result["metric"] == "bbox/AP50"

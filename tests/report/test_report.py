@@ -49,23 +49,23 @@ def test_steps(procedure_page):
 
 def test_ranking_of_the_stage_search(procedure_page):
     folder = procedure_page.parent.parent / "stage_search"
-    evaluations = Ledger.read(folder / "ledger.sqlite").evaluations
+    trials = Ledger.read(folder / "ledger.sqlite").trials
     rows = Page(procedure_page).table("stage code")
     ranking = json.loads((folder / "result.json").read_text())["rankings"]["5"]["ranking"]
     assert [row["stage code"] for row in rows] == [code for code, _ in ranking]
     for rank, row in enumerate(rows, start=1):
-        evaluation = evaluations[parse_code(row["stage code"])]
+        trial = trials[parse_code(row["stage code"])]
         assert (row["rank"], row["status"], row["images"]) == (str(rank), "done", "7")
-        assert row["bbox/AP"] == f"{evaluation.metrics['bbox/AP']:.2f}"
-        assert row["bbox/AP50"] == f"{evaluation.metrics['bbox/AP50']:.2f}"
+        assert row["bbox/AP"] == f"{trial.metrics['bbox/AP']:.2f}"
+        assert row["bbox/AP50"] == f"{trial.metrics['bbox/AP50']:.2f}"
 
 
 def test_ranking_of_the_operation_search(procedure_page):
     """All 3 + 9 x 4 partial codes, each compared with those of its block."""
     folder = procedure_page.parent.parent / "operation_search"
     rows = Page(procedure_page).table("operation code")
-    evaluations = Ledger.read(folder / "ledger.sqlite").evaluations
-    assert sorted(row["operation code"] for row in rows) == sorted(map(format_code, evaluations))
+    trials = Ledger.read(folder / "ledger.sqlite").trials
+    assert sorted(row["operation code"] for row in rows) == sorted(map(format_code, trials))
     assert [row["rank"] for row in rows] == [str(i + 1) for n in (3, 9, 9, 9, 9) for i in range(n)]
     best = rows[3 + 9 * 3]["operation code"]
     assert best == json.loads((folder / "result.json").read_text())["rankings"]["all"]["best"]

@@ -45,52 +45,53 @@ def path(tmp_path):
     return str(tmp_path / "ledger.sqlite")
 
 
-def test_round_trip_of_every_kind_of_evaluation(path):
+def test_round_trip_of_every_kind_of_trial(path):
     rng = Random(0)
     metrics = {f"bbox/AP-{i}": rng.random() * 10.0 ** rng.randint(-300, 300) for i in range(200)}
     metrics |= {"zero": -0.0, "tiny": 5e-324, "sum": 0.1 + 0.2, "large": 1.7976931348623157e308}
-    evaluations = [
+    trials = [
         Trial((3, 1), "done", metrics, 500),
-        Trial((2, 10), "failed", {}, 0, "bbox/AP is nan\n'; DROP TABLE evaluations; --ü"),
+        Trial((2, 10), "failed", {}, 0, "bbox/AP is nan\n'; DROP TABLE trials; --ü"),
         Trial((2, 9), "dropped", {"bbox/AP": np.float64(1) / 3, "segm/AP": np.float32(0.1)}, 5),
         Trial((), "done", {"bbox/AP": 0}, 1),
     ]
     seconds = [0.1 + 0.2, 0.0, 1e-9, 1e9]
     with Ledger(path, SETTINGS) as ledger:
-        assert ledger.evaluations == ledger.seconds == {}
-        for evaluation, time_taken in zip(evaluations, seconds):
-            ledger.record(evaluation, time_taken)
-        before = ledger.evaluations, ledger.seconds
-    expected = {e.code: e for e in reversed(evaluations)}
+        assert ledger.trials == {}
+        for trial, time_taken in zip(trials, seconds):
+            ledger.record(trial, time_taken)
+        before = ledger.trials
+    expected = {trial.code: trial for trial in reversed(trials)}
     assert list(expected) == sorted(expected)
     with Ledger(path, SETTINGS) as ledger:
-        for found, times in (before, (ledger.evaluations, ledger.seconds), Ledger.read(path)[1:]):
+        records = Ledger.read(path)
+        for found in (before, ledger.trials, records.trials):
             assert list(found.items()) == list(expected.items())
-            assert list(times.items()) == list(zip(expected, reversed(seconds)))
-            for evaluation in found.values():
-                exact = {k: float(v).hex() for k, v in expected[evaluation.code].metrics.items()}
-                assert {k: v.hex() for k, v in evaluation.metrics.items()} == exact
-    assert Ledger.read(path).settings == SETTINGS
+            for trial in found.values():
+                exact = {k: float(v).hex() for k, v in expected[trial.code].metrics.items()}
+                assert {k: v.hex() for k, v in trial.metrics.items()} == exact
+    assert list(records.seconds.items()) == list(zip(expected, reversed(seconds)))
+    assert records.settings == SETTINGS
 
 
 def test_order_is_that_of_the_codes_and_not_of_their_text(path):
     fill(path)
-    assert list(Ledger.read(path).evaluations) == sorted(CODES) != sorted(CODES, key=format_code)
+    assert list(Ledger.read(path).trials) == sorted(CODES) != sorted(CODES, key=format_code)
 
 
 def test_nothing_is_recorded_twice(path):
     fill(path)
     for _ in range(2):
         with Ledger(path, SETTINGS) as ledger:
-            with pytest.raises(LedgerError, match="ledger.sqlite: 2-3 has an evaluation already"):
+            with pytest.raises(LedgerError, match="ledger.sqlite: 2-3 has a trial already"):
                 ledger.record(done((2, 3), 99.0), 1.0)
-            assert ledger.evaluations[2, 3] == done((2, 3), 5.0)
+            assert ledger.trials[2, 3] == done((2, 3), 5.0)
 
 
 @pytest.mark.parametrize(
-    "evaluation, seconds, message",
+    "trial, seconds, message",
     [
-        (done((1, 2), float("nan")), 1, "evaluation of 1-2: bbox/AP is nan"),
+        (done((1, 2), float("nan")), 1, "trial of 1-2: bbox/AP is nan"),
         (done((1, 2), AP50=float("-inf")), 1, "AP50 is -inf; expected a finite number"),
         (done((1, 2), np.float64("inf")), 1, "bbox/AP is inf"),
         (Trial((1, 2), "done"), 1, "expected metrics and no reason"),
@@ -110,13 +111,13 @@ def test_nothing_is_recorded_twice(path):
         (done((1, 2)), -1, "-1 seconds"),
     ],
 )
-def test_what_is_no_evaluation_does_not_get_in(path, evaluation, seconds, message):
+def test_what_is_no_trial_does_not_get_in(path, trial, seconds, message):
     with Ledger(path, SETTINGS) as ledger:
         with pytest.raises(ValueError, match=message):
-            ledger.record(evaluation, seconds)
-        assert ledger.evaluations == {}
+            ledger.record(trial, seconds)
+        assert ledger.trials == {}
         ledger.record(done((1, 2)), 1)
-    assert list(Ledger.read(path).evaluations) == [(1, 2)]
+    assert list(Ledger.read(path).trials) == [(1, 2)]
 
 
 def test_slices_of_a_race(path):
@@ -137,20 +138,9 @@ def test_slices_of_a_race(path):
         assert ledger.detections_of(CODES[0]) == [content[CODES[0]], b"slice 1"]
         assert ledger.detections_of((9, 9)) == []
         ledger.record(Trial(CODES[1], "dropped", {"bbox/AP": 1.0}, 5), 1.0)
-        with pytest.raises(LedgerError, match="2-3 has an evaluation already"):
+        with pytest.raises(LedgerError, match="2-3 has a trial already"):
             ledger.record_slice(2, {CODES[2]: b"new", CODES[1]: b"old"})
         assert ledger.detections(2) == {}
-
-
-def test_a_setting_that_no_longer_counts_is_passed_over(path):
-    fill(path)
-    now = {key: value for key, value in SETTINGS.items() if key != "SEARCH.SEED"}
-    with pytest.raises(LedgerError, match="SEARCH.SEED: 0 there, absent now"):
-        Ledger(path, now)
-    with Ledger(path, now, no_longer=["SEARCH.SEED"]) as ledger:
-        assert len(ledger.evaluations) == len(CODES)
-    with pytest.raises(LedgerError, match="SEARCH.SEED: 0 there, 1 now"):
-        Ledger(path, now | {"SEARCH.SEED": 1}, no_longer=["SEARCH.SEED"])
 
 
 def test_other_settings_are_refused_with_the_difference(path):
@@ -167,7 +157,7 @@ def test_other_settings_are_refused_with_the_difference(path):
         '  weights: "ab12" there, "cd34" now',
     ]
     with Ledger(path, dict(reversed(SETTINGS.items())) | {"SEARCH.BN": (1, 0.1, None)}) as ledger:
-        assert len(ledger.evaluations) == len(CODES)
+        assert len(ledger.trials) == len(CODES)
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, b"bytes"])
@@ -193,7 +183,7 @@ def test_paths(tmp_path, monkeypatch):
     for name in (":memory:", "file:x?mode=memory", "a b%20#?.sqlite"):
         fill(name)
         assert os.path.getsize(name) > 0
-        assert len(Ledger.read(name).evaluations) == len(CODES)
+        assert len(Ledger.read(name).trials) == len(CODES)
 
 
 def test_a_file_cut_off_anywhere_is_refused_and_left_as_it_is(path):
@@ -217,12 +207,12 @@ def test_a_file_cut_off_anywhere_is_refused_and_left_as_it_is(path):
             assert f.read() == content[:length], length
     with open(path, "wb") as f:
         f.write(content)
-    assert len(Ledger.read(path).evaluations) == len(CODES)
+    assert len(Ledger.read(path).trials) == len(CODES)
 
 
 def other_database(path):
     with sqlite3.connect(path) as db:
-        db.execute("CREATE TABLE evaluations (code TEXT)")
+        db.execute("CREATE TABLE trials (code TEXT)")
     db.close()
 
 
@@ -249,13 +239,6 @@ def lost_table(path):
     db.close()
 
 
-def broken_row(path):
-    fill(path)
-    with sqlite3.connect(path) as db:
-        db.execute("UPDATE evaluations SET metrics = '{\"bbox/AP\": 3' WHERE code = '2-3'")
-    db.close()
-
-
 def text(path):
     with open(path, "w") as f:
         f.write("1-1-2-4,33.5\n" * 5000)
@@ -277,7 +260,6 @@ DAMAGES = [
     zeroed_page,
     zeroed_page_of_a_slice,
     lost_table,
-    broken_row,
     text,
     noise,
     appended,
@@ -298,12 +280,102 @@ def test_what_is_no_whole_ledger_is_refused_and_left_as_it_is(path, damage):
     fill(path)
 
 
+def change(path, statement, *values):
+    with sqlite3.connect(path) as db:
+        db.execute(statement, values)
+    db.close()
+
+
+CHANGES = [
+    ("metrics", '{"bbox/AP": 99.9}'),
+    ("metrics", '{"bbox/AP": "high"}'),
+    ("metrics", '{"bbox/AP": 3'),
+    ("metrics", "{}"),
+    ("metrics", None),
+    ("code", "9-9"),
+    ("code", "2-"),
+    ("status", "failed"),
+    ("images", 499),
+    ("images", "many"),
+    ("seconds", -1),
+    ("reason", b"\xff\xfe"),
+    ("digest", "0" * 64),
+]
+
+
+@pytest.mark.parametrize("column, value", CHANGES)
+def test_a_changed_row_is_evaluated_again(path, caplog, column, value):
+    fill(path)
+    change(path, f"UPDATE trials SET {column} = ? WHERE code = '2-3'", value)
+    with pytest.raises(LedgerError, match=f"{path} is damaged: 1 of 5 rows were changed after"):
+        Ledger.read(path)
+    with Ledger(path, SETTINGS) as ledger:
+        assert f"{path}: 1 of 5 rows were changed after" in caplog.text
+        assert list(ledger.trials) == sorted(set(CODES) - {(2, 3)})
+        ledger.record(done((2, 3), 5.0), 1.5)
+    assert Ledger.read(path).trials == {code: done(code, float(sum(code))) for code in CODES}
+
+
+def test_a_row_that_was_written_by_hand_or_for_another_search_is_none(path, tmp_path):
+    fill(path)
+    change(path, "INSERT INTO trials SELECT '7-7', status, metrics, images, reason, seconds, digest "
+           "FROM trials WHERE code = '2-3'")  # fmt: skip
+    other = str(tmp_path / "other.sqlite")
+    with Ledger(other, SETTINGS | {"weights": "cd34"}) as ledger:
+        ledger.record(done((8, 8), 99.0), 1.5)
+    with sqlite3.connect(path) as db:
+        db.execute("ATTACH ? AS other", (other,))
+        db.execute("INSERT INTO trials SELECT * FROM other.trials")
+    db.close()
+    with Ledger(path, SETTINGS) as ledger:
+        assert list(ledger.trials) == sorted(CODES)
+    assert list(Ledger.read(path).trials) == sorted(CODES)
+
+
+def test_no_flipped_bit_changes_a_trial(path):
+    """Each is refused, or costs the rows that it was in."""
+    fill(path)
+    expected = Ledger.read(path)
+    with open(path, "rb") as f:
+        content = f.read()
+    rng, kept = Random(0), 0
+    for place in [rng.randrange(len(content)) for _ in range(300)] + [
+        *range(3 * 4096 - 700, 3 * 4096)
+    ]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.randrange(8)
+        with open(path, "wb") as f:
+            f.write(flipped)
+        try:
+            with Ledger(path, SETTINGS) as ledger:
+                found = ledger.trials
+        except (LedgerError, OSError):
+            continue
+        assert found.items() <= expected.trials.items(), place
+        assert Ledger.read(path) == expected._replace(
+            trials=found, seconds={code: expected.seconds[code] for code in found}
+        )
+        kept += len(found) < len(CODES)
+    assert kept > 50
+
+
+def test_a_trial_with_more_metrics_takes_the_place_of_one_without(path):
+    fill(path)
+    with Ledger(path, SETTINGS) as ledger:
+        ledger.record(done((2, 3), 5.0, **{"segm/AP": 4.0}), 1.0)
+        ledger.record(Trial((2, 3), "dropped", {"bbox/AP": 9.0}, 50), 1.0)
+        assert ledger.trials[2, 3].metrics == {"bbox/AP": 5.0, "segm/AP": 4.0}
+    records = Ledger.read(path)
+    assert records.trials[2, 3] == done((2, 3), 5.0, **{"segm/AP": 4.0})
+    assert records.seconds[2, 3] == 1.0 and len(records.trials) == len(CODES)
+
+
 def test_an_empty_file_is_a_ledger_that_was_not_begun(path):
     write_atomically(path, b"")
     with pytest.raises(LedgerError, match="is empty"):
         Ledger.read(path)
     fill(path)
-    assert len(Ledger.read(path).evaluations) == len(CODES)
+    assert len(Ledger.read(path).trials) == len(CODES)
 
 
 def test_ledger_of_another_version(path):
@@ -311,7 +383,7 @@ def test_ledger_of_another_version(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 7")
     db.close()
-    with pytest.raises(LedgerError, match="a ledger of version 7, expected 1"):
+    with pytest.raises(LedgerError, match="a ledger of version 7, expected 2"):
         Ledger(path, SETTINGS)
 
 
@@ -338,12 +410,12 @@ def test_a_second_writer_is_refused_until_the_first_is_killed(path, tmp_path, wi
             with pytest.raises(LedgerError, match=f"{name} is being written by another search"):
                 Ledger(name, SETTINGS)
             assert time.monotonic() - start < 10
-        assert list(Ledger.read(path).evaluations) == [(7, 7)]
+        assert list(Ledger.read(path).trials) == [(7, 7)]
     finally:
         writer.kill()
         writer.join()
     fill(path)
-    assert len(Ledger.read(path).evaluations) == len(CODES) + 1
+    assert len(Ledger.read(path).trials) == len(CODES) + 1
 
 
 def test_a_second_writer_in_the_same_process_is_refused(path):
@@ -354,7 +426,7 @@ def test_a_second_writer_in_the_same_process_is_refused(path):
         in_a_process(refused, path)
         ledger.record(done((1, 2)), 1.0)
     with Ledger(path, SETTINGS) as ledger:
-        assert list(ledger.evaluations) == [(1, 2)]
+        assert list(ledger.trials) == [(1, 2)]
 
 
 def refused(path):
@@ -367,9 +439,9 @@ def read_often(path, stop):
     while not stop.is_set():
         records = Ledger.read(path)
         assert records.settings == SETTINGS
-        assert all(e == done(code, float(sum(code))) for code, e in records.evaluations.items())
-        assert len(records.evaluations) >= seen
-        seen = len(records.evaluations)
+        assert all(trial == done(code, float(sum(code))) for code, trial in records.trials.items())
+        assert len(records.trials) >= seen
+        seen = len(records.trials)
     assert seen > 5
 
 
@@ -381,7 +453,7 @@ def test_reading_while_a_writer_writes(path):
     with Ledger(path, SETTINGS) as ledger:
         for code in product(range(20, 25), range(8)):
             ledger.record(done(code, float(sum(code))), 1.0)
-            assert len(Ledger.read(path).evaluations) == len(ledger.evaluations)
+            assert len(Ledger.read(path).trials) == len(ledger.trials)
     stop.set()
     reader.join(60)
     assert reader.exitcode == 0
@@ -398,27 +470,27 @@ def record_until_full(path, limit):
         with pytest.raises(OSError, match=f"{path}: .*; what was recorded before is kept"):
             for code in product(range(1, 100), repeat=2):
                 ledger.record(done(code, **{f"AP-{i}": float(i) for i in range(80)}), 1.0)
-        recorded = ledger.evaluations
-        assert Ledger.read(path).evaluations == recorded and len(recorded) > 10
+        recorded = ledger.trials
+        assert Ledger.read(path).trials == recorded and len(recorded) > 10
         with pytest.raises(OSError, match=path):
             ledger.record_slice(0, {(200, i): bytes(limit // 4) for i in range(8)})
         assert ledger.detections(0) == {}
-        assert Ledger.read(path).evaluations == recorded
+        assert Ledger.read(path).trials == recorded
         assert os.path.getsize(path) <= limit
         limit_files(resource.RLIM_INFINITY)
         ledger.record(done(code), 1.0)
-        assert Ledger.read(path).evaluations == recorded | {code: done(code)}
+        assert Ledger.read(path).trials == recorded | {code: done(code)}
 
 
 @pytest.mark.parametrize("limit", [50_000, 100_000, 4096 * 30])
 def test_full_disk(path, limit):
     in_a_process(record_until_full, path, limit)
     with Ledger(path, SETTINGS) as ledger:
-        kept = list(ledger.evaluations)
+        kept = list(ledger.trials)
         assert kept == list(product(range(1, 100), repeat=2))[: len(kept)]
         ledger.record(done((100, 1)), 1.0)
         ledger.record_slice(0, {(200, 1): bytes(limit)})
-    assert list(Ledger.read(path).evaluations) == [*kept, (100, 1)]
+    assert list(Ledger.read(path).trials) == [*kept, (100, 1)]
 
 
 def create_on_a_full_disk(path):
@@ -430,7 +502,7 @@ def create_on_a_full_disk(path):
 def test_disk_that_is_full_from_the_start(path):
     in_a_process(create_on_a_full_disk, path)
     fill(path)
-    assert len(Ledger.read(path).evaluations) == len(CODES)
+    assert len(Ledger.read(path).trials) == len(CODES)
 
 
 SLICE = {(9, i): Random(i).randbytes(700_000) for i in range(4)}  # more than SQLite keeps in memory
@@ -460,11 +532,11 @@ def test_killed_in_the_middle_of_a_transaction(path, reads_first):
     assert process.exitcode == -signal.SIGKILL
     assert os.path.getsize(path) > 10 * len(content) and os.path.exists(f"{path}-journal")
     if reads_first:
-        assert list(Ledger.read(path).evaluations) == sorted(CODES)
+        assert list(Ledger.read(path).trials) == sorted(CODES)
         with open(path, "rb") as f:
             assert f.read() == content
     with Ledger(path, SETTINGS) as ledger:
-        assert list(ledger.evaluations) == sorted(CODES)
+        assert list(ledger.trials) == sorted(CODES)
         assert ledger.detections(0) == {}
         ledger.record_slice(0, SLICE)
         assert ledger.detections(0) == SLICE
@@ -474,24 +546,24 @@ SEARCHED = list(product(range(1, 4), range(1, 4), range(1, 6)))
 
 
 def search(folder, ready):
-    """A search whose evaluations sleep; logs what it does, and writes its result at the end."""
+    """A search whose trials sleep; logs what it does, and writes its result at the end."""
     ready.set()
     log = os.open(f"{folder}/log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     with Ledger(f"{folder}/ledger.sqlite", SETTINGS) as ledger:
         for code in Random(1).sample(SEARCHED, len(SEARCHED)):
-            if code in ledger.evaluations:
+            if code in ledger.trials:
                 continue
             os.write(log, f"begin {format_code(code)}\n".encode())
             time.sleep(0.002)
-            evaluation = done(code, Random(format_code(code)).random() * 100)
+            trial = done(code, Random(format_code(code)).random() * 100)
             if sum(code) % 5 == 0:
-                evaluation = Trial(code, "failed", reason="out of memory")
-            ledger.record(evaluation, 0.002)
+                trial = Trial(code, "failed", reason="out of memory")
+            ledger.record(trial, 0.002)
             os.write(log, f"recorded {format_code(code)}\n".encode())
-            if len(ledger.evaluations) > 20 and not ledger.detections(0):
+            if len(ledger.trials) > 20 and not ledger.detections(0):
                 ledger.record_slice(0, SLICE)
         assert ledger.detections(0) == SLICE
-        result = repr(ledger.evaluations)
+        result = repr(ledger.trials)
     write_atomically(f"{folder}/result", result.encode())
 
 
@@ -527,7 +599,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
         kills += process.exitcode != 0
         begun, recorded = logged(torn)
         if recorded and kills % 2:  # the other half is left to the next writer
-            assert set(recorded) <= set(Ledger.read(f"{torn}/ledger.sqlite").evaluations)
+            assert set(recorded) <= set(Ledger.read(f"{torn}/ledger.sqlite").trials)
     assert kills > 3
     results = []
     for folder in (whole, torn):
