@@ -119,6 +119,8 @@ def add_crnas_config(cfg: CN) -> None:
     # Result of the tests, such as "bbox/AP"; the checkpoint with the best one is kept as model_best.pth.
     # Empty = none
     cfg.TEST.BEST_METRIC = ""
+    # Checkpoints of a training that stay, the newest ones; model_best.pth is not counted
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 3
 
     _add_search_config(cfg)
 

@@ -1,6 +1,8 @@
 import contextlib
 import logging
+import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +25,7 @@ for path in REAL_DATASETS.glob("*"):
 from built_package import installed, sdist, source, wheel  # noqa: E402, F401
 
 from crnas_d2.engine.terminal import LOGGERS
+from crnas_d2.lock import folder_lock
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
@@ -41,6 +44,33 @@ def own_loggers():
         log.handlers.clear()
         log.setLevel(logging.NOTSET)
         log.propagate = True
+
+
+@pytest.fixture
+def hold():
+    """Starts processes that hold the lock of a folder until they are killed, perhaps with a child as
+    a loader has them, which outlives a kill."""
+    context = multiprocessing.get_context("fork")
+    with contextlib.ExitStack() as stack:
+
+        def start(folder, child=False):
+            told, tell = context.Pipe(duplex=False)
+            process = context.Process(target=_hold, args=(str(folder), child, tell))
+            process.start()
+            stack.callback(process.kill)
+            last = told.recv()
+            if child:
+                stack.callback(os.kill, last, signal.SIGKILL)
+            return process
+
+        yield start
+
+
+def _hold(folder, child, tell):
+    with folder_lock(folder):
+        if not child or not os.fork():
+            tell.send(os.getpid())
+        signal.pause()
 
 
 @pytest.fixture

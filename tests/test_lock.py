@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import signal
 import socket
 
 import pytest
@@ -11,35 +10,9 @@ import pytest
 from crnas_d2.lock import check_unlocked, folder_lock
 
 
-@pytest.fixture
-def hold():
-    """Forks processes that hold the lock of a folder until they are killed."""
-    with contextlib.ExitStack() as stack:
-
-        def start(folder, children=False):
-            read, write = os.pipe()
-            pid = os.fork()
-            if not pid:
-                with folder_lock(str(folder)):
-                    if children and not os.fork():  # as a loader has them, which outlive a kill
-                        os.write(write, b"%d\n" % os.getpid())
-                        signal.pause()
-                    if not children:
-                        os.write(write, b"0\n")
-                    signal.pause()
-            os.close(write)
-            with open(read) as told:
-                child = int(told.readline())
-            if child:
-                stack.callback(os.kill, child, signal.SIGKILL)
-            return pid
-
-        yield start
-
-
-def kill(pid):
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+def kill(process):
+    process.kill()
+    process.join()
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, hold):
@@ -47,9 +20,9 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, hold):
     temporary = folder / f"model_final.pth.{'0' * 32}.tmp"
     check_unlocked(str(folder))
     assert not folder.exists()
-    first = hold(folder, children=True)
+    first = hold(folder, child=True)
     temporary.touch()
-    expected = f"{folder} is being written by process {first} on {socket.gethostname()}; wait"
+    expected = f"{folder} is being written by process {first.pid} on {socket.gethostname()}; wait"
     with pytest.raises(BlockingIOError, match=expected):
         with folder_lock(str(folder)):
             pass

@@ -17,7 +17,7 @@ train = dict(
     max_iter=95279,
     amp=dict(enabled=False),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
-    checkpointer=dict(period=5000, max_to_keep=100),
+    checkpointer=dict(period=5000, max_to_keep=3),
     eval_period=5000,
     log_period=20,
     device="cuda",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import logging
 import os
-import pickle
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ from .weights_file import find_model_config, read_checkpoint, some
 
 logger = logging.getLogger(__name__)
 
-# Name of the checkpoint with the best test result; a run never goes on from there
-BEST = "model_best"
+# Names of the checkpoint at the end of a training, and of that with the best test result
+FINAL, BEST = "model_final", "model_best"
+OF_OPTIMIZER = "_trainer"  # where Detectron2's trainer keeps it in its state
+PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 
 class CRCheckpointer(DetectionCheckpointer):
@@ -33,6 +36,9 @@ class CRCheckpointer(DetectionCheckpointer):
       starts as :func:`start` says, and never with a random backbone.
     * A checkpoint takes its name when it is whole, and a resume takes the newest that can be read.
     * A checkpoint keeps the keys of ``cfg.MODEL``, for :mod:`.same_model`.
+    * Of a training, the ``SOLVER.CHECKPOINTS_TO_KEEP`` newest ones stay. The final and the best one,
+      which are there to be used, are without the state of the optimizer. A longer training goes on
+      from the one of the same iteration, which is saved before the final one.
     """
 
     def __init__(self, model: torch.nn.Module, save_dir: str, cfg: CfgNode, **checkpointables: Any):
@@ -55,25 +61,37 @@ class CRCheckpointer(DetectionCheckpointer):
                 f"{name}.pth is not saved: {len(diverged)} parameter(s) of the model have Inf or "
                 f"NaN ({some(diverged)})"
             )
+        if name == FINAL and self._last != self._path(
+            periodic := f"model_{kwargs['iteration']:07d}"
+        ):
+            self.save(periodic, **kwargs)
         data = {"model": self.model.state_dict(), "model_config": self._model_config, **kwargs}
         data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
-        path = os.path.join(self.save_dir, f"{name}.pth")
+        if name in (FINAL, BEST):
+            data = _without_optimizer(data)
+        path = self._path(name)
         self.logger.info(f"Saving checkpoint to {path}")
-        if is_remote(path):
-            opened = self.path_manager.open(path, "wb")
-        else:
-            self._remove_leftovers()
-            opened = open_atomically(path)
-        with opened as file:
+        with (
+            self.path_manager.open(path, "wb") if is_remote(path) else open_atomically(path)
+        ) as file:
             torch.save(data, file)
         if name != BEST:
             self.tag_last_checkpoint(f"{name}.pth")
             self._last = path
+            self._remove_older(f"{name}.pth")
 
-    def _remove_leftovers(self) -> None:
-        """Remove the temporary files of runs that were killed while they saved."""
-        for path in glob.glob(os.path.join(glob.escape(self.save_dir), "*.pth.*.tmp")):
-            os.remove(path)
+    def _path(self, name: str) -> str:
+        return os.path.join(self.save_dir, f"{name}.pth")
+
+    def _remove_older(self, last: str) -> None:
+        """Keep the last checkpoint and the newest ones beside it."""
+        if is_remote(self.save_dir):
+            return
+        others = {*filter(PERIODIC.fullmatch, os.listdir(self.save_dir)), f"{FINAL}.pth"} - {last}
+        newest = _newest_first(self.save_dir, others)
+        for name in newest[self._cfg.SOLVER.CHECKPOINTS_TO_KEEP - 1 :]:
+            if name != f"{FINAL}.pth":
+                os.remove(os.path.join(self.save_dir, name))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         path = os.path.join(self.save_dir, "last_checkpoint")
@@ -87,7 +105,7 @@ class CRCheckpointer(DetectionCheckpointer):
 
     def get_checkpoint_file(self) -> str:
         if self._last is None:
-            self._last = find_checkpoint(self.save_dir) or ""
+            self._last = find_checkpoint(self.save_dir, self._cfg.SOLVER.MAX_ITER) or ""
         return self._last
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
@@ -112,23 +130,28 @@ class CRCheckpointer(DetectionCheckpointer):
         """Whether it is a checkpoint of this very model, with which a training may go on."""
         try:
             checkpoint = read_checkpoint(filename)
-        except (ValueError, RuntimeError, pickle.UnpicklingError):
+        except ValueError:
             return False
         saved = find_model_config(checkpoint)
         return bool(saved) and not list_changes(self._model_config, saved, "")
 
 
-def find_checkpoint(folder: str) -> str | None:
+def find_checkpoint(folder: str, iterations: int | None = None) -> str | None:
     """The checkpoint from which a run in a folder goes on.
 
-    It is the last one saved, or, where that cannot be read, the newest that can; and never the
+    It is the last one saved, or, where that is damaged, the newest that is whole; and never the
     best one. What is passed over is logged.
+
+    Args:
+        iterations: of the training that is to go on, which needs the state of the optimizer: a
+            longer one than before goes on from before the final checkpoint. None if the weights
+            alone are used.
 
     Returns:
         Its path; None where there is none.
 
     Raises:
-        ValueError: there are checkpoints and none of them can be read.
+        ValueError: there are checkpoints and the run can go on from none of them.
     """
     tag = os.path.join(folder, "last_checkpoint")
     if not PathManager.isfile(tag):
@@ -138,18 +161,49 @@ def find_checkpoint(folder: str) -> str | None:
     passed_over = {last, f"{BEST}.pth"}
     others = [n for n in PathManager.ls(folder) if n.endswith(".pth") and n not in passed_over]
     if not is_remote(folder):
-        others.sort(key=lambda name: os.path.getmtime(os.path.join(folder, name)), reverse=True)
+        others = _newest_first(folder, others)
     faults = []
     for name in [last, *others]:
         try:
             if not name:
                 raise ValueError(f"{tag} is empty")
             path = os.path.join(folder, name)
-            if "trainer" not in read_checkpoint(path):
-                raise ValueError(f"{path} has no state of a training run")
-        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            _check_goes_on(path, iterations)
+        except (OSError, ValueError) as error:
             faults.append(str(error))
             logger.warning(f"passing over a checkpoint: {error}")
         else:
             return path
-    raise ValueError(f"no checkpoint in {folder} can be read:\n  " + "\n  ".join(faults))
+    raise ValueError(f"there is no checkpoint in {folder} to go on from:\n  " + "\n  ".join(faults))
+
+
+def _check_goes_on(path: str, iterations: int | None) -> None:
+    """
+    Raises:
+        FileNotFoundError, ValueError: a run cannot go on from a file.
+    """
+    trainer = read_checkpoint(path).get("trainer")
+    if trainer is None:
+        raise ValueError(f"{path} has no state of a training run")
+    if iterations is None or os.path.basename(path) != f"{FINAL}.pth" or OF_OPTIMIZER in trainer:
+        return
+    done = trainer["iteration"] + 1
+    if done < iterations:
+        raise ValueError(
+            f"{path} ends a training of {done} iterations, without the state of the optimizer that "
+            f"one of {iterations} needs"
+        )
+
+
+def _without_optimizer(data: dict[str, Any]) -> dict[str, Any]:
+    trainer = {key: value for key, value in data.get("trainer", {}).items() if key != OF_OPTIMIZER}
+    return {**data, "trainer": trainer} if "trainer" in data else data
+
+
+def _newest_first(folder: str, names: Iterable[str]) -> list[str]:
+    """The files of a folder among them."""
+    ages = {}
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            ages[name] = os.stat(os.path.join(folder, name)).st_mtime_ns
+    return sorted(ages, key=lambda name: (ages[name], name), reverse=True)

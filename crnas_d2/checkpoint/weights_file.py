@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -96,12 +97,15 @@ def read_checkpoint(path: str, into_memory: bool = False) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is of another format, or was not written to its end.
+        ValueError: it is of another format, or damaged.
     """
     local = PathManager.get_local_path(path)
     if tell_format(local, path) != TORCH:
         raise ValueError(f"{path} is cut off, or not in the zip format of torch.save")
-    return _load_torch(local, mmap=not into_memory, weights_only=True)
+    try:
+        return _load_torch(local, mmap=not into_memory, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
 
 
 def as_float32(key: str, value: Any) -> torch.Tensor:

@@ -33,6 +33,7 @@ from ..data.picture_check import check_pictures
 from ..data.shared_images import is_made_at_first_use
 from ..files import is_remote, real_path, write_atomically
 from ..library_warnings import ignore_missing_cuda
+from ..lock import check_unlocked
 from ..main_process import decided_by_main
 from ..modeling import BUILDERS
 from ..modeling.keys import check_keys, check_res5_heads
@@ -121,7 +122,8 @@ def check_run(
     training = not args.eval_only
     checkpoint = None
     if args.resume:
-        checkpoint = decided_by_main(lambda: find_checkpoint(cfg.OUTPUT_DIR))
+        iterations = cfg.SOLVER.MAX_ITER if training else None
+        checkpoint = decided_by_main(lambda: find_checkpoint(cfg.OUTPUT_DIR, iterations))
     taken = check_network(cfg, training, checkpoint, check=check)
     check(check_data_sets, cfg, training, makes)
     if args.eval_only and taken is not None:
@@ -129,6 +131,8 @@ def check_run(
     elif checkpoint is not None:
         check(_check_resumed, cfg, checkpoint)
     check(_check_output, cfg, starts=training and checkpoint is None)
+    if training:
+        check(check_unlocked, cfg.OUTPUT_DIR)
     return taken or []
 
 
@@ -289,7 +293,9 @@ def _check_output(cfg: CfgNode, starts: bool) -> None:
 
 
 def _is_written_by_a_run(path: str) -> bool:
-    """Whether a config has all keys, as nobody writes it by hand."""
+    """Whether a config has all keys, as nobody writes it by hand, or nothing in it."""
+    if not os.path.getsize(path):
+        return True
     try:
         with open(path, encoding="utf-8") as file:
             keys = yaml.safe_load(file)
@@ -328,6 +334,10 @@ def _choose_device(cfg: CfgNode) -> None:
 
 def _check_keys(cfg: CfgNode) -> None:
     get_architecture(cfg)
+    if cfg.SOLVER.CHECKPOINTS_TO_KEEP < 1:
+        raise ValueError(
+            f"SOLVER.CHECKPOINTS_TO_KEEP is {cfg.SOLVER.CHECKPOINTS_TO_KEEP}; expected 1 or more"
+        )
     if _is_known(cfg):
         check_keys(cfg)
         check_res5_heads(cfg)

@@ -7,6 +7,7 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from fvcore.nn.precise_bn import get_bn_modules
@@ -24,11 +25,14 @@ from detectron2.solver.build import (
     _generate_optimizer_class_with_gradient_clipping,
 )
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 
 from ..checkpoint import CRCheckpointer
+from ..checkpoint.checkpointer import OF_OPTIMIZER
 from ..data.classification import ClassificationMapper, build_classification_test_loader
 from ..data.imagenet import is_classification
 from ..data.naming_mapper import NamingMapper
+from ..lock import folder_lock
 from .best_checkpoint import BestCheckpointer
 from .evaluators import build_evaluator
 from .hooks import (
@@ -42,6 +46,7 @@ from .hooks import (
     find_supernet,
 )
 from .loader import ReportedLoader, build_train_loader
+from .metrics_writer import MetricsWriter
 from .shared_statistics import PreciseBN, SharedStatistics
 from .step import AMPStep, Step
 from .terminal import LoggedLines, log_results
@@ -118,6 +123,11 @@ class CRTrainer(DefaultTrainer):
             StopOnSignal(message),
         ]
 
+    def build_writers(self) -> list[EventWriter]:
+        folder = self.cfg.OUTPUT_DIR
+        metrics = MetricsWriter(os.path.join(folder, "metrics.json"))
+        return [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(folder)]
+
     def _build_precise_bn(self) -> HookBase:
         cfg = self.cfg.clone()
         cfg.defrost()
@@ -143,6 +153,18 @@ class CRTrainer(DefaultTrainer):
         else:
             source = f"weights {self.cfg.MODEL.WEIGHTS or '(random)'}"
         logger.info(f"Starting at iteration {self.start_iter} of {self.max_iter} from {source}")
+
+    def train(self) -> OrderedDict | None:
+        """As in Detectron2, while no other run writes into ``OUTPUT_DIR``."""
+        lock = folder_lock(self.cfg.OUTPUT_DIR) if comm.is_main_process() else None
+        with lock or contextlib.nullcontext():
+            return super().train()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in Detectron2; the end of a training is without the state of the optimizer."""
+        TrainerBase.load_state_dict(self, state_dict)
+        if OF_OPTIMIZER in state_dict:
+            self._trainer.load_state_dict(state_dict[OF_OPTIMIZER])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from ..config_files import find_config_file, read_config_files
 from ..config_values import DATA_SETS
 from ..files import is_remote, is_signed, real_path
+from ..lock import LOCK_FILE, check_unlocked
 from .recipe import find_config
 from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_result
 
@@ -31,9 +32,11 @@ def check_outputs(output: str, names: Iterable[str], read: Iterable[str]) -> Non
 
     Raises:
         ValueError: names the file.
+        BlockingIOError: another run writes there.
     """
     if not output:
         raise ValueError("OUTPUT_DIR is ''; expected a folder for what the search writes")
+    check_unlocked(output)
     places = [os.path.join(output, name) for name in (ARCHITECTURE_FILE, FINAL_FILE, PAGE)]
     places += [os.path.join(output, name) for name in names]
     for path in read:
@@ -94,7 +97,7 @@ def _is_in(path: str, place: str) -> bool:
 def _is_own(place: str) -> bool:
     """Whether an earlier run has written what is at a place."""
     if os.path.isdir(place):
-        known = {STARTED, FINISHED, LEDGER_FILE}
+        known = {STARTED, FINISHED, LEDGER_FILE, LOCK_FILE}
         content = os.listdir(place)
         return not content or not known.isdisjoint(content)
     if os.path.basename(place) == RESULT_FILE:

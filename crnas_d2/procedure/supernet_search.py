@@ -24,6 +24,7 @@ from ..data.parts import table_of_parts
 from ..engine import CRTrainer
 from ..engine.trainer import without_sync_bn
 from ..files import file_sha256
+from ..lock import folder_lock
 from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space, get_stage_space
 from ..search.cost import Cost, get_cost
 from ..architecture import Code
@@ -90,6 +91,7 @@ def run_search(
     with contextlib.ExitStack() as stack:
         ledger = None
         if comm.is_main_process():
+            stack.enter_context(folder_lock(cfg.OUTPUT_DIR))
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
             settings = evaluation_settings(cfg, sha256)
             ledger = stack.enter_context(Ledger(path, settings))

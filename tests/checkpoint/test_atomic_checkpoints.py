@@ -13,6 +13,7 @@ import torch
 import crnas_d2
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.checkpoint.checkpointer import find_checkpoint
+from crnas_d2.checkpoint.weights_file import read_checkpoint
 
 CONFIG = crnas_d2.get_config("COCO-Detection/faster_rcnn_CR_R_18_FPN_1x.yaml")
 
@@ -24,15 +25,18 @@ class TrainingState:
         self.iteration = 0
 
     def state_dict(self):
-        return {"iteration": self.iteration}
+        return {"iteration": self.iteration, "_trainer": {"optimizer": torch.ones(100)}}
 
     def load_state_dict(self, state):
         self.iteration = state["iteration"]
 
 
-def make_checkpointer(folder, size=1000):
+def make_checkpointer(folder, size=1000, **solver):
     model = torch.nn.ParameterList([torch.zeros(size) for _ in range(4)])
-    return CRCheckpointer(model, str(folder), CONFIG, trainer=TrainingState())
+    cfg = CONFIG.clone()
+    for key, value in solver.items():
+        cfg.SOLVER[key] = value
+    return CRCheckpointer(model, str(folder), cfg, trainer=TrainingState())
 
 
 @pytest.fixture
@@ -44,12 +48,12 @@ def warned(monkeypatch):
     return messages
 
 
-def save(checkpointer, iteration):
+def save(checkpointer, iteration, name=None):
     """Save a state in which every number is the iteration."""
     for parameter in checkpointer.model:
         parameter.data.fill_(iteration)
     checkpointer.checkpointables["trainer"].iteration = iteration
-    checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    checkpointer.save(name or f"model_{iteration:07d}", iteration=iteration)
 
 
 def save_some(folder, count=3):
@@ -61,9 +65,9 @@ def save_some(folder, count=3):
     return checkpointer
 
 
-def resumed_iteration(folder, size=1000):
+def resumed_iteration(folder, **solver):
     """Resume from a folder; check that all of the state belongs to one iteration."""
-    checkpointer = make_checkpointer(folder, size)
+    checkpointer = make_checkpointer(folder, **solver)
     checkpointer.resume_or_load("", resume=True)
     iteration = checkpointer.checkpointables["trainer"].iteration
     assert all((parameter == iteration).all() for parameter in checkpointer.model)
@@ -73,6 +77,15 @@ def resumed_iteration(folder, size=1000):
 def cut(length):
     def damage(path):
         os.truncate(path, length if length >= 0 else path.stat().st_size + length)
+
+    return damage
+
+
+def flip_a_bit(place):
+    def damage(path):
+        content = bytearray(path.read_bytes())
+        content[content.find(torch.tensor([1.0, 1.0]).numpy().tobytes()) + place] ^= 1
+        path.write_bytes(content)
 
     return damage
 
@@ -95,6 +108,7 @@ DAMAGES = {
     "one byte": cut(1),
     "first half": cut(9000),
     "all but one byte": cut(-1),
+    "a bit of the optimizer's state": flip_a_bit(2),
     "zeros": write_zeros,
     "a text": lambda path: path.write_text("a text"),
     "missing": lambda path: path.unlink(),
@@ -144,7 +158,7 @@ def test_one_error_where_all_are_broken(tmp_path):
     with pytest.raises(ValueError) as error:
         find_checkpoint(str(tmp_path))
     title, *lines = str(error.value).splitlines()
-    assert title == f"no checkpoint in {tmp_path} can be read:"
+    assert title == f"there is no checkpoint in {tmp_path} to go on from:"
     assert sorted(lines) == [
         f"  {path} is cut off: it begins as a zip archive, and has no end"
         for path in sorted(tmp_path.glob("*.pth"))
@@ -153,7 +167,7 @@ def test_one_error_where_all_are_broken(tmp_path):
 
 def test_empty_folder_with_an_empty_tag(tmp_path):
     (tmp_path / "last_checkpoint").touch()
-    with pytest.raises(ValueError, match="can be read:\n  .*last_checkpoint is empty"):
+    with pytest.raises(ValueError, match="to go on from:\n  .*last_checkpoint is empty"):
         find_checkpoint(str(tmp_path))
 
 
@@ -200,16 +214,77 @@ def test_crash_while_saving_leaves_what_was_there(tmp_path, monkeypatch, name, r
     assert resumed_iteration(tmp_path) == 3
 
 
-def test_leftovers_of_killed_runs_are_ignored_and_removed(tmp_path):
+def test_every_flipped_byte_is_noticed_or_changes_nothing(tmp_path):
+    save(make_checkpointer(tmp_path, size=3), 5)
+    path = tmp_path / "model_0000005.pth"
+    content = path.read_bytes()
+    noticed = 0
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        os.utime(path, ns=(place, place))  # as a file that is not changed is not read again
+        try:
+            read = read_checkpoint(str(path))
+        except ValueError as error:
+            assert str(path) in str(error)
+            noticed += 1
+        else:
+            assert read["iteration"] == 5 and (read["model"]["0"] == 5).all()
+            assert (read["trainer"]["_trainer"]["optimizer"] == 1).all()
+    assert noticed > len(content) / 7 / 5  # most of so small a file is padding
+
+
+def test_a_file_without_checksums_is_taken(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        save(make_checkpointer(tmp_path), 1)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert resumed_iteration(tmp_path) == 1
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob("*.pth"))
+
+
+def test_the_newest_checkpoints_stay(tmp_path):
+    checkpointer = make_checkpointer(tmp_path)
+    (tmp_path / "pretrained.pth").touch()
+    for iteration in range(5):
+        save(checkpointer, iteration)
+        save(checkpointer, iteration, "model_best")
+        kept = [f"model_{i:07d}.pth" for i in range(max(0, iteration - 2), iteration + 1)]
+        assert names(tmp_path) == [*kept, "model_best.pth", "pretrained.pth"]
+    checkpointer = make_checkpointer(tmp_path)  # another start knows them too
+    save(checkpointer, 4, "model_final")
+    others = ["model_best.pth", "model_final.pth", "pretrained.pth"]
+    assert names(tmp_path) == ["model_0000003.pth", "model_0000004.pth", *others]
+    os.utime(tmp_path / "model_0000003.pth", (9, 9))
+    save(checkpointer, 2)  # by age, not by number
+    assert names(tmp_path) == ["model_0000002.pth", "model_0000004.pth", *others]
+    save(make_checkpointer(tmp_path, CHECKPOINTS_TO_KEEP=1), 7)
+    assert names(tmp_path) == ["model_0000007.pth", *others]
+
+
+def test_the_end_of_a_training_is_without_the_state_of_the_optimizer(tmp_path, warned):
     checkpointer = save_some(tmp_path)
-    leftover = tmp_path / "model_0000003.pth.0123abcd.tmp"
-    leftover.write_bytes(b"PK\3\4")
-    own = tmp_path / "notes.tmp"
-    own.write_text("not of a checkpoint")
-    assert resumed_iteration(tmp_path) == 2
-    save(checkpointer, 3)
-    assert not leftover.exists() and own.exists()
-    assert resumed_iteration(tmp_path) == 3
+    save(checkpointer, 9, "model_best")
+    assert not (tmp_path / "model_0000009.pth").exists()
+    save(checkpointer, 9, "model_final")
+    for name in ("model_final", "model_best"):
+        content = torch.load(tmp_path / f"{name}.pth", weights_only=True)
+        assert content["iteration"] == 9 and content["trainer"] == {"iteration": 9}
+    assert resumed_iteration(tmp_path, MAX_ITER=10) == 9
+    assert find_checkpoint(str(tmp_path)) == str(tmp_path / "model_final.pth")
+    assert not warned
+    checkpointer = make_checkpointer(tmp_path, MAX_ITER=11)
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000009.pth")
+    assert resumed_iteration(tmp_path, MAX_ITER=11) == 9
+    [message, _] = warned
+    assert "model_final.pth ends a training of 10 iterations, without the state" in message
+    for path in tmp_path.glob("model_0*.pth"):
+        path.unlink()
+    with pytest.raises(ValueError, match="to go on from:\n  .*model_final.pth ends a training"):
+        resumed_iteration(tmp_path, MAX_ITER=11)
 
 
 def kill_at(event, count):

@@ -151,7 +151,11 @@ def checkpoints(output):
 
 
 def last_checkpoint(output):
-    return torch.load(output / (output / "last_checkpoint").read_text(), weights_only=True)
+    """The last one; at the end of a training that of the same iteration which has the state of the
+    optimizer, if there is one."""
+    last = torch.load(output / (output / "last_checkpoint").read_text(), weights_only=True)
+    periodic = output / f"model_{last['iteration']:07d}.pth"
+    return torch.load(periodic, weights_only=True) if periodic.exists() else last
 
 
 def last_metrics(output):

@@ -43,7 +43,8 @@ def best(output):
 
 def test_the_best_one_is_kept(run, tmp_path):
     output = tmp_path / "output"
-    run([10, 30, 20, 30, math.nan], "SOLVER.CHECKPOINT_PERIOD", 1)
+    keep = ["SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_TO_KEEP", 9]
+    run([10, 30, 20, 30, math.nan], *keep)
     assert best(output)["iteration"] == 1  # of equal ones, the first
     assert_same_state(
         best(output)["model"],

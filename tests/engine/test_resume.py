@@ -24,7 +24,8 @@ def test_resumed_at_any_iteration(tiny_config, tmp_path, network):
         *NETWORKS[network],
         *RANDOM,
         *mixed_data(tmp_path / "mixed"),
-        *("SOLVER.MAX_ITER", iterations, "SOLVER.STEPS", (2, 4), "SOLVER.CHECKPOINT_PERIOD", 1),
+        *("SOLVER.MAX_ITER", iterations, "SOLVER.STEPS", (2, 4)),
+        *("SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_TO_KEEP", iterations + 1),
     ]
     whole = tmp_path / "output"
     train(tiny_config, *options, "DATALOADER.NUM_WORKERS", 0)
@@ -51,7 +52,8 @@ def test_precise_statistics_are_those_of_the_same_images(tiny_config, tmp_path, 
         *RANDOM,
         *mixed_data(tmp_path / "mixed"),
         *("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", 2),
-        *("TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 1),
+        *("TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 5),
+        *("SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_TO_KEEP", 6),
     ]
     whole, output = tmp_path / "output", tmp_path / "resumed"
     train(tiny_config, *options)
@@ -66,7 +68,7 @@ def test_resumes_before_a_torn_checkpoint(tiny_config, tmp_path, capsys):
     whole = last_checkpoint(output)
     for name in ("model_final.pth", "model_0000003.pth"):
         os.truncate(output / name, 5000)
-    (output / "model_0000004.pth.0a1b.tmp").write_bytes(b"PK")
+    (output / f"model_0000004.pth.{'0' * 32}.tmp").write_bytes(b"PK")
     capsys.readouterr()
     train(tiny_config, "--resume", *options)
     printed = capsys.readouterr().out

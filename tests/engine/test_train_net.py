@@ -55,6 +55,22 @@ def test_trains_evaluates_and_resumes(tiny_config, tmp_path, capsys):
     assert saved["model"]["roi_heads.box_predictor.cls_score.weight"].shape[0] == 2 + 1
 
 
+def test_a_second_training_in_a_folder_is_refused(tiny_config, tmp_path, hold):
+    """One that has been killed has left its config, and does not hold up the next one."""
+    output = tmp_path / "output"
+    first = hold(output)
+    (output / "config.yaml").touch()
+    with pytest.raises(
+        BlockingIOError, match=f"{output} is being written by process {first.pid} on"
+    ):
+        train(tiny_config)
+    assert {*os.listdir(output)} == {".lock", "config.yaml"}
+    first.kill()
+    first.join()
+    train(tiny_config, "SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")
+    assert (output / "model_final.pth").exists()
+
+
 def test_eval_only_gives_the_result_of_the_training(tiny_config, tmp_path):
     train(tiny_config)
     trained = last_metrics(tmp_path / "output")

@@ -40,7 +40,7 @@ EXACT = [
 INTERRUPTED = [
     *NETWORKS["stage"],
     *RANDOM,
-    *("SOLVER.MAX_ITER", "28", "SOLVER.STEPS", "(10, 20)", "SOLVER.CHECKPOINT_PERIOD", "3"),
+    *("SOLVER.MAX_ITER", "28", "SOLVER.STEPS", "(10, 20)", "SOLVER.CHECKPOINT_PERIOD", "4"),
     *("DATASETS.TEST", "()"),
 ]
 # A detector with BN in its backbone, its FPN and its box head, tested with augmentation too
@@ -163,9 +163,8 @@ def train_with_bn(config, folder):
     """A run; one that is stopped after two iterations, and resumed; one with other periods; and
     the evaluation of the first."""
     output = ["OUTPUT_DIR", folder / "bn"]
-    states = [
-        copy_of_state(run_trainer(config, *WITH_BN, "SOLVER.CHECKPOINT_PERIOD", 1, *output).model)
-    ]
+    every = ["SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_TO_KEEP", 9]
+    states = [copy_of_state(run_trainer(config, *WITH_BN, *every, *output).model)]
     resumed = folder / "bn_resumed"
     if comm.is_main_process():
         copy_checkpoint(folder / "bn" / "model_0000001.pth", resumed)
