@@ -7,12 +7,14 @@ VENV_PYTHON := .venv/bin/python
 install:
 	@$(PYTHON) tools/install.py
 
-test: install
-	$(VENV_PYTHON) -m pytest tests
+# Two threads that share their cores with other programs would wait for each other most of the time.
+test demo: export OMP_NUM_THREADS ?= 1
 
-# On two CPU cores, whatever else the machine has; two threads that share their cores with other
-# programs would wait for each other most of the time.
-demo: export OMP_NUM_THREADS ?= 1
+# On all cores, with the tests of a file in one process; tests/conftest.py says which come first.
+test: install
+	$(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder tests
+
+# On two CPU cores, whatever else the machine has.
 demo: export CUDA_VISIBLE_DEVICES =
 demo: install
 	$(VENV_PYTHON) search_net.py --config-file configs/Search/digits.yaml --num-gpus 2 --dist-url auto \

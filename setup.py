@@ -62,6 +62,7 @@ setup(
         "all": sorted(name for names in EXTRAS.values() for name in names),
         "test": [
             "pytest>=7.0",
+            "pytest-xdist>=3.7",
             "packaging>=21.0",
             "setuptools>=70.1,<81",
             "timm>=0.9",

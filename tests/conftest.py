@@ -33,6 +33,19 @@ from detectron2.utils.logger import setup_logger
 torch.set_num_threads(1)
 
 
+# These groups of tests take minutes. They go first: none of them is left alone with one process at the end.
+LONGEST = ("docs", "README.md", "report", "package")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One process runs the tests of a file, or of the group that they name, in their order."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def own_loggers():
     """A job sets the loggers up for its whole process, on the streams and files of that moment."""

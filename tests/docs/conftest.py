@@ -26,14 +26,13 @@ class Reader:
 
 @pytest.fixture(scope="session")
 def readers():
-    """One reads README; one reads the pages of docs, which go on in the same folder."""
+    """The reader of a block, see :attr:`Block.reader`."""
     found = {}
 
-    def get(document):
-        name = "docs" if document.startswith("docs/") else document
-        if name not in found:
-            found[name] = Reader()
-        return found[name]
+    def get(block):
+        if block.reader not in found:
+            found[block.reader] = Reader()
+        return found[block.reader]
 
     yield get
     for reader in found.values():

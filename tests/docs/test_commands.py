@@ -31,6 +31,15 @@ CHECKED = ("bash", "python", "yaml")
 NO_COMMANDS = ("text", "bibtex")
 
 
+def to_check(blocks):
+    """Those that hold commands; one process runs all that one reader reads."""
+    return [
+        pytest.param(block, id=str(block), marks=pytest.mark.xdist_group(block.reader))
+        for block in blocks
+        if block.language in CHECKED
+    ]
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_block_is_complete(block):
     assert block.language in CHECKED + NO_COMMANDS
@@ -38,16 +47,16 @@ def test_block_is_complete(block):
         block.check_complete()
 
 
-@pytest.mark.parametrize("block", [b for b in TO_RUN if b.language in CHECKED], ids=str)
+@pytest.mark.parametrize("block", to_check(TO_RUN))
 def test_block_runs(block, readers):
-    reader = readers(block.document)
+    reader = readers(block)
     {"bash": run_bash, "python": run_python, "yaml": write_yaml}[block.language](block, reader)
 
 
-@pytest.mark.parametrize("block", [b for b in TO_PARSE if b.language in CHECKED], ids=str)
+@pytest.mark.parametrize("block", to_check(TO_PARSE))
 def test_recorded_block_parses(block, readers):
     assert block.language == "bash"
-    reader = readers(block.document)
+    reader = readers(block)
     for command in commands(block, reader):
         if command.words and command.text not in NOT_RUN:
             program, *arguments = command.words
