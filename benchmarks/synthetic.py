@@ -8,6 +8,7 @@ import torch
 
 from crnas_d2 import get_config
 from crnas_d2.engine.trainer import without_needless_sync_bn
+from crnas_d2.modeling.builder_names import supernet_kind, without_supernet
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
@@ -27,9 +28,8 @@ def final_config(cfg: CfgNode, path: Sequence[int]) -> CfgNode:
     """From the config of a supernet to that of the final network that one of its paths stands for."""
     final = cfg.clone()
     final.defrost()
-    family = {"resnet": "cr_resnet", "mobilenetv2": "cr_mobilenetv2"}[cfg.MODEL.CR.FAMILY]
-    final.MODEL.BACKBONE.NAME = f"build_{family}_fpn_backbone"
-    is_stage_code = cfg.MODEL.BACKBONE.NAME.startswith("build_stage_")
+    final.MODEL.BACKBONE.NAME = without_supernet(cfg.MODEL.BACKBONE.NAME)
+    is_stage_code = supernet_kind(cfg.MODEL.BACKBONE.NAME) == "stage"
     final.MODEL.CR["STAGE_CODE" if is_stage_code else "OPERATION_CODE"] = list(path)
     return final
 

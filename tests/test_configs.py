@@ -287,6 +287,6 @@ def test_reallocated_networks_differ_from_baselines_in_their_codes_and_what_is_f
 
 def test_config_without_our_keys_says_what_to_call():
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_fpn_backbone"
+    cfg.MODEL.BACKBONE.NAME = "build_cr_fpn_backbone"
     with pytest.raises(ValueError, match="add_crnas_config"):
         build_backbone(cfg)

@@ -223,7 +223,7 @@ def test_a_supernet_trains_in_a_dc5_detector(few_digits, tmp_path, step):
     path = str(tmp_path / "model_final.pth")
     codes = ["MODEL.CR.STAGE_CODE", [1, 2, 2, 1]] if step == "stage" else []
     cfg = read_config(os.path.join(configs_dir(), config), [*own[:-2], *codes])
-    cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_backbone"
+    cfg.MODEL.BACKBONE.NAME = "build_cr_backbone"
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = trainer.cfg.MODEL.ROI_HEADS.NUM_CLASSES
     final = CRTrainer.build_model(cfg)
     CRCheckpointer(final, "", cfg).load(path)

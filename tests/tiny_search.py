@@ -85,7 +85,7 @@ SEED: 7
 FINAL = """
 _BASE_: "dilation.yaml"
 MODEL:
-  BACKBONE: {{NAME: "build_cr_resnet_fpn_backbone"}}
+  BACKBONE: {{NAME: "build_cr_fpn_backbone"}}
 DATASETS: {{TRAIN: ["{name}_train"], TEST: ["{name}_val"]}}
 """
 
@@ -181,7 +181,7 @@ def build_subnet(cfg, path):
     """The detector of a path, built alone, with its weights from the supernet's file."""
     final = cfg.clone()
     neck = cfg.MODEL.BACKBONE.NAME.split("supernet")[1]
-    final.MODEL.BACKBONE.NAME = f"build_cr_resnet{neck}"
+    final.MODEL.BACKBONE.NAME = f"build_cr{neck}"
     key = "STAGE_CODE" if "stage" in cfg.MODEL.BACKBONE.NAME else "OPERATION_CODE"
     final.MODEL.CR[key] = list(path)
     model = CRTrainer.build_model(final).eval()

@@ -25,6 +25,7 @@ from ..checkpoint.trained import load_trained
 from ..checkpoint.weights_file import read_weights_file
 from ..data.pictures import read_picture
 from ..engine.trainer import without_sync_bn
+from ..modeling.builder_names import without_family
 
 SHARE_THRESHOLD = 0.01  # of the maximum
 CALIBRATION_BATCH = 8  # images
@@ -275,7 +276,8 @@ def trained_network(cfg: CfgNode, weights: str) -> nn.Module:
     if not PathManager.isfile(weights):
         raise FileNotFoundError(f"weights {weights!r}: no such file")
     saved = read_weights_file(weights).model_config
-    if saved.get("MODEL.BACKBONE.NAME") == cfg.MODEL.BACKBONE.NAME:
+    builder = without_family(saved.get("MODEL.BACKBONE.NAME", ""))
+    if builder == without_family(cfg.MODEL.BACKBONE.NAME):
         keys = ["MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE"]
         if saved.get("MODEL.META_ARCHITECTURE") == cfg.MODEL.META_ARCHITECTURE:
             keys.append("MODEL.RESNETS.RES5_DILATION")

@@ -86,7 +86,7 @@ class SketchedNetwork:
         if not builder.startswith(BUILDERS):
             raise ValueError(
                 f"{label}: MODEL.BACKBONE.NAME is {builder!r}: expected a backbone that "
-                "MODEL.CR describes, such as 'build_cr_resnet_fpn_backbone'"
+                "MODEL.CR describes, such as 'build_cr_fpn_backbone'"
             )
         architecture = get_architecture(cfg)
         family = get_family(architecture.family)

@@ -11,6 +11,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 
 from ..architecture import Architecture
 from ..config import flatten_config
+from ..modeling.builder_names import supernet_kind, without_family, without_supernet
 from ..spaces import get_stage_space
 from .classes import CLASS_NAMES, describe_difference, read_class_names
 
@@ -70,7 +71,7 @@ def check_same_network(cfg: CfgNode, saved: ModelConfig, filename: str) -> None:
     order, see :func:`match_class_rows`.
     """
     used = flatten_model_config(cfg)
-    inherits = "supernet" in saved.get(BUILDER, "") and "supernet" not in used[BUILDER]
+    inherits = supernet_kind(saved.get(BUILDER, "")) and not supernet_kind(used[BUILDER])
     changed = _changed_keys(_network(used), _network(saved, plain=inherits))
     if not inherits:
         changed += _lacking_choices(used, saved)
@@ -90,14 +91,15 @@ def _changed_keys(used: ModelConfig, saved: ModelConfig) -> list[str]:
     return [
         key
         for key, value in used.items()
-        if _as_lists(saved.get(key, value)) != _as_lists(value)
+        if _normal(saved.get(key, value)) != _normal(value)
         and not (key == CLASS_NAMES and "[]" in (saved[key], value))
     ]
 
 
-def _as_lists(value: str) -> str:
-    """The text of a value, tuples in it written as lists, as in a dumped config."""
-    return re.sub(r",?\)", "]", value.replace("(", "["))
+def _normal(value: str) -> str:
+    """The text of a value, tuples in it written as lists, as in a dumped config, and a builder by the
+    name that it has today."""
+    return without_family(re.sub(r",?\)", "]", value.replace("(", "[")))
 
 
 def _show(keys: list[str], used: ModelConfig, saved: ModelConfig) -> list[str]:
@@ -138,25 +140,25 @@ def _network(flat: ModelConfig, plain: bool = False) -> dict[str, str]:
     network = {key: flat[key] for key in NETWORK_KEYS if key in flat}
     name = flat.get(BUILDER, "")
     if plain:
-        name = re.sub("(stage|dilation)_supernet", f"cr_{flat.get('MODEL.CR.FAMILY')}", name)
+        name = without_supernet(name)
     if name in BACKBONE_REGISTRY:  # under several names, perhaps
-        network[BUILDER] = BACKBONE_REGISTRY.get(name).__name__
+        network[BUILDER] = without_family(BACKBONE_REGISTRY.get(name).__name__)
     if network.get("MODEL.CR.FAMILY") != "resnet":
         network.pop("MODEL.CR.BLOCK", None)
-    if not plain and "stage_supernet" not in name and "MODEL.CR.STAGE_CODE" in flat:
+    if not plain and supernet_kind(name) != "stage" and "MODEL.CR.STAGE_CODE" in flat:
         codes = [ast.literal_eval(flat[f"MODEL.CR.{key}_CODE"]) for key in ("STAGE", "OPERATION")]
         architecture = Architecture(*codes)
         network["MODEL.CR.STAGE_CODE"] = str(list(architecture.stage_code))
-        if "supernet" not in name:
+        if not supernet_kind(name):
             network["MODEL.CR.OPERATION_CODE"] = str(list(architecture.operation_code))
     return network
 
 
 def _lacking_choices(used: ModelConfig, saved: ModelConfig) -> list[str]:
     """The key of what a supernet may choose, where the one that was trained does not have all of it."""
-    kind = "STAGE_CHOICES" if "stage_supernet" in used[BUILDER] else "OPERATIONS"
+    kind = {"stage": "STAGE_CHOICES", "dilation": "OPERATIONS"}.get(supernet_kind(used[BUILDER]))
     key = f"MODEL.SUPERNET.{kind}"
-    if "supernet" not in used[BUILDER] or key not in saved:
+    if key not in saved:
         return []
 
     def choices(flat: ModelConfig) -> list[set[int]]:

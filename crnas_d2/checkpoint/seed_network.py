@@ -17,6 +17,7 @@ from detectron2.modeling import Backbone
 
 from ..architecture import Architecture
 from ..files import file_sha256, is_remote
+from ..modeling.builder_names import supernet_kind
 from .classes import as_config, read_class_names
 from .convert import check_complete, convert, describe_fault
 from .description import BACKBONE_FORMAT, MODEL_FORMAT, Description
@@ -245,7 +246,7 @@ def _find_architecture(
 ) -> Architecture | None:
     """The codes of a network with the names of this project, as far as the file tells them."""
     config, header = file.model_config, file.header
-    if "supernet" in config.get("MODEL.BACKBONE.NAME", ""):
+    if supernet_kind(config.get("MODEL.BACKBONE.NAME", "")):
         return None
     if file.author == MODEL_ZOO:
         try:

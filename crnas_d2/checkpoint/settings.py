@@ -13,6 +13,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from ..config import flatten_config
+from ..modeling.builder_names import neck_of
 
 logger = logging.getLogger(__name__)
 
@@ -110,15 +111,15 @@ def from_header(header: Mapping[str, str]) -> dict[str, str]:
 
 def _matters(key: str, cfg: CfgNode) -> bool:
     """Whether a model does anything else for another value of a key."""
-    model, builder = cfg.MODEL, cfg.MODEL.BACKBONE.NAME
+    model, neck = cfg.MODEL, neck_of(cfg.MODEL.BACKBONE.NAME)
     is_resnet = model.CR.FAMILY == "resnet"
     detects = model.META_ARCHITECTURE != "ImageClassifier"
     if key == "MODEL.RESNETS.STRIDE_IN_1X1":
         return is_resnet and model.CR.BLOCK == "bottleneck"
     if key == "MODEL.RESNETS.RES5_DILATION":  # a pyramid has no place for it
-        return is_resnet and detects and "fpn" not in builder
+        return is_resnet and detects and not neck
     if key == "MODEL.FPN.NORM":
-        return detects and "fpn" in builder and "nasfpn" not in builder
+        return detects and neck in ("fpn", "retinanet_fpn")
     return True
 
 

@@ -16,6 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 
 from ..architecture import FAMILIES
+from ..modeling.builder_names import supernet_kind
 from ..modeling.supernet import Supernet
 from .classes import match_class_rows, read_class_names
 from .inherit import inherit_subnet
@@ -113,7 +114,7 @@ def check_start(seed: SeedNetwork, cfg: CfgNode) -> None:
         ValueError: as :func:`start_from`.
     """
     is_supernet = any(map(OF_A_CANDIDATE.search, seed.weights))
-    if not is_supernet or "supernet" in cfg.MODEL.BACKBONE.NAME:
+    if not is_supernet or supernet_kind(cfg.MODEL.BACKBONE.NAME):
         _fit(seed, build_on_meta(cfg), cfg)
 
 

@@ -35,6 +35,7 @@ from ..analysis.style import figure_format, write_figure
 from ..config import read_config
 from ..data import setup_datasets
 from ..files import check_not_read
+from ..modeling.builder_names import supernet_kind
 from .command_line import command, command_parser
 
 RANDOM = "random"
@@ -127,7 +128,7 @@ def read_network(path: str) -> CfgNode:
         ValueError: it is of a supernet.
     """
     cfg = read_config(path)
-    if "supernet" in cfg.MODEL.BACKBONE.NAME:
+    if supernet_kind(cfg.MODEL.BACKBONE.NAME):
         raise ValueError(
             f"{path}: MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, expected one network. "
             "The config of a network in it can have the supernet's checkpoint as --weights"

@@ -29,6 +29,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..data.class_names import tell_apart
 from ..data.labels import is_labelled
+from ..modeling.builder_names import supernet_kind
 from .classification_evaluator import ClassificationEvaluator
 from .coco_evaluator import COCOEvaluator
 
@@ -195,7 +196,7 @@ def _check_augmentation(cfg: CfgNode) -> None:
         f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r}": (
             not issubclass(model, GeneralizedRCNN) or issubclass(model, PanopticFPN)
         ),
-        "a supernet": "supernet" in cfg.MODEL.BACKBONE.NAME,
+        "a supernet": supernet_kind(cfg.MODEL.BACKBONE.NAME),
         "MODEL.KEYPOINT_ON": cfg.MODEL.KEYPOINT_ON,
         "MODEL.LOAD_PROPOSALS": cfg.MODEL.LOAD_PROPOSALS,
         "rotated boxes": cfg.MODEL.ROI_HEADS.NAME == "RROIHeads",
@@ -241,7 +242,7 @@ def list_results(cfg: CfgNode) -> list[str]:
         for name in cfg.DATASETS.TEST
         for result in results_of(name, cfg)
     ]
-    if "supernet" not in cfg.MODEL.BACKBONE.NAME:
+    if not supernet_kind(cfg.MODEL.BACKBONE.NAME):
         return names
     paths = ["-".join(map(str, path)) for path in cfg.MODEL.SUPERNET.TEST_PATHS]
     return [f"{path}/{name}" for path in paths for name in names]

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
+from ..config import get_architecture
 from .cr_mobilenetv2 import CRMobileNetV2
 from .cr_resnet import CRResNet
 from .dilation_supernet import DilationSupernet
@@ -19,12 +20,23 @@ from .stage_supernet import StageSupernet
 Builder = Callable[[CfgNode, ShapeSpec], Backbone]
 Neck = Callable[[CfgNode, Backbone], Backbone]
 
-BODIES: Mapping[str, type[Backbone]] = MappingProxyType(
+NETWORKS: Mapping[str, type[Backbone]] = MappingProxyType(
+    {"resnet": CRResNet, "mobilenetv2": CRMobileNetV2}
+)
+
+
+def _build_network(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    return NETWORKS[get_architecture(cfg).family](cfg, input_shape)
+
+
+# With what it makes. A network with the family in its name, as it once was, refuses another one in the config.
+BODIES: Mapping[str, tuple[Builder, str]] = MappingProxyType(
     {
-        "cr_resnet": CRResNet,
-        "cr_mobilenetv2": CRMobileNetV2,
-        "stage_supernet": StageSupernet,
-        "dilation_supernet": DilationSupernet,
+        "cr": (_build_network, "A network of the family ``MODEL.CR.FAMILY``"),
+        "stage_supernet": (StageSupernet, "A :class:`StageSupernet`"),
+        "dilation_supernet": (DilationSupernet, "A :class:`DilationSupernet`"),
+        "cr_resnet": (CRResNet, "A :class:`CRResNet`"),
+        "cr_mobilenetv2": (CRMobileNetV2, "A :class:`CRMobileNetV2`"),
     }
 )
 # Without one, the builder gives the features of the body.
@@ -38,14 +50,14 @@ NECKS: Mapping[str, Neck | None] = MappingProxyType(
 )
 
 
-def _register(name: str, body: type[Backbone], neck: Neck | None) -> Builder:
+def _register(name: str, body: Builder, what: str, neck: Neck | None) -> Builder:
     def build(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         bottom_up = body(cfg, input_shape)
         return neck(cfg, bottom_up) if neck else bottom_up
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = __package__
-    build.__doc__ = f"A :class:`{body.__name__}` from a config."
+    build.__doc__ = f"{what} from a config."
     if neck:
         build.__doc__ += f" Over it: {neck.__doc__.splitlines()[0]}"
     BACKBONE_REGISTRY.register(build)
@@ -55,7 +67,7 @@ def _register(name: str, body: type[Backbone], neck: Neck | None) -> Builder:
 # By the name that MODEL.BACKBONE.NAME gives
 BUILDERS: Mapping[str, Builder] = MappingProxyType(
     {
-        name: _register(name, body, neck)
+        name: _register(name, *body, neck)
         for body_name, body in BODIES.items()
         for neck_name, neck in NECKS.items()
         for name in [f"build_{body_name}{neck_name}_backbone"]

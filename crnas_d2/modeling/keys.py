@@ -10,6 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
+from .builder_names import neck_of, supernet_kind
+
 DILATIONS = "as dilations are told by MODEL.CR.OPERATION_CODE"
 DEFORMABLE = "as a CR backbone has no deformable convolutions"
 # Keys of MODEL.RESNETS, the one value that all backbones have, or the one entry, and why.
@@ -57,7 +59,7 @@ def check_keys(cfg: CfgNode) -> None:
     _check_res5_dilation(cfg)
     if _stops_below_res5(cfg):
         check_res5_heads(cfg)
-    if "supernet" in cfg.MODEL.BACKBONE.NAME and "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES:
+    if supernet_kind(cfg.MODEL.BACKBONE.NAME) and "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES:
         raise ValueError(
             f"MODEL.RESNETS.OUT_FEATURES is {cfg.MODEL.RESNETS.OUT_FEATURES}; expected 'res5' among "
             "them, as the paths of a supernet have entries for all stages"
@@ -80,7 +82,7 @@ def check_res5_heads(cfg: CfgNode) -> None:
         and issubclass(kind, Res5ROIHeads)
     ):
         return
-    if "supernet" in cfg.MODEL.BACKBONE.NAME:
+    if supernet_kind(cfg.MODEL.BACKBONE.NAME):
         raise ValueError(
             f"MODEL.ROI_HEADS.NAME is {heads!r}, which has res5 in the RoI heads; expected "
             "'StandardROIHeads' or others without it, as a supernet chooses paths through all stages"
@@ -152,7 +154,7 @@ def _stops_below_res5(cfg: CfgNode) -> bool:
 
 
 def _has_pyramid(cfg: CfgNode) -> bool:
-    return "fpn_backbone" in cfg.MODEL.BACKBONE.NAME
+    return bool(neck_of(cfg.MODEL.BACKBONE.NAME))
 
 
 def _depths_of(own: tuple[str, list[int]]) -> str:

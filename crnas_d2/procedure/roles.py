@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
 from detectron2.config import CfgNode
 
 from ..config import get_architecture
+from ..modeling.builder_names import supernet_kind, without_family, without_supernet
 from ..spaces import get_stage_space
 from .recipe import Recipe
 from .seed import OF_THE_FILE
 
 CLASSIFIER, DETECTOR = "a classifier", "a detector"
 STAGE, DILATION, PLAIN = "a stage supernet", "a dilation supernet", "a network of one architecture"
-BUILDERS = {"stage_supernet": STAGE, "dilation_supernet": DILATION}  # by a part of their names
+KINDS = {"stage": STAGE, "dilation": DILATION, None: PLAIN}
 
 ROLES = {
     "STAGE_PRETRAINING": (CLASSIFIER, STAGE),
@@ -88,9 +87,9 @@ def _check_seed(recipe: Recipe, configs: dict[str, CfgNode]) -> None:
 
 
 def _role(cfg: CfgNode) -> tuple[str, str]:
-    kinds = (kind for part, kind in BUILDERS.items() if part in cfg.MODEL.BACKBONE.NAME)
     classifies = cfg.MODEL.META_ARCHITECTURE == "ImageClassifier"
-    return CLASSIFIER if classifies else DETECTOR, next(kinds, PLAIN)
+    kind = KINDS[supernet_kind(cfg.MODEL.BACKBONE.NAME)]
+    return CLASSIFIER if classifies else DETECTOR, kind
 
 
 def _blocks(cfg: CfgNode) -> dict[str, object]:
@@ -114,9 +113,10 @@ def _shapes(cfg: CfgNode) -> dict[str, object]:
 
 def _strides(cfg: CfgNode) -> dict[str, object]:
     """What a detector makes of its stages: the neck, and the stride of res5."""
-    neck = re.sub("(cr|stage|dilation)_(resnet|mobilenetv2|supernet)", "*", cfg.MODEL.BACKBONE.NAME)
+    builder = without_family(without_supernet(cfg.MODEL.BACKBONE.NAME))
+    builder = builder.replace("build_cr", "build_*", 1)
     dilation = cfg.MODEL.RESNETS.RES5_DILATION
-    return {"MODEL.BACKBONE.NAME": neck, "MODEL.RESNETS.RES5_DILATION": dilation}
+    return {"MODEL.BACKBONE.NAME": builder, "MODEL.RESNETS.RES5_DILATION": dilation}
 
 
 def _compare(

@@ -25,6 +25,7 @@ from ..engine import CRTrainer
 from ..engine.trainer import without_sync_bn
 from ..files import file_sha256
 from ..lock import folder_lock
+from ..modeling.builder_names import neck_of, supernet_kind
 from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space, get_stage_space
 from ..search.cost import Cost, get_cost
 from ..architecture import Code
@@ -124,7 +125,7 @@ def settled(cfg: CfgNode) -> CfgNode:
     search = cfg.SEARCH
     _check_choice("SEARCH.STRATEGY", search.STRATEGY, STRATEGIES)
     _check_choice("SEARCH.BN.MODE", search.BN.MODE, ("auto", "recalibrate", "running"))
-    of_stages = "stage_supernet" in cfg.MODEL.BACKBONE.NAME
+    of_stages = supernet_kind(cfg.MODEL.BACKBONE.NAME) == "stage"
     norms = _norms(cfg)
     mixed = not norms.issubset(WITHOUT_STATISTICS)
     if search.BN.MODE == "auto":
@@ -162,11 +163,11 @@ def settled(cfg: CfgNode) -> CfgNode:
 
 def _norms(cfg: CfgNode) -> set[str]:
     """The kinds of norm in a backbone and its neck."""
-    builder = cfg.MODEL.BACKBONE.NAME
+    neck = neck_of(cfg.MODEL.BACKBONE.NAME)
     norms = {cfg.MODEL.RESNETS.NORM}
-    if "nasfpn" in builder:
+    if neck == "nasfpn":
         norms.add(cfg.MODEL.NAS_FPN.NORM)
-    elif "fpn" in builder:
+    elif neck:
         norms.add(cfg.MODEL.FPN.NORM)
     return norms
 
@@ -273,7 +274,7 @@ def example_codes(cfg: CfgNode, final_cfg: CfgNode | None, count: int) -> list[C
 def get_space(cfg: CfgNode) -> StageSpace | OperationSpace:
     """The space of the supernet that a config describes."""
     architecture, supernet = get_architecture(cfg), cfg.MODEL.SUPERNET
-    if "stage_supernet" in cfg.MODEL.BACKBONE.NAME:
+    if supernet_kind(cfg.MODEL.BACKBONE.NAME) == "stage":
         return get_stage_space(architecture.family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS)
     return get_operation_space(architecture, supernet.OPERATIONS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
@@ -10,6 +9,7 @@ from detectron2.config import CfgNode
 from ..analysis import analyze_detector
 from ..architecture import Architecture, get_family
 from ..config import set_architecture
+from ..modeling.builder_names import without_supernet
 from ..spaces import StageSpace
 from ..architecture import Code
 
@@ -66,8 +66,5 @@ def plain_detector(cfg: CfgNode) -> CfgNode:
     place of a supernet."""
     cfg = cfg.clone()
     cfg.defrost()
-    builder = re.sub(
-        "(stage|dilation)_supernet", f"cr_{cfg.MODEL.CR.FAMILY}", cfg.MODEL.BACKBONE.NAME
-    )
-    cfg.MODEL.BACKBONE.NAME = builder
+    cfg.MODEL.BACKBONE.NAME = without_supernet(cfg.MODEL.BACKBONE.NAME)
     return cfg

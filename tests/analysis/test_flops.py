@@ -382,7 +382,7 @@ def test_unknown_neck_is_one_module():
 
 def test_backbone_without_neck():
     cfg = config("R_18")
-    cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_backbone"
+    cfg.MODEL.BACKBONE.NAME = "build_cr_backbone"
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res4"]
     cfg.MODEL.RPN.IN_FEATURES = cfg.MODEL.ROI_HEADS.IN_FEATURES = ["res4"]
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32, 64]]

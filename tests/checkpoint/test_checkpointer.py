@@ -50,7 +50,7 @@ def save_backbone(path, stage_code=(1, 1, 2, 4), width=8, drop=(), add=()):
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN", "SyncBN"])
 def test_backbone_file_fills_the_backbone(cfg, tmp_path, norm, builder, prefix):
     cfg.MODEL.RESNETS.NORM = norm
-    cfg.MODEL.BACKBONE.NAME = f"build_cr_resnet{builder}_backbone"
+    cfg.MODEL.BACKBONE.NAME = f"build_cr{builder}_backbone"
     model = Detector(cfg)
     path = str(tmp_path / "backbone.safetensors")
     saved = save_backbone(path)

@@ -42,7 +42,7 @@ def refusal(cfg, model_config, check=check_same_network):
     "name, key, value",
     [
         (DETECTOR, "META_ARCHITECTURE", "RetinaNet"),
-        (DETECTOR, "BACKBONE.NAME", "build_cr_resnet_nasfpn_backbone"),
+        (DETECTOR, "BACKBONE.NAME", "build_cr_nasfpn_backbone"),
         (DETECTOR, "CR.FAMILY", "mobilenetv2"),
         (DETECTOR, "CR.BLOCK", "bottleneck"),
         (DETECTOR, "CR.STAGE_CODE", [1, 2, 1, 4]),
@@ -114,10 +114,17 @@ def test_a_config_that_was_written_and_read_is_the_same(tmp_path, name):
 
 def test_a_builder_by_another_name(monkeypatch):
     alias = "build_cr_resnet_alias_backbone"
-    builder = BACKBONE_REGISTRY.get("build_cr_resnet_fpn_backbone")
+    builder = BACKBONE_REGISTRY.get("build_cr_fpn_backbone")
     monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, alias, builder)
     assert refusal(config(DETECTOR, BACKBONE__NAME=alias), saved(DETECTOR)) == []
     assert refusal(config(DETECTOR), saved(DETECTOR, BACKBONE__NAME=alias)) == []
+
+
+@pytest.mark.parametrize("check", [check_same_network, check_same_model])
+def test_a_builder_by_its_old_name(check):
+    old = "build_cr_resnet_fpn_backbone"
+    assert refusal(config(DETECTOR, BACKBONE__NAME=old), saved(DETECTOR), check) == []
+    assert refusal(config(DETECTOR), saved(DETECTOR, BACKBONE__NAME=old), check) == []
 
 
 def test_fewer_choices_than_were_trained():
@@ -134,7 +141,7 @@ def test_a_network_of_a_supernet():
         norm = dict(FPN__OUT_CHANNELS=config(supernet).MODEL.FPN.OUT_CHANNELS)
         cfg = config(DETECTOR, **codes, **widths, **norm)
         assert refusal(cfg, saved(supernet)) == []
-        nas = config(DETECTOR, BACKBONE__NAME="build_cr_resnet_nasfpn_backbone", **widths)
+        nas = config(DETECTOR, BACKBONE__NAME="build_cr_nasfpn_backbone", **widths)
         assert refusal(nas, saved(supernet)) == ["MODEL.BACKBONE.NAME"]
 
 

@@ -139,7 +139,7 @@ def test_one_network_of_a_supernet(tool, detector, step, network):
     file = export(tool, path, "--path", "-".join(map(str, chosen)))
 
     cfg = read_config(str(path))
-    cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_fpn_backbone"
+    cfg.MODEL.BACKBONE.NAME = "build_cr_fpn_backbone"
     cfg.MODEL.CR["STAGE_CODE" if step == "stage" else "OPERATION_CODE"] = chosen
     final = CRTrainer.build_model(cfg).eval()
     final.load_state_dict(inherit_subnet(supernet.state_dict(), chosen))

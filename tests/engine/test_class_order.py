@@ -53,7 +53,7 @@ def variant(supernet, name, names=("red", "blue"), network=True):
         supernet.read_text().replace(f"{folder}/data", str(root)).replace("tiny_", f"{root.name}_")
     )
     if network:
-        text = text.replace("build_stage_supernet_fpn", "build_cr_resnet_fpn")
+        text = text.replace("build_stage_supernet_fpn", "build_cr_fpn")
         text = text.replace("_archtrain", "_train").replace("_archval", "_train")
     path = root / "config.yaml"
     path.write_text(text)

@@ -33,7 +33,7 @@ SEED: 1
 """
 
 
-def write_config(root, builder="build_cr_resnet_backbone", paths=()):
+def write_config(root, builder="build_cr_backbone", paths=()):
     for split, images in (("train", 3), ("val", 2)):
         write_image_folder(root / split, images, seed=images)
     path = root / "classifier.yaml"

@@ -27,15 +27,15 @@ def test_whole_procedure(tmp_path):
 @pytest.mark.parametrize(
     "name, key",
     [
-        ("build_cr_resnet_fpn_backbone", r"BACKBONE.NAME is 'build_\*_backbone' in .*_\*_fpn_back"),
-        ("build_cr_resnet_backbone", "MODEL.RESNETS.RES5_DILATION is 2 in .*stage.yaml.* and 1 in"),
+        ("build_cr_fpn_backbone", r"BACKBONE.NAME is 'build_\*_backbone' in .*_\*_fpn_back"),
+        ("build_cr_backbone", "MODEL.RESNETS.RES5_DILATION is 2 in .*stage.yaml.* and 1 in"),
     ],
 )
 def test_a_final_detector_that_cannot_inherit_is_refused_first(tmp_path, name, key):
     recipe = write_recipe(tmp_path, detector="dc5")
     final = tmp_path / "final.yaml"
     change = f"NAME: {name}}}\n  RESNETS: {{RES5_DILATION: 1"
-    final.write_text(final.read_text().replace('NAME: "build_cr_resnet_backbone"', change))
+    final.write_text(final.read_text().replace('NAME: "build_cr_backbone"', change))
     with pytest.raises(ValueError, match=f"{key}.*expected the same"):
         Procedure(Recipe(str(recipe), ["SEARCH.RECIPE.INHERIT", "True"])).run()
     assert not (tmp_path / "data" / "output").exists()

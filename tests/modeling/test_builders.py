@@ -10,21 +10,27 @@ from torch import nn
 import crnas_d2.modeling
 from crnas_d2 import ARCHITECTURES, CRMobileNetV2, CRResNet, DilationSupernet, StageSupernet
 from crnas_d2.modeling import NASFPN
+from crnas_d2.modeling.builder_names import (
+    neck_of,
+    supernet_kind,
+    without_family,
+    without_supernet,
+)
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, build_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 
-# With a network of each family that the body takes
+# With a network of each family, and what is made of it
 BODIES = {
-    "cr_resnet": (CRResNet, ["CR-ResNet18"]),
-    "cr_mobilenetv2": (CRMobileNetV2, ["CR-MobileNetV2"]),
-    "stage_supernet": (StageSupernet, ["ResNet18", "MobileNetV2"]),
-    "dilation_supernet": (DilationSupernet, ["SCR-ResNet18", "SCR-MobileNetV2"]),
+    "cr": {"CR-ResNet18": CRResNet, "CR-MobileNetV2": CRMobileNetV2},
+    "stage_supernet": dict.fromkeys(["ResNet18", "MobileNetV2"], StageSupernet),
+    "dilation_supernet": dict.fromkeys(["SCR-ResNet18", "SCR-MobileNetV2"], DilationSupernet),
 }
+OLD_NAMES = {"cr_resnet": "CR-ResNet18", "cr_mobilenetv2": "CR-MobileNetV2"}
 NECKS = {"": None, "_fpn": FPN, "_retinanet_fpn": FPN, "_nasfpn": NASFPN}
 ALL = pytest.mark.parametrize(
-    "body, name", [(body, name) for body, (_, names) in BODIES.items() for name in names]
+    "body, name", [(body, name) for body, kinds in BODIES.items() for name in kinds]
 )
 
 
@@ -52,12 +58,26 @@ def test_builder(body, name, neck):
     builder = f"build_{body}{neck}_backbone"
     function = getattr(crnas_d2.modeling, builder)
     assert BACKBONE_REGISTRY.get(builder) is function is pickle.loads(pickle.dumps(function))
-    assert BODIES[body][0].__name__ in function.__doc__
+    kind = BODIES[body][name]
+    assert body == "cr" or kind.__name__ in function.__doc__
     with torch.device("meta"):
         backbone = function(make_retinanet_cfg(name, builder), ShapeSpec(channels=3))
-    assert type(getattr(backbone, "bottom_up", backbone)) is BODIES[body][0]
+    assert type(getattr(backbone, "bottom_up", backbone)) is kind
     if neck:
         assert type(backbone) is NECKS[neck]
+    assert neck_of(builder) == neck.removeprefix("_")
+    assert supernet_kind(builder) == {"cr": None}.get(body, body.split("_")[0])
+    assert without_family(without_supernet(builder)) == f"build_cr{neck}_backbone"
+
+
+@pytest.mark.parametrize("neck", NECKS)
+@pytest.mark.parametrize("old, name", OLD_NAMES.items())
+def test_old_names_make_the_same(old, name, neck):
+    builders = f"build_{old}{neck}_backbone", f"build_cr{neck}_backbone"
+    assert (without_family(builders[0]), supernet_kind(builders[0])) == (builders[1], None)
+    with torch.device("meta"):
+        one, other = (build_backbone(make_retinanet_cfg(name, builder)) for builder in builders)
+    assert str(one) == str(other) and one.output_shape() == other.output_shape()
 
 
 @ALL
@@ -95,7 +115,7 @@ def test_gradient_reaches_every_parameter_on_the_path(body, name):
 
 
 def test_parameters_are_those_of_detectron2s_builder():
-    ours = make_cfg("ResNet50", "build_cr_resnet_retinanet_fpn_backbone")
+    ours = make_cfg("ResNet50", "build_cr_retinanet_fpn_backbone")
     theirs = get_cfg()
     for key in ("RESNETS", "FPN"):
         theirs.MODEL[key] = ours.MODEL[key]
@@ -109,31 +129,29 @@ def test_parameters_are_those_of_detectron2s_builder():
 def test_top_blocks():
     kinds = {}
     for neck in ("_fpn", "_retinanet_fpn"):
-        cfg = make_cfg("ResNet18", f"build_cr_resnet{neck}_backbone")
+        cfg = make_cfg("ResNet18", f"build_cr{neck}_backbone")
         with torch.device("meta"):
             kinds[neck] = type(build_backbone(cfg).top_block)
     assert kinds == {"_fpn": LastLevelMaxPool, "_retinanet_fpn": LastLevelP6P7}
 
 
 def test_retinanet_pyramid_needs_res5():
-    cfg = make_retinanet_cfg("ResNet18", "build_cr_resnet_retinanet_fpn_backbone")
+    cfg = make_retinanet_cfg("ResNet18", "build_cr_retinanet_fpn_backbone")
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4"]
-    message = (
-        r"OUT_FEATURES is \['res3', 'res4'\]; expected 'res5' .*'build_cr_resnet_retinanet_fpn"
-    )
+    message = r"OUT_FEATURES is \['res3', 'res4'\]; expected 'res5' .*'build_cr_retinanet_fpn"
     with pytest.raises(ValueError, match=message):
         build_backbone(cfg)
 
 
 def test_names_of_all_architectures_can_be_built():
     for name, architecture in ARCHITECTURES.items():
-        cfg = make_retinanet_cfg(name, f"build_cr_{architecture.family}_retinanet_fpn_backbone")
+        cfg = make_retinanet_cfg(name, "build_cr_retinanet_fpn_backbone")
         with torch.device("meta"):
             assert build_backbone(cfg).bottom_up.architecture == architecture
 
 
 def test_norm_of_the_pyramid():
-    cfg = make_retinanet_cfg("ResNet18", "build_cr_resnet_retinanet_fpn_backbone")
+    cfg = make_retinanet_cfg("ResNet18", "build_cr_retinanet_fpn_backbone")
     cfg.MODEL.FPN.NORM = ""
     model = build_backbone(cfg)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.output_convs)

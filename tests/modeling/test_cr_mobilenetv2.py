@@ -11,7 +11,7 @@ from torchvision.models import MobileNetV2, mobilenet_v2
 from torchvision.models._utils import _make_divisible
 
 from crnas_d2 import ARCHITECTURES, CRMobileNetV2, add_crnas_config
-from crnas_d2.modeling import build_cr_mobilenetv2_backbone
+from crnas_d2.modeling import build_cr_backbone
 from crnas_d2.modeling.cr_mobilenetv2 import round_channels
 from detectron2.config import LazyCall, LazyConfig, get_cfg, instantiate
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
@@ -291,7 +291,7 @@ def make_cfg():
     cfg = get_cfg()
     add_crnas_config(cfg)
     architecture = ARCHITECTURES["CR-MobileNetV2"]
-    cfg.MODEL.BACKBONE.NAME = "build_cr_mobilenetv2_backbone"
+    cfg.MODEL.BACKBONE.NAME = "build_cr_backbone"
     cfg.MODEL.BACKBONE.FREEZE_AT = 2
     cfg.MODEL.RESNETS.NORM = "GN"
     cfg.MODEL.RESNETS.OUT_FEATURES = FEATURES
@@ -322,7 +322,7 @@ def test_config_and_arguments_make_the_same_network():
     assert [(n, p.shape, p.requires_grad) for n, p in built.named_parameters()] == [
         (n, p.shape, p.requires_grad) for n, p in model.named_parameters()
     ]
-    assert BACKBONE_REGISTRY.get("build_cr_mobilenetv2_backbone") is build_cr_mobilenetv2_backbone
+    assert BACKBONE_REGISTRY.get("build_cr_backbone") is build_cr_backbone
 
 
 def test_image_channels():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from crnas_d2 import ARCHITECTURES, CRResNet, add_crnas_config
-from crnas_d2.modeling import build_cr_resnet_backbone
+from crnas_d2.modeling import build_cr_backbone
 from detectron2.config import LazyCall, LazyConfig, get_cfg, instantiate
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_resnet_backbone
@@ -56,7 +56,7 @@ def make_pair(cfg):
     """Ours and Detectron2's, with the same random weights and statistics."""
     theirs = build_resnet_backbone(cfg, ShapeSpec(channels=3))
     randomize_norms(theirs)
-    ours = build_cr_resnet_backbone(cfg, ShapeSpec(channels=3))
+    ours = build_cr_backbone(cfg, ShapeSpec(channels=3))
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 
@@ -311,13 +311,13 @@ def test_default_widths_are_those_of_the_block():
 
 def test_image_channels():
     cfg = make_cfg("CR-ResNet18", BASELINES_THIN["ResNet18"])
-    cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_backbone"
+    cfg.MODEL.BACKBONE.NAME = "build_cr_backbone"
     cfg.MODEL.RESNETS.DEPTH = 50
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [0.5], [0.2]
     model = build_backbone(cfg)
     assert isinstance(model, CRResNet) and model.architecture == ARCHITECTURES["CR-ResNet18"]
     assert model(torch.rand(1, 1, 64, 64))["res5"].shape == (1, 512, 2, 2)
-    assert BACKBONE_REGISTRY.get("build_cr_resnet_backbone") is build_cr_resnet_backbone
+    assert BACKBONE_REGISTRY.get("build_cr_backbone") is build_cr_backbone
 
 
 def test_config_and_arguments_make_the_same_network():

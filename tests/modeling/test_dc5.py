@@ -53,7 +53,7 @@ def test_operation_code_multiplies():
 
 def dc5_cfg(name):
     cfg = make_cfg(name, {"RES5_DILATION": 2, **THIN})
-    cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_backbone"
+    cfg.MODEL.BACKBONE.NAME = "build_cr_backbone"
     return cfg
 
 

@@ -10,10 +10,6 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, build_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 STAGES = ["res2", "res3", "res4", "res5"]
-BUILDERS = {
-    "resnet": "build_cr_resnet_fpn_backbone",
-    "mobilenetv2": "build_cr_mobilenetv2_fpn_backbone",
-}
 
 
 def make_cfg(name="CR-ResNet50", builder=None):
@@ -25,7 +21,7 @@ def make_cfg(name="CR-ResNet50", builder=None):
     cfg.MODEL.CR.BLOCK = "basic" if name.endswith("ResNet18") else "bottleneck"
     cfg.MODEL.CR.STAGE_CODE = list(architecture.stage_code)
     cfg.MODEL.CR.OPERATION_CODE = list(architecture.operation_code)
-    cfg.MODEL.BACKBONE.NAME = builder or BUILDERS[architecture.family]
+    cfg.MODEL.BACKBONE.NAME = builder or "build_cr_fpn_backbone"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.RESNETS.OUT_FEATURES = STAGES
@@ -112,24 +108,25 @@ def test_lazy_config():
 @pytest.mark.parametrize("family, backbone", [("resnet", CRResNet), ("mobilenetv2", CRMobileNetV2)])
 def test_builders_are_registered(family, backbone):
     cfg = make_cfg({"resnet": "ResNet18", "mobilenetv2": "MobileNetV2"}[family])
-    build = BACKBONE_REGISTRY.get(BUILDERS[family])
+    build = BACKBONE_REGISTRY.get("build_cr_fpn_backbone")
     assert isinstance(build(cfg, ShapeSpec(channels=3)).bottom_up, backbone)
 
 
-ALL_BUILDERS = [name.replace("_fpn", fpn) for name in BUILDERS.values() for fpn in ("", "_fpn")]
+NECKS = pytest.mark.parametrize("neck", ["", "_fpn"])
 
 
-@pytest.mark.parametrize("builder", ALL_BUILDERS)
-def test_config_without_our_keys(builder):
+@NECKS
+def test_config_without_our_keys(neck):
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = builder
+    cfg.MODEL.BACKBONE.NAME = f"build_cr{neck}_backbone"
     with pytest.raises(ValueError, match=r"crnas_d2\.add_crnas_config\(cfg\)"):
         build_backbone(cfg)
 
 
-@pytest.mark.parametrize("builder", ALL_BUILDERS)
-def test_builder_of_another_family(builder):
-    family, name = ("resnet", "MobileNetV2") if "resnet" in builder else ("mobilenetv2", "ResNet18")
+@NECKS
+@pytest.mark.parametrize("family, name", [("resnet", "MobileNetV2"), ("mobilenetv2", "ResNet18")])
+def test_an_old_name_refuses_another_family(family, name, neck):
+    builder = f"build_cr_{family}{neck}_backbone"
     with pytest.raises(ValueError) as error:
         build_backbone(make_cfg(name, builder))
     assert f"MODEL.CR.FAMILY is {ARCHITECTURES[name].family!r}" in str(error.value)

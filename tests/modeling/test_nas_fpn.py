@@ -36,14 +36,14 @@ ROWS = [line.split() for line in TABLE.split("\n") if line]
 INPUT_LEVELS = [3, 4, 5, 6, 7]
 OUTPUT_NODES = {"p3": 7, "p4": 8, "p5": 9, "p6": 11, "p7": 10}
 BUILDERS = {
-    "build_cr_resnet_nasfpn_backbone": ("CR-ResNet18", CRResNet),
+    "build_cr_nasfpn_backbone": ("CR-ResNet18", CRResNet),
     "build_cr_mobilenetv2_nasfpn_backbone": ("CR-MobileNetV2", CRMobileNetV2),
     "build_stage_supernet_nasfpn_backbone": ("ResNet18", StageSupernet),
     "build_dilation_supernet_nasfpn_backbone": ("SCR-MobileNetV2", DilationSupernet),
 }
 
 
-def make_cfg(builder="build_cr_resnet_nasfpn_backbone", name=None):
+def make_cfg(builder="build_cr_nasfpn_backbone", name=None):
     """A thin network under a thin NAS-FPN of two cells."""
     cfg = make_fpn_cfg(name or BUILDERS[builder][0], builder)
     cfg.MODEL.SUPERNET.STAGE_CHOICES = [[1], [2], [1, 2], [1]]
@@ -357,7 +357,7 @@ def test_bad_configs():
     with pytest.raises(ValueError, match="MODEL.CR.FAMILY is 'mobilenetv2'; expected 'resnet'"):
         build_backbone(make_cfg(name="MobileNetV2"))
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_cr_resnet_nasfpn_backbone"
+    cfg.MODEL.BACKBONE.NAME = "build_cr_nasfpn_backbone"
     with pytest.raises(ValueError, match=r"crnas_d2\.add_crnas_config\(cfg\)"):
         build_backbone(cfg)
 

@@ -8,7 +8,7 @@ from torch import nn
 import crnas_d2
 from crnas_d2 import CRResNet
 from crnas_d2.engine.setup import check_config
-from crnas_d2.modeling import BUILDERS, CRRes5ROIHeads
+from crnas_d2.modeling import CRRes5ROIHeads
 from crnas_d2.modeling.activation_checkpoint import CheckpointedStage
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_backbone, build_model
 from detectron2.modeling.roi_heads import Res5ROIHeads
@@ -186,7 +186,10 @@ def test_other_heads_with_own_res5_are_built(heads):
     assert type(build_model(cfg).roi_heads) is ROI_HEADS_REGISTRY.get(heads)
 
 
-@pytest.mark.parametrize("builder", [name for name in BUILDERS if name.endswith("net_backbone")])
+@pytest.mark.parametrize(
+    "builder",
+    [f"build_{network}_backbone" for network in ("cr", "stage_supernet", "dilation_supernet")],
+)
 def test_supernets_are_refused(builder):
     cfg = make_cfg()
     cfg.MODEL.BACKBONE.NAME = builder
@@ -201,7 +204,7 @@ def test_supernets_are_refused(builder):
 @pytest.mark.parametrize("heads", ["CRRes5ROIHeads", "Res5ROIHeads"])
 def test_mobilenetv2_is_refused(heads):
     cfg = crnas_d2.get_config("Networks/MNV2.yaml")
-    cfg.MODEL.BACKBONE.NAME = "build_cr_mobilenetv2_backbone"
+    cfg.MODEL.BACKBONE.NAME = "build_cr_backbone"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.ROI_HEADS.NAME = heads
     message = (

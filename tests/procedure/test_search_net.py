@@ -258,7 +258,7 @@ def test_the_final_detector_has_what_the_search_was_told(whole, step, config):
     source = cfg.DATASETS.COCO_JSON[0][0]
     (config.parent / "detector.yaml").write_text(
         f'_BASE_: "{config.name}"\n'
-        'MODEL: {WEIGHTS: "", BACKBONE: {NAME: "build_cr_resnet_fpn_backbone"}}\n'
+        'MODEL: {WEIGHTS: "", BACKBONE: {NAME: "build_cr_fpn_backbone"}}\n'
         f'DATASETS: {{COCO_JSON: [], TRAIN: ["{source}"], TEST: []}}\n'
     )
     folder = config.parent / "told"
@@ -270,7 +270,7 @@ def test_the_final_detector_has_what_the_search_was_told(whole, step, config):
     assert final.MODEL.CR.STAGE_CODE == found["stage_code"]
     assert final.MODEL.CR.OPERATION_CODE == found["operation_code"]
     assert final.SOLVER.MAX_ITER == 77 and final.MODEL.WEIGHTS == ""
-    assert final.MODEL.BACKBONE.NAME == "build_cr_resnet_fpn_backbone"
+    assert final.MODEL.BACKBONE.NAME == "build_cr_fpn_backbone"
     assert final.MODEL.CLASS_NAMES == ["red", "blue"] and final.MODEL.ROI_HEADS.NUM_CLASSES == 2
     assert final.DATASETS.COCO_JSON == cfg.DATASETS.COCO_JSON
     assert final.DATASETS.TRAIN == (source,) and final.DATASETS.TEST == ()
@@ -438,5 +438,5 @@ def test_faults_are_told_before_any_work(step, config, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         search(config, tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "none.pth")
     with pytest.raises(ValueError, match="expected the builder of a supernet"):
-        search(config, tmp_path / "out", "MODEL.BACKBONE.NAME", "build_cr_resnet_fpn_backbone")
+        search(config, tmp_path / "out", "MODEL.BACKBONE.NAME", "build_cr_fpn_backbone")
     assert not (tmp_path / "out" / "ledger.sqlite").exists()
