@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def table_of_parts(
-    cfg: CfgNode, final_cfg: CfgNode | None, makes: bool = True
+    cfg: CfgNode, final_cfg: CfgNode | None, *, makes: bool = True
 ) -> SplitTable | None:
     """The table of a search: archtrain, archval, and the test set of the final detector.
 

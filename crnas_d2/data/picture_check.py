@@ -27,7 +27,7 @@ FILES_AT_ONCE = 500  # of which a thread asks for size and time
 HEADERS_AT_ONCE = 20
 
 
-def check_pictures(cfg: CfgNode, training: bool = True) -> None:
+def check_pictures(cfg: CfgNode, *, training: bool = True) -> None:
     """Look at every picture of TRAIN and TEST as ``DATASETS.CHECK_PICTURES`` says, and log what is
     no error.
 
@@ -41,13 +41,15 @@ def check_pictures(cfg: CfgNode, training: bool = True) -> None:
             one of another size than its data set says. The message has the first ones and the
             number of all.
     """
-    for findings in look_at_pictures(cfg, training):
+    for findings in look_at_pictures(cfg, training=training):
         for sentence in findings.describe_warnings():
             logger.warning(sentence)
         findings.raise_errors()
 
 
-def look_at_pictures(cfg: CfgNode, training: bool = True, makes: bool = True) -> Iterator[Findings]:
+def look_at_pictures(
+    cfg: CfgNode, *, training: bool = True, makes: bool = True
+) -> Iterator[Findings]:
     """As :func:`check_pictures`, without an error for what is found.
 
     Args:

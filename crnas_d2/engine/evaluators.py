@@ -144,7 +144,7 @@ def _read_labels(path: str, dtype: type) -> np.ndarray:
         return np.asarray(Image.open(file), dtype=dtype)
 
 
-def check_evaluation(cfg: CfgNode, training: bool) -> None:
+def check_evaluation(cfg: CfgNode, *, training: bool) -> None:
     """Check whether the data sets of ``DATASETS.TEST`` can be evaluated, as ``TEST`` asks.
 
     Args:

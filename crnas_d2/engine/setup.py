@@ -103,7 +103,7 @@ def _log_setting(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def check_run(
-    cfg: CfgNode, args: argparse.Namespace, check: Callable[..., Any] = call, makes: bool = True
+    cfg: CfgNode, args: argparse.Namespace, check: Callable[..., Any] = call, *, makes: bool = True
 ) -> list[str]:
     """All checks that a run begins with. Nothing is written but what checks remember,
     and archtrain and archval.
@@ -124,8 +124,8 @@ def check_run(
     if args.resume:
         iterations = cfg.SOLVER.MAX_ITER if training else None
         checkpoint = decided_by_main(lambda: find_checkpoint(cfg.OUTPUT_DIR, iterations))
-    taken = check_network(cfg, training, checkpoint, check=check)
-    check(check_data_sets, cfg, training, makes)
+    taken = check_network(cfg, checkpoint, training=training, check=check)
+    check(check_data_sets, cfg, training=training, makes=makes)
     if args.eval_only and taken is not None:
         check(_check_trained, cfg, checkpoint)
     elif checkpoint is not None:
@@ -137,15 +137,15 @@ def check_run(
 
 
 def check_config(
-    cfg: CfgNode, training: bool, checkpoint: str | None = None, has_weights: bool = True
+    cfg: CfgNode, checkpoint: str | None = None, *, training: bool, has_weights: bool = True
 ) -> list[str]:
     """:func:`check_network` and :func:`check_data_sets`."""
-    taken = check_network(cfg, training, checkpoint, has_weights)
-    check_data_sets(cfg, training)
+    taken = check_network(cfg, checkpoint, training=training, has_weights=has_weights)
+    check_data_sets(cfg, training=training)
     return taken
 
 
-def check_data_sets(cfg: CfgNode, training: bool, makes: bool = True) -> None:
+def check_data_sets(cfg: CfgNode, *, training: bool, makes: bool = True) -> None:
     """Register the data sets of a config, check them and whether they can be evaluated, and look at
     their pictures.
 
@@ -162,14 +162,15 @@ def check_data_sets(cfg: CfgNode, training: bool, makes: bool = True) -> None:
     for name in filter(is_made_at_first_use, names if not makes else ()):
         raise NotYet(f"the data set {name!r}, which is made when it is first used")
     setup_datasets(cfg)
-    check_evaluation(cfg, training)
-    check_pictures(cfg, training)
+    check_evaluation(cfg, training=training)
+    check_pictures(cfg, training=training)
 
 
 def check_network(
     cfg: CfgNode,
-    training: bool,
     checkpoint: str | None = None,
+    *,
+    training: bool,
     has_weights: bool = True,
     check: Callable[..., Any] = call,
 ) -> list[str] | None:
@@ -177,8 +178,8 @@ def check_network(
 
     Args:
         cfg: not frozen. With ``MODEL.INIT.SETTINGS`` "take" it receives what its weights need.
-        training: or else evaluation alone.
         checkpoint: from which a training goes on, instead of ``MODEL.WEIGHTS``.
+        training: or else evaluation alone.
         has_weights: or else they come from an earlier step, and are not there yet.
         check: as in :func:`check_run`.
 
@@ -189,23 +190,25 @@ def check_network(
         ValueError, FileNotFoundError: as :func:`setup`.
     """
     _choose_device(cfg)
-    check(_check_amp, cfg, training)
-    taken = check(_check_settings, cfg, training, checkpoint) if has_weights else []
+    check(_check_amp, cfg, training=training)
+    taken = []
+    if has_weights:
+        taken = check(_check_settings, cfg, checkpoint, training=training)
     check(_check_keys, cfg)
     if has_weights and training and checkpoint is None and taken is not None:
         check(_check_start, cfg)
     return taken
 
 
-def _check_amp(cfg: CfgNode, training: bool) -> None:
+def _check_amp(cfg: CfgNode, *, training: bool) -> None:
     if training and cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.ENABLED is True; Detectron2 trains with AMP on GPUs only")
 
 
-def _check_settings(cfg: CfgNode, training: bool, checkpoint: str | None) -> list[str]:
+def _check_settings(cfg: CfgNode, checkpoint: str | None, *, training: bool) -> list[str]:
     """Check that there are weights, and that their settings are the config's."""
     if checkpoint is None:
-        _check_weights(cfg, training)
+        _check_weights(cfg, training=training)
     return settle_settings(cfg, checkpoint)
 
 
@@ -274,7 +277,7 @@ def _is_known(cfg: CfgNode) -> bool:
     return cfg.MODEL.BACKBONE.NAME in BUILDERS
 
 
-def _check_output(cfg: CfgNode, starts: bool) -> None:
+def _check_output(cfg: CfgNode, *, starts: bool) -> None:
     """Refuse to write over what is no run's, or over the weights from which a training starts."""
     folder, weights = cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS
     if not folder:
@@ -343,7 +346,7 @@ def _check_keys(cfg: CfgNode) -> None:
         check_res5_heads(cfg)
 
 
-def _check_weights(cfg: CfgNode, training: bool) -> None:
+def _check_weights(cfg: CfgNode, *, training: bool) -> None:
     weights, frozen = cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.FREEZE_AT
     if not weights:
         if not training:

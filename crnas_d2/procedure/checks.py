@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def check_procedure(
-    procedure: Procedure, check: Callable[..., Any] = call, makes: bool = True, splits: str = ""
+    procedure: Procedure, check: Callable[..., Any] = call, *, makes: bool = True, splits: str = ""
 ) -> None:
     """Find every fault of a later step before the first one runs.
 
@@ -40,13 +40,13 @@ def check_procedure(
         if cfg is None:
             continue
         cfg.DATASETS.ARCHVAL.DIR = splits or cfg.DATASETS.ARCHVAL.DIR
-        check_network(cfg, not step.searches, has_weights=not step.weights, check=check)
+        check_network(cfg, training=not step.searches, has_weights=not step.weights, check=check)
         if step.searches:
             check(settled, cfg)
-        check(_check_data, cfg, step.searches, makes)
+        check(_check_data, cfg, searches=step.searches, makes=makes)
     check(_check_begun, procedure)
     if comm.is_main_process():
-        check_data(check(_uses_of_data, procedure) or [], check, makes)
+        check_data(check(_uses_of_data, procedure) or [], check, makes=makes)
     comm.synchronize()  # as the next thing is that files are written
 
 
@@ -72,18 +72,21 @@ def _check_begun(procedure: Procedure) -> None:
         started = procedure.path(step, STARTED)
         if {step.weights, step.architecture} <= names and os.path.isfile(started):
             if not step.searches:  # a search has its ledger for that
-                refuse_changes(started, identify(procedure.config(step), step.searches))
+                refuse_changes(started, identify(procedure.config(step), searches=step.searches))
 
 
-def _check_data(cfg: CfgNode, searches: bool, makes: bool) -> None:
+def _check_data(cfg: CfgNode, *, searches: bool, makes: bool) -> None:
     """Of a step, and that a search can rank by them."""
-    check_data_sets(cfg, not searches, makes)
+    check_data_sets(cfg, training=not searches, makes=makes)
     if searches:
         check_metric(settled(cfg))
 
 
 def _uses_of_data(procedure: Procedure) -> list[DataUse]:
     """Of every step; of the final detector also where it is not trained here."""
-    uses = [DataUse(step.name, procedure.config(step), step.searches) for step in procedure.steps]
+    uses = [
+        DataUse(step.name, procedure.config(step), searches=step.searches)
+        for step in procedure.steps
+    ]
     final = procedure.final_config()
     return [*uses, DataUse("SEARCH.FINAL", final, tests=True)] if final else uses

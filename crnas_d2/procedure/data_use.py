@@ -43,7 +43,7 @@ class _Pair:
 
 
 def check_data(
-    uses: Sequence[DataUse], check: Callable[..., object] = call, makes: bool = True
+    uses: Sequence[DataUse], check: Callable[..., object] = call, *, makes: bool = True
 ) -> None:
     """Refuse data sets that share images where they have to be apart: in each step what is trained
     on and what is tested on, and the test set of the final detectors and all that any step trains
@@ -64,10 +64,10 @@ def check_data(
         check(register_own, use.cfg)
     for pair in _pairs(uses):
         if all(name in DatasetCatalog or split_source(name) for name in (pair.test, pair.other)):
-            check(_check, pair, makes)
+            check(_check, pair, makes=makes)
 
 
-def _check(pair: _Pair, makes: bool) -> None:
+def _check(pair: _Pair, *, makes: bool) -> None:
     names = (pair.test, pair.other)
     if not makes and not share_by_name(*names):
         for name in filter(is_made_at_first_use, names):

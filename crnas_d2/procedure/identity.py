@@ -25,7 +25,7 @@ FREE_KEYS = (
 )
 
 
-def identify(cfg: CfgNode, searches: bool) -> dict[str, str]:
+def identify(cfg: CfgNode, *, searches: bool) -> dict[str, str]:
     """All that a step's product depends on: its config, and the content of the weights it names.
 
     Args:

@@ -46,8 +46,9 @@ class Measurement:
 def measure(
     cfg: CfgNode,
     work: Work,
-    searches: bool,
     final_cfg: CfgNode | None = None,
+    *,
+    searches: bool,
     processes: int = 1,
 ) -> Measurement:
     """Build the model of a step, with random weights, and time it. Nothing is left on the disk.
@@ -58,8 +59,8 @@ def measure(
     Args:
         cfg: of the step.
         work: of the step.
-        searches: or else it trains.
         final_cfg: as in :func:`~crnas_d2.procedure.supernet_search.run_search`.
+        searches: or else it trains.
         processes: that share the work; one of them is timed.
     """
     cfg = cfg.clone()
@@ -70,17 +71,17 @@ def measure(
         cfg.OUTPUT_DIR = cfg.DATASETS.ARCHVAL.DIR = folder
         try:
             try:
-                rate = _time(cfg, searches, final_cfg, processes)
+                rate = _time(cfg, final_cfg, processes, searches=searches)
             except FileNotFoundError as error:
                 remark = f"on made images: {error}"
                 use_made_images(cfg, folder)
-                rate = _time(cfg, searches, final_cfg, processes)
+                rate = _time(cfg, final_cfg, processes, searches=searches)
         except Exception as error:  # whatever it is, other steps can be measured
             return Measurement(None, f"{type(error).__name__}: {error}")
     return Measurement((work.forward + work.backward) * rate / processes, remark)
 
 
-def _time(cfg: CfgNode, searches: bool, final_cfg: CfgNode | None, processes: int) -> float:
+def _time(cfg: CfgNode, final_cfg: CfgNode | None, processes: int, *, searches: bool) -> float:
     """Seconds in which an image passes through the network of one process.
 
     Raises:
@@ -90,7 +91,7 @@ def _time(cfg: CfgNode, searches: bool, final_cfg: CfgNode | None, processes: in
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     if any(name.startswith("digits_") for name in names) and not os.path.isdir(digits_root()):
         raise FileNotFoundError("the data set 'digits' is not generated yet")
-    check_network(cfg, not searches, has_weights=False)
+    check_network(cfg, training=not searches, has_weights=False)
     setup_datasets(cfg)
     return _time_search(cfg, final_cfg) if searches else _time_training(cfg, processes)
 

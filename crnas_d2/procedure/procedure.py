@@ -107,7 +107,11 @@ class Procedure:
         pairs = [(s, r) for s, r in zip(self.steps, self.records()) if not r.done]
         return {
             step.name: measure(
-                self.config(step), record.work, step.searches, self.final_config(), processes
+                self.config(step),
+                record.work,
+                self.final_config(),
+                searches=step.searches,
+                processes=processes,
             )
             for step, record in tqdm(pairs, "measuring", leave=False, disable=None)
         }
@@ -206,7 +210,7 @@ class Procedure:
                 report()
         return self._table()
 
-    def _tables(self, makes: bool) -> list[SplitTable]:
+    def _tables(self, *, makes: bool) -> list[SplitTable]:
         """What the parts have of each class; mostly one for all searches.
 
         Args:
@@ -223,7 +227,7 @@ class Procedure:
 
     def _run(self, step: Step) -> None:
         cfg = self.config(step)
-        identity = identify(cfg, step.searches)
+        identity = identify(cfg, searches=step.searches)
         if comm.is_main_process():
             started = self.path(step, STARTED)
             if not step.searches:
@@ -295,7 +299,7 @@ class Procedure:
         if not self._has_ended(step.name):
             return False
         return read_json(self.path(step, FINISHED))["config"] == identify(
-            self.config(step), step.searches
+            self.config(step), searches=step.searches
         )
 
     def path(self, step: Step, name: str) -> str:

@@ -52,8 +52,10 @@ def plan(recipe: Recipe) -> list[Step]:
         if pretraining:
             config = names[f"{kind}_PRETRAINING"]
             steps.append(Step(pretraining, config, architecture=found))
-        steps.append(Step(f"{prefix}_supernet", supernet, False, pretraining, found))
-        steps.append(Step(search, supernet, True, f"{prefix}_supernet", found))
+        steps.append(Step(f"{prefix}_supernet", supernet, weights=pretraining, architecture=found))
+        steps.append(
+            Step(search, supernet, searches=True, weights=f"{prefix}_supernet", architecture=found)
+        )
         found = search
     if not found:
         raise ValueError(
@@ -77,12 +79,12 @@ def _final_steps(recipe: Recipe, name: str, architecture: str, supernet: str) ->
     """The training of a final detector, from the weights that the recipe wants."""
     config = recipe.names["FINAL"]
     if recipe.cfg.SEARCH.RECIPE.INHERIT:
-        return [Step(name, config, False, supernet, architecture)]
+        return [Step(name, config, weights=supernet, architecture=architecture)]
     if recipe.names["FINAL_PRETRAINING"]:
         start = f"{name}_pretraining"
         return [
             Step(start, recipe.names["FINAL_PRETRAINING"], architecture=architecture),
-            Step(name, config, False, start, architecture),
+            Step(name, config, weights=start, architecture=architecture),
         ]
     return [Step(name, config, architecture=architecture)]
 

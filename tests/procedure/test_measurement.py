@@ -43,7 +43,7 @@ def test_it_writes_nothing_and_tells_a_time_of_each_step(recipe, catalogs, capsy
 def test_times_grow_with_the_work(recipe, monkeypatch, catalogs):
     """A second for each image; 4 and 39 architectures see 7 images of archval, the first ones 4
     more for the statistics of their norms; 6 iterations have 2 images."""
-    monkeypatch.setattr(measurement, "_time", lambda *_: 1.0)
+    monkeypatch.setattr(measurement, "_time", lambda *_, **__: 1.0)
     procedure = Procedure(Recipe(str(recipe), SHORT))
     seconds = [12, 4 * (7 + 4), 12, 39 * 7]
     assert procedure.measure() == dict(zip(STEPS[1:5], map(Measurement, map(float, seconds))))
