@@ -54,7 +54,7 @@ def procedure(recipe, *opts):
 
 def configs(recipe, *opts):
     made = procedure(recipe, *opts)
-    return {step.name: made._config(step) for step in made._steps}
+    return {step.name: made.config(step) for step in made.steps}
 
 
 def fault(recipe, *opts, error=ValueError):
@@ -158,7 +158,7 @@ def test_settings_that_contradict_the_configs(recipe, tmp_path):
     assert "58.395" in message and str(recipe.parent / "stage.yaml") in message
 
     taken = [*opts, "MODEL.INIT.SETTINGS", "take"]
-    made = {**configs(recipe, *taken), "FINAL": procedure(recipe, *taken)._final_config()}
+    made = {**configs(recipe, *taken), "FINAL": procedure(recipe, *taken).final_config()}
     assert [cfg.MODEL.PIXEL_STD for cfg in made.values()] == [[1.0, 2.0, 3.0]] * 7
     assert "MODEL.PIXEL_STD '[1.0, 2.0, 3.0]'" in procedure(recipe, *taken).describe()
 

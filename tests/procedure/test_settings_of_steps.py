@@ -39,12 +39,12 @@ def test_taken_ones_are_in_the_configs_of_the_steps(recipe, tmp_path):
     opts = [*OPTS, "MODEL.INIT.SETTINGS", "take", "OUTPUT_DIR", str(tmp_path / "output")]
     procedure = Procedure(Recipe(recipe, opts))
     assert "stage_supernet" in procedure.describe()
-    step = procedure._steps[0]
+    step = procedure.steps[0]
     assert step.name == "stage_supernet"
-    cfg = procedure._config(step)
+    cfg = procedure.config(step)
     assert cfg.INPUT.FORMAT == "BGR" and cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
-    search = procedure._steps[1]
-    assert search.searches and procedure._config(search).MODEL.INIT.SETTINGS == "take"
+    search = procedure.steps[1]
+    assert search.searches and procedure.config(search).MODEL.INIT.SETTINGS == "take"
 
 
 @pytest.mark.parametrize("mode, order", [("take", "BGR"), ("ignore", "RGB")])
