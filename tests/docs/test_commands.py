@@ -117,9 +117,9 @@ def wait_for_job(block, folder, number):
     while not all(path.exists() for path in results):
         assert time.monotonic() < end, f"{block}: job {number} does not end"
         time.sleep(0.2)
-    log = (folder / f"output/jobs/{number}_0_log.out").read_text()
+    logs = [(folder / f"output/jobs/{number}_{rank}_log.out").read_text() for rank in range(2)]
     outcomes = [pickle.loads(path.read_bytes())[0] for path in results]
-    assert outcomes == ["success"] * 2, log[-8000:]
+    assert outcomes == ["success"] * 2, "\n".join(log[-4000:] for log in logs)
 
 
 def run_python(block, reader):

@@ -216,6 +216,12 @@ def test_off_path_parameters_are_untouched(ranks):
             assert {name.split(".")[2] for name in changed if ".ops." in name} == set(STAGES)
 
 
+def test_a_step_has_one_message_beside_the_gradients(ranks):
+    for seen in ranks:
+        for step in seen["exact"][1:]:
+            assert step["collectives"] == ["all_reduce", "all_gather"]
+
+
 def test_other_path_on_a_rank_is_an_error_on_all(ranks):
     messages = [seen["other_paths"] for seen in ranks]
     assert messages[0] == messages[1]

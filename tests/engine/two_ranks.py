@@ -3,13 +3,16 @@
 two_ranks.py --config-file FILE --num-gpus 2 --dist-url auto
 """
 
+import contextlib
 import math
 import sys
 from pathlib import Path
+from unittest import mock
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
 from runs import (  # noqa: E402
     NETWORKS,
     RANDOM,
@@ -51,14 +54,34 @@ WITH_BN = [
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
     *("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 64)"),
 ]
+COLLECTIVES = [
+    *("all_reduce", "reduce", "broadcast", "broadcast_object_list", "barrier"),
+    *("all_gather", "all_gather_object", "gather", "gather_object"),
+]
 PRECISE_BN = [
     *("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2"),
     *("DATALOADER.ASPECT_RATIO_GROUPING", "False", "DATASETS.TEST", "()"),
 ]
 
 
+@contextlib.contextmanager
+def seeing_collectives():
+    """Yields the names of the collectives that are called within it."""
+    seen = []
+
+    def see(name, collective):
+        return lambda *args, **kwargs: (seen.append(name), collective(*args, **kwargs))[1]
+
+    with contextlib.ExitStack() as stack:
+        for name in COLLECTIVES:
+            seeing = see(name, getattr(dist, name))
+            stack.enter_context(mock.patch.object(dist, name, seeing))
+        yield seen
+
+
 def train_exactly(config, output):
-    """Three iterations, and of each one the gradients, the path and the state after it."""
+    """Three iterations, and of each one the gradients, the path, the collectives and the state
+    after it."""
     record = []
 
     def see(trainer):
@@ -70,13 +93,16 @@ def train_exactly(config, output):
                 {
                     "gradients": {n: p.grad.clone() for n, p in named if p.grad is not None},
                     "path": trainer.model.backbone.bottom_up.path,
+                    "collectives": list(seen),
                     "state": copy_of_state(trainer.model),
                 }
             )
 
-        trainer.register_hooks([hooks.CallbackHook(after_step=after_step)])
+        before_step = lambda _: seen.clear()  # noqa: E731
+        trainer.register_hooks([hooks.CallbackHook(before_step=before_step, after_step=after_step)])
 
-    run_trainer(config, *EXACT, "SOLVER.MAX_ITER", 3, "OUTPUT_DIR", output, change=see)
+    with seeing_collectives() as seen:
+        run_trainer(config, *EXACT, "SOLVER.MAX_ITER", 3, "OUTPUT_DIR", output, change=see)
     return record
 
 
