@@ -84,7 +84,8 @@ class Supernet(StagedBackbone):
         self.space = space
         self.path: tuple[int, ...] | None = None
         self.choice_blocks = [m for m in self.modules() if isinstance(m, ChoiceBlock)]
-        self._memory: dict[nn.Module, _Memory] | None = None
+        self._memory: list[_Memory] | None = None  # of the units that ran, in their order
+        self._place = 0  # of the next unit
 
     def set_path(self, path: Sequence[int]) -> None:
         """Choose the path that the following forward passes run.
@@ -106,6 +107,7 @@ class Supernet(StagedBackbone):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.path is None:
             raise RuntimeError("a supernet runs one path at a time: call set_path(path) first")
+        self._place = 0
         return super().forward(x)
 
     @contextlib.contextmanager
@@ -115,9 +117,9 @@ class Supernet(StagedBackbone):
         the statistics of their norms, part.
 
         The features are those of a pass that shares nothing, bit for bit. Paths in lexicographic
-        order share the most. It keeps the activations of one path, and is for inference alone.
+        order share the most. It keeps the outputs of one path's blocks, and is for inference alone.
         """
-        self._memory = {}
+        self._memory = []
         try:
             with torch.no_grad():
                 yield
@@ -129,10 +131,12 @@ class Supernet(StagedBackbone):
         if self._memory is None:
             return stage(x)
         for unit in stage if isinstance(stage, nn.Sequential) else [stage]:
-            known = self._memory.get(unit)
-            if known is None or not known.answers(x):
-                known = self._memory[unit] = _Memory(unit, x)
-            x = known.output
+            known = self._memory[self._place : self._place + 1]
+            if not known or not known[0].answers(unit, x):
+                del known, self._memory[self._place :]  # the path has left these
+                self._memory.append(_Memory(unit, x))
+            x = self._memory[self._place].output
+            self._place += 1
         return x
 
 
@@ -140,7 +144,7 @@ class _Memory:
     """The last forward pass of a module: what it depended on, and its output."""
 
     def __init__(self, unit: nn.Module, x: torch.Tensor):
-        self._input = x
+        self._unit, self._input = unit, x
         self._choices: list[tuple[ChoiceBlock, int]] = []
         self._statistics: list[tuple[nn.Module, torch.Tensor]] = []
         for module in active_modules(unit):
@@ -150,10 +154,11 @@ class _Memory:
                 self._statistics.append((module, module.running_mean))
         self.output = unit(x)
 
-    def answers(self, x: torch.Tensor) -> bool:
+    def answers(self, unit: nn.Module, x: torch.Tensor) -> bool:
         """Whether the pass on x would be the same: with the choices, the active norms are too."""
         return (
-            x is self._input
+            unit is self._unit
+            and x is self._input
             and all(block.choice == choice for block, choice in self._choices)
             and all(norm.running_mean is mean for norm, mean in self._statistics)
         )
