@@ -142,11 +142,12 @@ class PlainLoop:
         }
 
     def _recalibrate(self, model: torch.nn.Module) -> None:
-        one_path = mock.Mock(sharing_prefixes=contextlib.nullcontext)  # stands in for a supernet
+        # stands in for a supernet
+        one_path = mock.Mock(sharing_prefixes=contextlib.nullcontext, modules=lambda: [])
         loader = self._loader(_draw_images(self._cfg), self._cfg.SEARCH.BN.IMAGES_PER_BATCH)
         with torch.no_grad():
-            batches = (model.preprocess_image(inputs).tensor for inputs in loader)
-            use_statistics(recalibrate(model.backbone, one_path, [()], enumerate(batches))[0])
+            batches = map(model.preprocess_image, loader)
+            use_statistics(recalibrate(model.backbone, one_path, [()], batches)[0])
 
     def _loader(self, images: list[dict], images_per_batch: int) -> torch.utils.data.DataLoader:
         return build_detection_test_loader(

@@ -160,8 +160,8 @@ def _add_search_config(cfg: CN) -> None:
     # trained), or "auto": the first in the stage search, the second in the operation search
     bn.MODE = "auto"
     # Mini-batches of archtrain, and the images of each, from which they are recalibrated
-    bn.BATCHES = 16
-    bn.IMAGES_PER_BATCH = 16
+    bn.BATCHES = 64
+    bn.IMAGES_PER_BATCH = 4
 
     racing = search.RACING = CN()
     # Drop architectures before they have seen all of archval; the stage search alone

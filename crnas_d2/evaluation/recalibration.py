@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import nn
 
+from detectron2.structures import ImageList
 from detectron2.utils import comm
 
 from ..modeling.supernet import Supernet, active_modules
@@ -17,46 +18,49 @@ Statistics = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]  # mean and vari
 
 
 def recalibrate(
-    backbone: nn.Module,
-    supernet: Supernet,
-    paths: Sequence[Code],
-    batches: Iterable[tuple[int, torch.Tensor]],
+    backbone: nn.Module, supernet: Supernet, paths: Sequence[Code], batches: Iterable[ImageList]
 ) -> list[Statistics]:
     """Mean and variance of every BN that a path runs, over some batches, for each path.
 
     These are the population statistics of :func:`fvcore.nn.precise_bn.update_bn_stats`, of the
-    norms on the path alone. The norms of the detector's heads, where it has any, are not among
-    them. All other modules have to be in evaluation mode.
+    norms on the path alone, over the pixels of the images alone: each image of a batch has the
+    features that it would have without the zeros that pad it to the size of the others. The norms
+    of the detector's heads, where it has any, are not among them. All modules have to be in
+    evaluation mode.
 
     Args:
         backbone: the supernet, or what is built upon it, such as its FPN.
         supernet: inside the backbone. It is left at the last path, its statistics as they were.
         paths: in lexicographic order, which shares the most work.
-        batches: of this process, each with its number among those of all processes. The result
-            does not depend on how many processes there are.
+        batches: of this process. The result does not depend on how many processes there are.
 
     Returns:
         For each path. Norms that two neighbouring paths share up to where they part have the
         very same tensors in both.
     """
-    norms = [[] for _ in paths]
-    samples = [{} for _ in paths]  # by number of batch, the moments of those norms in a row
-    with keeping_statistics(backbone), _measuring(backbone) as sizes, supernet.sharing_prefixes():
-        for number, images in batches:
-            for index, path in enumerate(paths):
-                supernet.set_path(path)
-                backbone(images)
-                norms[index] = active_norms(backbone)
-                samples[index][number] = torch.cat([_moments(n, sizes[n]) for n in norms[index]])
+    norms, sums = [], []
+    for path in paths:
+        supernet.set_path(path)
+        norms.append(active_norms(backbone))
+        sums.append(_Sum(sum(1 + 2 * norm.num_features for norm in norms[-1])))
+    # A neck without norms need not run.
+    inner = set(supernet.modules())
+    network = supernet if all(inner.issuperset(each) for each in norms) else backbone
+    with keeping_statistics(backbone), _Measurement(backbone) as measurement:
+        for images in batches:
+            measurement.images = images
+            with supernet.sharing_prefixes():
+                for path, own_norms, total in zip(paths, norms, sums):
+                    supernet.set_path(path)
+                    network(images.tensor)
+                    total.add(torch.cat([measurement.moments[norm] for norm in own_norms]).cpu())
     results = []
-    for index, path in enumerate(paths):
-        parts = comm.all_gather({n: sample.cpu() for n, sample in samples[index].items()})
-        if not norms[index]:  # a process without a batch
-            supernet.set_path(path)
-            norms[index] = active_norms(backbone)
-        merged = {number: sample for part in parts for number, sample in part.items()}
-        rows = torch.stack([merged[number] for number in sorted(merged)])
-        results.append(_population(norms[index], rows))
+    for own_norms, own in zip(norms, sums):
+        total = _Sum(len(own.value))
+        for part in comm.all_gather((own.value, own.rest)):
+            for addend in part:
+                total.add(addend)
+        results.append(_population(own_norms, total.value + total.rest))
     for previous, result in zip(results, results[1:]):
         for norm, (mean, variance) in result.items():
             if norm in previous and _equal(previous[norm], (mean, variance)):
@@ -91,60 +95,80 @@ def keeping_statistics(module: nn.Module) -> Iterator[None]:
             norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, tracked
 
 
-@contextlib.contextmanager
-def _measuring(module: nn.Module) -> Iterator[dict[nn.Module, int]]:
-    """Within it, every norm takes the statistics of its batch and keeps them.
+class _Measurement(contextlib.ExitStack):
+    """Within it, every norm works with the statistics of its batch, and features are zero where
+    no image is, as a convolution pads them.
 
-    Yields:
-        how many values each norm has seen in a channel of its last batch.
+    Attributes:
+        images: the next batch, which has to be set.
+        moments: of each norm's last batch, (1 + 2 * channels,) float64: the number of values in a
+            channel, their sums, and the sums of their squares.
     """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.training, norm.momentum) for norm in norms]
-    sizes = {}
 
-    def measure(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        sizes[norm] = inputs[0].numel() // inputs[0].shape[1]
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.images: ImageList | None = None
+        self.moments: dict[nn.Module, torch.Tensor] = {}
+        for part in module.modules():
+            if isinstance(part, nn.Conv2d):  # after a pooling there is no norm
+                self.enter_context(part.register_forward_pre_hook(lambda _, x: self._clear(x[0])))
+            elif isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.running_mean = torch.zeros_like(part.running_mean)
+                part.running_var = torch.zeros_like(part.running_var)
+                self.enter_context(part.register_forward_pre_hook(self._measure))
+                self.enter_context(part.register_forward_hook(lambda _, __, x: self._clear(x)))
 
-    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
-    try:
-        for norm in norms:
-            norm.train()
-            norm.momentum = 1.0
-            norm.running_mean = torch.zeros_like(norm.running_mean)
-            norm.running_var = torch.zeros_like(norm.running_var)
-            norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
-        yield sizes
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for norm, (training, momentum) in zip(norms, before):
-            norm.train(training)
-            norm.momentum = momentum
+    def _sizes(self, features: torch.Tensor) -> list[tuple[int, ...]]:
+        """Height and width of each image in a feature map."""
+        scales = list(zip(features.shape[-2:], self.images.tensor.shape[-2:]))
+        return [
+            tuple(-(-length * part // whole) for length, (part, whole) in zip(size, scales))
+            for size in self.images.image_sizes
+        ]
+
+    def _measure(self, norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        images = [image[:, :h, :w] for image, (h, w) in zip(inputs[0], self._sizes(inputs[0]))]
+        moments = (torch.var_mean(image, (1, 2), correction=0) for image in images)
+        variances, means = (torch.stack(column).double() for column in zip(*moments))
+        counts = means.new_tensor([image[0].numel() for image in images])
+        count, sums, squares = counts.sum(), counts @ means, counts @ (variances + means.square())
+        norm.running_mean.copy_(sums / count)
+        norm.running_var.copy_(squares / count - (sums / count).square())
+        self.moments[norm] = torch.cat([count[None], sums, squares])
+
+    def _clear(self, features: torch.Tensor) -> None:
+        for image, (h, w) in zip(features, self._sizes(features)):
+            image[:, h:] = 0
+            image[:, :, w:] = 0
 
 
-def _moments(norm: nn.Module, size: int) -> torch.Tensor:
-    return torch.cat([norm.running_mean.new_tensor([size]), norm.running_mean, norm.running_var])
+class _Sum:
+    """Of vectors of float64, as exact as with twice the digits: their order does not matter."""
+
+    def __init__(self, length: int):
+        self.value = torch.zeros(length, dtype=torch.float64)
+        self.rest = torch.zeros(length, dtype=torch.float64)
+
+    def add(self, addend: torch.Tensor) -> None:
+        value = self.value + addend
+        taken = value - self.value
+        self.rest += (self.value - (value - taken)) + (addend - taken)
+        self.value = value
 
 
-def _population(norms: Sequence[nn.Module], rows: torch.Tensor) -> Statistics:
+def _population(norms: Sequence[nn.Module], sums: torch.Tensor) -> Statistics:
     """
     Args:
-        rows: (batches, sum of 1 + 2 * channels over the norms).
+        sums: (sum of 1 + 2 * channels over the norms,), see :class:`_Measurement`.
     """
     statistics, start = {}, 0
     for norm in norms:
         channels = norm.num_features
-        size, mean, variance = (
-            rows[:, start : start + 1 + 2 * channels].double().split([1, channels, channels], 1)
-        )
+        count, mean, squares = sums[start : start + 1 + 2 * channels].split([1, channels, channels])
         start += 1 + 2 * channels
-        share = size / size.sum()
-        population_mean = (share * mean).sum(0)
-        squares = (share * (mean.square() + variance * (size - 1) / size)).sum(0)
-        statistics[norm] = (
-            population_mean.to(norm.running_mean),
-            (squares - population_mean.square()).to(norm.running_var),
-        )
+        mean = mean / count
+        variance = squares / count - mean.square()
+        statistics[norm] = mean.to(norm.running_mean), variance.to(norm.running_var)
     return statistics
 
 

@@ -1,5 +1,7 @@
 """Many architectures at a time are evaluated as each one would be alone, digit for digit."""
 
+from unittest import mock
+
 import pytest
 import torch
 from forked import run_forked
@@ -20,6 +22,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.structures import ImageList
 
 
 @pytest.fixture(scope="module", params=["stage", "dilation"])
@@ -51,7 +54,7 @@ def statistics_batches(cfg, model):
         mapper=DatasetMapper(cfg, is_train=False),
         batch_size=cfg.SEARCH.BN.IMAGES_PER_BATCH,
     )
-    return [model.preprocess_image(inputs).tensor for inputs in loader]
+    return [model.preprocess_image(inputs) for inputs in loader]
 
 
 @pytest.mark.parametrize("images_per_batch", [1, 3])
@@ -79,36 +82,10 @@ def test_same_digits_with_statistics_of_the_path_alone(config):
     evaluations = list(evaluator.evaluate(paths))
 
     def recalibrate_alone(subnet):
-        batches = enumerate(statistics_batches(cfg, subnet))
-        statistics = {}
-        for norm in active_norms(subnet.backbone):
-            norm.train()
-            norm.momentum = 1.0
-            statistics[norm] = []
-        sizes = {}
-        hooks = [
-            norm.register_forward_pre_hook(
-                lambda n, x: sizes.update({n: x[0].numel() // x[0].shape[1]})
-            )
-            for norm in statistics
-        ]
-        with torch.no_grad():
-            for _, images in batches:
-                subnet.backbone(images)
-                for norm, rows in statistics.items():
-                    mean, variance = norm.running_mean.double(), norm.running_var.double()
-                    rows.append((sizes[norm], mean, variance))
-        for hook in hooks:
-            hook.remove()
-        for norm, rows in statistics.items():
-            size = torch.tensor([[n] for n, _, _ in rows], dtype=torch.float64)
-            mean = torch.stack([m for _, m, _ in rows])
-            variance = torch.stack([v for _, _, v in rows])
-            share = size / size.sum()
-            norm.running_mean.copy_((share * mean).sum(0))
-            squares = (share * (mean**2 + variance * (size - 1) / size)).sum(0)
-            norm.running_var.copy_(squares - (share * mean).sum(0) ** 2)
-            norm.eval()
+        alone = mock.Mock(sharing_prefixes=torch.no_grad, modules=lambda: [])
+        batches = statistics_batches(cfg, subnet)
+        for norm, (mean, variance) in recalibrate(subnet.backbone, alone, [()], batches)[0].items():
+            norm.running_mean, norm.running_var = mean, variance
 
     expected = plain_loop(cfg, paths, recalibrate_alone)
     assert [e.metrics["bbox/AP"] for e in evaluations] == [m["bbox/AP"] for m in expected]
@@ -121,23 +98,53 @@ def test_same_digits_with_statistics_of_the_path_alone(config):
 
 
 def test_statistics_are_those_of_precise_bn(config):
-    """fvcore's estimate over the path's network alone."""
+    """fvcore's estimate over the path's network alone, of images without padding."""
     cfg = load(config)
     model = build(cfg)
     supernet = find_supernet(model)
-    images = statistics_batches(cfg, model)
+    tensors = [images.tensor for images in statistics_batches(cfg, model)]
+    batches = [ImageList(tensor, [tensor.shape[-2:]] * len(tensor)) for tensor in tensors]
     paths = sorted(sample_paths(supernet.space, 4))
-    found = recalibrate(model.backbone, supernet, paths, enumerate(images))
+    found = recalibrate(model.backbone, supernet, paths, batches)
     for path, statistics in zip(paths, found):
         subnet = build_subnet(cfg, path)
         norms = active_norms(subnet.backbone)
         for norm in norms:
             norm.train()
-        update_bn_stats(subnet.backbone, images, len(images))
+        update_bn_stats(subnet.backbone, tensors, len(tensors))
         assert len(norms) == len(statistics)
         for norm, (mean, variance) in zip(norms, statistics.values()):
             torch.testing.assert_close(mean, norm.running_mean, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(variance, norm.running_var, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_are_those_of_the_images_alone(config):
+    """One norm after the other is told the moments of its inputs, image by image."""
+    cfg = load(config)
+    model, generator = build(cfg), torch.Generator().manual_seed(0)
+    supernet = find_supernet(model)
+    shapes = [(50, 91), (91, 50), (64, 64), (33, 40)]
+    images = [20 * torch.randn(3, *shape, generator=generator) + 30 for shape in shapes]
+    (path,) = some_paths(supernet.space, 1)
+    padded = ImageList.from_tensors(images, model.backbone.size_divisibility)
+    assert padded.tensor.shape[-2:] == (96, 96)
+    (found,) = recalibrate(model.backbone, supernet, [path], [padded])
+    trunk = build_subnet(cfg, path).backbone.bottom_up
+    norms = active_norms(trunk)
+    for norm, (mean, variance) in zip(norms, [found[n] for n in active_norms(supernet)]):
+        inputs = []
+        hook = norm.register_forward_pre_hook(lambda _, x: inputs.append(x[0][0].flatten(1)))
+        with hook, torch.no_grad():
+            for image in images:
+                trunk(image[None])
+        values = torch.cat(inputs, 1).double()
+        norm.running_mean, norm.running_var = (
+            values.mean(1).float(),
+            values.var(1, correction=0).float(),
+        )
+        torch.testing.assert_close(mean, norm.running_mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(variance, norm.running_var, rtol=1e-4, atol=1e-5)
+    assert len(norms) > 8
 
 
 def test_processes_share_the_scoring(config, monkeypatch):
