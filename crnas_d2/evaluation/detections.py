@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,9 @@ class Detections:
 
     Attributes:
         image_ids: (D,) int64, or texts.
-        categories: (D,) int64, contiguous from 0.
-        boxes: (D, 4) float64, x, y, width, height in pixels of the original image.
-        scores: (D,) float64.
+        categories: (D,) int64 or int32, contiguous from 0.
+        boxes: (D, 4) float64 or float32, x, y, width, height in pixels of the original image.
+        scores: (D,) float64 or float32.
         masks: (D, 3) of height, width in pixels (int) and COCO's run lengths (str); (0, 3) where
             the detector has no masks.
 
@@ -66,6 +66,15 @@ class Detections:
             np.array([[*mask["size"], mask["counts"]] for mask in masks], object).reshape(-1, 3),
         )
 
+    def compact(self) -> Detections:
+        """These, in little more than half the memory: Detectron2's numbers are all of 32 bits."""
+        return replace(
+            self,
+            categories=self.categories.astype(np.int32),
+            boxes=self.boxes.astype(np.float32),
+            scores=self.scores.astype(np.float32),
+        )
+
     def to_json(self) -> list[dict[str, Any]]:
         """The results that :meth:`from_json` was given."""
         columns = (self.image_ids, self.categories, self.boxes, self.scores)
@@ -79,12 +88,14 @@ class Detections:
 
     @classmethod
     def concatenate(cls, parts: Iterable[Detections]) -> Detections:
-        """All detections of the parts, in order. Without any part, none.
+        """All detections of the parts, in order and in their types. Without any part, none.
 
         Raises:
             ValueError: some parts have masks, and others none.
         """
-        parts = [cls.from_json([]), *parts]
+        parts = list(parts)
+        if not parts:
+            return cls.from_json([])
         return cls(
             *(np.concatenate(columns) for columns in zip(*(vars(p).values() for p in parts)))
         )

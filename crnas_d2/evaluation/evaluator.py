@@ -19,6 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import InferenceSampler
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import ImageList
 from detectron2.utils import comm
 
 from ..data.naming_mapper import NamingMapper
@@ -40,7 +41,8 @@ class ArchitectureEvaluator:
     A mini-batch of images is read and decoded once and then goes through one network after the
     other, in lexicographic order, so that each begins where it differs from the one before. The
     APs are those of building each network, giving it its weights and running Detectron2's
-    evaluation, digit for digit.
+    evaluation, digit for digit. Masks are neither made nor scored, unless ``SEARCH.METRIC`` is of
+    masks.
 
     A code may be shorter than a path. The entries that it leaves open are then drawn uniformly,
     once for each mini-batch and alike for all codes of its length, so that these are compared on
@@ -73,7 +75,10 @@ class ArchitectureEvaluator:
         self._num_workers = cfg.DATALOADER.NUM_WORKERS
         self._mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
         self._archval = get_detection_dataset_dicts(cfg.DATASETS.TEST[0], filter_empty=False)
-        self.scorer = Scorer(cfg.DATASETS.TEST[0])
+        self._with_masks = search.METRIC.startswith("segm/")
+        self.scorer = Scorer(cfg.DATASETS.TEST[0], masks=self._with_masks)
+        if cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+            model.roi_heads.mask_on = self._with_masks  # a PanopticFPN needs its masks
         self._seed = search.SEED
         self._autocast = search.AMP
         self._statistics_images = None
@@ -198,12 +203,14 @@ class ArchitectureEvaluator:
         hook = self._model.backbone.register_forward_hook(add_extremes)
         with hook, torch.autocast(self._model.device.type, enabled=self._autocast):
             outputs = self._model(inputs)
-        results = [
-            result
-            for image, output in zip(inputs, outputs)
-            for result in instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
-        ]
-        return Detections.from_json(results), bool(torch.stack(extremes).isfinite().all())
+        found = []
+        for image, output in zip(inputs, outputs):
+            instances = output["instances"]
+            if not self._with_masks and instances.has("pred_masks"):
+                instances.remove("pred_masks")
+            found += instances_to_coco_json(instances.to("cpu"), image["image_id"])
+        detections = Detections.from_json(found).compact()
+        return detections, bool(torch.stack(extremes).isfinite().all())
 
     def _load(self, batches: range) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """The mini-batches of this process, with their numbers, decoded."""
@@ -241,8 +248,8 @@ class ArchitectureEvaluator:
             known.update(zip(missing, recalibrate(backbone, self._supernet, missing, batches)))
         return [known[code] for code in codes]
 
-    def _statistics_batches(self, codes: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """The image tensors of this process, with their numbers, from which statistics are taken.
+    def _statistics_batches(self, codes: int) -> Iterator[ImageList]:
+        """The images of this process from which statistics are taken.
 
         Args:
             codes: through how many networks each of them passes.
@@ -250,8 +257,8 @@ class ArchitectureEvaluator:
         images, size = self._statistics_images, self._statistics_batch
         own = _own_share(range(math.ceil(len(images) / size)))
         loader = self._loader(images, own.start * size, own.stop * size, size)
-        for number, inputs in zip(own, loader):
-            yield number, self._model.preprocess_image(inputs).tensor
+        for inputs in loader:
+            yield self._model.preprocess_image(inputs)
             report_images(len(inputs) * codes * comm.get_world_size())
 
 
@@ -268,7 +275,8 @@ def _own_share(batches: range) -> range:
 
 
 def _draw_images(cfg: CfgNode) -> list[dict]:
-    """The images of archtrain from which statistics are taken."""
+    """The images of archtrain from which statistics are taken, those of like shape together."""
     images = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     count = min(len(images), cfg.SEARCH.BN.BATCHES * cfg.SEARCH.BN.IMAGES_PER_BATCH)
-    return Random(cfg.SEARCH.SEED).sample(images, count)
+    drawn = Random(cfg.SEARCH.SEED).sample(images, count)
+    return sorted(drawn, key=lambda image: image["width"] / image["height"])

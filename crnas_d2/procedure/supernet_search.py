@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
@@ -38,7 +39,7 @@ from ..search.operation_search import greedy_evaluations, greedy_operation_searc
 from ..search.progress import Progress
 from ..search.raced_evaluations import RacedStudy
 from ..search.random_search import random_search
-from ..search.ranking import Ranking
+from ..search.ranking import AllFailedError, Ranking
 from ..search.result import SearchResult
 from ..search.stage_search import eligible_codes, stage_search
 
@@ -77,7 +78,7 @@ def run_search(
 
     Raises:
         ValueError: a value in the config cannot work here, or the ledger was made with others.
-        RuntimeError: every architecture failed.
+        AllFailedError: every architecture failed.
     """
     cfg = settled(cfg)
     check_metric(cfg)
@@ -99,10 +100,15 @@ def run_search(
         kind = RacedStudy if cfg.SEARCH.RACING.ENABLED else Study
         progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected, evaluator.image_passes)
         study = kind(cfg, evaluator, ledger, stack.enter_context(progress))
-        if limits:
-            result = _search_stages(cfg, limits, evaluator.space, study)
-        else:
-            result = _search_operations(cfg, evaluator.space, study, expected)
+        try:
+            if limits:
+                result = _search_stages(cfg, limits, evaluator.space, study)
+            else:
+                result = _search_operations(cfg, evaluator.space, study, expected)
+        except AllFailedError as error:
+            reasons = Counter(trial.reason for trial in study.done.values() if trial.reason)
+            told = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
+            raise AllFailedError(f"{error}: {told}") from None
         if comm.is_main_process():
             searched = _searched(cfg, model, evaluator.space, settings["archval"], seed_weights)
             table = table_of_parts(cfg, final_cfg)

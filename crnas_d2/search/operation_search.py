@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..spaces import OperationSpace
 from ..architecture import Code
-from .ranking import Evaluate, Ranking, ScoredCode, check_count, format_codes, rank
+from .ranking import AllFailedError, Evaluate, Ranking, ScoredCode, check_count, format_codes, rank
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def greedy_operation_search(
 
     Raises:
         ValueError: K is below 1, or the space has no choice block. Nothing was evaluated.
-        RuntimeError: every extension of a step failed.
+        AllFailedError: every extension of a step failed.
     """
     check_count("survivors", survivors)
     units = space.units
@@ -53,7 +53,7 @@ def greedy_operation_search(
         )
         ranking = rank(extensions, evaluate(extensions))
         if not ranking.scored:
-            raise RuntimeError(
+            raise AllFailedError(
                 f"operation search, step {step} of {len(units)}: the evaluation failed for all "
                 f"{len(extensions)} extensions: {format_codes(extensions)}"
             )

@@ -10,6 +10,11 @@ from typing import NamedTuple
 
 from ..architecture import Code, format_code
 
+
+class AllFailedError(RuntimeError):
+    """No architecture of a ranking has a score."""
+
+
 Evaluate = Callable[[Sequence[Code]], Sequence[float | None]]
 """Scores architectures, in the order given: the higher the better, None for one that failed."""
 
@@ -36,10 +41,10 @@ class Ranking:
         """The first code.
 
         Raises:
-            RuntimeError: every code failed.
+            AllFailedError: every code failed.
         """
         if not self.scored:
-            raise RuntimeError(
+            raise AllFailedError(
                 f"no best architecture, as the evaluation failed for all {len(self.failed)}: "
                 + format_codes(self.failed)
             )

@@ -33,6 +33,9 @@ def test_results_come_back_digit_for_digit(with_masks):
     detections = Detections.from_json(results)
     assert len(detections) == len(results) == 12
     restored = Detections.from_bytes(detections.to_bytes())
+    compact = Detections.concatenate([detections.compact(), detections.compact()])
+    assert compact.to_json() == 2 * results
+    assert compact.boxes.dtype == compact.scores.dtype == np.float32
     for again in (detections, restored):
         assert again.to_json() == results
         assert [getattr(again, a).dtype for a in ARRAYS] == [

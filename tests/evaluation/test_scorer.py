@@ -236,14 +236,32 @@ def test_scores_do_not_depend_on_those_before(register, fast):
             assert detections.to_bytes() == before
 
 
-def test_without_detections_the_metrics_are_nan(register, fast):
-    coco, found = draw_scene(0)
+def test_without_detections_the_metrics_are_those_of_a_false_one(register, fast):
+    """0 where there is ground truth, NaN where there is none."""
+    coco, found = draw_scene(0, with_masks=True)
     register(coco)
-    nothing = {image_id: instances[:0] for image_id, instances in found.items()}
-    metrics = Scorer("cells", fast)(to_detections(nothing))
-    assert_same(metrics, plain_metrics(nothing))
-    assert list(metrics) == [f"bbox/{name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
-    assert np.isnan(list(metrics.values())).all()
+    first, *others = sorted(found)
+    false_one = Instances((HEIGHT, WIDTH))
+    false_one.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    false_one.scores, false_one.pred_classes = torch.tensor([0.0]), torch.tensor([0])
+    false_one.pred_masks = torch.eye(HEIGHT, WIDTH, dtype=torch.bool)[None]
+    expected = plain_metrics({first: false_one, **{image: false_one[:0] for image in others}})
+    assert set(np.nan_to_num(list(expected.values()), nan=-1)) == {0, -1}
+    nothing = Detections.from_json([])
+    assert_same(Scorer("cells", fast, masks=True)(nothing), expected)
+    boxes = {name: value for name, value in expected.items() if name.startswith("bbox/")}
+    assert_same(Scorer("cells", fast)(nothing), boxes)
+
+
+def test_a_slow_scorer_is_told_before_it_begins(register, caplog, monkeypatch):
+    monkeypatch.setattr(scorer_module, "hotcoco", None)
+    coco, _ = draw_scene(0)
+    image = coco["images"][0]
+    coco["images"] += [image | {"id": 10**6 + number} for number in range(1000)]
+    register(coco)
+    Scorer("cells")
+    (message,) = [r.message for r in caplog.records if r.name == scorer_module.__name__]
+    assert message.startswith("pycocotools scores the architectures on cells, about 20 s for each ")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
