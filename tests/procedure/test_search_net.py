@@ -21,6 +21,7 @@ from crnas_d2.config import read_config
 from crnas_d2.search import Ledger
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.search.ledger import LedgerError
+from crnas_d2.search.ranking import AllFailedError
 from crnas_d2.procedure.supernet_search import evaluation_settings
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
@@ -192,6 +193,16 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, step, config):
     assert one == other
     evaluated = len(log.read_text().split())
     assert len(other) <= evaluated <= len(other) + kills
+
+
+def test_where_all_fail_the_reasons_are_told(step, config, monkeypatch):
+    if step == "stage":
+        score = ArchitectureEvaluator.score
+        monkeypatch.setattr(
+            ArchitectureEvaluator, "score", lambda self, code, *_: score(self, code, "too odd")
+        )
+        with pytest.raises(AllFailedError, match=r"failed for all 4: 1-1-1-2, .*: too odd \(4\)$"):
+            search(config, config.parent / "all_failed", "SEARCH.BUDGETS", "[5]")
 
 
 def test_two_processes_find_the_same_digits(whole, step, config):
