@@ -144,8 +144,9 @@ def _add_search_config(cfg: CN) -> None:
     search.SEED = 0
     # What is maximized, of the results of COCOEvaluator: "bbox/AP", "segm/AP", "bbox/AP50", ...
     search.METRIC = "bbox/AP"
-    # Images of a mini-batch, which pass through an architecture together
-    search.IMAGES_PER_BATCH = 1
+    # Images of a mini-batch, which pass through an architecture together; 0 = 1 on a CPU, and on a GPU
+    # 8, but 4 in the greedy search, whose c is the number of mini-batches
+    search.IMAGES_PER_BATCH = 0
     # Architectures that are evaluated in one pass over archval; memory grows with it
     search.GROUP_SIZE = 32
     # Evaluate in half precision, on a GPU

@@ -148,6 +148,9 @@ def settled(cfg: CfgNode) -> CfgNode:
         )
     if search.AMP and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SEARCH.AMP is True; expected False, as there is no GPU")
+    if search.IMAGES_PER_BATCH == 0:
+        on_gpu = 8 if of_stages or search.STRATEGY != "greedy" else 4
+        search.IMAGES_PER_BATCH = 1 if cfg.MODEL.DEVICE == "cpu" else on_gpu
     check_metric_name(cfg)
     if search.RACING.ENABLED:
         _check_racing(search, of_stages)

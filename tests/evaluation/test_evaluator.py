@@ -248,6 +248,13 @@ def test_a_path_that_is_not_finite_fails_alone(config):
         assert bool(evaluation.metrics) != failed
 
 
+def test_a_gpu_gets_several_images_at_once(config):
+    at_once = {"stage": 8, "dilation": 4}[config.stem]
+    for device, images in (("cpu", 1), ("cuda", at_once)):
+        cfg = load(config, "SEARCH.IMAGES_PER_BATCH", 0, "MODEL.DEVICE", device)
+        assert settled(cfg).SEARCH.IMAGES_PER_BATCH == images
+
+
 def test_faults_are_told(config):
     for key, value, message in (
         ("SEARCH.BN.MODE", "fixed", "SEARCH.BN.MODE is 'fixed'; expected one of 'auto'"),
