@@ -18,7 +18,7 @@ from detectron2.engine import DEFAULT_TIMEOUT
 from detectron2.engine import launch as launch_processes
 from detectron2.utils import comm
 
-from .faults import tell_faults
+from .faults import EXIT_AFTER_FAULT, EXIT_AFTER_SIGINT, tell_faults
 from .hooks import EXIT_AFTER_SIGTERM
 from .shared_faults import SharedFaults, leave
 
@@ -96,7 +96,7 @@ def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace)
             main(args)
             comm.synchronize()
     except SystemExit as end:
-        if end.code != EXIT_AFTER_SIGTERM:  # after which all ranks are here
+        if end.code in (EXIT_AFTER_FAULT, EXIT_AFTER_SIGINT):  # where other ranks may not be here
             leave(end.code)
         dist.destroy_process_group()
         raise
