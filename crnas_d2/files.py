@@ -97,7 +97,20 @@ def _real_folder(path: str) -> str:
 
 
 def file_sha256(path: str) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal. A process reads a local file once, as long as its size and
+    time stay."""
+    if is_remote(path):
+        return _sha256(path)
+    status = os.stat(path)
+    return _known_sha256(os.path.realpath(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _known_sha256(path: str, size: int, modified: int) -> str:
+    return _sha256(path)
+
+
+def _sha256(path: str) -> str:
     with PathManager.open(path, "rb") as f:
         digest = hashlib.sha256()
         while block := f.read(1 << 20):

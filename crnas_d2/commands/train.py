@@ -16,19 +16,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 
+from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ..checkpoint.checkpointer import find_checkpoint
 from ..checkpoint.trained import load_trained
+from ..checkpoint.weights_file import read_checkpoint
 from ..config import read_config
 from ..data.catalog import warn_of_shared_images
 from ..engine import CRTrainer, launch, setup, terminal
 from ..engine.examination import Examination
 from ..engine.setup import check_run
+from ..files import is_remote
 from ..main_process import decided_by_main
 from .command_line import command, end_dry_run, parse_run, run_parser
 
@@ -78,9 +82,20 @@ def train(args: argparse.Namespace) -> dict | None:
             verify_results(cfg, results)
         return results
 
+    if args.resume and decided_by_main(lambda: is_over_for_good(cfg)):
+        logger.info(f"The training in {cfg.OUTPUT_DIR} is done, and nothing can be written there")
+        return None
     trainer = CRTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     with terminal.step("training"):
         results = trainer.train()
     logger.info(f"Weights, metrics, TensorBoard's events and log.txt are in {cfg.OUTPUT_DIR}")
     return results
+
+
+def is_over_for_good(cfg: CfgNode) -> bool:
+    """Whether the last iteration is done, in a folder where no test could write its results."""
+    if os.access(cfg.OUTPUT_DIR, os.W_OK) or is_remote(cfg.OUTPUT_DIR):
+        return False
+    checkpoint = find_checkpoint(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
+    return bool(checkpoint) and read_checkpoint(checkpoint)["iteration"] + 1 >= cfg.SOLVER.MAX_ITER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import logging
 import os
 import re
@@ -50,11 +51,17 @@ def open_log(folder: str) -> None:
     """
     if not _has_handler(SHOWING):
         open_terminal()
-    log_file = LogFile(folder)
     for name in LOGGERS:
-        log = logging.getLogger(name)
-        _remove(log, LogFile)
-        log.addHandler(log_file)
+        _remove(logging.getLogger(name), LogFile)
+    try:
+        log_file = LogFile(folder)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        logging.getLogger(__name__).warning(f"{folder} cannot be written: there is no log file")
+        return
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(log_file)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from ..architecture import Architecture
 from ..checkpoint.trained import load_trained
 from ..config import flatten_config, get_architecture
+from ..data.cache import state_of
 from ..data.copies import copies_between_parts
 from ..data.parts import table_of_parts
 from ..engine import CRTrainer
@@ -82,10 +83,11 @@ def run_search(
     """
     cfg = settled(cfg)
     check_metric(cfg)
-    sha256 = file_sha256(cfg.MODEL.WEIGHTS)
+    weights = state_of(cfg.MODEL.WEIGHTS)
+    sha256 = file_sha256(cfg.MODEL.WEIGHTS) if comm.is_main_process() else ""
     model = CRTrainer.build_model(without_sync_bn(cfg, "an evaluation needs no other"))
     load_trained(model, cfg, cfg.MODEL.WEIGHTS, part=model)
-    if file_sha256(cfg.MODEL.WEIGHTS) != sha256:
+    if state_of(cfg.MODEL.WEIGHTS) != weights:
         raise RuntimeError(f"{cfg.MODEL.WEIGHTS} was replaced while it was read; start again")
     evaluator = ArchitectureEvaluator(cfg, model)
     limits = _limits(cfg, final_cfg, evaluator.space)

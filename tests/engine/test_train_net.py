@@ -1,5 +1,7 @@
 """train_net.py as its users call it, on a data set and a detector of toy size."""
 
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -69,6 +71,27 @@ def test_a_second_training_in_a_folder_is_refused(tiny_config, tmp_path, hold):
     first.join()
     train(tiny_config, "SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")
     assert (output / "model_final.pth").exists()
+
+
+def test_a_training_that_is_done_is_let_be_where_nothing_can_be_written(
+    tiny_config, tmp_path, monkeypatch
+):
+    output, options = tmp_path / "output", ["SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()"]
+
+    def refuse_to_write(path, mode="r", *args, **kwargs):
+        if mode[0] != "r" and str(path).startswith(str(output)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, mode, *args, **kwargs)
+
+    train(tiny_config, *options)
+    (output / "log.txt").unlink()
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    opened = io.open
+    for place in ("builtins.open", "io.open"):
+        monkeypatch.setattr(place, refuse_to_write)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert train(tiny_config, "--resume", *options) is None
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
 def test_eval_only_gives_the_result_of_the_training(tiny_config, tmp_path):
