@@ -94,8 +94,8 @@ def test_a_run_never_goes_on_from_the_best_one(run, tmp_path):
     run([1, 2, 3, 4, 5])
     assert find_checkpoint(str(output)) == str(output / "model_final.pth")
     os.truncate(output / "model_final.pth", 100)
-    assert find_checkpoint(str(output)) == str(output / "model_0000003.pth")
-    assert checkpoints(output)[0] == "model_0000001.pth"
+    assert find_checkpoint(str(output)) == str(output / "model_0000004.pth")
+    assert checkpoints(output)[0] == "model_0000003.pth"
 
 
 @pytest.mark.parametrize(
