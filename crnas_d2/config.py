@@ -99,6 +99,8 @@ def add_crnas_config(cfg: CN) -> None:
     cfg.DATASETS.IMAGES_OUTSIDE_ROOT = False
     # How pictures are looked at before the first step: "header", "decode" (the whole file) or "none"
     cfg.DATASETS.CHECK_PICTURES = "header"
+    # Know pictures again by their content, not by size and time, where a search or a recipe goes on
+    cfg.DATASETS.HASH_PICTURES = False
     # Look for near-copies of pictures in archtrain, archval and the test sets of a search
     cfg.DATASETS.NEAR_COPIES = True
     # Where the results of these checks are remembered; empty = crnas_d2_cache below Detectron2's folder of

@@ -160,6 +160,9 @@ def find_checkpoint(folder: str, iterations: int | None = None) -> str | None:
         last = file.read().decode(errors="replace").strip()
     passed_over = {last, f"{BEST}.pth"}
     others = [n for n in PathManager.ls(folder) if n.endswith(".pth") and n not in passed_over]
+    if last and not others and not PathManager.isfile(os.path.join(folder, last)):
+        logger.warning(f"{folder} has no checkpoint any more, not even {last}: the run begins anew")
+        return None
     if not is_remote(folder):
         others = _newest_first(folder, others)
     faults = []

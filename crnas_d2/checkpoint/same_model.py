@@ -11,6 +11,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 
 from ..architecture import Architecture
 from ..config import flatten_config
+from ..config_effects import Effect, effect_of
 from ..modeling.builder_names import supernet_kind, without_family, without_supernet
 from ..spaces import get_stage_space
 from .classes import CLASS_NAMES, describe_difference, read_class_names
@@ -47,7 +48,8 @@ def flatten_model_config(cfg: CfgNode) -> dict[str, str]:
 def check_same_model(
     cfg: CfgNode, saved: ModelConfig, filename: str, below: str | tuple[str, ...] = ""
 ) -> None:
-    """Refuse to go on with the checkpoint of a model of which anything is different.
+    """Refuse to go on with the checkpoint of a model of which anything is different that changes
+    the weights.
 
     Args:
         cfg: the config in use.
@@ -81,9 +83,13 @@ def check_same_network(cfg: CfgNode, saved: ModelConfig, filename: str) -> None:
 
 
 def list_changes(used: ModelConfig, saved: ModelConfig, below: str | tuple[str, ...]) -> list[str]:
-    """The keys that start so, or with one of these, and have another value in a checkpoint; with
-    both values."""
-    changed = [key for key in _changed_keys(used, saved) if key.startswith(below)]
+    """The keys that start so, or with one of these, change the weights that a training gives, and
+    have another value in a checkpoint; with both values."""
+    changed = [
+        key
+        for key in _changed_keys(used, saved)
+        if key.startswith(below) and effect_of(key) is Effect.WEIGHTS
+    ]
     return _show(changed, used, saved)
 
 

@@ -25,7 +25,7 @@ from ..report import report_procedure, report_search
 from ..procedure import Procedure, Recipe, is_recipe, run_search
 from ..procedure.dry_run import examine_recipe, examine_search
 from ..procedure.final_config import read_baseline, write_final
-from ..procedure.outputs import check_search_outputs
+from ..procedure.outputs import check_search_outputs, report_if_possible
 from .command_line import command, end_dry_run, parse_run, run_parser
 
 
@@ -56,7 +56,9 @@ def dry_run(args: argparse.Namespace) -> None:
     """Tell the steps of a recipe or of one search, and what is to be mended before it can run, or
     that all is ready; with ``measure``, how long the steps of a recipe will take, too."""
     if is_recipe(read_config(args.config_file, args.opts)):
-        procedure, found = examine_recipe(Recipe(args.config_file, args.opts))
+        procedure, found = examine_recipe(
+            Recipe(args.config_file, args.opts), args.num_gpus * args.num_machines
+        )
         table = procedure and found.check(describe, procedure, args)
     elif args.measure:
         raise ValueError(f"{args.config_file} names no steps; --measure is for a recipe")
@@ -105,5 +107,6 @@ def search_supernet(args: argparse.Namespace) -> str:
     if comm.is_main_process():
         if final_cfg:
             write_final(cfg.OUTPUT_DIR, final_cfg, result.architecture)
-        report_search(cfg, args.config_file, final_cfg, result)
+        with report_if_possible():
+            report_search(cfg, args.config_file, final_cfg, result)
     return result.table()

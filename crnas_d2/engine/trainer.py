@@ -28,6 +28,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 
 from ..checkpoint import CRCheckpointer
+from ..checkpoint.checkpointer import FINAL
 from ..checkpoint.checkpointer import OF_OPTIMIZER
 from ..data.classification import ClassificationMapper, build_classification_test_loader
 from ..data.imagenet import is_classification
@@ -153,6 +154,11 @@ class CRTrainer(DefaultTrainer):
         else:
             source = f"weights {self.cfg.MODEL.WEIGHTS or '(random)'}"
         logger.info(f"Starting at iteration {self.start_iter} of {self.max_iter} from {source}")
+        last = os.path.basename(self.checkpointer.get_checkpoint_file())
+        if self.start_iter >= self.max_iter and last != f"{FINAL}.pth":
+            # It was killed before it had saved the final checkpoint, or that is gone.
+            self.iter = self.start_iter - 1
+            self.checkpointer.save(FINAL, iteration=self.iter)
 
     def train(self) -> OrderedDict | None:
         """As in Detectron2, while no other run writes into ``OUTPUT_DIR``."""

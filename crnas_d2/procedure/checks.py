@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,7 @@ from ..engine.examination import call
 from ..engine.setup import check_data_sets, check_network
 from ..evaluation.metric import check_metric
 from .data_use import DataUse, check_data
-from .identity import identify, refuse_changes
-from .outputs import STARTED, check_outputs, files_read
+from .outputs import check_outputs, files_read
 from .supernet_search import settled
 
 if TYPE_CHECKING:
@@ -51,8 +49,8 @@ def check_procedure(
 
 
 def _check_outputs(procedure: Procedure) -> None:
-    recipe, done = procedure.recipe, procedure.done_steps()
-    open_steps = [step for step in procedure.steps if step not in done]
+    recipe, standings = procedure.recipe, procedure.look()
+    open_steps = [step for step in procedure.steps if not standings[step.name].done]
     cfgs = []
     for step in open_steps:
         cfgs.append(recipe.config(step.config))
@@ -66,13 +64,9 @@ def _check_outputs(procedure: Procedure) -> None:
 
 
 def _check_begun(procedure: Procedure) -> None:
-    """Refuse a training that was begun with another config, if all that it starts from is there."""
-    names = {"", *(step.name for step in procedure.done_steps())}
-    for step in procedure.steps:
-        started = procedure.path(step, STARTED)
-        if {step.weights, step.architecture} <= names and os.path.isfile(started):
-            if not step.searches:  # a search has its ledger for that
-                refuse_changes(started, identify(procedure.config(step), searches=step.searches))
+    """Refuse a step that was begun with something else, if all that it starts from is there."""
+    for standing in procedure.look().values():
+        standing.refuse_changes()
 
 
 def _check_data(cfg: CfgNode, *, searches: bool, makes: bool) -> None:

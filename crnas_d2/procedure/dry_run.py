@@ -22,15 +22,19 @@ from .recipe import Recipe
 from .supernet_search import planned_evaluations, settled
 
 
-def examine_recipe(recipe: Recipe) -> tuple[Procedure | None, Examination]:
+def examine_recipe(recipe: Recipe, processes: int = 1) -> tuple[Procedure | None, Examination]:
     """The procedure of a recipe, None where its configs do not fit each other, and what all checks
-    of its configs, weights and data sets find. Nothing is written but what checks remember."""
+    of its configs, weights and data sets find. Nothing is written but what checks remember.
+
+    Args:
+        processes: that are to share the work.
+    """
     found = Examination()
     for path in filter(None, recipe.names.values()):
         cfg = found.check(recipe.config, path)
         if cfg is not None:
             found.examine_data(cfg)
-    procedure = found.check(Procedure, recipe)
+    procedure = found.check(Procedure, recipe, processes)
     if procedure:
         with tempfile.TemporaryDirectory() as folder:
             check_procedure(procedure, found.check, makes=False, splits=folder)

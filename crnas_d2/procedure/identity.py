@@ -1,70 +1,130 @@
-"""By what a step of a procedure is known again."""
+"""By what a step of a procedure, and the ledger of a search, are known again."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
 from ..config import default_config, flatten_config, list_differences
-from ..files import file_sha256, is_remote, read_json
+from ..config_effects import Effect, with_effect
+from ..data.identity import Seen, identify_data
+from ..files import file_sha256, is_remote
 
-# Keys that change where and how a step runs, and not what comes out
-FREE_KEYS = (
-    "OUTPUT_DIR",
-    "MODEL.WEIGHTS",
-    "MODEL.DEVICE",
-    "DATALOADER.NUM_WORKERS",
-    "DATASETS.CACHE_DIR",
-    "DATASETS.CHECK_PICTURES",
-    "DATASETS.NEAR_COPIES",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.CHECKPOINTS_TO_KEEP",
-)
+PROCESSES = "processes"
+# What a search depends on, less what its weights and its data say
+OF_A_SEARCH = ("MODEL.", "INPUT.", "TEST.", "SEARCH.")
+SAID_OTHERWISE = ("MODEL.INIT.", "MODEL.CLASS_NAMES")
 
 
-def identify(cfg: CfgNode, *, searches: bool) -> dict[str, str]:
-    """All that a step's product depends on: its config, and the content of the weights it names.
+@dataclass(frozen=True)
+class Identity:
+    """All that the product of a step depends on, as texts.
 
-    Args:
-        cfg: of the step. Its weights are there.
-        searches: whether the keys of SEARCH count.
+    Attributes:
+        work: what its files belong to: the checkpoints of a training, the ledger of a search. With
+            another one the step cannot go on.
+        verdict: what its end depends on beside: the tests of a training, the choice of a search.
+            With another one the step ends again, from the same files.
     """
-    ignored = (*FREE_KEYS, "SEARCH.RECIPE.") if searches else (*FREE_KEYS, "SEARCH.")
-    keys = flatten_config(cfg)
-    identity = {key: value for key, value in keys.items() if not key.startswith(ignored)}
-    weights = cfg.MODEL.WEIGHTS
-    if is_remote(weights):
-        identity["weights"] = weights
-    elif weights:
-        identity["weights"] = _sha256(weights, os.stat(weights).st_mtime_ns)
-    return identity
 
+    work: Mapping[str, str]
+    verdict: Mapping[str, str]
 
-def refuse_changes(path: str, identity: Mapping[str, str]) -> None:
-    """
-    Args:
-        path: of a file with the identity of the step as it was begun; it need not be there.
-        identity: of the step now.
-
-    Raises:
-        ValueError: they differ. The message lists where.
-    """
-    if not os.path.isfile(path):
-        return
-    # A key that an earlier version did not have stood at its default.
-    defaults = {k: v for k, v in flatten_config(default_config()).items() if k in identity}
-    differences = list_differences(defaults | read_json(path), identity)
-    if differences:
-        raise ValueError(
-            "\n  ".join([f"{os.path.dirname(path)} was begun with another config:", *differences])
-            + "\nGo on with the config there, choose another OUTPUT_DIR, or move that folder and "
-            "those of the later steps away."
+    def list_changes(self, there: Identity) -> tuple[list[str], list[str]]:
+        """Where the work and the verdict are not those of an earlier identity. A key that is new
+        since then stood at its default there."""
+        defaults = flatten_config(default_config())
+        pairs = ((there.work, self.work), (there.verdict, self.verdict))
+        return tuple(
+            list_differences({k: v for k, v in defaults.items() if k in now} | dict(before), now)
+            for before, now in pairs
         )
 
 
-@functools.lru_cache
-def _sha256(path: str, modified: int) -> str:
+def identify(
+    cfg: CfgNode,
+    seen: Seen,
+    *,
+    searches: bool,
+    final_cfg: CfgNode | None = None,
+    processes: int = 1,
+) -> Identity:
+    """The identity of a step.
+
+    Args:
+        cfg: of the step. Its weights are there; its own data sets are registered here.
+        seen: see :func:`~crnas_d2.data.identity.identify_data`.
+        searches: or else it trains.
+        final_cfg: of the detector that a search is for.
+        processes: that share the work. A training depends on it, a search does not.
+    """
+    cfg = cfg.clone()
+    flat = flatten_config(cfg)
+    weights = _weights(cfg.MODEL.WEIGHTS)
+    if not searches:
+        flat = {key: value for key, value in flat.items() if not key.startswith("SEARCH.")}
+        work = with_effect(flat, Effect.WEIGHTS)
+        work |= weights | identify_data(cfg, cfg.DATASETS.TRAIN, seen)
+        verdict = with_effect(flat, Effect.SCORES)
+        verdict |= identify_data(cfg, cfg.DATASETS.TEST, seen)
+        return Identity({**work, PROCESSES: str(processes)}, verdict)
+    work = _settings(cfg, flat) | weights | _data_of_search(cfg, seen)
+    verdict = {k: v for k, v in with_effect(flat, Effect.CHOICE).items() if k not in work}
+    if final_cfg:
+        final_cfg = final_cfg.clone()
+        if cfg.SEARCH.COST == "gmacs":
+            network = flatten_config(final_cfg.MODEL, "SEARCH.FINAL: MODEL.")
+            verdict |= {k: v for k, v in network.items() if not k.endswith("MODEL.WEIGHTS")}
+        verdict |= identify_data(final_cfg, final_cfg.DATASETS.TEST, seen)
+    return Identity(work, verdict)
+
+
+def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
+    """All that the results of an architecture depend on, by key; what the ledger is opened with.
+
+    Args:
+        cfg: of a search, settled; its data sets are registered.
+        weights_sha256: of the supernet.
+    """
+    settings = _settings(cfg, flatten_config(cfg)) | {"weights": weights_sha256}
+    return settings | _data_of_search(cfg.clone(), {})
+
+
+def _settings(cfg: CfgNode, flat: Mapping[str, str]) -> dict[str, str]:
+    # In a race, what is chosen decides which architectures see all images.
+    choice = (Effect.CHOICE,) if cfg.SEARCH.RACING.ENABLED else ()
+    return {
+        key: value
+        for key, value in with_effect(flat, Effect.WEIGHTS, Effect.SCORES, *choice).items()
+        if key.startswith(OF_A_SEARCH) and not key.startswith(SAID_OTHERWISE)
+    }
+
+
+def _data_of_search(cfg: CfgNode, seen: Seen) -> dict[str, str]:
+    names = list(cfg.DATASETS.TEST)
+    if cfg.SEARCH.BN.MODE != "running":
+        names += cfg.DATASETS.TRAIN
+    return identify_data(cfg, names, seen)
+
+
+def _weights(path: str) -> dict[str, str]:
+    if not path:
+        return {}
+    return {"weights": path if is_remote(path) else product_sha256(path) or "not there"}
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256(path: str, size: int, modified: int) -> str:
     return file_sha256(path)
+
+
+def product_sha256(path: str) -> str | None:
+    """SHA-256 of a file that a step has left; None where it is not there."""
+    if not os.path.isfile(path):
+        return None
+    status = os.stat(path)
+    return _sha256(os.path.abspath(path), status.st_size, status.st_mtime_ns)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -9,15 +11,27 @@ from detectron2.config import CfgNode
 
 from ..config_files import find_config_file, read_config_files
 from ..config_values import DATA_SETS
-from ..files import is_remote, is_signed, real_path
+from ..files import describe_error, is_remote, is_signed, real_path
 from ..lock import LOCK_FILE, check_unlocked
 from .recipe import find_config
+from .state import STATE_FILE
 from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_result
 
 LEDGER_FILE = "ledger.sqlite"
-STARTED, FINISHED = "step.json", "results.json"
 PAGE = os.path.join("report", "index.html")
 PAGE_MARK = b'<meta name="generator" content="crnas_d2'
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def report_if_possible() -> Iterator[None]:
+    """Within it a report is made. Whatever ends that is logged, and what was found stays found."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning(f"The report was not made: {type(error).__name__}: {describe_error(error)}")
+        logger.debug("What ended the report:", exc_info=True)
 
 
 def check_outputs(output: str, names: Iterable[str], read: Iterable[str]) -> None:
@@ -97,7 +111,7 @@ def _is_in(path: str, place: str) -> bool:
 def _is_own(place: str) -> bool:
     """Whether an earlier run has written what is at a place."""
     if os.path.isdir(place):
-        known = {STARTED, FINISHED, LEDGER_FILE, LOCK_FILE}
+        known = {STATE_FILE, LEDGER_FILE, LOCK_FILE}
         content = os.listdir(place)
         return not content or not known.isdisjoint(content)
     if os.path.basename(place) == RESULT_FILE:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import functools
 import gc
 import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from tabulate import tabulate
@@ -23,47 +25,54 @@ from ..architecture import Architecture
 from ..config import default_config, set_architecture
 from ..config_files import config_name
 from ..data import setup_datasets
+from ..data.identity import Seen
 from ..data.copies import copies_between_parts, foretell_copies, tell_copies
 from ..data.parts import count_images, describe_parts, table_of_parts, tell
 from ..data.split_table import SplitTable
 from ..engine import CRTrainer
 from ..engine import terminal
 from ..engine.setup import prepare, settle_settings
-from ..files import read_json, write_json
+from ..lock import folder_lock
+from ..main_process import decided_by_main
 from ..search.cost import plain_detector
 from .checks import check_procedure
 from ..architecture import format_code
 from .final_config import write_final
-from .identity import identify, refuse_changes
+from .identity import Identity, identify, product_sha256
+from .outputs import report_if_possible
 from .measurement import Measurement, format_time, measure, remarks_of, sum_of
-from .outputs import FINISHED, STARTED
 from .steps import Step, describe_start, plan
 from .recipe import Recipe
 from .records import Network, StepRecord, work_of
-from ..search.result import read_architecture, write_architecture
+from ..search.result import RESULT_FILE, read_architecture, write_architecture
 from .roles import check_roles
+from .standing import Standing
+from .state import DONE, StepState
 from .supernet_search import planned_evaluations, run_search, settled
 
 logger = logging.getLogger(__name__)
 
+MODEL_FILE = "model_final.pth"
 T = TypeVar("T")
 
 
 class Procedure:
     """Runs the steps of a recipe one after the other, each in a folder of ``OUTPUT_DIR``.
 
-    A step that has ended is not run again, one that was stopped goes on, and one that was begun
-    with another config is refused. All processes of a job have to see the same ``OUTPUT_DIR``.
+    A step that is done is not run again, one that was stopped goes on, and one that was begun with
+    something else is refused. The main process decides which is which.
 
     Attributes:
         recipe: what it was made from.
         output: ``OUTPUT_DIR``.
-        steps: in order.
         start: what :func:`describe_start` says of it.
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, processes: int | None = None):
         """
+        Args:
+            processes: that share the work; None is those of this job.
+
         Raises:
             ValueError, FileNotFoundError: a config of a step has a fault; nothing was done.
         """
@@ -72,6 +81,9 @@ class Procedure:
         check_roles(recipe)
         self.start = describe_start(recipe, self.steps)
         self.output = recipe.cfg.OUTPUT_DIR
+        self._processes = processes or comm.get_world_size()
+        self._standings: dict[str, Standing] = {}
+        self._seen: Seen = {}
 
     def describe(self, times: Mapping[str, Measurement] | None = None) -> str:
         """A table of the steps, their sizes, their cost in images that pass through a network, and
@@ -88,7 +100,8 @@ class Procedure:
             for r in self.records()
         ]
         headers = ["step", "config", "size", "image passes", "state"]
-        notes = [*self.start, *map(describe_parts, self._tables(makes=False))]
+        notes = [f"{name} {s.why}" for name, s in self.look().items() if s.why]
+        notes += [*self.start, *map(describe_parts, self._tables(makes=False))]
         notes += filter(None, self._of_searches(foretell_copies))
         if times is None:
             return "\n".join([tabulate(rows, headers, "simple"), *notes])
@@ -118,9 +131,9 @@ class Procedure:
 
     def records(self) -> list[StepRecord]:
         """The steps in order, with what is known of each one before it has run, or after."""
-        done = self.done_steps()
         records = []
         for step in self.steps:
+            standing = self.look()[step.name]
             cfg = self.config(step)
             codes, images = None, 0
             if step.searches:
@@ -133,7 +146,6 @@ class Procedure:
                 batch = cfg.SOLVER.IMS_PER_BATCH
                 size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"
                 passes = f"{cfg.SOLVER.MAX_ITER * batch:,} forward and backward"
-            finished = read_json(self.path(step, FINISHED)) if step in done else {}
             records.append(
                 StepRecord(
                     name=step.name,
@@ -142,34 +154,32 @@ class Procedure:
                     searches=step.searches,
                     size=size,
                     image_passes=passes,
-                    done=step in done,
+                    done=standing.done,
                     work=work_of(cfg, codes, images),
-                    seconds=finished.get("seconds"),
-                    results=finished.get("results", {}),
+                    seconds=standing.seconds,
+                    results=standing.results,
                 )
             )
         return records
 
     def networks(self) -> list[Network]:
         """The baseline and, once a search has ended, what was found."""
-        done = self.done_steps()
         baseline = self.final_config() or plain_detector(self.config(self._searches[0]))
         setup_datasets(baseline)
-        networks = [self._network("baseline", baseline, "baseline", done)]
-        search = _last_search(done)
-        if search:
+        networks = [self._network("baseline", baseline, "baseline")]
+        architecture = self._found()
+        if architecture:
             found = baseline.clone()
-            set_architecture(found, self._found_by(search.name))
-            networks.append(self._network("found", found, "final", done))
+            set_architecture(found, architecture)
+            networks.append(self._network("found", found, "final"))
         return networks
 
-    def _network(self, name: str, cfg: CfgNode, training: str, done: Sequence[Step]) -> Network:
+    def _network(self, name: str, cfg: CfgNode, training: str) -> Network:
         """A detector, with what its training has given if that is done."""
-        for step in done:
-            if step.name == training:
-                results = read_json(self.path(step, FINISHED))["results"]
-                return Network(name, cfg, self.path(step, "model_final.pth"), results)
-        return Network(name, cfg)
+        standing = self.look().get(training, Standing())
+        if not standing.done:
+            return Network(name, cfg)
+        return Network(name, cfg, self.path(training, MODEL_FILE), standing.results)
 
     def run(self, report: Callable[[], None] = lambda: None) -> str:
         """Run all steps that are not done.
@@ -183,7 +193,14 @@ class Procedure:
         Raises:
             ValueError, FileNotFoundError: a config or a file on disk has a fault.
         """
+        self._standings = decided_by_main(self.look)
         check_procedure(self)
+        lock = folder_lock(self.output) if comm.is_main_process() else None
+        with lock or contextlib.nullcontext():
+            self._run_all(report)
+        return self._table()
+
+    def _run_all(self, report: Callable[[], None]) -> None:
         for line in self.start:
             logger.info(line)
         if comm.is_main_process():
@@ -194,21 +211,24 @@ class Procedure:
         records = self.records()
         for number, step in enumerate(self.steps, start=1):
             title = f"Step {number} of {len(self.steps)}, {step.name}"
-            done = self._is_done(step)
-            if done:
+            standing = self._standings[step.name]
+            if not standing.done:  # what it depends on is there now
+                standing = self._standings[step.name] = decided_by_main(lambda: self._look_at(step))
+            if standing.done:
                 logger.info(f"{title}: done already")
             else:
-                logger.info(f"{title}: begins")
+                logger.info(f"{title}: {standing.why or 'begins'}")
                 began = time.perf_counter()
                 record, *after = records[number - 1 :]
                 later = [record.work for record in after if not record.done]
                 with terminal.step(step.name, number, len(records), record.work.pixels, later):
+                    standing.refuse_changes()
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
-            if comm.is_main_process() and (not done or step is self.steps[-1]):
+            if comm.is_main_process() and (not standing.done or step is self.steps[-1]):
                 self._write_found()
-                report()
-        return self._table()
+                with report_if_possible():
+                    report()
 
     def _tables(self, *, makes: bool) -> list[SplitTable]:
         """What the parts have of each class; mostly one for all searches.
@@ -227,14 +247,9 @@ class Procedure:
 
     def _run(self, step: Step) -> None:
         cfg = self.config(step)
-        identity = identify(cfg, searches=step.searches)
         if comm.is_main_process():
-            started = self.path(step, STARTED)
-            if not step.searches:
-                refuse_changes(started, identity)
-            if not os.path.isfile(started):
-                os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-                write_json(started, identity)
+            identity = self._identify(step)
+            StepState(identity).write(cfg.OUTPUT_DIR)
         comm.synchronize()
         began = time.perf_counter()
         args = argparse.Namespace(
@@ -253,11 +268,15 @@ class Procedure:
             del trainer
         gc.collect()
         torch.cuda.empty_cache()
-        if comm.is_main_process():
+
+        def end() -> Standing:
+            name = RESULT_FILE if step.searches else MODEL_FILE
+            products = {name: product_sha256(self.path(step.name, name))}
             seconds = time.perf_counter() - began
-            content = {"results": results, "seconds": seconds, "config": identity}
-            write_json(self.path(step, FINISHED), content)
-        comm.synchronize()
+            StepState(identity, DONE, results, seconds, products).write(cfg.OUTPUT_DIR)
+            return self._look_at(step)
+
+        self._standings[step.name] = decided_by_main(end)
 
     def config(self, step: Step) -> CfgNode:
         """Of a step, with what earlier steps have given already."""
@@ -265,54 +284,70 @@ class Procedure:
         cfg.OUTPUT_DIR = os.path.join(self.output, step.name)
         cfg.MODEL.SUPERNET.TEST_PATHS = []  # the search evaluates
         if step.weights:
-            cfg.MODEL.WEIGHTS = os.path.join(self.output, step.weights, "model_final.pth")
+            cfg.MODEL.WEIGHTS = self.path(step.weights, MODEL_FILE)
             settings = cfg.MODEL.INIT.SETTINGS
             cfg.MODEL.INIT = default_config().MODEL.INIT  # it is what the step is made for
             cfg.MODEL.INIT.SETTINGS = settings
         elif self.recipe.seed:
             self.recipe.seed.put_into(cfg)
-        if step.architecture and self._has_ended(step.architecture):
-            set_architecture(cfg, self._found_by(step.architecture))
-        if cfg.MODEL.INIT.SETTINGS == "take" and os.path.isfile(cfg.MODEL.WEIGHTS):
+        found = self._standings.get(step.architecture, Standing()).architecture
+        if found:
+            set_architecture(cfg, found)
+        before = self._standings.get(step.weights, Standing())
+        is_there = before.done if step.weights else os.path.isfile(cfg.MODEL.WEIGHTS)
+        if cfg.MODEL.INIT.SETTINGS == "take" and is_there:
             settle_settings(cfg)
         return cfg
 
     def final_config(self) -> CfgNode | None:
-        """Of the final detector; None where the recipe names none."""
         name = self.recipe.names["FINAL"]
         return self.recipe.config(name) if name else None
 
-    def _has_ended(self, name: str) -> bool:
-        return os.path.isfile(os.path.join(self.output, name, FINISHED))
-
-    def done_steps(self) -> list[Step]:
-        """Those that have ended with this very config, as have those that they depend on."""
-        done: list[Step] = []
+    def look(self) -> Mapping[str, Standing]:
+        """How far each step has come, by its name, as the main process has read it; of one that
+        depends on another that is not done, that is not asked."""
         for step in self.steps:
-            names = {"", *(earlier.name for earlier in done)}
-            if {step.weights, step.architecture} <= names and self._is_done(step):
-                done.append(step)
-        return done
+            if step.name not in self._standings:
+                before = [self._standings[name] for name in self._needs(step)]
+                looks = all(standing.done for standing in before)
+                self._standings[step.name] = self._look_at(step) if looks else Standing()
+        return self._standings
 
-    def _is_done(self, step: Step) -> bool:
-        """Whether it has ended with this very config. Those that it depends on have to be done."""
-        if not self._has_ended(step.name):
-            return False
-        return read_json(self.path(step, FINISHED))["config"] == identify(
-            self.config(step), searches=step.searches
+    def _look_at(self, step: Step) -> Standing:
+        """Of one whose steps before it are done."""
+        folder = os.path.join(self.output, step.name)
+        state = StepState.read(folder)
+        standing = Standing.of(folder, state, self._identify(step)) if state else Standing()
+        if standing.done and step.searches:
+            standing = dataclasses.replace(standing, architecture=read_architecture(folder))
+        return standing
+
+    def _identify(self, step: Step) -> Identity:
+        final = self.final_config() if step.searches else None
+        return identify(
+            self.config(step),
+            self._seen,
+            searches=step.searches,
+            final_cfg=final,
+            processes=self._processes,
         )
 
-    def path(self, step: Step, name: str) -> str:
-        """Of a file of a step."""
-        return os.path.join(self.output, step.name, name)
+    def _needs(self, step: Step) -> list[str]:
+        return [name for name in (step.weights, step.architecture) if name]
+
+    def _found(self) -> Architecture | None:
+        """By the last search that is done."""
+        found = [self.look()[step.name].architecture for step in self._searches]
+        return next(filter(None, reversed(found)), None)
+
+    def path(self, step: str, name: str) -> str:
+        return os.path.join(self.output, step, name)
 
     def _write_found(self) -> None:
         """The products for the user, as far as the procedure has come."""
-        done = self.done_steps()
-        search = _last_search(done)
-        if not search:
+        architecture = self._found()
+        if not architecture:
             return
-        architecture = self._found_by(search.name)
         write_architecture(self.output, architecture)
         if self.recipe.names["FINAL"]:
             training = next((step for step in self.steps if step.name == "final"), None)
@@ -320,7 +355,8 @@ class Procedure:
             if self.recipe.seed and not training:
                 self.recipe.seed.put_into(cfg)
             setup_datasets(cfg)
-            trained = self.path(training, "model_final.pth") if training in done else ""
+            done = training and self.look()[training.name].done
+            trained = self.path(training.name, MODEL_FILE) if done else ""
             write_final(self.output, cfg, architecture, trained)
 
     def _table(self) -> str:
@@ -337,13 +373,6 @@ class Procedure:
     @property
     def _searches(self) -> list[Step]:
         return [step for step in self.steps if step.searches]
-
-    def _found_by(self, search: str) -> Architecture:
-        return read_architecture(os.path.join(self.output, search))
-
-
-def _last_search(steps: Sequence[Step]) -> Step | None:
-    return next((step for step in reversed(steps) if step.searches), None)
 
 
 def _compare(baseline: Network, found: Network) -> str:

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from ..architecture import Architecture
 from ..checkpoint.trained import load_trained
-from ..config import flatten_config, get_architecture
+from ..config import get_architecture
 from ..data.cache import state_of
 from ..data.copies import copies_between_parts
 from ..data.parts import table_of_parts
@@ -43,17 +43,12 @@ from ..search.random_search import random_search
 from ..search.ranking import AllFailedError, Ranking
 from ..search.result import SearchResult
 from ..search.stage_search import eligible_codes, stage_search
+from .identity import evaluation_settings
 
 Limits = tuple[list[float], Cost]  # the budgets, and the cost that they limit
 
 WITHOUT_STATISTICS = {"", "FrozenBN", "GN", "LN"}  # norms that batches leave as they are
 STRATEGIES = ("greedy", "random", "evolutionary")
-# Keys on which the results of an architecture do not depend; in a race, the second ones decide who runs
-OTHER_KEYS = tuple(
-    f"SEARCH.{key}"
-    for key in ("STRATEGY", "SURVIVORS", "EVALUATIONS", "GROUP_SIZE", "FINAL", "RECIPE")
-)
-CODES_KEYS = ("SEARCH.BUDGETS", "SEARCH.COST", "SEARCH.TOLERANCE", "SEARCH.METRIC")
 
 
 def run_search(
@@ -112,7 +107,7 @@ def run_search(
             told = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
             raise AllFailedError(f"{error}: {told}") from None
         if comm.is_main_process():
-            searched = _searched(cfg, model, evaluator.space, settings["archval"], seed_weights)
+            searched = _searched(cfg, model, evaluator.space, seed_weights)
             table = table_of_parts(cfg, final_cfg)
             searched["classes"] = table and table.as_json()
             copies = copies_between_parts(cfg, final_cfg)
@@ -203,32 +198,14 @@ def _check_choice(key: str, value: str, expected: Sequence[str]) -> None:
         raise ValueError(f"{key} is {value!r}; expected one of {', '.join(map(repr, expected))}")
 
 
-def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
-    """All that the results of an architecture depend on, by key; what the ledger is opened with."""
-    left_out = ("MODEL.WEIGHTS", "MODEL.INIT.", "MODEL.DEVICE", "MODEL.CLASS_NAMES", *OTHER_KEYS)
-    if not cfg.SEARCH.RACING.ENABLED:
-        left_out += CODES_KEYS
-    settings = {
-        key: value
-        for key, value in flatten_config(cfg).items()
-        if key.startswith(("MODEL.", "INPUT.", "TEST.", "SEARCH.")) and not key.startswith(left_out)
-    }
-    settings["weights"] = weights_sha256
-    settings["archval"] = file_sha256(MetadataCatalog.get(cfg.DATASETS.TEST[0]).json_file)
-    if cfg.SEARCH.BN.MODE == "recalibrate":
-        parts = [file_sha256(MetadataCatalog.get(name).json_file) for name in cfg.DATASETS.TRAIN]
-        settings["archtrain"] = ", ".join(parts)
-    return settings
-
-
 def _searched(
     cfg: CfgNode,
     model: nn.Module,
     space: PathSpace,
-    archval_sha256: str,
     seed_weights: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """What the architectures were chosen from, with which weights, and on what."""
+    archval = cfg.DATASETS.TEST[0]
     if isinstance(space, StageSpace):
         choices = {"stage_choices": space.choices}
     else:
@@ -240,7 +217,7 @@ def _searched(
             "seed_weights": seed_weights,
         },
         "space": {"family": cfg.MODEL.CR.FAMILY, **choices},
-        "archval": {"name": cfg.DATASETS.TEST[0], "sha256": archval_sha256},
+        "archval": {"name": archval, "sha256": file_sha256(MetadataCatalog.get(archval).json_file)},
     }
 
 

@@ -87,6 +87,18 @@ def test_what_an_evaluation_may_change(name):
     assert refusal(config(name, **changes), saved(name)) == []
 
 
+def test_a_training_goes_on_where_no_weights_depend_on_what_has_changed():
+    changes = dict(
+        ROI_HEADS__NMS_THRESH_TEST=0.4,
+        RPN__POST_NMS_TOPK_TEST=50,
+        CR__ACTIVATION_CHECKPOINT=True,
+        SUPERNET__TEST_PATHS=[[1, 1, 2, 4]],
+        RPN__POST_NMS_TOPK_TRAIN=50,
+    )
+    keys = ["MODEL.RPN.POST_NMS_TOPK_TRAIN"]
+    assert refusal(config(STAGE, **changes), saved(STAGE), check_same_model) == keys
+
+
 def test_equal_values_that_are_written_differently():
     zeros = config(DETECTOR, CR__OPERATION_CODE=[0] * 8)
     assert refusal(zeros, saved(DETECTOR, CR__OPERATION_CODE=[])) == []

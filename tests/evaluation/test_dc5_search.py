@@ -18,7 +18,7 @@ def test_whole_procedure(tmp_path):
     for step in ("baseline", "final"):
         cfg = read_config(str(output / step / "config.yaml"))
         assert cfg.MODEL.RESNETS.RES5_DILATION == 2
-        results = json.loads((output / step / "results.json").read_text())["results"]
+        results = json.loads((output / step / "step.json").read_text())["results"]
         assert "AP50" in results["bbox"]
     assert list(cfg.MODEL.CR.OPERATION_CODE) == searched["operation_code"]
     assert sum(searched["stage_code"]) == 5

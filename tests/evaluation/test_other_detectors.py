@@ -52,7 +52,7 @@ def test_whole_procedure_with_retinanet(tmp_path):
         assert cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.RETINANET.NUM_CLASSES == 2
         macs = analyze_detector(cfg).macs / 1e9
         assert rows["GMACs"][column] == pytest.approx(macs, abs=0.0051)
-        results = json.loads((output / step / "results.json").read_text())["results"]
+        results = json.loads((output / step / "step.json").read_text())["results"]
         assert rows["bbox AP50"][column] == pytest.approx(results["bbox"]["AP50"], abs=0.0051)
     assert list(cfg.MODEL.CR.OPERATION_CODE) == searched["operation_code"]
     assert sum(searched["stage_code"]) == 5

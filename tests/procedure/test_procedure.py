@@ -1,6 +1,8 @@
 """The whole procedure of section 3.3 from one recipe, on a tiny data set."""
 
+import contextlib
 import json
+import math
 import shutil
 
 import pytest
@@ -21,7 +23,9 @@ from crnas_d2.procedure.steps import plan
 from crnas_d2.procedure.procedure import _compare
 from crnas_d2.procedure.records import Network
 from crnas_d2.procedure.supernet_search import get_space
+from crnas_d2.procedure.state import StepState
 from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def run(recipe, folder, *opts):
 def test_products_of_the_steps(output):
     folder, _ = output
     products = {"architecture.yaml", "final.yaml", "near_copies.csv"}
-    assert {path.name for path in folder.iterdir()} == {*STEPS, *products}
+    assert {path.name for path in folder.iterdir()} == {".lock", *STEPS, *products}
     stage = json.loads((folder / "stage_search/result.json").read_text())["architecture"]
     found = json.loads((folder / "operation_search/result.json").read_text())["architecture"]
     assert sum(stage["stage_code"]) == 5 and found["stage_code"] == stage["stage_code"]
@@ -84,10 +88,10 @@ def test_table(output):
     assert max(map(len, table.splitlines())) <= 100
     codes, numbers = table.split("\n\n")
     assert codes.splitlines()[0].split() == ["baseline", "stage", "code", "1-1-2-1"]
-    results = [json.loads((folder / s / "results.json").read_text()) for s in ("baseline", "final")]
+    results = [json.loads((folder / s / "step.json").read_text()) for s in ("baseline", "final")]
     header, _, *rows = ([c.strip() for c in row.split("|")[1:-1]] for row in numbers.splitlines())
     assert header == ["", "baseline", "found", "difference"]
-    rows = {name: list(map(float, values)) for name, *values in rows}
+    rows = {n: [math.nan if v == "-" else float(v) for v in values] for n, *values in rows}
     assert rows.keys() == {
         *(f"bbox {name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")),
         *("GMACs", "M parameters"),
@@ -115,8 +119,9 @@ def test_final_config_is_taken_by_train_net(output, recipe):
     opts = ["OUTPUT_DIR", folder.parent / "again"]
     args = ["--eval-only", "--config-file", folder / "final.yaml", *opts]
     results = train_command.train(default_argument_parser().parse_args(list(map(str, args))))
-    expected = json.loads((folder / "final/results.json").read_text())["results"]
-    assert results["bbox"] == pytest.approx(expected["bbox"], nan_ok=True, abs=1e-9)
+    expected = json.loads((folder / "final/step.json").read_text())["results"]["bbox"]
+    expected = {name: math.nan if ap is None else ap for name, ap in expected.items()}
+    assert results["bbox"] == pytest.approx(expected, nan_ok=True, abs=1e-9)
 
 
 def test_done_steps_are_not_run_again(output, recipe, monkeypatch):
@@ -190,6 +195,79 @@ def test_a_changed_config_is_refused(output, recipe):
         with pytest.raises(ValueError, match="SEARCH.SEED: .*0.* there, .*5.* now"):
             run(recipe, folder, "SEARCH.SEED", 5)
     assert run(recipe, folder) == output[1]
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What is logged of the steps."""
+    told = []
+    for level in ("info", "warning"):
+        monkeypatch.setattr(f"crnas_d2.procedure.procedure.logger.{level}", told.append)
+        monkeypatch.setattr(f"crnas_d2.procedure.outputs.logger.{level}", told.append)
+    return told
+
+
+def read_state(folder, step):
+    return json.loads((folder / step / "step.json").read_text())
+
+
+@contextlib.contextmanager
+def one_annotation_less(path):
+    text = path.read_text()
+    coco = json.loads(text)
+    coco["annotations"].pop()
+    path.write_text(json.dumps(coco))
+    yield
+    path.write_text(text)
+
+
+def test_changed_data_are_refused_or_tested_again(output, recipe, told):
+    folder = recipe.parent / "other_data"
+    shutil.copytree(output[0], folder)
+    with one_annotation_less(recipe.parent / "data" / "annotations.json"):
+        with pytest.raises(ValueError, match="was begun with other values:\n  annotations of "):
+            run(recipe, folder)
+    before = read_state(folder, "final")
+    with one_annotation_less(recipe.parent / "data" / "val" / "annotations.json"):
+        run(recipe, folder)
+    assert any("final: ends again: annotations of " in line for line in told)
+    assert any("stage_supernet: done already" in line for line in told)
+    after = read_state(folder, "final")
+    assert after["products"] == before["products"]
+    assert after["identity"]["work"] == before["identity"]["work"]
+    assert after["identity"]["verdict"] != before["identity"]["verdict"]
+
+
+def test_products_that_are_gone_are_made_again(output, recipe, told):
+    folder = recipe.parent / "gone"
+    shutil.copytree(output[0], folder)
+    gone = ["stage_search/result.json", "final/model_final.pth"]
+    for name in gone:
+        (folder / name).unlink()
+    assert run(recipe, folder) == output[1]
+    for step, name in (path.split("/") for path in gone):
+        assert any(f"{step}: runs again: {name} is not there any more" in line for line in told)
+        assert read_state(folder, step)["products"] == read_state(output[0], step)["products"]
+    assert any("dilation_supernet: done already" in line for line in told)
+
+
+def test_a_report_that_fails_ends_nothing(output, recipe, told):
+    def report():
+        raise KeyError("figure")
+
+    procedure = Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(output[0])]))
+    assert procedure.run(report) == output[1]
+    assert told[-1] == "The report was not made: KeyError: 'figure'"
+
+
+def test_the_main_process_alone_looks_at_the_disk(output, recipe, monkeypatch):
+    """Another one, which does not see the files yet, is told."""
+    folder, table = output
+    told = Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(folder)])).look()
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(comm, "all_gather", lambda own: [told, own])
+    monkeypatch.setattr(StepState, "read", lambda folder: pytest.fail("read"))
+    assert run(recipe, folder) == table
 
 
 def test_faults_of_a_later_step_are_told_before_the_first(recipe, tmp_path):

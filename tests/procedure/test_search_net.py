@@ -22,7 +22,7 @@ from crnas_d2.search import Ledger
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.search.ledger import LedgerError
 from crnas_d2.search.ranking import AllFailedError
-from crnas_d2.procedure.supernet_search import evaluation_settings
+from crnas_d2.procedure.identity import evaluation_settings
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 

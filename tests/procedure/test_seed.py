@@ -193,14 +193,17 @@ def test_layers_that_would_stay_frozen_as_they_are_not(recipe):
 
 def test_steps_from_other_weights_are_not_taken_for_done(recipe, tmp_path):
     """By content: the same file elsewhere is the same start, another one of that name is not."""
-    one = identify(configs(recipe)["stage_supernet"], searches=False)
+
+    def work(*opts):
+        return identify(configs(recipe, *opts)["stage_supernet"], {}, searches=False).work
+
+    one = work()
     copy = tmp_path / "copy.pth"
     shutil.copy(recipe.parent / "resnet.pth", copy)
-    opts = [SEED, copy]
-    assert identify(configs(recipe, *opts)["stage_supernet"], searches=False) == one
+    assert work(SEED, copy) == one
     torch.manual_seed(1)
     torch.save(ResNet(BasicBlock, [2, 1, 1, 1]).state_dict(), copy)
-    other = identify(configs(recipe, *opts)["stage_supernet"], searches=False)
+    other = work(SEED, copy)
     assert {key for key in one if one[key] != other[key]} == {"weights"}
 
 

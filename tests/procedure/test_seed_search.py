@@ -134,7 +134,7 @@ def test_another_file_does_not_go_on_with_these_steps(folder):
     assert all(row.endswith(" open") for row in changed.describe().splitlines()[2:8])
     sha256 = [file_sha256(str(path)) for path in (folder / WEIGHTS, other)]
     message = (
-        f"stage_supernet was begun with another config:\n  weights: {sha256[0]} there, {sha256[1]}"
+        f"stage_supernet was begun with other values:\n  weights: {sha256[0]} there, {sha256[1]}"
     )
     with pytest.raises(ValueError, match=message):
         changed.run()

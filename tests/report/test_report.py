@@ -34,7 +34,7 @@ pytestmark = pytest.mark.xdist_group("report")
 
 
 def results_of(folder, step):
-    return json.loads((folder / step / "results.json").read_text())
+    return json.loads((folder / step / "step.json").read_text())
 
 
 def test_steps(procedure_page):
@@ -237,7 +237,7 @@ def remake(page, name, *, without=()):
     shutil.copytree(page.parents[1], folder)
     for path in without:
         (folder / path).unlink()
-    for path in folder.glob("*/results.json"):
+    for path in folder.glob("*/step.json"):
         path.write_text(path.read_text().replace(str(page.parents[1]), str(folder)))
     procedure = Procedure(Recipe(str(page.parents[2] / "recipe.yaml"), ["OUTPUT_DIR", str(folder)]))
     (folder / "report" / "index.html").unlink()

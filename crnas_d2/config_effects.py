@@ -1,0 +1,76 @@
+"""What another value of a config key makes: other weights, other scores, another choice, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+
+class Effect(Enum):
+    """What of a run depends on a key."""
+
+    WEIGHTS = "the weights that a training gives"
+    SCORES = "what given weights are scored"
+    CHOICE = "which architectures a search evaluates, and which of them it takes"
+    NOTHING = "where and how it runs, or what is known by its content"
+
+
+# By the beginnings of keys, the longest of which counts. All that is not here changes the weights.
+EFFECTS = {
+    "OUTPUT_DIR": Effect.NOTHING,
+    "VERSION": Effect.NOTHING,
+    "VIS_PERIOD": Effect.NOTHING,
+    "CUDNN_BENCHMARK": Effect.NOTHING,
+    "MODEL.WEIGHTS": Effect.NOTHING,
+    "MODEL.DEVICE": Effect.NOTHING,
+    "MODEL.CR.ACTIVATION_CHECKPOINT": Effect.NOTHING,
+    "MODEL.SUPERNET.TEST_PATHS": Effect.SCORES,
+    "INPUT.CLASSIFICATION.TEST_SIZE": Effect.SCORES,
+    "DATALOADER.NUM_WORKERS": Effect.NOTHING,
+    "DATASETS.TEST": Effect.SCORES,
+    "DATASETS.COCO_JSON": Effect.NOTHING,
+    "DATASETS.VOC_DIRS": Effect.NOTHING,
+    "DATASETS.IMAGE_FOLDERS": Effect.NOTHING,
+    "DATASETS.ARCHVAL.": Effect.NOTHING,
+    "DATASETS.IMAGES_OUTSIDE_ROOT": Effect.NOTHING,
+    "DATASETS.CHECK_PICTURES": Effect.NOTHING,
+    "DATASETS.HASH_PICTURES": Effect.NOTHING,
+    "DATASETS.NEAR_COPIES": Effect.NOTHING,
+    "DATASETS.CACHE_DIR": Effect.NOTHING,
+    "SOLVER.CHECKPOINT_PERIOD": Effect.NOTHING,
+    "SOLVER.CHECKPOINTS_TO_KEEP": Effect.NOTHING,
+    "TEST.": Effect.SCORES,
+    "TEST.EVAL_PERIOD": Effect.NOTHING,
+    "TEST.BEST_METRIC": Effect.NOTHING,
+    "TEST.PRECISE_BN.": Effect.WEIGHTS,
+    "SEARCH.": Effect.SCORES,
+    "SEARCH.RECIPE.": Effect.NOTHING,
+    "SEARCH.FINAL": Effect.NOTHING,
+    "SEARCH.GROUP_SIZE": Effect.NOTHING,
+    "SEARCH.BUDGETS": Effect.CHOICE,
+    "SEARCH.COST": Effect.CHOICE,
+    "SEARCH.TOLERANCE": Effect.CHOICE,
+    "SEARCH.STRATEGY": Effect.CHOICE,
+    "SEARCH.SURVIVORS": Effect.CHOICE,
+    "SEARCH.EVALUATIONS": Effect.CHOICE,
+    "SEARCH.METRIC": Effect.CHOICE,
+}
+OF_TESTS = (
+    "_TEST"  # the end of Detectron2's keys of the tests, such as MODEL.ROI_HEADS.NMS_THRESH_TEST
+)
+
+
+def effect_of(key: str) -> Effect:
+    """
+    Args:
+        key: its full name, such as "SOLVER.BASE_LR".
+    """
+    beginnings = [beginning for beginning in EFFECTS if key.startswith(beginning)]
+    if beginnings:
+        return EFFECTS[max(beginnings, key=len)]
+    return Effect.SCORES if key.endswith(OF_TESTS) else Effect.WEIGHTS
+
+
+def with_effect(flat: Mapping[str, str], *effects: Effect) -> dict[str, str]:
+    """The keys of a flat config that have one of these effects."""
+    return {key: value for key, value in flat.items() if effect_of(key) in effects}

@@ -1,0 +1,65 @@
+"""``step.json``: what a step was begun with and, once it has ended, what it has left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..files import read_json, write_json
+from .identity import Identity, product_sha256
+
+STATE_FILE = "step.json"
+BEGUN, DONE = "begun", "done"
+
+
+@dataclass(frozen=True)
+class StepState:
+    """
+    Attributes:
+        identity: what its files belong to.
+        state: :data:`BEGUN` or :data:`DONE`.
+        results: what was measured at its end.
+        seconds: that its last run took; None before the end.
+        products: SHA-256 of the files that later steps read, by their names.
+    """
+
+    identity: Identity
+    state: str = BEGUN
+    results: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    products: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: str) -> StepState | None:
+        """None where the step was not begun.
+
+        Raises:
+            ValueError: the file is damaged, or of an earlier version.
+        """
+        path = os.path.join(folder, STATE_FILE)
+        if not os.path.isfile(path):
+            return None
+        content = read_json(path)
+        try:
+            state = cls(**{**content, "identity": Identity(**content["identity"])})
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"{path} is damaged, or an earlier version has written it; expected what this one "
+                "writes. Choose another OUTPUT_DIR, or move that folder away"
+            ) from None
+        return state
+
+    def write(self, folder: str) -> None:
+        os.makedirs(folder, exist_ok=True)
+        write_json(os.path.join(folder, STATE_FILE), asdict(self))
+
+    def list_damages(self, folder: str) -> list[str]:
+        """The products that are not as the step has left them, a sentence for each."""
+        damages = []
+        for name, sha256 in self.products.items():
+            now = product_sha256(os.path.join(folder, name))
+            if now != sha256:
+                damages.append(f"{name} was changed" if now else f"{name} is not there any more")
+        return damages
