@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -281,3 +282,23 @@ def test_lazy_config():
     assert isinstance(supernet, Supernet)
     supernet.set_path((2, 1, 2, 3))
     assert [f.shape[-1] for f in supernet(torch.rand(2, 3, 64, 64)).values()] == [16, 8, 4, 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_are_freed_when_the_path_has_left_them(kind):
+    supernet = make_supernet("stage", kind, out_features=FEATURES[-1:]).eval()
+    choices = supernet.space.choices
+    first, last = (tuple(entries[end] for entries in choices) for end in (0, -1))
+    outputs = []
+    for block in supernet.choice_blocks:
+        block.register_forward_hook(lambda *args: outputs.append(weakref.ref(args[-1])))
+    x = torch.rand(1, 3, 32, 32)
+    with supernet.sharing_prefixes():
+        supernet.set_path(first)
+        supernet(x)
+        ran = len(outputs)
+        assert all(output() is not None for output in outputs)
+        supernet.set_path(last)
+        supernet(x)
+        assert ran < len(outputs) and not any(output() is not None for output in outputs[1:ran])
+    assert not any(output() is not None for output in outputs)
