@@ -64,7 +64,7 @@ class Scorer(COCOEvaluator):
         ValueError: it is not in COCO format, or an annotation lacks what evaluation reads.
     """
 
-    def __init__(self, dataset_name: str, fast: bool = True, *, masks: bool = False):
+    def __init__(self, dataset_name: str, *, fast: bool = True, masks: bool = False):
         metadata = MetadataCatalog.get(dataset_name)
         if not metadata.get("thing_classes"):
             DatasetCatalog.get(dataset_name)  # its categories are learned when it is loaded

@@ -177,7 +177,7 @@ def test_metrics_are_those_of_the_plain_evaluator(name, with_masks, register, fa
     for seed in range(2):
         coco, found = draw_scene(seed, **SCENES[name], with_masks=with_masks)
         register(coco)
-        metrics = Scorer("cells", fast)(to_detections(found))
+        metrics = Scorer("cells", fast=fast)(to_detections(found))
         assert_same(metrics, plain_metrics(found))
         assert name == "nothing but crowds" or 0 < metrics["bbox/AP"] < 100
         assert ("segm/AP" in metrics) == with_masks
@@ -194,7 +194,7 @@ def test_a_data_set_of_one_category(register, fast):
     for instances in found.values():
         instances.pred_classes[:] = 0
     register(coco)
-    metrics = Scorer("cells", fast)(to_detections(found))
+    metrics = Scorer("cells", fast=fast)(to_detections(found))
     assert_same(metrics, plain_metrics(found))
     assert len(metrics) == 6
 
@@ -202,7 +202,7 @@ def test_a_data_set_of_one_category(register, fast):
 def test_some_of_the_images_alone(register, fast):
     coco, found = draw_scene(1, images=12, empty=0, with_masks=True)
     register(coco)
-    scorer, detections = Scorer("cells", fast), to_detections(found)
+    scorer, detections = Scorer("cells", fast=fast), to_detections(found)
     whole = scorer(detections)
     for image_ids in (list(found)[:5], list(found)[11:4:-1], np.array(sorted(found)[:3])):
         metrics = scorer(detections, image_ids)
@@ -226,7 +226,7 @@ def test_scores_do_not_depend_on_those_before(register, fast):
     some = list(first)[:4]
     jobs = [(first, None), (boxes_alone, some), (second, None), (boxes_alone, None), (first, some)]
     expected = [plain_metrics(*job) for job in jobs]
-    scorer = Scorer("cells", fast)
+    scorer = Scorer("cells", fast=fast)
     json_file.unlink()  # it was loaded once for all
     for _ in range(2):
         for (found, image_ids), metrics in zip(jobs, expected):
@@ -248,9 +248,9 @@ def test_without_detections_the_metrics_are_those_of_a_false_one(register, fast)
     expected = plain_metrics({first: false_one, **{image: false_one[:0] for image in others}})
     assert set(np.nan_to_num(list(expected.values()), nan=-1)) == {0, -1}
     nothing = Detections.from_json([])
-    assert_same(Scorer("cells", fast, masks=True)(nothing), expected)
+    assert_same(Scorer("cells", fast=fast, masks=True)(nothing), expected)
     boxes = {name: value for name, value in expected.items() if name.startswith("bbox/")}
-    assert_same(Scorer("cells", fast)(nothing), boxes)
+    assert_same(Scorer("cells", fast=fast)(nothing), boxes)
 
 
 def test_a_slow_scorer_is_told_before_it_begins(register, caplog, monkeypatch):
@@ -268,7 +268,7 @@ def test_a_slow_scorer_is_told_before_it_begins(register, caplog, monkeypatch):
 def test_numbers_that_are_not_finite_have_no_ap(value, register, fast):
     coco, found = draw_scene(0)
     register(coco)
-    scorer = Scorer("cells", fast)
+    scorer = Scorer("cells", fast=fast)
     for array in ("boxes", "scores"):
         detections = to_detections(found)
         getattr(detections, array)[3] = value
@@ -281,7 +281,7 @@ def test_nothing_is_printed_or_logged_per_architecture(register, fast, capfd, ca
     caplog.set_level(logging.DEBUG)
     capfd.readouterr()
     caplog.clear()
-    scorer = Scorer("cells", fast)
+    scorer = Scorer("cells", fast=fast)
     assert caplog.messages == [f"{scorer.implementation} scores the architectures on cells"]
     caplog.clear()
     scorer(to_detections(found))
@@ -323,13 +323,13 @@ def test_categories_are_learned_where_nobody_loaded_the_data_set(register, fast)
     DatasetCatalog.remove("cells")
     MetadataCatalog.remove("cells")
     register_coco_instances("cells", {}, str(json_file), "")
-    assert_same(Scorer("cells", fast)(to_detections(found)), expected)
+    assert_same(Scorer("cells", fast=fast)(to_detections(found)), expected)
 
 
 def test_detections_that_do_not_fit_the_data_set(register, fast):
     coco, found = draw_scene(0)
     register(coco)
-    scorer, detections = Scorer("cells", fast), to_detections(found)
+    scorer, detections = Scorer("cells", fast=fast), to_detections(found)
     first = detections.image_ids[0].item()
     for image_ids in ([], [first, first]):
         with pytest.raises(ValueError, match=f"{len(image_ids)} entries .* expected one or more"):
@@ -349,23 +349,23 @@ def test_detections_that_do_not_fit_the_data_set(register, fast):
 
 def test_ground_truth_that_cannot_be_scored_on(register, fast):
     with pytest.raises(KeyError, match="no_such_set"):
-        Scorer("no_such_set", fast)
+        Scorer("no_such_set", fast=fast)
     MetadataCatalog.get("digits_crops").set(thing_classes=["1"])
     with pytest.raises(ValueError, match="'digits_crops': it is not in COCO format"):
-        Scorer("digits_crops", fast)
+        Scorer("digits_crops", fast=fast)
     coco, found = draw_scene(0, with_masks=True)
     annotation = coco["annotations"][2]
     del annotation["segmentation"]
     json_file = register(coco)
-    scorer = Scorer("cells", fast)
+    scorer = Scorer("cells", fast=fast)
     with pytest.raises(ValueError, match=f"annotation {annotation['id']} .* no 'segmentation'"):
         scorer(to_detections(found))
     for key in ("area", "iscrowd", "bbox"):
         faulty = [{k: v for k, v in a.items() if k != key} for a in coco["annotations"][:1]]
         json_file.write_text(json.dumps(coco | {"annotations": faulty}))
         with pytest.raises(ValueError, match=f"annotation 1 of {json_file} has no '{key}'"):
-            Scorer("cells", fast)
+            Scorer("cells", fast=fast)
     del coco["annotations"]
     json_file.write_text(json.dumps(coco))
     with pytest.raises(ValueError, match="has no annotations"):
-        Scorer("cells", fast)
+        Scorer("cells", fast=fast)
