@@ -18,7 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from .. import __version__
 from ..config import read_config, set_architecture
-from ..files import write_atomically
+from ..files import clean_temporaries, write_atomically
 from ..search.cost import plain_detector
 from ..architecture import format_code
 from ..procedure.outputs import PAGE
@@ -163,6 +163,7 @@ class _Page:
         )
         path = os.path.join(self.folder, PAGE)
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        clean_temporaries(os.path.dirname(path))
         write_atomically(path, content)
         logger.info(
             f"The report is in {path}: {len(content) / 1e6:.1f} MB, made in "
