@@ -10,9 +10,9 @@ install:
 # Two threads that share their cores with other programs would wait for each other most of the time.
 test demo: export OMP_NUM_THREADS ?= 1
 
-# On all cores, with the tests of a file in one process; tests/conftest.py says which come first.
+# On all cores; tests/conftest.py says which tests stay in one process.
 test: install
-	$(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder tests
+	$(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --no-loadscope-reorder tests
 
 # On two CPU cores, whatever else the machine has.
 demo: export CUDA_VISIBLE_DEVICES =

@@ -2,6 +2,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -33,17 +34,37 @@ from detectron2.utils.logger import setup_logger
 torch.set_num_threads(1)
 
 
-# These groups of tests take minutes. They go first: none of them is left alone with one process at the end.
-LONGEST = ("docs", "README.md", "report", "package")
+# Tests that one process runs, in their order, as they share what is made once for all of them: the pages
+# of docs, README, the report, the package. They take minutes, so they begin first. All other files are
+# such groups too.
+GROUPS = (
+    r"tests/docs/test_commands\.py::.*\[docs/",
+    r"tests/docs/test_commands\.py::",
+    r"tests/report/test_(browser|report)\.py::",
+    r"tests/test_(end_to_end|packaging)\.py::",
+)
 
 
-@pytest.hookimpl(tryfirst=True)
+def group_of(nodeid):
+    return next((g for g in GROUPS if re.match(g, nodeid)), nodeid.split("::")[0])
+
+
 def pytest_collection_modifyitems(items):
-    """One process runs the tests of a file, or of the group that they name, in their order."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] not in LONGEST)
+    """The groups first."""
+    groups = {item: group_of(item.nodeid) for item in items}
+    items.sort(key=lambda i: GROUPS.index(groups[i]) if groups[i] in GROUPS else len(GROUPS))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Where several processes run the tests, each takes one group after the other."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group_of(nodeid)
+
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

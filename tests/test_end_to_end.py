@@ -12,7 +12,6 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from tiny_coco import write_tiny_coco
 
-pytestmark = pytest.mark.xdist_group("package")
 SEARCH = """
 DATASETS:
   COCO_JSON:

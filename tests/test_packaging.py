@@ -12,7 +12,6 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-pytestmark = pytest.mark.xdist_group("package")
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"
 

@@ -28,11 +28,6 @@ class Block:
         return f"{self.document}:{self.line}"
 
     @property
-    def reader(self):
-        """Of the document: one reads README, one all pages of docs, which go on in one folder."""
-        return self.document.split("/")[0]
-
-    @property
     def file_name(self):
         """Of the YAML file that its first line names, such as ``# my_search.yaml``."""
         match = re.match(r"# (\S+\.yaml)\n", self.text)

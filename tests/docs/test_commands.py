@@ -31,15 +31,6 @@ CHECKED = ("bash", "python", "yaml")
 NO_COMMANDS = ("text", "bibtex")
 
 
-def to_check(blocks):
-    """Those that hold commands; one process runs all that one reader reads."""
-    return [
-        pytest.param(block, id=str(block), marks=pytest.mark.xdist_group(block.reader))
-        for block in blocks
-        if block.language in CHECKED
-    ]
-
-
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_block_is_complete(block):
     assert block.language in CHECKED + NO_COMMANDS
@@ -47,16 +38,16 @@ def test_block_is_complete(block):
         block.check_complete()
 
 
-@pytest.mark.parametrize("block", to_check(TO_RUN))
+@pytest.mark.parametrize("block", [b for b in TO_RUN if b.language in CHECKED], ids=str)
 def test_block_runs(block, readers):
-    reader = readers(block)
+    reader = readers(block.document)
     {"bash": run_bash, "python": run_python, "yaml": write_yaml}[block.language](block, reader)
 
 
-@pytest.mark.parametrize("block", to_check(TO_PARSE))
+@pytest.mark.parametrize("block", [b for b in TO_PARSE if b.language in CHECKED], ids=str)
 def test_recorded_block_parses(block, readers):
     assert block.language == "bash"
-    reader = readers(block)
+    reader = readers(block.document)
     for command in commands(block, reader):
         if command.words and command.text not in NOT_RUN:
             program, *arguments = command.words

@@ -8,8 +8,6 @@ from playwright.sync_api import sync_playwright
 
 from crnas_d2.report.themes import THEMES
 
-pytestmark = pytest.mark.xdist_group("report")
-
 
 @pytest.fixture(scope="module")
 def browser(chromium):

@@ -30,8 +30,6 @@ from crnas_d2.architecture import format_code, parse_code
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.procedure.records import Network, StepRecord
 
-pytestmark = pytest.mark.xdist_group("report")
-
 
 def results_of(folder, step):
     return json.loads((folder / step / "step.json").read_text())
