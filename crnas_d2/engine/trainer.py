@@ -26,6 +26,7 @@ from detectron2.solver.build import (
 )
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
+from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import CRCheckpointer
 from ..checkpoint.checkpointer import FINAL
@@ -126,6 +127,7 @@ class CRTrainer(DefaultTrainer):
 
     def build_writers(self) -> list[EventWriter]:
         folder = self.cfg.OUTPUT_DIR
+        PathManager.mkdirs(folder)
         metrics = MetricsWriter(os.path.join(folder, "metrics.json"))
         return [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(folder)]
 
