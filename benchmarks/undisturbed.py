@@ -1,0 +1,122 @@
+"""What comes out of a tiny procedure that nothing stops, and whether another one has come to the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from killed_run import HANGS_S, OUTPUT, Run
+
+import crnas_d2
+from crnas_d2.search.ledger import Ledger
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from killing import count_writes  # noqa: E402
+from tiny_search import write_recipe  # noqa: E402
+
+VARIANTS = ("as it was", "json changed", "key changed")
+# What two runs need not have in common
+OWN_FILES = ("*.tfevents.*", "log.txt*", "metrics.json", "report/*", "last_checkpoint", "*.lock")
+OWN_FILES += ("model_[0-9]*.pth*", "near_copies.csv", "config.yaml")
+CHANGED = ("SOLVER.BASE_LR", "0.03")
+
+
+def change_data(folder: Path) -> None:
+    path = folder / "data" / "annotations.json"
+    data = json.loads(path.read_text())
+    del data["annotations"][-1]
+    path.write_text(json.dumps(data))
+
+
+class References:
+    """Procedures that nothing has stopped, of one code; made when they are asked for."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._known = folder, {}
+        source = Path(crnas_d2.__file__).parent
+        code = "\n".join(f"{p} {p.stat().st_mtime_ns}" for p in sorted(source.rglob("*.py")))
+        mark = folder / "code.txt"
+        if not mark.exists() or mark.read_text() != code:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            (folder / "recipe").mkdir()
+            write_recipe(folder / "recipe", relative_to=folder / "recipe")
+            mark.write_text(code)
+
+    def copy_recipe(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self._folder / "recipe", folder)
+
+    def restore_data(self, folder: Path) -> None:
+        shutil.copy2(self._folder / "recipe/data/annotations.json", folder / "data")
+
+    def _path(self, ranks: int, variant: str) -> Path:
+        return self._folder / f"{ranks}_{variant.replace(' ', '_')}"
+
+    def get(self, ranks: int, variant: str) -> tuple[float, int]:
+        """Seconds that it took, and writes of its first rank."""
+        key, folder = (ranks, variant), self._path(ranks, variant)
+        facts = folder / "facts.json"
+        if key not in self._known and not facts.exists():
+            self.copy_recipe(folder)
+            if variant == "json changed":
+                change_data(folder)
+            options, start = CHANGED if variant == "key changed" else (), time.monotonic()
+            count = lambda: count_writes(lambda n: Path("writes.txt").write_text(str(n)))
+            run = Run(folder, ranks, options, [count])
+            run.wait(HANGS_S)
+            if not run.succeeded:
+                run.kill()
+                raise RuntimeError(f"it fails without being stopped:\n{run.printed[-3000:]}")
+            seconds = time.monotonic() - start
+            facts.write_text(json.dumps([seconds, int((folder / "writes.txt").read_text())]))
+        if key not in self._known:
+            self._known[key] = tuple(json.loads(facts.read_text()))
+        return self._known[key]
+
+    def compare(self, folder: Path, ranks: int, variant: str) -> list[str]:
+        """Faults of a procedure that has ended."""
+        self.get(ranks, variant)
+        there, here = (products(f / OUTPUT) for f in (self._path(ranks, variant), folder))
+        faults = [f"{name} is missing" for name in sorted(there.keys() - here.keys())]
+        faults += [f"{name} is left" for name in sorted(here.keys() - there.keys())]
+        for name in sorted(there.keys() & here.keys()):
+            if content(there[name]) != content(here[name]):
+                faults.append(f"{name} differs")
+        return faults
+
+
+def products(folder: Path) -> dict[str, Path]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): path
+        for path in paths
+        if not any(path.relative_to(folder).match(pattern) for pattern in OWN_FILES)
+    }
+
+
+def content(path: Path) -> Any:
+    """What has to be equal."""
+    if path.suffix == ".pth":
+        found = torch.load(path, weights_only=True)
+        if "model" not in found:
+            return found
+        return {key: (str(t.dtype), t.numpy().tobytes()) for key, t in found["model"].items()}
+    if path.suffix == ".sqlite":
+        return vars_of(Ledger.read(path))
+    if path.name in ("step.json", "results.json"):
+        found = json.loads(path.read_text())
+        found.pop("seconds", None)
+        return found
+    return path.read_bytes()
+
+
+def vars_of(records: Any) -> dict[str, Any]:
+    """Of a ledger, all but the time that a trial took."""
+    return {name: value for name, value in records._asdict().items() if name != "seconds"}
