@@ -97,7 +97,7 @@ def test_inherited_weights_are_taken_as_they_are(recipe):
 def test_the_plan_says_what_starts_from_where(recipe, weights):
     lines = procedure(recipe).describe().splitlines()
     sentence = (
-        f"{', '.join(START)} start from resnet.pth, remapped (SHA-256 {file_sha256(weights)})"
+        f"{', '.join(START)} start from resnet.pth, remapped (SHA-256 {file_sha256(str(weights))})"
     )
     assert lines[-1] == sentence
 
