@@ -49,7 +49,7 @@ def test_scores(register, keys, fast, with_masks):  # noqa: F811
         pytest.skip("hotcoco is not installed")
     coco, found = draw_scene(5, with_masks=with_masks)
     register(with_texts(coco, keys))
-    scorer = Scorer("cells", fast)
+    scorer = Scorer("cells", fast=fast)
     assert scorer.implementation == ("hotcoco" if fast else "pycocotools")
     texts = {as_text(id): instances for id, instances in found.items()}
     detections = to_detections(texts)
