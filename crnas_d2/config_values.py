@@ -47,7 +47,7 @@ def merge_values(cfg: CN, values: Mapping[str, Any], file: str) -> None:
     Raises:
         ValueError: there is no such key, or a value is not of its kind.
     """
-    for key, value in _leaves(values):
+    for key, value in leaves(values):
         _merge(cfg, key, value, f"config file {file}: ")
 
 
@@ -70,10 +70,12 @@ def _merge(cfg: CN, key: str, value: Any, source: str) -> None:
     parent, _, name = key.rpartition(".")
     node = _node(cfg, parent)
     if not isinstance(node, CN) or name not in node:
-        similar = difflib.get_close_matches(key, [key for key, _ in _leaves(cfg)], n=1)
+        similar = difflib.get_close_matches(key, [key for key, _ in leaves(cfg)], n=1)
         hint = f"; is it {similar[0]}?" if similar else ""
         raise ValueError(f"{source}there is no config key {key}{hint}")
     default = node[name]
+    if isinstance(default, CN) and value == {}:
+        return
     if isinstance(default, CN):
         raise ValueError(f"{source}{key} is {value!r}; expected keys below it")
     try:
@@ -109,10 +111,11 @@ def map_paths(change: Callable[[str], str], key: str, entry: Any) -> Any:
     return [*entry[:1], *paths, *entry[end:]]
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys of nested ones, by their full names, such as "MODEL.CR.FAMILY", and their values."""
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

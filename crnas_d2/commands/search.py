@@ -20,12 +20,14 @@ from ..config import read_config
 from ..data.copies import copies_between_parts, tell_copies
 from ..data.parts import table_of_parts, tell
 from ..data.picture_check import check_pictures
-from ..engine import launch, setup, terminal
+from ..engine import launch, terminal
+from ..engine.setup import prepare
 from ..report import report_procedure, report_search
 from ..procedure import Procedure, Recipe, is_recipe, run_search
+from ..procedure.checks import check_before_search
 from ..procedure.dry_run import examine_recipe, examine_search
 from ..procedure.final_config import read_baseline, write_final
-from ..procedure.outputs import check_search_outputs, report_if_possible
+from ..procedure.outputs import report_if_possible
 from .command_line import command, end_dry_run, parse_run, run_parser
 
 
@@ -93,8 +95,8 @@ def search(args: argparse.Namespace) -> None:
 
 def search_supernet(args: argparse.Namespace) -> str:
     """Search over one trained supernet."""
-    check_search_outputs(read_config(args.config_file, args.opts), args.config_file)
-    cfg = setup(args)
+    check_before_search(args)
+    cfg = prepare(read_config(args.config_file, args.opts), args)
     check_pictures(cfg)  # norms see those of DATASETS.TRAIN
     final_cfg = read_baseline(cfg, args.config_file, args.opts)
     if comm.is_main_process():

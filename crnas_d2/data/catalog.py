@@ -13,7 +13,7 @@ from .class_names import tell_apart
 from .coco_json import SCORED_KEYS, JsonRules, register_coco_json
 from .imagenet import is_classification, register_image_folder
 from .shared_images import shared_images
-from .splits import register_splits, split_names, split_source
+from .splits import PARTS, are_written, register_splits, split_names, split_source
 from .voc import register_voc_dir
 
 __all__ = [
@@ -187,15 +187,41 @@ def _has_types(entry: Any, *types: type) -> bool:
     )
 
 
+def draws_anew(cfg: CfgNode) -> bool:
+    """Whether :func:`setup_datasets` would write archtrain and archval, which are not there yet; also
+    where that cannot be told, as something is wrong.
+
+    Args:
+        cfg: as there.
+    """
+    if not any(name.endswith(PARTS) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        return False
+    try:
+        register_own(cfg)
+        names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+        sources = {split_source(name) for name in names if _is_drawn(name)}
+        return not all(are_written(source, *_draw_settings(cfg)) for source in sources)
+    except (OSError, ValueError):
+        return True
+
+
+def _is_drawn(name: str) -> bool:
+    """Whether it is archtrain or archval, and not an own data set of such a name."""
+    is_part = split_source(name) is not None
+    return is_part and (
+        name not in DatasetCatalog or bool(MetadataCatalog.get(name).get("split_settings"))
+    )
+
+
+def _draw_settings(cfg: CfgNode) -> tuple[int, int, str, str, str]:
+    archval = cfg.DATASETS.ARCHVAL
+    return archval.SIZE, archval.SEED, archval.DIR, archval.GROUP_KEY, cfg.DATASETS.CACHE_DIR
+
+
 def _register_part(name: str, cfg: CfgNode) -> None:
     """Draw archtrain and archval where ``name`` is one of them and not an own data set."""
-    source = split_source(name)
-    if source is None:
-        return
-    if name not in DatasetCatalog or MetadataCatalog.get(name).get("split_settings"):
-        archval = cfg.DATASETS.ARCHVAL
-        settings = (archval.SIZE, archval.SEED, archval.DIR, archval.GROUP_KEY)
-        register_splits(source, *settings, cfg.DATASETS.CACHE_DIR)
+    if _is_drawn(name):
+        register_splits(split_source(name), *_draw_settings(cfg))
         os.fspath(MetadataCatalog.get(name).json_file)  # writes the files, or raises
 
 

@@ -156,6 +156,28 @@ def write_splits(
         FileNotFoundError: the source has no json file.
         ValueError: see :func:`read_draw`.
     """
+    drawn, paths = _plan(source, size, seed, folder, group_key, cache_dir)
+    if all(map(os.path.isfile, paths)):
+        return paths
+    with file_lock(paths[0]):
+        if not all(map(os.path.isfile, paths)):
+            for path, part in zip(paths, _partition(read_json(_source_file(source)), drawn)):
+                write_atomically(path, json.dumps(part, separators=(",", ":")).encode())
+                logging.getLogger(__name__).info(
+                    f"Wrote {len(part['images'])} images of {source} to {path}"
+                )
+    return paths
+
+
+def are_written(source: str, *settings: Any) -> bool:
+    """Whether the files of :func:`write_splits`, which takes the same, are there already."""
+    return all(map(os.path.isfile, _plan(source, *settings)[1]))
+
+
+def _plan(
+    source: str, size: int, seed: int, folder: str, group_key: str, cache_dir: str
+) -> tuple[CountedDraw, tuple[str, ...]]:
+    """What is drawn, and the paths of the two files."""
     drawn = read_draw(source, DrawSettings(size, seed, group_key), cache_dir)
     json_file = _source_file(source)
     folder = folder or os.path.join(datasets_root(), "crnas_d2_splits")
@@ -165,16 +187,7 @@ def write_splits(
     settings += f"_{file_sha256(json_file)[:16]}"
     stems = [re.sub(r"[^-.\w]", "_", name) for name in split_names(source)]
     paths = tuple(os.path.join(folder, f"{stem}_{settings}.json") for stem in stems)
-    if all(map(os.path.isfile, paths)):
-        return paths
-    with file_lock(paths[0]):
-        if not all(map(os.path.isfile, paths)):
-            for path, part in zip(paths, _partition(read_json(json_file), drawn)):
-                write_atomically(path, json.dumps(part, separators=(",", ":")).encode())
-                logging.getLogger(__name__).info(
-                    f"Wrote {len(part['images'])} images of {source} to {path}"
-                )
-    return paths
+    return drawn, paths
 
 
 def read_draw(source: str, settings: DrawSettings, cache_dir: str = "") -> CountedDraw:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 
+from ..config_files import read_config_files
+from ..config_ranges import place_of
 from ..data.examine import examine
 from ..data.findings import Findings
 from .faults import PACKAGE, is_expected, sentence_of
@@ -20,6 +23,31 @@ SHOWN_FAULTS = 100  # of one data set
 def call(check: Callable[..., T], *args: Any, **options: Any) -> T:
     """Run a check; what it finds ends the run."""
     return check(*args, **options)
+
+
+def telling_places(
+    check: Callable[..., Any], config: str, opts: Sequence[Any], common: Sequence[str] = ()
+) -> Callable[..., Any]:
+    """As ``check``; of a value of a config that is at fault it tells where that was set, too.
+
+    Args:
+        check: as :func:`call`.
+        config: the file that was read.
+        opts: keys and values of the command line.
+        common: files that go before it.
+    """
+    files = [file for path in (config, *common) for file in read_config_files(path)]
+
+    def run(function: Callable[..., T], *args: Any, **options: Any) -> T:
+        try:
+            return function(*args, **options)
+        except ValueError as error:
+            place = place_of(str(error), files, opts)
+            if type(error) is not ValueError or not place or place in str(error):
+                raise
+            raise ValueError(f"{error}; it is set {place}") from error.__cause__
+
+    return functools.partial(check, run)
 
 
 class NotYet(Exception):
@@ -47,7 +75,8 @@ class Examination:
             if not is_expected(error):
                 raise
             sentence = sentence_of(error)
-            if sentence not in self._told:
+            is_told = any(fault.startswith(f"{sentence}; it is set ") for fault in self._faults)
+            if sentence not in self._told and not is_told:
                 self._faults[sentence] = None
             return None
 

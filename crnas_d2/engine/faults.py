@@ -62,9 +62,13 @@ def is_expected(error: Exception) -> bool:
     """Whether its message alone says what is wrong. One of torch or of a bug does not."""
     if isinstance(error, (ValueError, OSError, FloatingPointError)):
         return True
+    return type(error) is RuntimeError and is_own(error)
+
+
+def is_own(error: Exception) -> bool:
+    """Whether it was raised in this package."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    raised_here = frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE
-    return raised_here and type(error) is RuntimeError
+    return frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE
 
 
 def tell_sentence(sentence: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import yaml
 
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -26,19 +28,21 @@ from ..checkpoint.settings import MODES, check_settings, take_settings
 from ..checkpoint.start import check_start
 from ..checkpoint.weights_file import read_checkpoint, read_weights_file
 from ..config import get_architecture, read_config
+from ..config_ranges import list_faults
 from ..data import setup_datasets
-from ..data.catalog import warn_of_shared_images
+from ..data.catalog import draws_anew, warn_of_shared_images
 from ..data.parts import table_of_training, tell
 from ..data.picture_check import check_pictures
 from ..data.shared_images import is_made_at_first_use
-from ..files import is_remote, real_path, write_atomically
+from ..files import describe_error, is_remote, real_path, write_atomically
 from ..library_warnings import ignore_missing_cuda
 from ..lock import check_unlocked
 from ..main_process import decided_by_main
 from ..modeling import BUILDERS
 from ..modeling.keys import check_keys, check_res5_heads
 from .evaluators import check_evaluation
-from .examination import NotYet, call
+from .examination import NotYet, call, telling_places
+from .model_check import check_model, check_parts
 from .terminal import open_log, open_terminal
 
 logger = logging.getLogger(__name__)
@@ -59,12 +63,35 @@ def setup(args: argparse.Namespace) -> CfgNode:
         FileNotFoundError: the config or the weights are not there.
     """
     open_terminal(getattr(args, "verbose", False))
-    cfg = prepare(read_config(args.config_file, args.opts), args)
+    cfg = read_config(args.config_file, args.opts)
+    check_apart([cfg], lambda folder: check_run(_drawn_into(folder, cfg), args))
+    prepare(cfg, args)
     if not args.eval_only and comm.is_main_process():
         warn_of_shared_images(cfg)
         table = table_of_training(cfg)
         if table:
             tell(table)
+    return cfg
+
+
+def check_apart(cfgs: Sequence[CfgNode], check: Callable[[str], object]) -> None:
+    """Make checks once before they are made, where they would draw archtrain and archval: of a run
+    that is refused nothing stays. The main process makes them, the others wait.
+
+    Args:
+        cfgs: whose data sets are checked.
+        check: makes them. It gets a folder for what is drawn, which is removed after it.
+    """
+    if comm.is_main_process():
+        if any(map(draws_anew, cfgs)):
+            with tempfile.TemporaryDirectory() as folder:
+                check(folder)
+    comm.synchronize()
+
+
+def _drawn_into(folder: str, cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.DATASETS.ARCHVAL.DIR = folder
     return cfg
 
 
@@ -119,6 +146,7 @@ def check_run(
     Raises:
         ValueError, FileNotFoundError: as :func:`setup`; or what ``check`` does instead.
     """
+    check = telling_places(check, args.config_file, getattr(args, "opts", ()))
     training = not args.eval_only
     checkpoint = None
     if args.resume:
@@ -126,6 +154,8 @@ def check_run(
         checkpoint = decided_by_main(lambda: find_checkpoint(cfg.OUTPUT_DIR, iterations))
     taken = check_network(cfg, checkpoint, training=training, check=check)
     check(check_data_sets, cfg, training=training, makes=makes)
+    if taken is not None:
+        check(check_model, cfg)
     if args.eval_only and taken is not None:
         check(_check_trained, cfg, checkpoint)
     elif checkpoint is not None:
@@ -161,9 +191,21 @@ def check_data_sets(cfg: CfgNode, *, training: bool, makes: bool = True) -> None
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     for name in filter(is_made_at_first_use, names if not makes else ()):
         raise NotYet(f"the data set {name!r}, which is made when it is first used")
+    if training and not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is (); expected the data sets on which the model trains")
     setup_datasets(cfg)
+    _check_keypoints(cfg)
     check_evaluation(cfg, training=training)
     check_pictures(cfg, training=training)
+
+
+def _check_keypoints(cfg: CfgNode) -> None:
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if cfg.MODEL.KEYPOINT_ON and not MetadataCatalog.get(name).get("keypoint_names"):
+            raise ValueError(
+                f"MODEL.KEYPOINT_ON is True; expected False, as the data set {name!r} has no "
+                "keypoint_names in its metadata"
+            )
 
 
 def check_network(
@@ -189,6 +231,11 @@ def check_network(
     Raises:
         ValueError, FileNotFoundError: as :func:`setup`.
     """
+    faults = list_faults(cfg)
+    for fault in faults:
+        check(_refuse, fault)
+    if faults:
+        return None
     _choose_device(cfg)
     check(_check_amp, cfg, training=training)
     taken = []
@@ -198,6 +245,10 @@ def check_network(
     if has_weights and training and checkpoint is None and taken is not None:
         check(_check_start, cfg)
     return taken
+
+
+def _refuse(fault: str) -> None:
+    raise ValueError(fault)
 
 
 def _check_amp(cfg: CfgNode, *, training: bool) -> None:
@@ -282,6 +333,7 @@ def _check_output(cfg: CfgNode, *, starts: bool) -> None:
     folder, weights = cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS
     if not folder:
         raise ValueError("OUTPUT_DIR is ''; expected a folder for what the run writes")
+    check_folder(folder)
     path = os.path.join(folder, "config.yaml")
     if os.path.isfile(path) and not _is_written_by_a_run(path):
         raise ValueError(
@@ -293,6 +345,18 @@ def _check_output(cfg: CfgNode, *, starts: bool) -> None:
             f"MODEL.WEIGHTS is {weights!r}, which lies in OUTPUT_DIR, where the training writes its "
             "own; choose another OUTPUT_DIR, or take --resume to go on with the training there"
         )
+
+
+def check_folder(folder: str) -> None:
+    """Refuse what is no folder, and cannot become one."""
+    if is_remote(folder) or os.path.isdir(folder):
+        return
+    above = os.path.abspath(folder)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above) or not os.access(above, os.W_OK):
+        reason = "may not be written in" if os.path.isdir(above) else "is no folder"
+        raise ValueError(f"OUTPUT_DIR is {folder!r}; expected a folder, and {above} {reason}")
 
 
 def _is_written_by_a_run(path: str) -> bool:
@@ -337,10 +401,7 @@ def _choose_device(cfg: CfgNode) -> None:
 
 def _check_keys(cfg: CfgNode) -> None:
     get_architecture(cfg)
-    if cfg.SOLVER.CHECKPOINTS_TO_KEEP < 1:
-        raise ValueError(
-            f"SOLVER.CHECKPOINTS_TO_KEEP is {cfg.SOLVER.CHECKPOINTS_TO_KEEP}; expected 1 or more"
-        )
+    check_parts(cfg)
     if _is_known(cfg):
         check_keys(cfg)
         check_res5_heads(cfg)
@@ -358,3 +419,11 @@ def _check_weights(cfg: CfgNode, *, training: bool) -> None:
             )
     elif not is_remote(weights) and not PathManager.isfile(weights):
         raise FileNotFoundError(f"MODEL.WEIGHTS {weights!r}: no such file")
+    elif is_remote(weights):
+        try:
+            found = PathManager.isfile(PathManager.get_local_path(weights))
+        except Exception as error:  # whatever a handler raises
+            reason = f", which cannot be read: {describe_error(error)}"
+            raise FileNotFoundError(f"MODEL.WEIGHTS is {weights!r}{reason}") from error
+        if not found:
+            raise FileNotFoundError(f"MODEL.WEIGHTS {weights!r}: no such file")

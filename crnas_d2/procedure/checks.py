@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from ..engine.examination import call
-from ..engine.setup import check_data_sets, check_network
+from ..config import read_config
+from ..engine.examination import call, telling_places
+from ..engine.model_check import check_model
+from ..engine.setup import check_apart, check_data_sets, check_network, check_run
 from ..evaluation.metric import check_metric
 from .data_use import DataUse, check_data
-from .outputs import check_outputs, files_read
-from .supernet_search import settled
+from .final_config import read_baseline
+from .outputs import check_outputs, check_search_outputs, files_read
+from .recipe import find_config
+from .supernet_search import get_space, planned_evaluations, settled
 
 if TYPE_CHECKING:
     from .procedure import Procedure
+
+
+def check_before_run(procedure: Procedure) -> None:
+    """:func:`check_procedure`, and then the data sets are registered, which draws archtrain and
+    archval: of a procedure that is refused nothing is written.
+
+    Raises:
+        ValueError, FileNotFoundError: the first fault.
+    """
+    cfgs = list(map(procedure.config, procedure.steps))
+    check_apart(cfgs, lambda folder: check_procedure(procedure, splits=folder))
+    check_procedure(procedure)
+    comm.synchronize()  # as the next thing is that files are written
 
 
 def check_procedure(
@@ -33,19 +52,99 @@ def check_procedure(
         ValueError, FileNotFoundError: the first fault; or what ``check`` does instead.
     """
     check(_check_outputs, procedure)
+    recipe, final = procedure.recipe, check(procedure.final_config)
     for step in procedure.steps:
-        cfg = check(procedure.config, step)
+        check_here = telling_places(check, step.config, recipe.opts, [recipe.path])
+        cfg = check_here(procedure.config, step)
         if cfg is None:
             continue
         cfg.DATASETS.ARCHVAL.DIR = splits or cfg.DATASETS.ARCHVAL.DIR
-        check_network(cfg, training=not step.searches, has_weights=not step.weights, check=check)
+        taken = check_network(
+            cfg, training=not step.searches, has_weights=not step.weights, check=check_here
+        )
+        if taken is None:
+            continue
         if step.searches:
-            check(settled, cfg)
-        check(_check_data, cfg, searches=step.searches, makes=makes)
+            check_here(check_space, cfg, final, is_known=not step.architecture)
+        else:
+            check_here(check_model, cfg)  # the search's is that of its supernet
+        check_here(_check_data, cfg, searches=step.searches, makes=makes)
+    if final and all(step.config != recipe.names["FINAL"] for step in procedure.steps):
+        _check_untrained(
+            final, telling_places(check, recipe.names["FINAL"], recipe.opts, [recipe.path])
+        )
     check(_check_begun, procedure)
     if comm.is_main_process():
         check_data(check(_uses_of_data, procedure) or [], check, makes=makes)
+
+
+def check_before_search(args: argparse.Namespace) -> None:
+    """As :func:`check_before_run`, of a search over one supernet.
+
+    Args:
+        args: of the command.
+    """
+    cfg = read_config(args.config_file, args.opts)
+    check_apart([cfg], lambda folder: check_search(args, splits=folder))
+    check_search(args)
     comm.synchronize()  # as the next thing is that files are written
+
+
+def check_search(
+    args: argparse.Namespace,
+    check: Callable[..., Any] = call,
+    *,
+    makes: bool = True,
+    splits: str = "",
+) -> tuple[CfgNode, CfgNode | None]:
+    """Find every fault of a search over one supernet, otherwise as :func:`check_procedure`.
+
+    Returns:
+        Its config, and that of the final detector if there is one without a fault.
+    """
+    cfg = read_config(args.config_file, args.opts)
+    cfg.DATASETS.ARCHVAL.DIR = splits or cfg.DATASETS.ARCHVAL.DIR
+    check(check_search_outputs, cfg, args.config_file)
+    check_run(cfg, args, check, makes=makes)
+    final = check(read_baseline, cfg, args.config_file, args.opts)
+    check_here = telling_places(check, args.config_file, args.opts)
+    check_here(check_space, cfg, final)
+    if all(name in DatasetCatalog for name in cfg.DATASETS.TEST):
+        check_here(check_metric, cfg)
+    if final:
+        file = find_config("SEARCH.FINAL", cfg.SEARCH.FINAL, args.config_file)
+        _check_untrained(final, telling_places(check, file, args.opts))
+    return cfg, final
+
+
+def _check_untrained(cfg: CfgNode, check: Callable[..., Any]) -> None:
+    """Of the final detector where it is not trained here: all but its weights and pictures."""
+    if check_network(cfg, training=True, has_weights=False, check=check) is not None:
+        check(check_model, cfg)
+
+
+def check_space(cfg: CfgNode, final_cfg: CfgNode | None = None, is_known: bool = True) -> None:
+    """Check all that a search is told of what to evaluate.
+
+    Args:
+        cfg, final_cfg: as in :func:`~crnas_d2.procedure.supernet_search.run_search`.
+        is_known: whether the stage code of an operation search is; or else an earlier step finds it.
+
+    Raises:
+        ValueError: names the key.
+    """
+    cfg = settled(cfg)
+    try:
+        planned_evaluations(cfg, final_cfg)
+    except ValueError as error:
+        if not str(error).startswith("budget"):
+            raise
+        raise ValueError(f"SEARCH.BUDGETS is {cfg.SEARCH.BUDGETS}: {error}") from None
+    most, wanted = get_space(cfg).size, cfg.SEARCH.EVALUATIONS
+    if wanted > most and cfg.SEARCH.STRATEGY != "greedy" and is_known:
+        raise ValueError(
+            f"SEARCH.EVALUATIONS is {wanted}; expected at most {most}, which is all of the space"
+        )
 
 
 def _check_outputs(procedure: Procedure) -> None:

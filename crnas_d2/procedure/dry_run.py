@@ -6,17 +6,12 @@ import argparse
 import tempfile
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 
 from ..config import read_config
 from ..data.copies import foretell_copies
 from ..data.parts import count_images, describe_parts, table_of_parts
 from ..engine.examination import Examination
-from ..engine.setup import check_run
-from .checks import check_procedure
-from .final_config import read_baseline
-from ..evaluation.metric import check_metric
-from .outputs import check_search_outputs
+from .checks import check_procedure, check_search
 from .procedure import Procedure
 from .recipe import Recipe
 from .supernet_search import planned_evaluations, settled
@@ -51,19 +46,9 @@ def examine_search(args: argparse.Namespace) -> tuple[str | None, Examination]:
     cfg = read_config(args.config_file, args.opts)
     found = Examination()
     found.examine_data(cfg)
-    found.check(check_search_outputs, cfg, args.config_file)
     with tempfile.TemporaryDirectory() as folder:
-        cfg.DATASETS.ARCHVAL.DIR = folder
-        check_run(cfg, args, found.check, makes=False)
-        final_cfg = found.check(read_baseline, cfg, args.config_file, args.opts)
-        found.check(_check_search, cfg)
+        cfg, final_cfg = check_search(args, found.check, makes=False, splits=folder)
     return found.check(_describe, cfg, final_cfg), found
-
-
-def _check_search(cfg: CfgNode) -> None:
-    cfg = settled(cfg)
-    if all(name in DatasetCatalog for name in cfg.DATASETS.TEST):
-        check_metric(cfg)
 
 
 def _describe(cfg: CfgNode, final_cfg: CfgNode | None) -> str:

@@ -35,7 +35,7 @@ from ..engine.setup import prepare, settle_settings
 from ..lock import folder_lock
 from ..main_process import decided_by_main
 from ..search.cost import plain_detector
-from .checks import check_procedure
+from .checks import check_before_run
 from ..architecture import format_code
 from .final_config import write_final
 from .identity import Identity, identify, product_sha256
@@ -194,7 +194,7 @@ class Procedure:
             ValueError, FileNotFoundError: a config or a file on disk has a fault.
         """
         self._standings = decided_by_main(self.look)
-        check_procedure(self)
+        check_before_run(self)
         lock = folder_lock(self.output) if comm.is_main_process() else None
         with lock or contextlib.nullcontext():
             self._run_all(report)

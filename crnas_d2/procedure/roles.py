@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from ..config import get_architecture
 from ..modeling.builder_names import supernet_kind, without_family, without_supernet
 from ..spaces import get_stage_space
 from .recipe import Recipe
@@ -93,21 +92,25 @@ def _role(cfg: CfgNode) -> tuple[str, str]:
 
 
 def _blocks(cfg: CfgNode) -> dict[str, object]:
-    family = get_architecture(cfg).family
-    block = {"MODEL.CR.BLOCK": cfg.MODEL.CR.BLOCK} if family == "resnet" else {}
-    return {"MODEL.CR.FAMILY": family, **block}
+    cr = cfg.MODEL.CR
+    block = {"MODEL.CR.BLOCK": cr.BLOCK} if cr.FAMILY == "resnet" else {}
+    return {"MODEL.CR.FAMILY": cr.FAMILY, **block}
 
 
 def _shapes(cfg: CfgNode) -> dict[str, object]:
     keys = {f"MODEL.RESNETS.{key}": cfg.MODEL.RESNETS[key] for key in SHAPES}
+    norm = cfg.MODEL.RESNETS.NORM
+    keys["MODEL.RESNETS.NORM"] = norm if norm in ("", "GN", "LN") else "BN, or one of its kind"
     keys["MODEL.CR.WIDTH_MULTIPLIER"] = cfg.MODEL.CR.WIDTH_MULTIPLIER
     supernet = cfg.MODEL.SUPERNET
     _, backbone = _role(cfg)
     if backbone == STAGE:
-        space = get_stage_space(get_architecture(cfg).family, supernet.STAGE_CHOICES)
-        keys["MODEL.SUPERNET.STAGE_CHOICES"] = [list(choices) for choices in space.choices]
+        choices = supernet.STAGE_CHOICES
+        keys["MODEL.SUPERNET.STAGE_CHOICES"] = choices or [
+            list(numbers) for numbers in get_stage_space(cfg.MODEL.CR.FAMILY).choices
+        ]
     elif backbone == DILATION:
-        keys["MODEL.SUPERNET.OPERATIONS"] = sorted(supernet.OPERATIONS)
+        keys["MODEL.SUPERNET.OPERATIONS"] = supernet.OPERATIONS
     return keys
 
 

@@ -282,7 +282,7 @@ def _count_evaluations(cfg: CfgNode, space: PathSpace, limits: Limits | None) ->
         eligible = eligible_codes(space, budgets, search.TOLERANCE, cost)
         return len(set().union(*eligible.values()))
     if search.STRATEGY != "greedy" and search.EVALUATIONS:
-        return search.EVALUATIONS
+        return min(search.EVALUATIONS, space.size)
     return greedy_evaluations(space, search.SURVIVORS)
 
 

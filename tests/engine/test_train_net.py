@@ -159,7 +159,7 @@ def test_two_processes_by_detectron2_and_by_torchrun(tiny_config, tmp_path):
     [
         (["MODEL.CR.STAGE_CODE", "[1, 1, 2]"], "3 entries; expected 4"),
         (["MODEL.CR.OPERATION_CODE", "[1, 1]"], "2 entries; expected 5"),
-        (["MODEL.CR.FAMILY", "vgg"], "unknown family 'vgg'"),
+        (["MODEL.CR.FAMILY", "vgg"], "MODEL.CR.FAMILY is 'vgg'; expected one of"),
         (["MODEL.BACKBONE.FREEZE_AT", "2"], "FREEZE_AT is 2"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "MODEL.WEIGHTS 'nowhere.pth': no such file"),
         (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED"),

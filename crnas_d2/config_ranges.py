@@ -1,0 +1,318 @@
+"""What each value of a config may be, for itself: whatever is outside would end a run later, or be
+ignored. Keys that are not in the table are followed as they are, or checked where they are used."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from .config_values import leaves
+
+
+@dataclass(frozen=True)
+class Range:
+    """
+    Attributes:
+        expected: what it holds, in words.
+        holds: whether a value is in it; a wrong kind of value is not.
+    """
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def at_least(low: float) -> Range:
+    """Numbers from a bound on."""
+    return Range(f"at least {low}", lambda v: _number(v) and v >= low)
+
+
+def above(low: float) -> Range:
+    """Numbers above a bound."""
+    return Range(f"more than {low}", lambda v: _number(v) and v > low)
+
+
+def between(low: float, high: float) -> Range:
+    """Numbers from one bound to another."""
+    return Range(f"{low} to {high}", lambda v: _number(v) and low <= v <= high)
+
+
+def one_of(*values: Any) -> Range:
+    """One of some values."""
+    return Range(f"one of {', '.join(map(repr, values))}", lambda v: v in values)
+
+
+def either(one: Range, other: Range) -> Range:
+    """What is in one of two ranges."""
+    return Range(f"{one.expected}, or {other.expected}", lambda v: one.holds(v) or other.holds(v))
+
+
+def each(range_: Range, least: int = 1, most: float = math.inf) -> Range:
+    """Lists whose entries are all in a range.
+
+    Args:
+        least, most: how many entries there may be.
+    """
+    count = f"{least} to {most} entries" if most < math.inf else "entries" if least else "a list"
+    return Range(
+        f"{count}, each of them {range_.expected}",
+        lambda v: isinstance(v, (list, tuple))
+        and least <= len(v) <= most
+        and all(map(range_.holds, v)),
+    )
+
+
+def ascending(range_: Range, least: int = 1) -> Range:
+    """Lists as of :func:`each`, each entry of which is above the one before."""
+    entries = each(range_, least)
+    return Range(
+        f"{entries.expected}, in ascending order",
+        lambda v: entries.holds(v) and all(a < b for a, b in zip(v, v[1:])),
+    )
+
+
+def _is_device(name: Any) -> bool:
+    try:
+        torch.device(name)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+WHOLE = Range("a whole number from 0", lambda v: type(v) is int and v >= 0)
+ONE, ZERO, POSITIVE, SHARE = at_least(1), at_least(0), above(0), between(0, 1)
+NAME = Range("a name", lambda v: isinstance(v, str) and v != "")
+NORM = one_of(
+    "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
+)
+ALL_ABOVE = each(POSITIVE)
+ANCHORS = either(ALL_ABOVE, each(ALL_ABOVE))  # of all levels, or of each one
+WEIGHTS = each(POSITIVE, 4, 5)  # of boxes, and of rotated ones
+BOX_LOSS = one_of("smooth_l1", "giou", "diou", "ciou")
+POOLER = one_of("ROIPool", "ROIAlign", "ROIAlignV2", "ROIAlignRotated")
+EXPECTED_RESULT = Range(
+    "[data set, task, metric, value, tolerance]",
+    lambda v: isinstance(v, (list, tuple))
+    and len(v) in (4, 5)
+    and all(map(_number, v[-2:]))
+    and all(isinstance(word, str) for word in v[:-2]),
+)
+
+# By key; "*" stands for any part of it
+RANGES: Mapping[str, Range] = MappingProxyType(
+    {
+        "VERSION": one_of(2),
+        "SEED": between(-(2**31), 2**31 - 1),  # NumPy's seed, of each rank
+        "VIS_PERIOD": ZERO,
+        "OUTPUT_DIR": Range("a folder", NAME.holds),
+        "SOLVER.IMS_PER_BATCH": ONE,
+        "SOLVER.REFERENCE_WORLD_SIZE": ZERO,
+        "SOLVER.MAX_ITER": ONE,
+        "SOLVER.CHECKPOINT_PERIOD": ONE,
+        "SOLVER.CHECKPOINTS_TO_KEEP": ONE,
+        "SOLVER.LR_SCHEDULER_NAME": one_of(
+            "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"
+        ),
+        "SOLVER.BASE_LR": ZERO,
+        "SOLVER.BASE_LR_END": ZERO,
+        "SOLVER.BIAS_LR_FACTOR": ZERO,
+        "SOLVER.STEPS": ascending(WHOLE, least=0),
+        "SOLVER.NUM_DECAYS": ONE,
+        "SOLVER.GAMMA": POSITIVE,
+        "SOLVER.MOMENTUM": SHARE,
+        "SOLVER.WEIGHT_DECAY": ZERO,
+        "SOLVER.WEIGHT_DECAY_NORM": ZERO,
+        "SOLVER.WEIGHT_DECAY_BIAS": either(one_of(None), ZERO),
+        "SOLVER.WARMUP_FACTOR": SHARE,
+        "SOLVER.WARMUP_ITERS": ZERO,
+        "SOLVER.WARMUP_METHOD": one_of("linear", "constant"),
+        "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of("value", "norm"),
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,
+        "SOLVER.CLIP_GRADIENTS.NORM_TYPE": either(POSITIVE, one_of(math.inf)),
+        "TEST.EVAL_PERIOD": ZERO,
+        "TEST.DETECTIONS_PER_IMAGE": either(ONE, one_of(-1)),
+        "TEST.EXPECTED_RESULTS": each(EXPECTED_RESULT, least=0),
+        "TEST.AUG.MIN_SIZES": each(ONE),
+        "TEST.AUG.MAX_SIZE": ONE,
+        "TEST.PRECISE_BN.NUM_ITER": ONE,
+        "DATALOADER.NUM_WORKERS": ZERO,
+        "DATALOADER.REPEAT_THRESHOLD": ZERO,
+        "DATALOADER.SAMPLER_TRAIN": one_of(
+            "TrainingSampler",
+            "RepeatFactorTrainingSampler",
+            "RandomSubsetTrainingSampler",
+            "WeightedTrainingSampler",
+            "WeightedCategoryTrainingSampler",
+        ),
+        "DATASETS.TRAIN": each(NAME, least=0),
+        "DATASETS.TEST": each(NAME, least=0),
+        "DATASETS.ARCHVAL.SIZE": ONE,
+        "DATASETS.CHECK_PICTURES": one_of("header", "decode", "none"),
+        "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_*": ONE,
+        "INPUT.MIN_SIZE_TRAIN": each(WHOLE),
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING": one_of("choice", "range"),
+        "INPUT.MIN_SIZE_TEST": ZERO,
+        "INPUT.MAX_SIZE_*": ONE,
+        "INPUT.RANDOM_FLIP": one_of("horizontal", "vertical", "none"),
+        "INPUT.FORMAT": one_of("BGR", "RGB", "L", "YUV-BT.601", "HSV", "YCbCr", "LAB", "CMYK"),
+        "INPUT.MASK_FORMAT": one_of("polygon", "bitmask"),
+        "INPUT.CROP.TYPE": one_of("relative_range", "relative", "absolute", "absolute_range"),
+        "INPUT.CROP.SIZE": each(POSITIVE, 2, 2),
+        "INPUT.CLASSIFICATION.*_SIZE": ONE,
+        "INPUT.CLASSIFICATION.SCALE": ascending(between(0, 1)),
+        "INPUT.CLASSIFICATION.ASPECT_RATIO": each(POSITIVE, 2, 2),
+        "MODEL.DEVICE": Range("a device of torch, such as 'cuda' or 'cpu'", _is_device),
+        "MODEL.*NORM": NORM,
+        "MODEL.PIXEL_MEAN": each(Range("a number", _number)),
+        "MODEL.PIXEL_STD": ALL_ABOVE,
+        "MODEL.BACKBONE.FREEZE_AT": between(0, 5),
+        "MODEL.FPN.FUSE_TYPE": one_of("sum", "avg"),
+        "MODEL.*_CHANNELS": ONE,
+        "MODEL.RESNETS.NUM_GROUPS": ONE,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": ONE,
+        "MODEL.RESNETS.OUT_FEATURES": each(one_of("stem", "res2", "res3", "res4", "res5")),
+        "MODEL.CR.FAMILY": one_of("resnet", "mobilenetv2"),
+        "MODEL.CR.BLOCK": one_of("basic", "bottleneck"),
+        "MODEL.CR.WIDTH_MULTIPLIER": POSITIVE,
+        "MODEL.NAS_FPN.NUM_CELLS": ONE,
+        "MODEL.CLASSIFIER.NUM_CLASSES": ONE,
+        "MODEL.CLASSIFIER.DROPOUT": between(0, 1),
+        "MODEL.*_HEAD*.NUM_CLASSES": ONE,
+        "MODEL.ANCHOR_GENERATOR.SIZES": ANCHORS,
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": ANCHORS,
+        "MODEL.ANCHOR_GENERATOR.OFFSET": Range("0 to below 1", lambda v: _number(v) and 0 <= v < 1),
+        "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": ZERO,
+        "MODEL.*.BATCH_SIZE_PER_IMAGE": ONE,
+        "MODEL.*.POSITIVE_FRACTION": SHARE,
+        "MODEL.*.IOU_THRESHOLDS": ascending(SHARE),
+        "MODEL.*.IOU_LABELS": each(one_of(-1, 0, 1)),
+        "MODEL.*.NMS_THRESH*": SHARE,
+        "MODEL.*.SCORE_THRESH_TEST": Range("at most 1", lambda v: _number(v) and v <= 1),
+        "MODEL.*_TOPK_*": ONE,
+        "MODEL.*TOPK_CANDIDATES_TEST": ONE,
+        "MODEL.*LOSS_WEIGHT": ZERO,
+        "MODEL.*SMOOTH_L1*BETA": ZERO,
+        "MODEL.*.BBOX_REG_LOSS_TYPE": BOX_LOSS,
+        "MODEL.RETINANET.BBOX_REG_WEIGHTS": WEIGHTS,
+        "MODEL.RPN.BBOX_REG_WEIGHTS": WEIGHTS,
+        "MODEL.RPN.CONV_DIMS": each(either(ONE, one_of(-1)), least=0),
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": WEIGHTS,
+        "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": each(WEIGHTS),
+        "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": each(SHARE),
+        "MODEL.*.POOLER_RESOLUTION": ONE,
+        "MODEL.*.POOLER_SAMPLING_RATIO": ZERO,
+        "MODEL.*.POOLER_TYPE": POOLER,
+        "MODEL.*.NUM_FC": ZERO,
+        "MODEL.*.NUM_CONV*": ZERO,
+        "MODEL.*.FC_DIM": ONE,
+        "MODEL.*.CONV_DIM": ONE,
+        "MODEL.RETINANET.PRIOR_PROB": Range(
+            "more than 0, less than 1", lambda v: _number(v) and 0 < v < 1
+        ),
+        "MODEL.RETINANET.FOCAL_LOSS_ALPHA": SHARE,
+        "MODEL.RETINANET.FOCAL_LOSS_GAMMA": ZERO,
+        "MODEL.SUPERNET.SEED": WHOLE,
+        "SEARCH.COST": one_of("blocks", "weighted", "gmacs"),
+        "SEARCH.STRATEGY": one_of("greedy", "random", "evolutionary"),
+        "SEARCH.TOLERANCE": ZERO,
+        "SEARCH.BUDGETS": each(POSITIVE, least=0),
+        "SEARCH.SURVIVORS": ONE,
+        "SEARCH.EVALUATIONS": ZERO,
+        "SEARCH.GROUP_SIZE": ONE,
+        "SEARCH.IMAGES_PER_BATCH": ONE,
+        "SEARCH.BN.MODE": one_of("auto", "recalibrate", "running"),
+        "SEARCH.BN.BATCHES": ONE,
+        "SEARCH.BN.IMAGES_PER_BATCH": ONE,
+    }
+)
+
+
+def list_faults(cfg: CfgNode) -> list[str]:
+    """The values of a config that are outside of their ranges, and those that do not fit each other;
+    a sentence for each, which names the key, its value, and what was expected."""
+    faults = [
+        f"{key} is {value!r}; expected {range_.expected}"
+        for key, value in leaves(cfg)
+        for pattern, range_ in RANGES.items()
+        if fnmatch.fnmatchcase(key, pattern) and not range_.holds(value)
+    ]
+    return faults or list(_misfits(cfg))
+
+
+def _misfits(cfg: CfgNode) -> Iterator[str]:
+    model, crop, images = cfg.MODEL, cfg.INPUT.CROP, cfg.SOLVER.IMS_PER_BATCH
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
+        yield (
+            f"INPUT.MIN_SIZE_TRAIN is {cfg.INPUT.MIN_SIZE_TRAIN!r}; expected two entries, as "
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'"
+        )
+    if crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
+        yield (
+            f"INPUT.CROP.SIZE is {crop.SIZE!r}; expected shares of at most 1, as INPUT.CROP.TYPE is "
+            f"{crop.TYPE!r}"
+        )
+    for reason, processes in (
+        ("SOLVER.REFERENCE_WORLD_SIZE", cfg.SOLVER.REFERENCE_WORLD_SIZE),
+        ("the number of processes", comm.get_world_size()),
+    ):
+        if processes and images % processes:
+            yield (
+                f"SOLVER.IMS_PER_BATCH is {images}; expected a multiple of {reason}, which is "
+                f"{processes}"
+            )
+            break
+    for part in ("RPN", "ROI_HEADS", "RETINANET"):
+        thresholds, labels = model[part].IOU_THRESHOLDS, model[part].IOU_LABELS
+        if len(labels) != len(thresholds) + 1:
+            yield (
+                f"MODEL.{part}.IOU_LABELS is {labels!r}; expected one entry more than "
+                f"MODEL.{part}.IOU_THRESHOLDS, which is {thresholds!r}"
+            )
+    if len(model.PIXEL_STD) != len(model.PIXEL_MEAN):
+        yield (
+            f"MODEL.PIXEL_STD is {model.PIXEL_STD!r}; expected as many entries as MODEL.PIXEL_MEAN, "
+            f"which is {model.PIXEL_MEAN!r}"
+        )
+    for part in ("TRAIN", "TEST"):
+        names, files = cfg.DATASETS[part], cfg.DATASETS[f"PROPOSAL_FILES_{part}"]
+        if model.LOAD_PROPOSALS and len(files) != len(names):
+            yield (
+                f"DATASETS.PROPOSAL_FILES_{part} is {files!r}; expected one for each of "
+                f"DATASETS.{part}, which is {names!r}, as MODEL.LOAD_PROPOSALS is True"
+            )
+
+
+def place_of(
+    fault: str, files: Sequence[tuple[str, Mapping[str, Any]]], opts: Sequence[Any]
+) -> str:
+    """Where a value was set that a sentence is about.
+
+    Args:
+        fault: a sentence that begins with the key.
+        files: from :func:`~crnas_d2.config_files.read_config_files`; a later one goes before.
+        opts: keys and values of the command line, in turn.
+
+    Returns:
+        "in FILE" or "on the command line"; empty where nothing has set it.
+    """
+    key = re.match(r"[A-Z][A-Z0-9_.]*", fault)
+    if not key:
+        return ""
+    if key[0] in opts[::2]:
+        return "on the command line"
+    return next(
+        (f"in {path}" for path, values in reversed(files) if key[0] in dict(leaves(values))), ""
+    )
