@@ -194,7 +194,7 @@ def draws_anew(cfg: CfgNode) -> bool:
     Args:
         cfg: as there.
     """
-    if not any(name.endswith(PARTS) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+    if not any(str(name).endswith(PARTS) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         return False
     try:
         register_own(cfg)

@@ -123,7 +123,7 @@ def _check_untrained(cfg: CfgNode, check: Callable[..., Any]) -> None:
         check(check_model, cfg)
 
 
-def check_space(cfg: CfgNode, final_cfg: CfgNode | None = None, is_known: bool = True) -> None:
+def check_space(cfg: CfgNode, final_cfg: CfgNode | None = None, *, is_known: bool = True) -> None:
     """Check all that a search is told of what to evaluate.
 
     Args:

@@ -55,7 +55,6 @@ CASES = [
     ("MODEL.CR.STAGES", [1, 1, 1, 1]),
     ("solver.max_iter", 4),
     ("SOLVER", 4),
-    ("MODEL.CR", {}),
     ("", 4),
     # the training
     ("SOLVER.MAX_ITER", 0),

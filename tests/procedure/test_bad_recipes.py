@@ -89,7 +89,7 @@ FILES = [
     ("final.yaml", "MODEL:", "MODEL:\n  WEIGHTS: none.pth", "none.pth"),
     ("final.yaml", "MODEL:", "SOLVER: {GAMMA: -1.0}\nMODEL:", "SOLVER.GAMMA is -1.0"),
     ("final.yaml", "MODEL:", "MODEL:\n  BACKBON: {}", "there is no config key MODEL.BACKBON"),
-    ("final.yaml", "build_cr_resnet_fpn", "build_cr_vgg_fpn", "build_cr_vgg_fpn"),
+    ("final.yaml", "build_cr_fpn", "build_cr_vgg_fpn", "build_cr_vgg_fpn"),
     ("final.yaml", '_val"', '_none"', "_none"),
     ("final.yaml", "dilation.yaml", "final.yaml", "base of itself"),
     ("final.yaml", "dilation.yaml", "none.yaml", "none.yaml"),
