@@ -232,7 +232,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "SEARCH.SURVIVORS": ONE,
         "SEARCH.EVALUATIONS": ZERO,
         "SEARCH.GROUP_SIZE": ONE,
-        "SEARCH.IMAGES_PER_BATCH": ONE,
+        "SEARCH.IMAGES_PER_BATCH": ZERO,
         "SEARCH.BN.MODE": one_of("auto", "recalibrate", "running"),
         "SEARCH.BN.BATCHES": ONE,
         "SEARCH.BN.IMAGES_PER_BATCH": ONE,
