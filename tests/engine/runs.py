@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -159,8 +160,9 @@ def last_checkpoint(output):
 
 
 def last_metrics(output):
-    """The last line of metrics.json."""
-    return json.loads((output / "metrics.json").read_text().splitlines()[-1])
+    """The last line of metrics.json, in which null is NaN."""
+    metrics = json.loads((output / "metrics.json").read_text().splitlines()[-1])
+    return {key: math.nan if value is None else value for key, value in metrics.items()}
 
 
 def copy_of_state(model):
