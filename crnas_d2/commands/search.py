@@ -27,6 +27,7 @@ from ..procedure import Procedure, Recipe, is_recipe, run_search
 from ..procedure.checks import check_before_search
 from ..procedure.dry_run import examine_recipe, examine_search
 from ..procedure.final_config import read_baseline, write_final
+from ..procedure.overview import describe, measure_steps
 from ..procedure.outputs import report_if_possible
 from .command_line import command, end_dry_run, parse_run, run_parser
 
@@ -61,7 +62,7 @@ def dry_run(args: argparse.Namespace) -> None:
         procedure, found = examine_recipe(
             Recipe(args.config_file, args.opts), args.num_gpus * args.num_machines
         )
-        table = procedure and found.check(describe, procedure, args)
+        table = procedure and found.check(describe_steps, procedure, args)
     elif args.measure:
         raise ValueError(f"{args.config_file} names no steps; --measure is for a recipe")
     else:
@@ -71,13 +72,13 @@ def dry_run(args: argparse.Namespace) -> None:
     end_dry_run(found)
 
 
-def describe(procedure: Procedure, args: argparse.Namespace) -> str:
+def describe_steps(procedure: Procedure, args: argparse.Namespace) -> str:
     """The steps of a recipe, with their times where they are to be measured."""
     if not args.measure:
-        return procedure.describe()
+        return describe(procedure)
     terminal.open_terminal()
     logging.getLogger("crnas_d2").setLevel(logging.ERROR)  # warnings are told at the end
-    return procedure.describe(procedure.measure(args.num_gpus * args.num_machines))
+    return describe(procedure, measure_steps(procedure, args.num_gpus * args.num_machines))
 
 
 def search(args: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import gc
 import itertools
 import logging
@@ -15,44 +14,37 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
-from tabulate import tabulate
-from tqdm import tqdm
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..architecture import Architecture
+from ..architecture import Architecture, format_code
 from ..config import default_config, set_architecture
-from ..config_files import config_name
 from ..data import setup_datasets
 from ..data.identity import Seen
-from ..data.copies import copies_between_parts, foretell_copies, tell_copies
-from ..data.parts import count_images, describe_parts, table_of_parts, tell
-from ..data.split_table import SplitTable
+from ..data.copies import copies_between_parts, tell_copies
+from ..data.parts import tell
 from ..engine import CRTrainer
 from ..engine import terminal
 from ..engine.setup import prepare, settle_settings
 from ..lock import folder_lock
 from ..main_process import decided_by_main
-from ..search.cost import plain_detector
 from .checks import check_before_run
-from ..architecture import format_code
 from .final_config import write_final
 from .identity import Identity, identify, product_sha256
 from .outputs import report_if_possible
-from .measurement import Measurement, format_time, measure, remarks_of, sum_of
 from .steps import Step, describe_start, plan
 from .recipe import Recipe
-from .records import Network, StepRecord, work_of
+from .networks import compare, networks_of
+from .overview import overview, split_tables
 from ..search.result import RESULT_FILE, read_architecture, write_architecture
 from .roles import check_roles
 from .standing import Standing
-from .state import DONE, StepState
-from .supernet_search import planned_evaluations, run_search, settled
+from .state import DONE, MODEL_FILE, StepState
+from .supernet_search import run_search
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILE = "model_final.pth"
 T = TypeVar("T")
 
 
@@ -85,102 +77,6 @@ class Procedure:
         self._standings: dict[str, Standing] = {}
         self._seen: Seen = {}
 
-    def describe(self, times: Mapping[str, Measurement] | None = None) -> str:
-        """A table of the steps, their sizes, their cost in images that pass through a network, and
-        which of them are done.
-
-        Args:
-            times: from :meth:`measure`, which are shown too.
-
-        Raises:
-            ValueError: the number of a search's architectures cannot be told.
-        """
-        rows = [
-            [r.name, r.config, r.size, r.image_passes, "done" if r.done else "open"]
-            for r in self.records()
-        ]
-        headers = ["step", "config", "size", "image passes", "state"]
-        notes = [f"{name} {s.why}" for name, s in self.look().items() if s.why]
-        notes += [*self.start, *map(describe_parts, self._tables(makes=False))]
-        notes += filter(None, self._of_searches(foretell_copies))
-        if times is None:
-            return "\n".join([tabulate(rows, headers, "simple"), *notes])
-        for row in rows:
-            row.append(format_time(times.get(row[0])))
-        table = tabulate([*rows, sum_of(times)], [*headers, "time"], "simple")
-        return "\n".join([table, *remarks_of(times), *notes])
-
-    def measure(self, processes: int = 1) -> dict[str, Measurement]:
-        """How long each step that is open will take on this machine, by some of its mini-batches.
-        It writes nothing.
-
-        Args:
-            processes: that share the work; one of them is timed.
-        """
-        pairs = [(s, r) for s, r in zip(self.steps, self.records()) if not r.done]
-        return {
-            step.name: measure(
-                self.config(step),
-                record.work,
-                self.final_config(),
-                searches=step.searches,
-                processes=processes,
-            )
-            for step, record in tqdm(pairs, "measuring", leave=False, disable=None)
-        }
-
-    def records(self) -> list[StepRecord]:
-        """The steps in order, with what is known of each one before it has run, or after."""
-        records = []
-        for step in self.steps:
-            standing = self.look()[step.name]
-            cfg = self.config(step)
-            codes, images = None, 0
-            if step.searches:
-                cfg = settled(cfg)
-                codes = planned_evaluations(cfg, self.final_config())
-                images = count_images(cfg)
-                size = f"{codes:,} architectures x {images:,} images"
-                passes = f"{codes * images:,} forward"
-            else:
-                batch = cfg.SOLVER.IMS_PER_BATCH
-                size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"
-                passes = f"{cfg.SOLVER.MAX_ITER * batch:,} forward and backward"
-            records.append(
-                StepRecord(
-                    name=step.name,
-                    folder=cfg.OUTPUT_DIR,
-                    config=config_name(step.config),
-                    searches=step.searches,
-                    size=size,
-                    image_passes=passes,
-                    done=standing.done,
-                    work=work_of(cfg, codes, images),
-                    seconds=standing.seconds,
-                    results=standing.results,
-                )
-            )
-        return records
-
-    def networks(self) -> list[Network]:
-        """The baseline and, once a search has ended, what was found."""
-        baseline = self.final_config() or plain_detector(self.config(self._searches[0]))
-        setup_datasets(baseline)
-        networks = [self._network("baseline", baseline, "baseline")]
-        architecture = self._found()
-        if architecture:
-            found = baseline.clone()
-            set_architecture(found, architecture)
-            networks.append(self._network("found", found, "final"))
-        return networks
-
-    def _network(self, name: str, cfg: CfgNode, training: str) -> Network:
-        """A detector, with what its training has given if that is done."""
-        standing = self.look().get(training, Standing())
-        if not standing.done:
-            return Network(name, cfg)
-        return Network(name, cfg, self.path(training, MODEL_FILE), standing.results)
-
     def run(self, report: Callable[[], None] = lambda: None) -> str:
         """Run all steps that are not done.
 
@@ -204,11 +100,11 @@ class Procedure:
         for line in self.start:
             logger.info(line)
         if comm.is_main_process():
-            for table in self._tables(makes=True):
+            for table in split_tables(self, makes=True):
                 tell(table)
-            comparisons = itertools.chain(*self._of_searches(copies_between_parts))
+            comparisons = itertools.chain(*self.look_at_searches(copies_between_parts))
             tell_copies(tuple(comparisons), self.output)
-        records = self.records()
+        overviews = overview(self)
         for number, step in enumerate(self.steps, start=1):
             title = f"Step {number} of {len(self.steps)}, {step.name}"
             standing = self._standings[step.name]
@@ -219,9 +115,9 @@ class Procedure:
             else:
                 logger.info(f"{title}: {standing.why or 'begins'}")
                 began = time.perf_counter()
-                record, *after = records[number - 1 :]
-                later = [record.work for record in after if not record.done]
-                with terminal.step(step.name, number, len(records), record.work.pixels, later):
+                now, *after = overviews[number - 1 :]
+                later = [step.work for step in after if not step.done]
+                with terminal.step(step.name, number, len(overviews), now.work.pixels, later):
                     standing.refuse_changes()
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
@@ -230,19 +126,11 @@ class Procedure:
                 with report_if_possible():
                     report()
 
-    def _tables(self, *, makes: bool) -> list[SplitTable]:
-        """What the parts have of each class; mostly one for all searches.
-
-        Args:
-            makes: whether data sets that are generated when they are first used may be.
-        """
-        return list(filter(None, self._of_searches(functools.partial(table_of_parts, makes=makes))))
-
-    def _of_searches(self, look: Callable[[CfgNode, CfgNode | None], T]) -> list[T]:
+    def look_at_searches(self, look: Callable[[CfgNode, CfgNode | None], T]) -> list[T]:
         """What is seen in the configs of each search and of the final detector; once what is seen
         again."""
         final = self.final_config()
-        seen = [look(self.config(step), final) for step in self._searches]
+        seen = [look(self.config(step), final) for step in self.searches]
         return [it for index, it in enumerate(seen) if it not in seen[:index]]
 
     def _run(self, step: Step) -> None:
@@ -335,9 +223,9 @@ class Procedure:
     def _needs(self, step: Step) -> list[str]:
         return [name for name in (step.weights, step.architecture) if name]
 
-    def _found(self) -> Architecture | None:
+    def found(self) -> Architecture | None:
         """By the last search that is done."""
-        found = [self.look()[step.name].architecture for step in self._searches]
+        found = [self.look()[step.name].architecture for step in self.searches]
         return next(filter(None, reversed(found)), None)
 
     def path(self, step: str, name: str) -> str:
@@ -345,7 +233,7 @@ class Procedure:
 
     def _write_found(self) -> None:
         """The products for the user, as far as the procedure has come."""
-        architecture = self._found()
+        architecture = self.found()
         if not architecture:
             return
         write_architecture(self.output, architecture)
@@ -361,31 +249,15 @@ class Procedure:
 
     def _table(self) -> str:
         """The detectors that were trained, side by side; or what was found."""
-        networks = self.networks()
+        networks = networks_of(self)
         if not all(network.weights for network in networks):
             found = networks[-1].architecture
             return (
                 f"Found: stage code {format_code(found.stage_code)}, operation code "
                 f"{format_code(found.operation_code)}"
             )
-        return _compare(*networks)
+        return compare(*networks)
 
     @property
-    def _searches(self) -> list[Step]:
+    def searches(self) -> list[Step]:
         return [step for step in self.steps if step.searches]
-
-
-def _compare(baseline: Network, found: Network) -> str:
-    """Two trained detectors side by side, within the width of a terminal."""
-    codes = [
-        [network.name, kind.replace("_", " "), format_code(code)]
-        for network in (baseline, found)
-        for kind, code in vars(network.architecture).items()
-    ]
-    rows = []
-    for name, before in baseline.numbers.items():
-        after = found.numbers[name]
-        rows.append([name, before, after, None if None in (before, after) else after - before])
-    head = ["", baseline.name, found.name, "difference"]
-    table = tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"), missingval="-")
-    return f"{tabulate(codes, tablefmt='plain')}\n\n{table}"

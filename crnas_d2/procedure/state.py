@@ -11,6 +11,7 @@ from ..files import read_json, write_json
 from .identity import Identity, product_sha256
 
 STATE_FILE = "step.json"
+MODEL_FILE = "model_final.pth"  # the product of a training
 BEGUN, DONE = "begun", "done"
 
 

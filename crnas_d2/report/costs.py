@@ -15,7 +15,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_backbone
 
 from ..analysis.flops import INPUT_SIZE, PROPOSALS, DetectorCost, ModuleCost, analyze_detector
-from ..procedure.records import Network
+from ..procedure.networks import Network
 
 Size = tuple[int, int]  # height and width
 

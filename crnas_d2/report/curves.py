@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..analysis.style import BASELINE, FOUND, INK, styled
-from ..procedure.records import Network, StepRecord
+from ..procedure.networks import Network
+from ..procedure.overview import StepOverview
 from .runs import METRICS_FILE, parse_line
 from .themes import NARROW, WIDE, Chart
 
@@ -63,7 +64,7 @@ class Curves:
 
 
 def draw_curves(
-    steps: Sequence[StepRecord], networks: Sequence[Network], metric: str
+    steps: Sequence[StepOverview], networks: Sequence[Network], metric: str
 ) -> list[Chart]:
     """The trainings of the networks in one figure, and all others in another one.
 

@@ -18,7 +18,7 @@ from ..analysis.erf import (
 from ..analysis.erf_figure import anchor_sizes, draw_erfs
 from ..analysis.sketch import BUILDERS, SketchedNetwork, draw_sketches
 from ..data import setup_datasets
-from ..procedure.records import Network
+from ..procedure.networks import Network
 from .narrow_sketch import draw_narrow_sketches
 from .themes import Chart
 

@@ -19,7 +19,7 @@ from detectron2.structures import BoxMode
 from ..data.class_names import tell_apart
 from ..data.pictures import read_picture
 from ..files import read_json
-from ..procedure.records import Network
+from ..procedure.networks import Network
 from .drawing import draw_objects
 from .themes import data_uri
 

@@ -23,7 +23,8 @@ from ..search.cost import plain_detector
 from ..architecture import format_code
 from ..procedure.outputs import PAGE
 from ..procedure.procedure import Procedure
-from ..procedure.records import Network, StepRecord
+from ..procedure.networks import Network, networks_of
+from ..procedure.overview import StepOverview, overview
 from ..search.result import FINAL_FILE, SearchResult, architecture_keys
 from .costs import Costs, InputSize
 from .curves import draw_curves
@@ -57,13 +58,13 @@ def report_procedure(procedure: Procedure) -> str:
     """
 
     def write() -> str:
-        networks = procedure.networks()
+        networks = networks_of(procedure)
         if len(networks) == 1:
             return ""
         recipe = procedure.recipe
         with PathManager.open(recipe.path) as f:
             settings = {f"Recipe {recipe.path}": f.read(), "Command line": " ".join(recipe.opts)}
-        page = _Page(procedure.output, procedure.records(), networks, procedure.start)
+        page = _Page(procedure.output, overview(procedure), networks, procedure.start)
         return page.write(settings)
 
     return _attempt("report", write, logger.warning) or ""
@@ -93,7 +94,7 @@ def report_search(
         networks = [Network("baseline", baseline), Network("found", found)]
         records = SearchRecord.read(cfg.OUTPUT_DIR, networks[0]).records
         images = max(trial.images for trial in records.trials.values())
-        step = StepRecord(
+        step = StepOverview(
             name=f"{result.step}_search",
             folder=cfg.OUTPUT_DIR,
             config=config,
@@ -132,7 +133,7 @@ class _Page:
     def __init__(
         self,
         folder: str,
-        steps: Sequence[StepRecord],
+        steps: Sequence[StepOverview],
         networks: Sequence[Network],
         origins: Sequence[str] = (),
     ):

@@ -18,7 +18,7 @@ from ..architecture import Code, parse_code
 from ..search.trial import Trial
 from ..search.ledger import Ledger, Records
 from ..search.ranking import ScoredCode, rank
-from ..procedure.records import Network
+from ..procedure.networks import Network
 from ..search.result import RESULT_FILE, read_architecture
 from ..procedure.supernet_search import get_space
 from ..spaces import OperationSpace, StageSpace

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from detectron2.utils import comm
 
-from ..procedure.records import Network
+from ..procedure.networks import Network
 
 
 def _command(name: str, *args: str) -> str:

@@ -9,12 +9,13 @@ from ..data.copies import Comparison, describe
 from ..data.split_table import SplitTable
 from ..architecture import format_code
 from ..search.trial import Trial
-from ..procedure.records import Network, StepRecord
+from ..procedure.networks import Network
+from ..procedure.overview import StepOverview
 from .costs import Costs
 from .search_record import SearchRecord
 
 
-def step_row(step: StepRecord) -> dict[str, Any]:
+def step_row(step: StepOverview) -> dict[str, Any]:
     """A step, with what was measured at its end in words."""
     return {
         **vars(step),

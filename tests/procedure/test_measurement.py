@@ -8,6 +8,7 @@ from tiny_search import STEPS, write_recipe
 from crnas_d2.commands import search as search_command
 from crnas_d2.procedure import Procedure, Recipe, measurement
 from crnas_d2.procedure.measurement import Measurement
+from crnas_d2.procedure.overview import describe, measure_steps
 
 SHORT = ["SEARCH.RECIPE.STAGE_PRETRAINING", "", "SEARCH.RECIPE.TRAIN_FINAL", "False"]
 
@@ -46,10 +47,10 @@ def test_times_grow_with_the_work(recipe, monkeypatch, catalogs):
     monkeypatch.setattr(measurement, "_time", lambda *_, **__: 1.0)
     procedure = Procedure(Recipe(str(recipe), SHORT))
     seconds = [12, 4 * (7 + 4), 12, 39 * 7]
-    assert procedure.measure() == dict(zip(STEPS[1:5], map(Measurement, map(float, seconds))))
-    halves = procedure.measure(processes=2)
+    assert measure_steps(procedure) == dict(zip(STEPS[1:5], map(Measurement, map(float, seconds))))
+    halves = measure_steps(procedure, processes=2)
     assert [time.seconds for time in halves.values()] == [n / 2 for n in seconds]
-    *_, last = procedure.describe(halves).split("\n\n")[0].splitlines()
+    *_, last = describe(procedure, halves).split("\n\n")[0].splitlines()
     assert last.split() == ["together", "~0:02:50"]
 
 
@@ -72,7 +73,7 @@ INPUT: {CLASSIFICATION: {CROP_SIZE: 32, TEST_SIZE: 40}}
         *("SEARCH.RECIPE.STAGE_PRETRAINING", ""),
         *("DATASETS.COCO_JSON", str(nowhere), *parts),
     ]
-    times = Procedure(Recipe(str(recipe), opts)).measure()
+    times = measure_steps(Procedure(Recipe(str(recipe), opts)))
     assert [time.seconds > 0 for time in times.values()] == [True] * 4
     assert all("on made images: " in t.remark and "nowhere" in t.remark for t in times.values())
     cfg = Recipe(str(recipe)).config(str(classifier))
@@ -84,7 +85,7 @@ def test_a_failure_is_a_question_mark_with_its_reason(recipe, catalogs, monkeypa
     opts = [*SHORT, "SOLVER.AMP.ENABLED", "True"]
     procedure = Procedure(Recipe(str(recipe), opts))
     monkeypatch.setattr(measurement, "_time_search", lambda *_: 1.0)
-    lines = procedure.describe(procedure.measure()).splitlines()
+    lines = describe(procedure, measure_steps(procedure)).splitlines()
     assert [line.split()[-1] for line in lines[2:6]] == ["?", "~0:00:44", "?", "~0:04:33"]
     assert lines[6].split() == ["together", "~0:05:17", "and", "more"]
     trainings = "stage_supernet, dilation_supernet"

@@ -21,9 +21,10 @@ from crnas_d2.procedure import Procedure, Recipe, is_recipe
 from crnas_d2.procedure.dry_run import examine_recipe
 from crnas_d2.procedure.steps import plan
 from crnas_d2.procedure.procedure import _compare
-from crnas_d2.procedure.records import Network
+from crnas_d2.procedure.networks import Network
 from crnas_d2.procedure.supernet_search import get_space
 from crnas_d2.procedure.state import StepState
+from crnas_d2.procedure.overview import describe, overview
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
@@ -301,7 +302,7 @@ def test_final_detectors_inherit_from_the_supernets(output, recipe):
 
 def test_dry_run(recipe, output, capsys):
     assert is_recipe(read_config(str(recipe)))
-    steps, parts = Procedure(Recipe(str(recipe))).describe().split("\n\n")
+    steps, parts = describe(Procedure(Recipe(str(recipe)))).split("\n\n")
     table = steps.splitlines()[2:]
     assert [row.split()[0] for row in table] == STEPS
     rows = dict(zip(STEPS, table))
@@ -320,7 +321,7 @@ def test_dry_run(recipe, output, capsys):
         ["blue", *"557744"],
         ["all", "5", "10", "7", "14", "4", "8"],
     ]
-    again = Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(output[0])])).describe()
+    again = describe(Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(output[0])])))
     assert all(row.endswith(" done") for row in again.split("\n\n")[0].splitlines()[2:])
 
 
@@ -335,10 +336,10 @@ def test_counts_are_those_of_an_archval_of_whole_groups(tmp_path):
     opts = ["DATASETS.ARCHVAL.GROUP_KEY", "video", "DATASETS.ARCHVAL.SIZE", "6"]
     procedure, found = examine_recipe(Recipe(str(recipe), opts))
     assert found.is_ready
-    steps, parts = procedure.describe().split("\n\n")
+    steps, parts = describe(procedure).split("\n\n")
     assert "4 architectures x 5 images " in steps and " 20 forward " in steps
     assert "archval has 5 images, as near to DATASETS.ARCHVAL.SIZE, 6, as" in parts
-    works = {record.name: record.work for record in procedure.records()}
+    works = {record.name: record.work for record in overview(procedure)}
     assert works["operation_search"].forward == 39 * 5
     assert not list((tmp_path / "data").glob("*_archval_*"))
 
@@ -362,7 +363,7 @@ def test_recipes_of_the_paper(name, network, stage_codes, evaluations):
     assert len(steps) == 10
     final = recipe.config(recipe.names["FINAL"])
     assert tuple(final.MODEL.CR.STAGE_CODE) == ARCHITECTURES[network].stage_code
-    rows = Procedure(recipe).describe().splitlines()
+    rows = describe(Procedure(recipe)).splitlines()
     assert f" {stage_codes} architectures x 5,000 images " in rows[4]
     assert f" {evaluations} architectures x 5,000 images " in rows[7]
     for step in ("stage_pretraining", "dilation_pretraining", "final_pretraining"):
@@ -388,7 +389,7 @@ def test_recipes_of_small_data(name, make, stage_codes, evaluations, tmp_path):
         torch.save(make().state_dict(), tmp_path / "weights.pth")
         opts = ["SEARCH.RECIPE.SEED_WEIGHTS", str(tmp_path / "weights.pth")]
     recipe = Recipe(f"{configs_dir()}/Search/{name}.yaml", opts)
-    rows = Procedure(recipe).describe()
+    rows = describe(Procedure(recipe))
     assert f" {stage_codes} architectures x " in rows
     assert f" {evaluations} architectures x " in rows
     assert "would freeze" not in rows

@@ -14,6 +14,7 @@ from crnas_d2.config import configs_dir
 from crnas_d2.files import write_signed
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.dry_run import examine_recipe
+from crnas_d2.procedure.overview import describe
 from crnas_d2.search.result import write_architecture
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -244,7 +245,7 @@ def test_an_own_archval_that_is_trained_on(recipe):
 def test_a_dry_run_without_the_data(recipe):
     shutil.rmtree(recipe.parent / "data")
     procedure, found = examine_recipe(Recipe(str(recipe)))
-    assert "open" in procedure.describe()
+    assert "open" in describe(procedure)
     for path in ("annotations.json", "val/annotations.json", "colours"):
         assert sum(str(recipe.parent / "data" / path) in fault for fault in found.faults) >= 1
 

@@ -15,6 +15,7 @@ from crnas_d2.engine import CRTrainer
 from crnas_d2.files import file_sha256
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.identity import identify
+from crnas_d2.procedure.overview import describe
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
@@ -95,7 +96,7 @@ def test_inherited_weights_are_taken_as_they_are(recipe):
 
 
 def test_the_plan_says_what_starts_from_where(recipe, weights):
-    lines = procedure(recipe).describe().splitlines()
+    lines = describe(procedure(recipe)).splitlines()
     sentence = (
         f"{', '.join(START)} start from resnet.pth, remapped (SHA-256 {file_sha256(str(weights))})"
     )
@@ -160,7 +161,7 @@ def test_settings_that_contradict_the_configs(recipe, tmp_path):
     taken = [*opts, "MODEL.INIT.SETTINGS", "take"]
     made = {**configs(recipe, *taken), "FINAL": procedure(recipe, *taken).final_config()}
     assert [cfg.MODEL.PIXEL_STD for cfg in made.values()] == [[1.0, 2.0, 3.0]] * 7
-    assert "MODEL.PIXEL_STD '[1.0, 2.0, 3.0]'" in procedure(recipe, *taken).describe()
+    assert "MODEL.PIXEL_STD '[1.0, 2.0, 3.0]'" in describe(procedure(recipe, *taken))
 
     ignored = [*opts, "MODEL.INIT.SETTINGS", "ignore"]
     assert {tuple(cfg.MODEL.PIXEL_STD) for cfg in configs(recipe, *ignored).values()} == {
@@ -186,7 +187,7 @@ def test_layers_that_would_stay_frozen_as_they_are_not(recipe):
         )
     assert len(procedure(recipe, "MODEL.BACKBONE.FREEZE_AT", 1).start) == 1
     edit(recipe.parent / "final.yaml", "NAME:", "FREEZE_AT: 2, NAME:")
-    text = procedure(recipe).describe()
+    text = describe(procedure(recipe))
     assert "final.yaml: MODEL.BACKBONE.FREEZE_AT 2 would freeze layers" in text
     assert "stage.yaml: MODEL" not in text and text.endswith("MODEL.BACKBONE.FREEZE_AT 1")
 

@@ -15,6 +15,7 @@ from crnas_d2.config import read_config
 from crnas_d2.files import file_sha256
 from crnas_d2.report import report_procedure
 from crnas_d2.procedure import Procedure, Recipe
+from crnas_d2.procedure.overview import describe
 
 WEIGHTS = "mobilenet_v2-b0353104.pth"
 # The recipe that ships, so small that it takes seconds
@@ -131,7 +132,7 @@ def test_another_file_does_not_go_on_with_these_steps(folder):
     torch.manual_seed(1)
     torch.save(mobilenet_v2().state_dict(), other)
     changed = procedure(folder, "SEARCH.RECIPE.SEED_WEIGHTS", other)
-    assert all(row.endswith(" open") for row in changed.describe().splitlines()[2:8])
+    assert all(row.endswith(" open") for row in describe(changed).splitlines()[2:8])
     sha256 = [file_sha256(str(path)) for path in (folder / WEIGHTS, other)]
     message = (
         f"stage_supernet was begun with other values:\n  weights: {sha256[0]} there, {sha256[1]}"

@@ -8,6 +8,7 @@ from crnas_d2.config import read_config
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.dry_run import examine_recipe
 from crnas_d2.procedure.final_config import read_baseline
+from crnas_d2.procedure.overview import describe
 from detectron2.modeling import build_model
 
 OPTS = ["SEARCH.RECIPE.STAGE_PRETRAINING", "", "SEARCH.RECIPE.DILATION_SUPERNET", ""]
@@ -38,7 +39,7 @@ def test_a_contradiction_is_told_by_a_dry_run_and_by_a_run(recipe, tmp_path):
 def test_taken_ones_are_in_the_configs_of_the_steps(recipe, tmp_path):
     opts = [*OPTS, "MODEL.INIT.SETTINGS", "take", "OUTPUT_DIR", str(tmp_path / "output")]
     procedure = Procedure(Recipe(recipe, opts))
-    assert "stage_supernet" in procedure.describe()
+    assert "stage_supernet" in describe(procedure)
     step = procedure.steps[0]
     assert step.name == "stage_supernet"
     cfg = procedure.config(step)

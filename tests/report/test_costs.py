@@ -10,7 +10,7 @@ from PIL import Image
 from crnas_d2.analysis import analyze_detector
 from crnas_d2.config import get_config
 from crnas_d2.report.costs import Costs, InputSize
-from crnas_d2.procedure.records import Network
+from crnas_d2.procedure.networks import Network
 
 COCO = "COCO-Detection/faster_rcnn_R_18_FPN_1x.yaml"
 

@@ -8,7 +8,8 @@ from matplotlib.colors import to_hex
 from crnas_d2.analysis.style import BASELINE, FOUND
 from crnas_d2.config import get_config
 from crnas_d2.report.curves import MOST_POINTS, Curves, draw_curves
-from crnas_d2.procedure.records import Network, StepRecord
+from crnas_d2.procedure.networks import Network
+from crnas_d2.procedure.overview import StepOverview
 
 
 def write_metrics(folder, lines):
@@ -18,7 +19,7 @@ def write_metrics(folder, lines):
 
 
 def step(folder, searches=False):
-    return StepRecord(folder.name, str(folder), "", searches, "", "", done=True)
+    return StepOverview(folder.name, str(folder), "", searches, "", "", done=True)
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.search import Ledger
 from crnas_d2.architecture import format_code, parse_code
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
-from crnas_d2.procedure.records import Network, StepRecord
+from crnas_d2.procedure.networks import Network
+from crnas_d2.procedure.overview import StepOverview
 
 
 def results_of(folder, step):
@@ -225,7 +226,7 @@ def test_several_test_sets():
         pair.append(network(name, results, ("first", "second")))
     assert compare("bbox/AP", *pair)["difference"] == "+1.00"
     assert pair[1].main_metrics == {"bbox AP": 31.0}
-    step = StepRecord("final", "", "", False, "", "", done=True, results=pair[1].results)
+    step = StepOverview("final", "", "", False, "", "", done=True, results=pair[1].results)
     assert step_row(step)["outcome"] == "first/bbox/AP 31.00, second/bbox/AP 0.00"
 
 

@@ -1,50 +1,28 @@
-"""What is known of a search: its steps, and the two networks that it is about."""
+"""The two networks that a procedure is about."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from detectron2.config import CfgNode
+from tabulate import tabulate
 
 from ..analysis import DetectorCost, analyze_detector
-from ..architecture import Architecture
-from ..config import get_architecture
-from ..engine.forecast import Work
+from ..architecture import Architecture, format_code
+from ..config import get_architecture, set_architecture
+from ..data import setup_datasets
+from ..search.cost import plain_detector
+from .standing import Standing
+from .state import MODEL_FILE
+
+if TYPE_CHECKING:
+    from .procedure import Procedure
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """A step of a procedure, before it has run or after.
-
-    Attributes:
-        name: of the step.
-        folder: of its products.
-        config: file of its config.
-        searches: or else it trains.
-        size: iterations and images of a training, architectures and images of a search.
-        image_passes: images that pass through a network, and in which direction.
-        work: what it has to do, for a forecast of its time.
-        done: whether it has ended.
-        seconds: that its last run took; None before the end.
-        results: what was measured at its end.
-    """
-
-    name: str
-    folder: str
-    config: str
-    searches: bool
-    size: str
-    image_passes: str
-    done: bool
-    work: Work = Work()
-    seconds: float | None = None
-    results: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,26 +82,38 @@ class Network:
         return {**self.main_metrics, **sizes}
 
 
-def work_of(cfg: CfgNode, evaluations: int | None, images: int = 0) -> Work:
-    """What a step has to do.
-
-    Args:
-        cfg: of the step; of a search, :func:`~crnas_d2.procedure.supernet_search.settled`.
-        evaluations: how many architectures it evaluates; None of a training.
-        images: of archval, on which each of them is evaluated.
-    """
-    if evaluations is None:
-        images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
-        return Work(backward=images, pixels=_pixels(cfg, cfg.INPUT.MIN_SIZE_TRAIN))
-    norms = cfg.SEARCH.BN
-    if norms.MODE == "recalibrate":
-        images += norms.BATCHES * norms.IMAGES_PER_BATCH
-    return Work(forward=evaluations * images, pixels=_pixels(cfg, [cfg.INPUT.MIN_SIZE_TEST]))
+def networks_of(procedure: Procedure) -> list[Network]:
+    """The baseline and, once a search has ended, what was found."""
+    baseline = procedure.final_config() or plain_detector(procedure.config(procedure.searches[0]))
+    setup_datasets(baseline)
+    networks = [_network(procedure, "baseline", baseline, "baseline")]
+    architecture = procedure.found()
+    if architecture:
+        found = baseline.clone()
+        set_architecture(found, architecture)
+        networks.append(_network(procedure, "found", found, "final"))
+    return networks
 
 
-def _pixels(cfg: CfgNode, shorter_sides: Sequence[int]) -> float:
-    """Of an input, about: those of detectors are taken to be a third longer than high."""
-    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
-        return float(cfg.INPUT.CLASSIFICATION.CROP_SIZE**2)
-    side = sum(shorter_sides) / len(shorter_sides) or 480.0  # 0 is the image as it is
-    return side * side * 4 / 3
+def _network(procedure: Procedure, name: str, cfg: CfgNode, training: str) -> Network:
+    """A detector, with what its training has given if that is done."""
+    standing = procedure.look().get(training, Standing())
+    if not standing.done:
+        return Network(name, cfg)
+    return Network(name, cfg, procedure.path(training, MODEL_FILE), standing.results)
+
+
+def compare(baseline: Network, found: Network) -> str:
+    """Two trained detectors side by side, within the width of a terminal."""
+    codes = [
+        [network.name, kind.replace("_", " "), format_code(code)]
+        for network in (baseline, found)
+        for kind, code in vars(network.architecture).items()
+    ]
+    rows = []
+    for name, before in baseline.numbers.items():
+        after = found.numbers[name]
+        rows.append([name, before, after, None if None in (before, after) else after - before])
+    head = ["", baseline.name, found.name, "difference"]
+    table = tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"), missingval="-")
+    return f"{tabulate(codes, tablefmt='plain')}\n\n{table}"
