@@ -311,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--skip-plain", action="store_true", help="take no times of the plain loop")
     parser.add_argument(
-        "--record", type=Path, metavar="FOLDER", help="for what was detected, see racing_replay.py"
+        "--record", type=Path, metavar="FOLDER", help="for what was detected, see halving_replay.py"
     )
     parser.add_argument("--memory", type=int, nargs="+", metavar="N", help="numbers of candidates")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys, values")

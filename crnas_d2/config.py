@@ -166,15 +166,16 @@ def _add_search_config(cfg: CN) -> None:
     bn.BATCHES = 64
     bn.IMAGES_PER_BATCH = 4
 
-    racing = search.RACING = CN()
-    # Drop architectures before they have seen all of archval; the stage search alone
-    racing.ENABLED = False
-    # Share of resamples in which an architecture must be below the leader to be dropped
-    racing.CONFIDENCE = 0.99
-    # Parts of archval after which it is decided
-    racing.SLICES = 10
-    # Resamples of the bootstrap over images
-    racing.RESAMPLES = 1000
+    halving = search.HALVING = CN()
+    # Successive halving in the stage search: evaluate all architectures on some images of archval,
+    # the best of them on FACTOR times more, and so on
+    halving.ENABLED = False
+    # By which the images of a rung grow and its architectures become fewer
+    halving.FACTOR = 4
+    # Images of the first rung, at least
+    halving.MIN_IMAGES = 250
+    for key in ("", ".ENABLED", ".CONFIDENCE", ".SLICES", ".RESAMPLES"):
+        cfg.register_renamed_key(f"SEARCH.RACING{key}", "SEARCH.HALVING")
 
     recipe = search.RECIPE = CN()
     # Weights of a trained network, as MODEL.WEIGHTS takes them, from which the supernets and the final

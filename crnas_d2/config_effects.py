@@ -54,6 +54,8 @@ EFFECTS = {
     "SEARCH.SURVIVORS": Effect.CHOICE,
     "SEARCH.EVALUATIONS": Effect.CHOICE,
     "SEARCH.METRIC": Effect.CHOICE,
+    "SEARCH.HALVING.ENABLED": Effect.CHOICE,
+    "SEARCH.HALVING.MIN_IMAGES": Effect.CHOICE,
 }
 OF_TESTS = (
     "_TEST"  # the end of Detectron2's keys of the tests, such as MODEL.ROI_HEADS.NMS_THRESH_TEST

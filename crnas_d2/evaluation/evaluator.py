@@ -88,8 +88,6 @@ class ArchitectureEvaluator:
         self._scorers = None
         if comm.get_world_size() > 1:  # they wait for each other as long as one of them scores
             self._scorers = dist.new_group(backend="gloo", timeout=SCORING)
-        self._is_race = search.RACING.ENABLED
-        self._statistics: dict[Code, Statistics] = {}  # in a race, kept from slice to slice
 
     @property
     def space(self) -> PathSpace:
@@ -108,8 +106,8 @@ class ArchitectureEvaluator:
 
     def image_ids(self, batches: range) -> list[int]:
         """Of the images in some mini-batches."""
-        first, last = batches.start * self._images_per_batch, batches.stop * self._images_per_batch
-        return [image["image_id"] for image in self._archval[first:last]]
+        indices = _images_of(batches, self._images_per_batch, len(self._archval))
+        return [self._archval[index]["image_id"] for index in indices]
 
     def evaluate(self, codes: Sequence[Code], batches: range | None = None) -> Iterator[Trial]:
         """Evaluate some architectures, ``SEARCH.GROUP_SIZE`` in one pass over archval.
@@ -151,7 +149,7 @@ class ArchitectureEvaluator:
         Args:
             code: of the architecture.
             found: by it, or why it failed.
-            image_ids: on which it was dropped; None for the whole of archval.
+            image_ids: of the images that it saw; None for the whole of archval.
         """
         images = len(self._archval if image_ids is None else image_ids)
         if isinstance(found, str):
@@ -215,14 +213,13 @@ class ArchitectureEvaluator:
     def _load(self, batches: range) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """The mini-batches of this process, with their numbers, decoded."""
         own = _own_share(batches)
-        size = self._images_per_batch
-        yield from zip(own, self._loader(self._archval, own.start * size, own.stop * size, size))
+        yield from zip(own, self._loader(self._archval, own, self._images_per_batch))
 
-    def _loader(self, images: list[dict], first: int, last: int, batch_size: int) -> Any:
+    def _loader(self, images: list[dict], batches: range, batch_size: int) -> Any:
         return build_detection_test_loader(
             images,
             mapper=self._mapper,
-            sampler=range(first, min(last, len(images))),
+            sampler=_images_of(batches, batch_size, len(images)),
             batch_size=batch_size,
             num_workers=self._num_workers,
         )
@@ -240,13 +237,8 @@ class ArchitectureEvaluator:
     def _recalibrate(self, codes: Sequence[Code]) -> list[Statistics]:
         if self._statistics_images is None:
             return [{}] * len(codes)
-        known = self._statistics if self._is_race else {}
-        missing = [code for code in codes if code not in known]
-        if missing:
-            backbone = self._model.backbone
-            batches = self._statistics_batches(len(missing))
-            known.update(zip(missing, recalibrate(backbone, self._supernet, missing, batches)))
-        return [known[code] for code in codes]
+        batches = self._statistics_batches(len(codes))
+        return recalibrate(self._model.backbone, self._supernet, codes, batches)
 
     def _statistics_batches(self, codes: int) -> Iterator[ImageList]:
         """The images of this process from which statistics are taken.
@@ -256,8 +248,7 @@ class ArchitectureEvaluator:
         """
         images, size = self._statistics_images, self._statistics_batch
         own = _own_share(range(math.ceil(len(images) / size)))
-        loader = self._loader(images, own.start * size, own.stop * size, size)
-        for inputs in loader:
+        for inputs in self._loader(images, own, size):
             yield self._model.preprocess_image(inputs)
             report_images(len(inputs) * codes * comm.get_world_size())
 
@@ -266,6 +257,11 @@ def together(parts: Sequence[Detections | str]) -> Detections | str:
     """What an architecture found in the parts of all processes, or the reason why it failed."""
     reasons = [part for part in parts if isinstance(part, str)]
     return reasons[0] if reasons else Detections.concatenate(parts)
+
+
+def _images_of(batches: range, size: int, count: int) -> list[int]:
+    """The indices of the images in some mini-batches of ``size``, of ``count`` images in all."""
+    return [i for b in batches for i in range(b * size, min((b + 1) * size, count))]
 
 
 def _own_share(batches: range) -> range:

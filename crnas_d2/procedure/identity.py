@@ -95,11 +95,9 @@ def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
 
 
 def _settings(cfg: CfgNode, flat: Mapping[str, str]) -> dict[str, str]:
-    # In a race, what is chosen decides which architectures see all images.
-    choice = (Effect.CHOICE,) if cfg.SEARCH.RACING.ENABLED else ()
     return {
         key: value
-        for key, value in with_effect(flat, Effect.WEIGHTS, Effect.SCORES, *choice).items()
+        for key, value in with_effect(flat, Effect.WEIGHTS, Effect.SCORES).items()
         if key.startswith(OF_A_SEARCH) and not key.startswith(SAID_OTHERWISE)
     }
 

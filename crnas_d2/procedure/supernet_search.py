@@ -38,7 +38,6 @@ from ..search.ledger import Ledger
 from ..evaluation.metric import check_metric, check_metric_name
 from ..search.operation_search import greedy_evaluations, greedy_operation_search
 from ..search.progress import Progress
-from ..search.raced_evaluations import RacedStudy
 from ..search.random_search import random_search
 from ..search.ranking import AllFailedError, Ranking
 from ..search.result import SearchResult
@@ -94,9 +93,8 @@ def run_search(
             path = os.path.join(cfg.OUTPUT_DIR, "ledger.sqlite")
             settings = evaluation_settings(cfg, sha256)
             ledger = stack.enter_context(Ledger(path, settings))
-        kind = RacedStudy if cfg.SEARCH.RACING.ENABLED else Study
         progress = Progress(cfg.OUTPUT_DIR, cfg.SEARCH.METRIC, expected, evaluator.image_passes)
-        study = kind(cfg, evaluator, ledger, stack.enter_context(progress))
+        study = Study(cfg, evaluator, ledger, stack.enter_context(progress))
         try:
             if limits:
                 result = _search_stages(cfg, limits, evaluator.space, study)
@@ -149,8 +147,8 @@ def settled(cfg: CfgNode) -> CfgNode:
         on_gpu = 8 if of_stages or search.STRATEGY != "greedy" else 4
         search.IMAGES_PER_BATCH = 1 if cfg.MODEL.DEVICE == "cpu" else on_gpu
     check_metric_name(cfg)
-    if search.RACING.ENABLED:
-        _check_racing(search, of_stages)
+    if search.HALVING.ENABLED:
+        _check_halving(search, of_stages)
     if len(cfg.DATASETS.TEST) != 1:
         raise ValueError(f"DATASETS.TEST is {cfg.DATASETS.TEST}; expected archval alone")
     for node, key in (
@@ -178,19 +176,16 @@ def _norms(cfg: CfgNode) -> set[str]:
     return norms
 
 
-def _check_racing(search: CfgNode, of_stages: bool) -> None:
+def _check_halving(search: CfgNode, of_stages: bool) -> None:
     if not of_stages or len(search.BUDGETS) > 1:
         raise ValueError(
-            "SEARCH.RACING.ENABLED is True; expected False, except in a stage search of one budget"
+            "SEARCH.HALVING.ENABLED is True; expected False, except in a stage search of one budget"
         )
-    _check_choice("SEARCH.METRIC of a race", search.METRIC, ("bbox/AP", "segm/AP"))
-    if not 0 < search.RACING.CONFIDENCE <= 1:
-        raise ValueError(
-            f"SEARCH.RACING.CONFIDENCE is {search.RACING.CONFIDENCE}; expected more than 0, at most 1"
-        )
-    for key in ("SLICES", "RESAMPLES"):
-        if search.RACING[key] < 1:
-            raise ValueError(f"SEARCH.RACING.{key} is {search.RACING[key]}; expected at least 1")
+    for key, least in (("FACTOR", 2), ("MIN_IMAGES", 1)):
+        if search.HALVING[key] < least:
+            raise ValueError(
+                f"SEARCH.HALVING.{key} is {search.HALVING[key]}; expected at least {least}"
+            )
 
 
 def _check_choice(key: str, value: str, expected: Sequence[str]) -> None:

@@ -240,7 +240,7 @@ class _Page:
             "best": next(iter(record.rankings[ranking["shown"]].values())),
             "summary": (
                 f"{len(trials)} architectures in the ledger: {statuses.count('done')} done, "
-                f"{statuses.count('failed')} failed, {statuses.count('dropped')} dropped by a race. "
+                f"{statuses.count('failed')} failed, {statuses.count('dropped')} dropped. "
                 f"{format_duration(sum(record.records.seconds.values()))} of evaluation. "
                 f"{record.metric} is that on archval with the supernet's weights."
             ),

@@ -27,8 +27,6 @@ SCHEMA = (
     "CREATE TABLE settings (key TEXT, value TEXT)",
     "CREATE TABLE trials (code TEXT, status TEXT, metrics TEXT, images INTEGER, reason TEXT, "
     "seconds REAL, digest TEXT)",
-    "CREATE TABLE detections (slice INTEGER NOT NULL, code TEXT NOT NULL, "
-    "content BLOB NOT NULL, PRIMARY KEY (slice, code))",
 )
 BUSY_SECONDS = 60  # for which a writer and a reader wait for each other
 
@@ -181,6 +179,11 @@ class Ledger:
         the one on the most images."""
         return {trial.code: trial for trial, _ in self._content.in_order()}
 
+    @property
+    def recorded(self) -> list[Trial]:
+        """All finished trials, those on a part of archval too."""
+        return [trial for trial, _ in self._content.in_order()]
+
     def record(self, trial: Trial, seconds: float) -> None:
         """Add the trial of an architecture that has none yet on as many images, or only one without
         some of the metrics, whose place it takes.
@@ -211,53 +214,9 @@ class Ledger:
         )
         with _errors_of(self._path), self._db:
             self._db.execute("DELETE FROM trials WHERE code = ? AND images = ?", (row[0], row[3]))
-            digest = _digest(row, self._content.settings)
+            digest = _digest(row, _sha256(sorted(self._content.settings.items())))
             self._db.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, digest))
         self._content.rows[key] = _as_trial(row)
-
-    def detections(self, index: int) -> dict[Code, bytes]:
-        """What was recorded for a slice of archval, by code in lexicographic order."""
-        with _errors_of(self._path):
-            rows = self._db.execute(
-                "SELECT code, content FROM detections WHERE slice = ?", (index,)
-            ).fetchall()
-        return dict(sorted((parse_code(code), content) for code, content in rows))
-
-    def detections_of(self, code: Code) -> list[bytes]:
-        """What was recorded for an architecture, from its first slice to its last."""
-        with _errors_of(self._path):
-            rows = self._db.execute(
-                "SELECT content FROM detections WHERE code = ? ORDER BY slice", (format_code(code),)
-            ).fetchall()
-        return [content for content, in rows]
-
-    def record_slice(self, index: int, detections: Mapping[Code, bytes]) -> None:
-        """Add the detections of architectures on a slice of archval: of all of them, or of none.
-
-        Args:
-            index: of the slice, from 0.
-            detections: by code, of :meth:`Detections.to_bytes`.
-
-        Raises:
-            ValueError: the index or a code is not one.
-            LedgerError: an architecture has a trial, or detections on this slice, already.
-            OSError: as in :meth:`record`.
-        """
-        if index < 0:
-            raise ValueError(f"slice {index}: expected an index from 0")
-        for code in detections:
-            _check_code(code)
-            if code in self.trials:
-                raise LedgerError(f"{self._path}: {format_code(code)} has a trial already")
-        rows = ((index, format_code(code), content) for code, content in detections.items())
-        try:
-            with _errors_of(self._path), self._db:
-                self._db.executemany("INSERT INTO detections VALUES (?, ?, ?)", rows)
-        except sqlite3.IntegrityError:
-            raise LedgerError(
-                f"{self._path}: slice {index} is recorded already for some of "
-                + ", ".join(map(format_code, detections))
-            ) from None
 
     def close(self) -> None:
         """Let others write the file."""
@@ -329,6 +288,8 @@ def _errors_of(path: str) -> Iterator[None]:
     """Errors of SQLite name the file and are of two kinds: its content, or the disk."""
     try:
         yield
+    except UnicodeDecodeError as error:  # in a name of the schema, or in what SQLite says of it
+        raise _damaged(path, error) from error
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         if type(error) is sqlite3.OperationalError and code != sqlite3.SQLITE_ERROR:
@@ -366,13 +327,16 @@ def _read(db: sqlite3.Connection, path: str) -> _Content | None:
         if check != "ok":
             raise _damaged(path, check.splitlines()[-1])
         settings = db.execute("SELECT key, value FROM settings").fetchall()
-        rows = db.execute("SELECT rowid, * FROM trials").fetchall()
+        rows = db.execute(
+            "SELECT rowid, code, status, metrics, images, reason, seconds, digest FROM trials"
+        ).fetchall()
     try:
         content = _Content({str(k): json.dumps(json.loads(str(v))) for k, v in settings}, {}, {})
     except ValueError as error:
         raise _damaged(path, error) from None
+    settings_digest = _sha256(sorted(content.settings.items()))
     for number, *row, digest in rows:
-        if digest == _digest(row, content.settings):
+        if digest == _digest(row, settings_digest):
             trial, seconds = _as_trial(row)
             content.rows[trial.code, trial.images] = trial, seconds
         else:
@@ -385,10 +349,13 @@ def _as_trial(row: Sequence[Any]) -> tuple[Trial, float]:
     return Trial(parse_code(code), status, json.loads(metrics), images, reason), seconds
 
 
-def _digest(row: Sequence[Any], settings: Mapping[str, str]) -> str:
-    """Of a row without its digest, and of what it was measured with."""
-    text = json.dumps([*row, sorted(settings.items())], default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(row: Sequence[Any], settings_digest: str) -> str:
+    """Of a row without its own, and of what it was measured with."""
+    return _sha256([*row, settings_digest])
+
+
+def _sha256(values: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, default=repr).encode()).hexdigest()
 
 
 def _check(trial: Trial, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..architecture import Code
+from .halving import keep_best, rungs
 from .ledger import Ledger
 from .progress import Progress
 from .trial import Trial
@@ -17,17 +19,22 @@ from .trial import Trial
 class Evaluator(Protocol):
     """What a study needs of :class:`crnas_d2.evaluation.evaluator.ArchitectureEvaluator`."""
 
-    def evaluate(self, codes: Sequence[Code]) -> Iterable[Trial]: ...
+    mini_batches: int
+
+    def evaluate(self, codes: Sequence[Code], batches: range) -> Iterable[Trial]: ...
+
+    def image_ids(self, batches: range) -> Sequence[int | str]: ...
 
 
 class Study:
     """What a strategy calls to score architectures: it takes them from the ledger, or has them
     evaluated, and records each as soon as it is scored.
 
-    Every process calls it alike and gets the same scores.
+    With ``SEARCH.HALVING`` all architectures are evaluated on some images, the best of them on more,
+    and so on. Every process calls it alike and gets the same scores.
 
     Attributes:
-        done: all trials so far.
+        done: all trials so far; of each architecture the one on the most images.
     """
 
     def __init__(
@@ -49,17 +56,28 @@ class Study:
         self._evaluator = evaluator
         self._ledger = ledger
         self._progress = progress
-        self._known = comm.all_gather(ledger.trials if ledger else None)[0]
-        progress.begin(len(self._known))
+        recorded = comm.all_gather(ledger.recorded if ledger else [])[0]
+        self._known = {(trial.code, trial.images): trial for trial in recorded}
+        self._rungs = _rungs(cfg, evaluator)
+        progress.begin(len({trial.code for trial in recorded}))
 
     def __call__(self, codes: Sequence[Code]) -> list[float | None]:
         """The metric of each architecture; None for one that failed or was dropped."""
-        known = {code: self._known[code] for code in codes if code in self._known}
-        self.done |= {code: trial for code, trial in known.items() if self._is_complete(trial)}
-        missing = [code for code in codes if code not in self.done]
-        for trial in self._evaluator.evaluate(missing):
+        left = list(codes)
+        for batches in self._rungs[:-1]:
+            left = keep_best(left, self._evaluate(left, batches), self._search.HALVING.FACTOR)
+        scores = dict(zip(left, self._evaluate(left, self._rungs[-1])))
+        return [scores.get(code) for code in codes]
+
+    def _evaluate(self, codes: Sequence[Code], batches: range) -> list[float | None]:
+        """The metric of each architecture on some mini-batches of archval."""
+        images = len(self._evaluator.image_ids(batches))
+        known = (self._known.get((code, images)) for code in codes)
+        self.done |= {trial.code: trial for trial in known if trial and self._is_complete(trial)}
+        missing = [c for c in codes if c not in self.done or self.done[c].images != images]
+        for trial in self._evaluator.evaluate(missing, batches):
             self._record([trial], trial.seconds)
-        return [self._score(self.done[code]) for code in codes]
+        return [self.done[code].metrics.get(self._search.METRIC) for code in codes]
 
     def _record(self, trials: Sequence[Trial], seconds: float) -> None:
         for trial in trials:
@@ -72,5 +90,22 @@ class Study:
         """Whether it has what is asked for now; masks may not have been."""
         return trial.status == "failed" or self._search.METRIC in trial.metrics
 
-    def _score(self, trial: Trial) -> float | None:
-        return trial.metrics[self._search.METRIC] if trial.status == "done" else None
+
+def _rungs(cfg: CfgNode, evaluator: Evaluator) -> list[range]:
+    """The mini-batches of archval on which architectures are compared, one time after the other.
+
+    Raises:
+        ValueError: archval has too few images for ``SEARCH.HALVING``.
+    """
+    batches, halving = evaluator.mini_batches, cfg.SEARCH.HALVING
+    if not halving.ENABLED:
+        return [range(batches)]
+    first = math.ceil(halving.MIN_IMAGES / cfg.SEARCH.IMAGES_PER_BATCH)
+    found = rungs(batches, first, halving.FACTOR)
+    if len(found) == 1:
+        images = len(evaluator.image_ids(range(batches)))
+        raise ValueError(
+            f"SEARCH.HALVING.MIN_IMAGES is {halving.MIN_IMAGES}; expected at most "
+            f"{images // halving.FACTOR}, as archval has {images} images"
+        )
+    return found

@@ -11,6 +11,7 @@ from tiny_search import build, build_subnet, load, some_paths, write_search_conf
 
 from crnas_d2.data.pictures import UnreadableError
 from crnas_d2.engine.hooks import find_supernet
+from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator, _draw_images
 from crnas_d2.evaluation.recalibration import active_norms, recalibrate
 from crnas_d2.evaluation.metric import check_metric
@@ -200,35 +201,21 @@ def test_prefixes_are_completed_alike_for_each_mini_batch(config):
     assert len(seen) > 1 and found > 0
 
 
-def test_a_race_takes_statistics_once(config, monkeypatch):
-    cfg = load(config, "SEARCH.BN.MODE", "recalibrate", "SEARCH.STRATEGY", "random")
-    model = build(cfg)
-    paths = some_paths(find_supernet(model).space, 4)
-    whole = ArchitectureEvaluator(settled(cfg), model)
-    expected = [detections.to_json() for detections in whole.detect(paths, range(4))]
-
-    measured = []
-
-    def count(backbone, supernet, codes, batches):
-        measured.extend(codes)
-        return recalibrate(backbone, supernet, codes, batches)
-
-    monkeypatch.setattr("crnas_d2.evaluation.evaluator.recalibrate", count)
-    racing = cfg.clone()
-    racing.SEARCH.RACING.ENABLED = True
-    evaluator = ArchitectureEvaluator(racing, model)
-    found = [[] for _ in paths]
-    for batches, left in ((range(0, 2), 4), (range(2, 3), 3), (range(3, 4), 2)):
-        for results, detections in zip(found, evaluator.detect(paths[:left], batches)):
-            results += detections.to_json()
-    assert sorted(measured) == sorted(paths)
-    assert found[:2] == expected[:2] and all(found)
-    assert found[2] == [r for r in expected[2] if r["image_id"] in evaluator.image_ids(range(3))]
-
-    measured.clear()
-    for batches in (range(0, 2), range(2, 4)):
-        whole.detect(paths, batches)
-    assert len(measured) == 2 * len(paths)  # without a race, nothing is kept
+def test_some_mini_batches(config):
+    """A trial on a part of archval has what is found in its images alone."""
+    cfg = load(config, "SEARCH.BN.MODE", "running")
+    evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))
+    paths = some_paths(evaluator.space, 2)
+    batches = range(0, evaluator.mini_batches, 3)
+    assert len(batches) > 1
+    image_ids = evaluator.image_ids(batches)
+    everything = evaluator.detect(paths, range(evaluator.mini_batches))
+    for found, part in zip(everything, evaluator.detect(paths, batches)):
+        assert part.to_json() == [r for r in found.to_json() if r["image_id"] in image_ids]
+    for trial, found in zip(evaluator.evaluate(paths, batches), everything):
+        kept = Detections.from_json([r for r in found.to_json() if r["image_id"] in image_ids])
+        assert trial == evaluator.score(trial.code, kept, image_ids)
+        assert (trial.status, trial.images) == ("dropped", len(image_ids))
 
 
 def test_a_path_that_is_not_finite_fails_alone(config):

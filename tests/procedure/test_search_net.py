@@ -22,7 +22,6 @@ from crnas_d2.search import Ledger
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.search.ledger import LedgerError
 from crnas_d2.search.ranking import AllFailedError
-from crnas_d2.procedure.identity import evaluation_settings
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 
@@ -30,10 +29,9 @@ SEARCH_NET = Path(__file__).resolve().parents[2] / "search_net.py"
 TIMEOUT = 120
 BUDGET = ["SEARCH.BUDGETS", "[5, 6]"]  # 4 + 7 of the 24 stage codes
 OPTIONS = {"stage": BUDGET, "dilation": []}
-RACE = [
+HALVES = [
     *("SEARCH.BUDGETS", "[7]", "SEARCH.TOLERANCE", 0.3, "SEARCH.IMAGES_PER_BATCH", 1),
-    *("SEARCH.RACING.ENABLED", True, "SEARCH.RACING.SLICES", 3),
-    *("SEARCH.RACING.CONFIDENCE", 0.8, "SEARCH.RACING.RESAMPLES", 200),
+    *("SEARCH.HALVING.ENABLED", True, "SEARCH.HALVING.FACTOR", 2, "SEARCH.HALVING.MIN_IMAGES", 2),
 ]
 
 
@@ -287,37 +285,37 @@ def test_the_final_detector_has_what_the_search_was_told(whole, step, config):
     assert final.DATASETS.TRAIN == (source,) and final.DATASETS.TEST == ()
 
 
-def race_of(folder):
+def trials_of(folder):
     trials = Ledger.read(folder / "ledger.sqlite").trials
     return {code: (t.status, t.images, dict(t.metrics)) for code, t in trials.items()}
 
 
 @pytest.fixture(scope="module")
-def raced(step, config):
-    """A race of the stage codes of 5 to 9 blocks over slices of 2, 2 and 3 images."""
+def halved(step, config):
+    """Of the 23 stage codes of 5 to 9 blocks, on 2, 4 and 7 images."""
     if step != "stage":
         pytest.skip("the greedy search evaluates prefixes")
-    search(config, config.parent / "raced", *RACE)
-    return config.parent / "raced"
+    search(config, config.parent / "halved", *HALVES)
+    return config.parent / "halved"
 
 
-def test_a_race(raced, config):
-    """Who stays to the end has the AP of a search without a race, who is dropped that of the slices
-    that it has seen."""
-    folder = config.parent / "not_raced"
-    search(config, folder, *RACE, "SEARCH.RACING.ENABLED", False)
-    expected, found = race_of(folder), race_of(raced)
-    statuses = [status for status, _, _ in found.values()]
-    assert len(found) == 23 and statuses.count("dropped") > 5 and statuses.count("done") > 1
-    for code, (status, images, metrics) in found.items():
-        if status == "done":
-            assert (images, metrics) == expected[code][1:] and images == 7
-        else:
-            assert images in (2, 4) and metrics["bbox/AP"] >= 0
-    best = result_of(raced)["rankings"]["7"]["best"]
-    assert found[tuple(map(int, best.split("-")))][0] == "done"
-    assert result_of(raced)["counts"]["dropped"] == statuses.count("dropped")
-    assert len(result_of(raced)["dropped"]) == statuses.count("dropped")
+def test_halving(halved, config):
+    """Who stays to the end has the AP of a search without halving; that one goes on from it."""
+    found = trials_of(halved)
+    assert sorted(images for _, images, _ in found.values()) == 11 * [2] + 6 * [4] + 6 * [7]
+    assert {(images == 7, status) for status, images, _ in found.values()} == {
+        *((True, "done"), (False, "dropped"))
+    }
+    counts = {"done": 6, "failed": 0, "dropped": 17}
+    assert result_of(halved)["counts"] == counts and len(result_of(halved)["dropped"]) == 17
+    folder = config.parent / "not_halved"
+    search(config, folder, *HALVES, "SEARCH.HALVING.ENABLED", False)
+    expected = trials_of(folder)
+    for code, trial in found.items():
+        assert trial == expected[code] or trial[0] == "dropped"
+    shutil.copytree(halved, config.parent / "on")
+    search(config, config.parent / "on", *HALVES, "SEARCH.HALVING.ENABLED", False)
+    assert trials_of(config.parent / "on") == expected
 
 
 def test_another_metric_goes_on_with_the_ledger(whole, step, config, monkeypatch):
@@ -339,16 +337,8 @@ def test_another_metric_goes_on_with_the_ledger(whole, step, config, monkeypatch
         assert ranking["ranking"][0][1] == max(score for _, score in ranking["ranking"])
 
 
-def test_the_metric_of_a_race_has_decided_who_was_dropped(step, config):
-    if step == "stage":
-        cfg = load(config, *RACE)
-        assert evaluation_settings(cfg, "")["SEARCH.METRIC"] == "bbox/AP"
-        cfg.SEARCH.RACING.ENABLED = False
-        assert "SEARCH.METRIC" not in evaluation_settings(cfg, "")
-
-
-def test_ids_that_are_texts(raced, config):
-    """On the same parts, with a text in place of each number, a race has the same digits."""
+def test_ids_that_are_texts(halved, config):
+    """On the same parts, with a text in place of each number, halving has the same digits."""
     cfg = load(config)
     root, entries = cfg.DATASETS.COCO_JSON[0][2], []
     for part, name in (("archtrain", cfg.DATASETS.TRAIN[0]), ("archval", cfg.DATASETS.TEST[0])):
@@ -361,18 +351,18 @@ def test_ids_that_are_texts(raced, config):
         entries.append([f"texts_{part}", str(path), root])
     folder = config.parent / "texts"
     data = ("DATASETS.COCO_JSON", entries, "DATASETS.TRAIN", ("texts_archtrain",))
-    search(config, folder, *RACE, *data, "DATASETS.TEST", ("texts_archval",))
-    assert race_of(folder) == race_of(raced)
+    search(config, folder, *HALVES, *data, "DATASETS.TEST", ("texts_archval",))
+    assert trials_of(folder) == trials_of(halved)
 
 
-def test_a_race_of_two_processes(raced, config):
-    folder = config.parent / "raced_by_two"
-    in_two_processes(config, folder, *RACE)
-    assert race_of(folder) == race_of(raced)
+def test_halving_of_two_processes(halved, config):
+    folder = config.parent / "halved_by_two"
+    in_two_processes(config, folder, *HALVES)
+    assert trials_of(folder) == trials_of(halved)
 
 
-def test_a_race_that_was_stopped_goes_on(raced, config, monkeypatch):
-    folder = config.parent / "stopped_race"
+def test_halving_that_was_stopped_goes_on(halved, config, monkeypatch):
+    folder = config.parent / "stopped_halving"
     detect = ArchitectureEvaluator.detect
     calls = []
 
@@ -383,27 +373,31 @@ def test_a_race_that_was_stopped_goes_on(raced, config, monkeypatch):
         return detect(self, codes, batches)
 
     monkeypatch.setattr(ArchitectureEvaluator, "detect", stop_at_the_fifth)
-    options = [*RACE, "SEARCH.GROUP_SIZE", 7]
+    options = [*HALVES, "SEARCH.GROUP_SIZE", 7]
     with pytest.raises(KeyboardInterrupt):
         search(config, folder, *options)
     before = calls[:4]
     search(config, folder, *options)
     done = [(batches, code) for batches, codes in before + calls[5:] for code in codes]
     assert len(set(done)) == len(done)
-    assert race_of(folder) == race_of(raced)
-    assert (folder / "result.json").read_bytes() == (raced / "result.json").read_bytes()
+    assert trials_of(folder) == trials_of(halved)
+    assert (folder / "result.json").read_bytes() == (halved / "result.json").read_bytes()
 
 
-def test_what_cannot_race(step, config):
-    race = ["SEARCH.RACING.ENABLED", True]
+def test_what_cannot_be_halved(step, config):
+    halving = ["SEARCH.HALVING.ENABLED", True]
     wrong = [*OPTIONS["stage"]] if step == "stage" else []
     with pytest.raises(ValueError, match="a stage search of one budget"):
-        search(config, config.parent / "wrong", *race, *wrong)
+        search(config, config.parent / "wrong", *halving, *wrong)
     if step == "stage":
-        with pytest.raises(ValueError, match="SEARCH.METRIC of a race is 'bbox/AP50'"):
-            search(config, config.parent / "wrong", *race, "SEARCH.METRIC", "bbox/AP50")
-        with pytest.raises(ValueError, match="SEARCH.RACING.CONFIDENCE is 2"):
-            search(config, config.parent / "wrong", *race, "SEARCH.RACING.CONFIDENCE", 2.0)
+        for key, value, expected in (
+            ("FACTOR", 1, "expected at least 2"),
+            ("MIN_IMAGES", 0, "expected at least 1"),
+            ("MIN_IMAGES", 8, "expected at most 3, as archval has 7 images"),
+        ):
+            message = f"SEARCH.HALVING.{key} is {value}; {expected}"
+            with pytest.raises(ValueError, match=message):
+                search(config, config.parent / "wrong", *HALVES, f"SEARCH.HALVING.{key}", value)
 
 
 def test_files_of_the_user_are_left_alone(step, config, whole, tmp_path):

@@ -19,6 +19,7 @@ from crnas_d2.search.ledger import Ledger, LedgerError
 
 SETTINGS = {"step": "stage", "weights": "ab12", "SEARCH.SEED": 0, "SEARCH.BN": [1, 0.1, None]}
 CODES = [(10, 1), (2, 3), (2, 1), (1, 17), (1, 2, 3)]
+LARGE = Trial((5, 5), "failed", reason="why not " * 10_000)  # over several pages
 FORK = multiprocessing.get_context("fork")
 
 
@@ -120,29 +121,6 @@ def test_what_is_no_trial_does_not_get_in(path, trial, seconds, message):
     assert list(Ledger.read(path).trials) == [(1, 2)]
 
 
-def test_slices_of_a_race(path):
-    content = {code: bytes([i]) * 10_000 * i for i, code in enumerate(CODES)}
-    with Ledger(path, SETTINGS) as ledger:
-        ledger.record_slice(0, content)
-        ledger.record_slice(1, {CODES[0]: b"slice 1", CODES[1]: b"\0"})
-        with pytest.raises(LedgerError, match="slice 1 is recorded already"):
-            ledger.record_slice(1, {CODES[2]: b"new", CODES[1]: b"old"})
-        with pytest.raises(ValueError, match="slice -1"):
-            ledger.record_slice(-1, {})
-        with pytest.raises(ValueError, match=r"code \(-1,\)"):
-            ledger.record_slice(2, {CODES[2]: b"new", (-1,): b""})
-    with Ledger(path, SETTINGS) as ledger:
-        assert list(ledger.detections(0).items()) == sorted(content.items())
-        assert ledger.detections(1) == {CODES[0]: b"slice 1", CODES[1]: b"\0"}
-        assert ledger.detections(2) == {}
-        assert ledger.detections_of(CODES[0]) == [content[CODES[0]], b"slice 1"]
-        assert ledger.detections_of((9, 9)) == []
-        ledger.record(Trial(CODES[1], "dropped", {"bbox/AP": 1.0}, 5), 1.0)
-        with pytest.raises(LedgerError, match="2-3 has a trial already"):
-            ledger.record_slice(2, {CODES[2]: b"new", CODES[1]: b"old"})
-        assert ledger.detections(2) == {}
-
-
 def test_other_settings_are_refused_with_the_difference(path):
     fill(path)
     now = {"step": "stage", "weights": "cd34", "SEARCH.SEED": 0.0, "AMP": True}
@@ -189,7 +167,7 @@ def test_paths(tmp_path, monkeypatch):
 def test_a_file_cut_off_anywhere_is_refused_and_left_as_it_is(path):
     fill(path)
     with Ledger(path, SETTINGS) as ledger:
-        ledger.record_slice(0, {(5, 5): bytes(range(256)) * 64})
+        ledger.record(LARGE, 1.0)
     with open(path, "rb") as f:
         content = f.read()
     rng = Random(0)
@@ -207,7 +185,7 @@ def test_a_file_cut_off_anywhere_is_refused_and_left_as_it_is(path):
             assert f.read() == content[:length], length
     with open(path, "wb") as f:
         f.write(content)
-    assert len(Ledger.read(path).trials) == len(CODES)
+    assert len(Ledger.read(path).trials) == len(CODES) + 1
 
 
 def other_database(path):
@@ -223,10 +201,10 @@ def zeroed_page(path):
         f.write(bytes(4096))
 
 
-def zeroed_page_of_a_slice(path):
+def zeroed_page_of_a_reason(path):
     fill(path)
     with Ledger(path, SETTINGS) as ledger:
-        ledger.record_slice(0, {(5, 5): bytes(range(256)) * 256})
+        ledger.record(LARGE, 1.0)
     with open(path, "r+b") as f:
         f.seek(12 * 4096)
         f.write(bytes(4096))
@@ -258,7 +236,7 @@ def appended(path):
 DAMAGES = [
     other_database,
     zeroed_page,
-    zeroed_page_of_a_slice,
+    zeroed_page_of_a_reason,
     lost_table,
     text,
     noise,
@@ -473,8 +451,7 @@ def record_until_full(path, limit):
         recorded = ledger.trials
         assert Ledger.read(path).trials == recorded and len(recorded) > 10
         with pytest.raises(OSError, match=path):
-            ledger.record_slice(0, {(200, i): bytes(limit // 4) for i in range(8)})
-        assert ledger.detections(0) == {}
+            ledger.record(Trial((200, 1), "failed", reason="x" * 2 * limit), 1.0)
         assert Ledger.read(path).trials == recorded
         assert os.path.getsize(path) <= limit
         limit_files(resource.RLIM_INFINITY)
@@ -489,8 +466,8 @@ def test_full_disk(path, limit):
         kept = list(ledger.trials)
         assert kept == list(product(range(1, 100), repeat=2))[: len(kept)]
         ledger.record(done((100, 1)), 1.0)
-        ledger.record_slice(0, {(200, 1): bytes(limit)})
-    assert list(Ledger.read(path).trials) == [*kept, (100, 1)]
+        ledger.record(Trial((200, 1), "failed", reason="x" * limit), 1.0)
+    assert list(Ledger.read(path).trials) == [*kept, (100, 1), (200, 1)]
 
 
 def create_on_a_full_disk(path):
@@ -505,20 +482,11 @@ def test_disk_that_is_full_from_the_start(path):
     assert len(Ledger.read(path).trials) == len(CODES)
 
 
-SLICE = {(9, i): Random(i).randbytes(700_000) for i in range(4)}  # more than SQLite keeps in memory
-
-
-class KilledMidway(dict):
-    """A slice whose transaction is open, and partly on the disk, when SIGKILL comes."""
-
-    def items(self):
-        yield from super().items()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def killed_in_a_transaction(path):
     with Ledger(path, SETTINGS) as ledger:
-        ledger.record_slice(0, KilledMidway(SLICE))
+        # More than SQLite keeps in memory, so that a part of it is on the disk already
+        ledger._db.execute("INSERT INTO trials (reason) VALUES (hex(randomblob(4000000)))")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("reads_first", [False, True])
@@ -537,80 +505,65 @@ def test_killed_in_the_middle_of_a_transaction(path, reads_first):
             assert f.read() == content
     with Ledger(path, SETTINGS) as ledger:
         assert list(ledger.trials) == sorted(CODES)
-        assert ledger.detections(0) == {}
-        ledger.record_slice(0, SLICE)
-        assert ledger.detections(0) == SLICE
+        ledger.record(LARGE, 1.0)
+    assert Ledger.read(path).trials[5, 5] == LARGE
 
 
 SEARCHED = list(product(range(1, 4), range(1, 4), range(1, 6)))
 
 
-def search(folder, ready):
-    """A search whose trials sleep; logs what it does, and writes its result at the end."""
-    ready.set()
+def search(folder, kill_at):
+    """A search that logs what it does, writes its result at the end, and kills itself before that
+    many of its acts."""
     log = os.open(f"{folder}/log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    acts = iter(range(kill_at))
+
+    def act(what, code):
+        if next(acts, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.write(log, f"{what} {format_code(code)}\n".encode())
+
     with Ledger(f"{folder}/ledger.sqlite", SETTINGS) as ledger:
         for code in Random(1).sample(SEARCHED, len(SEARCHED)):
             if code in ledger.trials:
                 continue
-            os.write(log, f"begin {format_code(code)}\n".encode())
-            time.sleep(0.002)
+            act("begin", code)
             trial = done(code, Random(format_code(code)).random() * 100)
             if sum(code) % 5 == 0:
                 trial = Trial(code, "failed", reason="out of memory")
+            act("evaluated", code)
             ledger.record(trial, 0.002)
-            os.write(log, f"recorded {format_code(code)}\n".encode())
-            if len(ledger.trials) > 20 and not ledger.detections(0):
-                ledger.record_slice(0, SLICE)
-        assert ledger.detections(0) == SLICE
+            act("recorded", code)
         result = repr(ledger.trials)
     write_atomically(f"{folder}/result", result.encode())
 
 
-def start(folder):
-    ready = FORK.Event()
-    process = FORK.Process(target=search, args=(folder, ready))
-    process.start()
-    assert ready.wait(60)
-    return process
-
-
-def logged(folder):
-    """The codes that were begun, and those that were recorded, in order."""
-    if not os.path.exists(f"{folder}/log"):
-        return [], []
+def logged(folder, word):
     with open(f"{folder}/log") as f:
         lines = [line.split() for line in f]
-    return [[parse_code(c) for w, c in lines if w == word] for word in ("begin", "recorded")]
+    return [parse_code(code) for what, code in lines if what == word]
 
 
-def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
+def test_killed_at_any_act_it_ends_as_if_it_had_not_been(tmp_path):
     whole, torn = str(tmp_path / "whole"), str(tmp_path / "torn")
     os.mkdir(whole)
     os.mkdir(torn)
-    start(whole).join()
-    rng, kills = Random(2), 0
-    while not os.path.exists(f"{torn}/result"):
-        process = start(torn)
-        process.join(rng.random() * (0.02 + 0.002 * kills))
-        process.kill()
-        process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
-        kills += process.exitcode != 0
-        begun, recorded = logged(torn)
-        if recorded and kills % 2:  # the other half is left to the next writer
-            assert set(recorded) <= set(Ledger.read(f"{torn}/ledger.sqlite").trials)
-    assert kills > 3
+    in_a_process(search, whole, 1000)
+    moments = [0, 1, 2, 3, 4, 5, 7, 9, 11, 13, 14, 18]
+    for kill_at in moments:
+        process = FORK.Process(target=search, args=(torn, kill_at))
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        if kill_at % 2:  # the other half is left to the next writer
+            trials = Ledger.read(f"{torn}/ledger.sqlite").trials
+            assert set(logged(torn, "recorded")) <= set(trials)
+    in_a_process(search, torn, 1000)
     results = []
     for folder in (whole, torn):
         with open(f"{folder}/result", "rb") as f:
             results.append(f.read())
     assert results[0] == results[1]
-
-    assert set(begun) == set(SEARCHED)
-    assert len(recorded) == len(set(recorded))
-    assert len(begun) <= len(SEARCHED) + kills
-    with open(f"{torn}/log") as f:
-        log = f.read().splitlines()
-    for code in recorded:
-        assert f"begin {format_code(code)}" not in log[log.index(f"recorded {format_code(code)}") :]
+    begun, recorded = logged(torn, "begin"), logged(torn, "recorded")
+    assert set(begun) == set(SEARCHED) and len(recorded) == len(set(recorded))
+    assert len(SEARCHED) < len(begun) <= len(SEARCHED) + len(moments)

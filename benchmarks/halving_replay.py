@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Replays the race of a stage search on recorded detections, many times, and counts what it costs.
+"""Replays the halving of a stage search on recorded detections, many times, and counts what it costs.
 
-racing_replay.py --table FOLDER --json archval.json
-racing_replay.py --made 153 --images 300 --shuffles 5
+halving_replay.py --table FOLDER --json archval.json
+halving_replay.py --made 100 --images 300 --shuffles 50
 
 A table has the detections of every architecture in all images: for each a file named after its
 code, such as 1-1-2-4.npz, with what Detections.to_bytes() gives, and image_ids.json, a list of the
 images. The json is their ground truth in COCO format. --made makes up a table instead.
 
-The true winner is the best architecture on all images. Each race has the images in another order.
-Reported for each number of slices and confidence, as means over the races: how often the winner is
-the true one, by how much AP it is below it otherwise, how many architectures are left at the end,
-the share of image passes that was not needed, and the seconds that a race took by itself.
+The true winner is the best architecture on all images. Each replay has the images in another order.
+Reported for each factor and number of images in the first rung, as means over the replays: how often
+the winner is the true one, by how much AP it is below it otherwise, how many architectures see all
+images, and how many times fewer image passes there are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import io
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,12 +31,9 @@ from crnas_d2.files import read_json
 from crnas_d2.evaluation.bootstrap import BootstrapAP, ResampledImages
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.architecture import Code, format_code, parse_code
-from crnas_d2.search.racing import find_leader, race
+from crnas_d2.search.halving import keep_best, rungs
 
-HEADER = [
-    *("slices", "confidence", "true winner", "AP loss", "worst loss", "left"),
-    *("passes saved", "times fewer", "s / race"),
-]
+HEADER = ["factor", "images", "true winner", "AP loss", "worst loss", "left", "times fewer passes"]
 Table = dict[Code, Detections]
 
 
@@ -122,71 +118,46 @@ def contiguous_ids(coco: COCO) -> dict[int, int]:
     return {category_id: n for n, category_id in enumerate(sorted(coco.getCatIds()))}
 
 
-def score_all(
-    table: Table, image_ids: Sequence[int], coco: COCO, iou_type: str
-) -> dict[Code, float]:
-    """AP of each architecture on all images."""
-    once = np.ones((len(image_ids), 1))
-    images = ResampledImages(coco, contiguous_ids(coco), image_ids, once, iou_type)
+def score_parts(
+    table: Table,
+    parts: Sequence[Sequence[int]],
+    image_ids: Sequence[int],
+    coco: COCO,
+    iou_type: str,
+) -> dict[Code, np.ndarray]:
+    """AP of each architecture on each part, which is given by places in ``image_ids``."""
+    weights = np.zeros((len(image_ids), len(parts)))
+    for number, part in enumerate(parts):
+        weights[part, number] = 1
+    images = ResampledImages(coco, contiguous_ids(coco), image_ids, weights, iou_type)
     scores = {}
     for code, detections in table.items():
         architecture = BootstrapAP(images)
         architecture.add(image_ids, detections)
-        scores[code] = float(architecture.ap()[0])
+        scores[code] = np.asarray(architecture.ap())
     return scores
 
 
-def select(detections: Detections, image_ids: Sequence[int]) -> Detections:
-    kept = np.isin(detections.image_ids, image_ids)
-    columns = (detections.image_ids, detections.categories, detections.boxes, detections.scores)
-    masks = detections.masks[kept] if len(detections.masks) else detections.masks
-    return Detections(*(column[kept] for column in columns), masks)
-
-
 def replay(
-    table: Table,
-    scores: Mapping[Code, float],
-    slices: Sequence[Sequence[int]],
-    coco: COCO,
-    confidence: float,
-    args: argparse.Namespace,
-    seed: int,
-) -> tuple[bool, float, int, float, float]:
-    """One race.
+    sizes: Sequence[int], scores: Sequence[Mapping[Code, float]], factor: int
+) -> tuple[bool, float, int, float]:
+    """One halving.
+
+    Args:
+        sizes: images of each rung.
+        scores: of each rung; of the last one, on all images.
 
     Returns:
-        Whether the winner is the true one, its AP loss, how many architectures are left, the share
-        of image passes that it took, and its seconds without the reading of detections.
+        Whether the winner is the true one, its AP loss, how many architectures see all images, and
+        the share of image passes that it took.
     """
-    reading = 0.0
-
-    def detect(codes: Sequence[Code], index: int) -> Table:
-        nonlocal reading
-        start = time.perf_counter()
-        found = {code: select(table[code], slices[index]) for code in codes}
-        reading += time.perf_counter() - start
-        return found
-
-    start = time.perf_counter()
-    seen = race(
-        list(table),
-        slices,
-        detect,
-        coco,
-        contiguous_ids(coco),
-        confidence=confidence,
-        resamples=args.resamples,
-        seed=seed,
-        iou_type=args.iou_type,
-    )
-    seconds = time.perf_counter() - start - reading
-    left = {code: scores[code] for code, number in seen.items() if number == len(slices)}
-    winner, best = find_leader(left), find_leader(scores)
-    passes = sum(
-        len(of_slice) * sum(n > k for n in seen.values()) for k, of_slice in enumerate(slices)
-    )
-    share = passes / (len(table) * sum(map(len, slices)))
-    return winner == best, scores[best] - scores[winner], len(left), share, seconds
+    left, passes = list(scores[-1]), 0
+    for size, of_rung in zip(sizes[:-1], scores):
+        passes += size * len(left)
+        left = keep_best(left, [of_rung[code] for code in left], factor)
+    passes += sizes[-1] * len(left)
+    loss = max(scores[-1].values()) - max(scores[-1][code] for code in left)
+    return loss == 0, loss, len(left), passes / (sizes[-1] * len(scores[-1]))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -201,10 +172,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=300, help="of a made table")
     parser.add_argument("--categories", type=int, default=10, help="of a made table")
     parser.add_argument("--spread", type=float, default=0.05, help="of a made table's qualities")
-    parser.add_argument("--confidences", type=float, nargs="+", default=[0.9, 0.95, 0.99, 0.999])
-    parser.add_argument("--slices", type=int, nargs="+", default=[5], help="of equal size")
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--shuffles", type=int, default=20, help="races for each row")
+    parser.add_argument("--factors", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--first", type=int, nargs="+", default=[40, 80, 160], help="MIN_IMAGES")
+    parser.add_argument("--shuffles", type=int, default=50, help="replays for each row")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if args.table and not args.json:
@@ -217,26 +187,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         table, image_ids = load_table(args.table)
         coco = load_coco(read_json(args.json))
-    scores = score_all(table, image_ids, coco, args.iou_type)
-    ranked = sorted(scores, key=lambda code: (-scores[code], code))
-    aps = np.array([scores[code] for code in ranked])
+    orders = [
+        np.random.default_rng(shuffle).permutation(len(image_ids))
+        for shuffle in range(args.seed, args.seed + args.shuffles)
+    ]
+    settings = [
+        (factor, [len(rung) for rung in rungs(len(image_ids), first, factor)])
+        for factor, first in itertools.product(args.factors, args.first)
+    ]
+    sizes = sorted({size for _, of_setting in settings for size in of_setting})
+    parts = [order[:size] for order in orders for size in sizes]
+    columns = score_parts(table, parts, image_ids, coco, args.iou_type)
+    scores = [
+        {code: float(aps[number]) for code, aps in columns.items()} for number in range(len(parts))
+    ]
+    whole = scores[-1]
+    ranked = sorted(whole, key=lambda code: (-whole[code], code))
+    aps = np.array([whole[code] for code in ranked])
     print(
         f"{len(table)} architectures, {len(image_ids)} images, "
         f"{np.mean([len(d) for d in table.values()]) / len(image_ids):.1f} detections each\n"
         f"AP {aps[-1]:.2f} to {aps[0]:.2f}, standard deviation {aps.std():.2f}; "
-        "the best: " + ", ".join(f"{format_code(code)} ({scores[code]:.3f})" for code in ranked[:5])
+        "the best: " + ", ".join(f"{format_code(code)} ({whole[code]:.3f})" for code in ranked[:5])
     )
     rows = []
-    for number, confidence in itertools.product(args.slices, args.confidences):
-        races = []
-        for shuffle in range(args.seed, args.seed + args.shuffles):
-            order = np.random.default_rng(shuffle).permutation(image_ids).tolist()
-            slices = [part.tolist() for part in np.array_split(order, number)]
-            races.append(replay(table, scores, slices, coco, confidence, args, shuffle))
-        won, loss, left, share, seconds = np.mean(races, axis=0)
-        worst = max(race[1] for race in races)
-        rows.append([number, confidence, won, loss, worst, left, 1 - share, 1 / share, seconds])
-    formats = ("", "", ".2f", ".4f", ".4f", ".1f", ".1%", ".2f", ".1f")
+    for factor, of_setting in settings:
+        found = []
+        for start in range(0, len(parts), len(sizes)):
+            own = [scores[start + sizes.index(size)] for size in of_setting]
+            found.append(replay(of_setting, own[:-1] + [whole], factor))
+        won, loss, left, share = np.mean(found, axis=0)
+        worst = max(loss for _, loss, _, _ in found)
+        rows.append([factor, of_setting[0], won, loss, worst, left, 1 / share])
+    formats = ("", "", ".2f", ".4f", ".2f", ".0f", ".2f")
     print(tabulate(rows, HEADER, tablefmt="github", floatfmt=formats))
 
 

@@ -1,0 +1,33 @@
+"""Successive halving (Jamieson and Talwalkar, arXiv 1502.07943), with images as the resource."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..architecture import Code
+from .ranking import rank
+
+
+def rungs(batches: int, first: int, factor: int) -> list[range]:
+    """The mini-batches of each rung, evenly spread over all; the last rung has all of them.
+
+    Args:
+        batches: how many there are.
+        first: how many the first rung has at least.
+        factor: how many times more the next rung has.
+    """
+    strides = [1]
+    while math.ceil(batches / (strides[-1] * factor)) >= first and strides[-1] < batches:
+        strides.append(strides[-1] * factor)
+    return [range(0, batches, stride) for stride in reversed(strides)]
+
+
+def keep_best(codes: Sequence[Code], scores: Sequence[float | None], factor: int) -> list[Code]:
+    """The best of some architectures, one of ``factor``, rounded up; in lexicographic order.
+
+    Args:
+        codes, scores: as in :func:`crnas_d2.search.ranking.rank`. One that failed is not kept.
+    """
+    kept = rank(codes, scores).scored[: math.ceil(len(codes) / factor)]
+    return sorted(code for code, _ in kept)
