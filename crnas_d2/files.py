@@ -284,8 +284,8 @@ def _remove(path: str) -> None:
 
 def clean_temporaries(folder: str) -> None:
     """Remove from a local folder what :func:`open_atomically` has begun in processes that were
-    killed. Nothing may be
-    written there at the time: see :func:`~crnas_d2.lock.folder_lock`, which does it."""
+    killed. Nothing may be written there at the time: see :func:`~crnas_d2.lock.folder_lock`, which
+    does it."""
     if is_remote(folder) or not os.path.isdir(folder):
         return
     for name in filter(TEMPORARY.fullmatch, os.listdir(folder)):

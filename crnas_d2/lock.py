@@ -38,7 +38,7 @@ def folder_lock(folder: str) -> Iterator[None]:
                 logger.debug(f"there is no lock for {folder}: {error}")
             else:
                 stack.callback(os.close, descriptor)
-                _lock(descriptor, folder)
+                _lock(descriptor, folder, fcntl.LOCK_EX)
                 with contextlib.suppress(OSError):  # for the message of others alone
                     os.ftruncate(descriptor, 0)
                     os.write(
@@ -61,15 +61,15 @@ def check_unlocked(folder: str) -> None:
     except OSError:
         return  # as where there is none, or nothing can be written
     try:
-        _lock(descriptor, folder)
+        _lock(descriptor, folder, fcntl.LOCK_SH)  # which several may have at once
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, folder: str) -> None:
+def _lock(descriptor: int, folder: str, kind: int) -> None:
     """A lock of POSIX, which children of the process do not inherit."""
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             logger.warning(f"{folder} cannot be locked ({error}); run nothing else there")

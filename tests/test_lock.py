@@ -58,3 +58,25 @@ def test_no_lock_where_nothing_can_be_written(tmp_path, monkeypatch):
     with folder_lock("s3://bucket/output"):
         pass
     assert not os.listdir(tmp_path)
+
+
+def test_several_may_look_at_once(tmp_path, monkeypatch):
+    """As the processes of a job do."""
+    with folder_lock(str(tmp_path)):
+        pass
+    close, codes = os.close, []
+
+    def look_too(descriptor):
+        monkeypatch.setattr(os, "close", close)
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                check_unlocked(str(tmp_path))
+                os._exit(0)
+            os._exit(1)
+        codes.append(os.waitpid(child, 0)[1])
+        close(descriptor)
+
+    monkeypatch.setattr(os, "close", look_too)
+    check_unlocked(str(tmp_path))
+    assert codes == [0]

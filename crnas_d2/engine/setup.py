@@ -64,7 +64,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     open_terminal(getattr(args, "verbose", False))
     cfg = read_config(args.config_file, args.opts)
-    check_apart([cfg], lambda folder: check_run(_drawn_into(folder, cfg), args))
+    check_apart([cfg], lambda folder: check_run(_drawn_into(folder, cfg), args, decide=call))
     prepare(cfg, args)
     if not args.eval_only and comm.is_main_process():
         warn_of_shared_images(cfg)
@@ -130,7 +130,12 @@ def _log_setting(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def check_run(
-    cfg: CfgNode, args: argparse.Namespace, check: Callable[..., Any] = call, *, makes: bool = True
+    cfg: CfgNode,
+    args: argparse.Namespace,
+    check: Callable[..., Any] = call,
+    *,
+    makes: bool = True,
+    decide: Callable[..., Any] = decided_by_main,
 ) -> list[str]:
     """All checks that a run begins with. Nothing is written but what checks remember,
     and archtrain and archval.
@@ -139,6 +144,8 @@ def check_run(
         cfg, args: as in :func:`prepare`.
         check: runs each of them, also where an earlier one has found something.
         makes: see :func:`check_data_sets`.
+        decide: finds the checkpoint to resume from, for all processes; :func:`call` where the main
+            process makes the checks alone.
 
     Returns:
         As :func:`check_config`.
@@ -151,7 +158,7 @@ def check_run(
     checkpoint = None
     if args.resume:
         iterations = cfg.SOLVER.MAX_ITER if training else None
-        checkpoint = decided_by_main(lambda: find_checkpoint(cfg.OUTPUT_DIR, iterations))
+        checkpoint = decide(lambda: find_checkpoint(cfg.OUTPUT_DIR, iterations))
     taken = check_network(cfg, checkpoint, training=training, check=check)
     check(check_data_sets, cfg, training=training, makes=makes)
     if taken is not None:

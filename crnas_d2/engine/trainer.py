@@ -151,13 +151,10 @@ class CRTrainer(DefaultTrainer):
         """As in Detectron2; also goes on in the data, and prints from where."""
         super().resume_or_load(resume=resume)
         self.data_loader.batch_sampler.start = self.start_iter
-        if self.start_iter > 0:
-            source = f"checkpoint {self.checkpointer.get_checkpoint_file()}"
-        else:
-            source = f"weights {self.cfg.MODEL.WEIGHTS or '(random)'}"
+        last = self.checkpointer.get_checkpoint_file() if self.start_iter > 0 else ""
+        source = f"checkpoint {last}" if last else f"weights {self.cfg.MODEL.WEIGHTS or '(random)'}"
         logger.info(f"Starting at iteration {self.start_iter} of {self.max_iter} from {source}")
-        last = os.path.basename(self.checkpointer.get_checkpoint_file())
-        if self.start_iter >= self.max_iter and last != f"{FINAL}.pth":
+        if self.start_iter >= self.max_iter and os.path.basename(last) != f"{FINAL}.pth":
             # It was killed before it had saved the final checkpoint, or that is gone.
             self.iter = self.start_iter - 1
             self.checkpointer.save(FINAL, iteration=self.iter)

@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from forked import run_forked
 from runs import (
     NETWORKS,
     RANDOM,
@@ -13,8 +14,11 @@ from runs import (
     copy_checkpoint,
     last_checkpoint,
     mixed_data,
+    parse,
     train,
 )
+
+from crnas_d2.engine import setup
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -110,3 +114,24 @@ def test_killed_then_terminated(tiny_config, tmp_path):
     train(tiny_config, "--resume", *options_of_interrupted)
     train(tiny_config, *options)
     assert_same_state(last_checkpoint(output), last_checkpoint(whole))
+
+
+def test_ranks_that_may_resume_where_parts_are_to_be_drawn(tiny_config, tmp_path):
+    """The main process then looks at all alone before the others do."""
+    *data, _, _, _, _ = mixed_data(tmp_path / "mixed")
+    name = f"mixed_{tmp_path / 'mixed'}"
+    parts = ("DATASETS.TRAIN", (f"{name}_archtrain",), "DATASETS.TEST", (f"{name}_archval",))
+    drawn = ("DATASETS.ARCHVAL.SIZE", 2, "DATASETS.ARCHVAL.DIR", tmp_path / "drawn")
+    args = parse(tiny_config, "--resume", *data, *parts, *drawn)
+    assert run_forked(2, lambda: setup(args).DATASETS.ARCHVAL.SIZE) == [2, 2]
+    assert len(os.listdir(tmp_path / "drawn")) >= 2
+
+
+def test_a_training_anew_does_not_ask_for_what_is_there(tiny_config, tmp_path):
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "last_checkpoint").write_text("model_0000000.pth")
+    (output / "model_0000000.pth").write_bytes(b"PK of an earlier run")
+    (output / "model_0000003.pth").write_bytes(b"PK of an earlier run")
+    train(tiny_config, "DATASETS.TEST", (), "SOLVER.CHECKPOINT_PERIOD", 10)
+    assert last_checkpoint(output)["iteration"] == 3
