@@ -50,6 +50,9 @@ class CRCheckpointer(DetectionCheckpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         """As in Detectron2, but whatever happens, no file on disk is ever half written.
 
+        Args:
+            kwargs: kept beside the model. A training gives its ``iteration``.
+
         Raises:
             FloatingPointError: the model has diverged; what was saved before stays the last one.
         """
@@ -61,10 +64,10 @@ class CRCheckpointer(DetectionCheckpointer):
                 f"{name}.pth is not saved: {len(diverged)} parameter(s) of the model have Inf or "
                 f"NaN ({some(diverged)})"
             )
-        if name == FINAL and self._last != self._path(
-            periodic := f"model_{kwargs['iteration']:07d}"
-        ):
-            self.save(periodic, **kwargs)
+        if name == FINAL and "iteration" in kwargs:
+            resumable = f"model_{kwargs['iteration']:07d}"
+            if self._last != self._path(resumable):
+                self.save(resumable, **kwargs)
         data = {"model": self.model.state_dict(), "model_config": self._model_config, **kwargs}
         data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
         if name in (FINAL, BEST):
