@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import sys
-from math import nan
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -215,7 +214,7 @@ def test_words_of_a_comparison(found, words, difference):
 def test_what_cannot_be_compared():
     trained = network("baseline", {"bbox": {"AP": 30.0}})
     assert compare("bbox/AP", trained, network("found", {})) is None
-    assert compare("bbox/AP", trained, network("found", {"bbox": {"AP": nan}})) is None
+    assert compare("bbox/AP", trained, network("found", {"bbox": {"AP": None}})) is None
 
 
 def test_several_test_sets():
@@ -335,8 +334,8 @@ def test_what_failed_is_listed_with_its_reason(stage_config, monkeypatch):
 def test_a_tie_is_told(stage_config, monkeypatch):
     evaluate = ArchitectureEvaluator.evaluate
 
-    def same(self, codes):
-        for trial in evaluate(self, codes):
+    def same(self, *arguments):
+        for trial in evaluate(self, *arguments):
             trial.metrics.update({"bbox/AP": 20.0})
             yield trial
 
@@ -370,7 +369,7 @@ def test_a_detector_whose_cost_is_not_known(stage_config, tmp_path, monkeypatch)
     def refuse(cfg):
         raise ValueError("MODEL.META_ARCHITECTURE is 'Own'")
 
-    monkeypatch.setattr("crnas_d2.procedure.records.analyze_detector", refuse)
+    monkeypatch.setattr("crnas_d2.procedure.networks.analyze_detector", refuse)
     page = Page(run_search_net(stage_config, tmp_path / "out", "SEARCH.BUDGETS", "[5]"))
     assert len(page.table("stage code")) == 4
     assert "GMACs" not in page.text and "Multiply-adds" not in page.text
