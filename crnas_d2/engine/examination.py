@@ -32,11 +32,11 @@ def telling_places(
 
     Args:
         check: as :func:`call`.
-        config: the file that was read.
+        config: the file that was read; empty where the config comes from elsewhere.
         opts: keys and values of the command line.
         common: files that go before it.
     """
-    files = [file for path in (config, *common) for file in read_config_files(path)]
+    files = [file for path in (config, *common) if path for file in read_config_files(path)]
 
     def run(function: Callable[..., T], *args: Any, **options: Any) -> T:
         try:
