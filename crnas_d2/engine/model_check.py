@@ -40,6 +40,7 @@ PARTS = {
     "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
     "ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
 }
+UNREGISTERED = ("PrecomputedProposals",)  # Detectron2's name of no proposal generator
 NEEDED = ("META_ARCHITECTURE", "BACKBONE.NAME")
 # Keys of the features that are read, by a part of the model's name
 READERS = {
@@ -59,7 +60,7 @@ def check_parts(cfg: CfgNode) -> None:
     """
     for key, registry in PARTS.items():
         name = _value(cfg, key)
-        if name not in registry and (name or key in NEEDED):
+        if name not in registry and name not in UNREGISTERED and (name or key in NEEDED):
             raise ValueError(f"MODEL.{key} is {name!r}; expected one of {_listed(dict(registry))}")
     _check_heads(cfg)
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:

@@ -6,7 +6,9 @@ import copy
 
 import pytest
 
+from crnas_d2.config import read_config
 from crnas_d2.engine import setup
+from crnas_d2.engine.model_check import check_parts
 
 pytestmark = pytest.mark.usefixtures("catalogs_of_module")
 
@@ -287,6 +289,13 @@ def test_what_a_part_itself_refuses(shared_tiny_config):
     message = refused(shared_tiny_config, "MODEL.FPN.NORM", "GN")
     assert message.startswith("the model of MODEL.META_ARCHITECTURE 'GeneralizedRCNN' and ")
     assert "cannot be built: ValueError: num_channels (16) must be divisible" in message
+
+
+def test_precomputed_proposals_are_a_part(shared_tiny_config):
+    """Fast R-CNN, of which Detectron2 registers no proposal generator."""
+    opts = ["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals", "MODEL.LOAD_PROPOSALS", True]
+    assert refused(shared_tiny_config, *opts).startswith("DATASETS.PROPOSAL_FILES_TRAIN is ()")
+    check_parts(read_config(str(shared_tiny_config), opts))
 
 
 def test_the_place_of_a_value_is_told(shared_tiny_config):
