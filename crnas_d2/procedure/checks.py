@@ -15,6 +15,7 @@ from ..engine.examination import call, telling_places
 from ..engine.model_check import check_model
 from ..engine.setup import check_apart, check_data_sets, check_network, check_run
 from ..evaluation.metric import check_metric
+from ..main_process import decided_by_main
 from .data_use import DataUse, check_data
 from .final_config import read_baseline
 from .outputs import check_outputs, check_search_outputs, files_read
@@ -105,7 +106,8 @@ def check_search(
     cfg = read_config(args.config_file, args.opts)
     cfg.DATASETS.ARCHVAL.DIR = splits or cfg.DATASETS.ARCHVAL.DIR
     check(check_search_outputs, cfg, args.config_file)
-    check_run(cfg, args, check, makes=makes)
+    decide = call if splits else decided_by_main  # a draw apart is the main process's own
+    check_run(cfg, args, check, makes=makes, decide=decide)
     final = check(read_baseline, cfg, args.config_file, args.opts)
     check_here = telling_places(check, args.config_file, args.opts)
     check_here(check_space, cfg, final)
