@@ -182,7 +182,7 @@ class Procedure:
         if found:
             set_architecture(cfg, found)
         before = self._standings.get(step.weights, Standing())
-        is_there = before.done if step.weights else os.path.isfile(cfg.MODEL.WEIGHTS)
+        is_there = before.trained if step.weights else os.path.isfile(cfg.MODEL.WEIGHTS)
         if cfg.MODEL.INIT.SETTINGS == "take" and is_there:
             settle_settings(cfg)
         return cfg
@@ -193,16 +193,17 @@ class Procedure:
 
     def look(self) -> Mapping[str, Standing]:
         """How far each step has come, by its name, as the main process has read it; of one that
-        depends on another that is not done, that is not asked."""
+        depends on weights or on an architecture that are not there, that is not asked."""
         for step in self.steps:
             if step.name not in self._standings:
-                before = [self._standings[name] for name in self._needs(step)]
-                looks = all(standing.done for standing in before)
+                trained = not step.weights or self._standings[step.weights].trained
+                found = not step.architecture or self._standings[step.architecture].done
+                looks = trained and found
                 self._standings[step.name] = self._look_at(step) if looks else Standing()
         return self._standings
 
     def _look_at(self, step: Step) -> Standing:
-        """Of one whose steps before it are done."""
+        """Of one for which all is there that it starts from."""
         folder = os.path.join(self.output, step.name)
         state = StepState.read(folder)
         standing = Standing.of(folder, state, self._identify(step)) if state else Standing()
@@ -219,9 +220,6 @@ class Procedure:
             final_cfg=final,
             processes=self._processes,
         )
-
-    def _needs(self, step: Step) -> list[str]:
-        return [name for name in (step.weights, step.architecture) if name]
 
     def found(self) -> Architecture | None:
         """By the last search that is done."""

@@ -16,6 +16,7 @@ class Standing:
     """
     Attributes:
         done: whether all that it would leave is there.
+        trained: whether the weights of a training are there, which may still be tested again.
         why: it runs although it was begun; empty of one that was not.
         refusal: why it cannot go on; empty where it can.
         results, seconds: see :class:`StepState`, of one that is done.
@@ -23,6 +24,7 @@ class Standing:
     """
 
     done: bool = False
+    trained: bool = False
     why: str = ""
     refusal: str = ""
     results: Mapping[str, Any] = field(default_factory=dict)
@@ -42,16 +44,14 @@ class Standing:
         if state.state == DONE and not damages:  # by how many it was done does not matter any more
             work = [change for change in work if not change.startswith(f"{PROCESSES}: ")]
         if work:
-            return cls(
-                identity, refusal="\n  ".join([f"{folder} was begun with other values:", *work])
-            )
+            return cls(refusal="\n  ".join([f"{folder} was begun with other values:", *work]))
         if state.state != DONE:
             return cls(why="goes on")
         if damages:
             return cls(why=f"runs again: {', '.join(damages)}")
         if verdict:
-            return cls(why=f"ends again: {'; '.join(verdict)}")
-        return cls(True, results=state.results, seconds=state.seconds)
+            return cls(trained=True, why=f"ends again: {'; '.join(verdict)}")
+        return cls(True, True, results=state.results, seconds=state.seconds)
 
     def refuse_changes(self) -> None:
         """

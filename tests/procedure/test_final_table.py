@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from crnas_d2 import ARCHITECTURES
-from crnas_d2.procedure.procedure import _compare
+from crnas_d2.procedure.networks import compare
 
 
 def test_what_is_not_known_is_a_dash():
@@ -17,7 +17,7 @@ def test_what_is_not_known_is_a_dash():
     ]
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in _compare(*networks).splitlines()
+        for line in compare(*networks).splitlines()
         if "bbox" in line
     ]
     assert rows == [

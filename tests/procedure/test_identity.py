@@ -147,13 +147,16 @@ def test_how_far_a_step_has_come(tmp_path):
     other = dataclasses.replace(identity, work={"a": "1", "processes": "1"})
     with pytest.raises(ValueError, match="step was begun .*\n  processes: 2 there, 1 now"):
         Standing.of("step", state, other).refuse_changes()
+    assert not Standing.of("step", state, other).done
     sha256 = file_sha256(str(tmp_path / "model_final.pth"))
     StepState(identity, DONE, {"AP": 1.0}, 2.0, {"model_final.pth": sha256}).write(str(tmp_path))
     state = StepState.read(str(tmp_path))
     standing = Standing.of(str(tmp_path), state, other)  # by how many it was done does not matter
     assert standing.done and standing.results == {"AP": 1.0} and standing.seconds == 2.0
     tested = dataclasses.replace(identity, verdict={"b": "2"})
-    assert Standing.of(str(tmp_path), state, tested).why == "ends again: b: 1 there, 2 now"
+    standing = Standing.of(str(tmp_path), state, tested)
+    assert standing.trained and not standing.done
+    assert standing.why == "ends again: b: 1 there, 2 now"
     (tmp_path / "model_final.pth").write_bytes(b"others")
     why = "runs again: model_final.pth was changed"
     assert Standing.of(str(tmp_path), state, identity).why == why

@@ -20,8 +20,7 @@ from crnas_d2.analysis import analyze_detector
 from crnas_d2.procedure import Procedure, Recipe, is_recipe
 from crnas_d2.procedure.dry_run import examine_recipe
 from crnas_d2.procedure.steps import plan
-from crnas_d2.procedure.procedure import _compare
-from crnas_d2.procedure.networks import Network
+from crnas_d2.procedure.networks import Network, compare
 from crnas_d2.procedure.supernet_search import get_space
 from crnas_d2.procedure.state import StepState
 from crnas_d2.procedure.overview import describe, overview
@@ -110,7 +109,7 @@ def test_the_table_of_the_deepest_network_fits_a_terminal():
     ]
     results = {task: {"AP": 41.23, "AP50": 60.0, "AP-person": 50.0} for task in ("bbox", "segm")}
     networks = [Network(name, cfg, "w", results) for name, cfg in zip(("baseline", "found"), cfgs)]
-    table = _compare(*networks)
+    table = compare(*networks)
     assert max(map(len, table.splitlines())) <= 100
     assert "-".join(map(str, cfgs[1].MODEL.CR.OPERATION_CODE)) in table
 
@@ -195,6 +194,12 @@ def test_a_changed_config_is_refused(output, recipe):
     for _ in range(2):
         with pytest.raises(ValueError, match="SEARCH.SEED: .*0.* there, .*5.* now"):
             run(recipe, folder, "SEARCH.SEED", 5)
+    before = read_state(folder, "stage_pretraining")
+    with pytest.raises(  # a training would be tested again, the searches behind it are others
+        ValueError, match="stage_search was .*\n  TEST.DETECTIONS_PER_IMAGE: 100 there, 7 now"
+    ):
+        run(recipe, folder, "TEST.DETECTIONS_PER_IMAGE", 7)
+    assert read_state(folder, "stage_pretraining") == before
     assert run(recipe, folder) == output[1]
 
 
