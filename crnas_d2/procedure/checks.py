@@ -14,8 +14,10 @@ from ..config import read_config
 from ..engine.examination import call, telling_places
 from ..engine.model_check import check_model
 from ..engine.setup import check_apart, check_data_sets, check_network, check_run
+from ..data.parts import count_images
 from ..evaluation.metric import check_metric
 from ..main_process import decided_by_main
+from ..search.study import find_rungs
 from .data_use import DataUse, check_data
 from .final_config import read_baseline
 from .outputs import check_outputs, check_search_outputs, files_read
@@ -112,7 +114,7 @@ def check_search(
     check_here = telling_places(check, args.config_file, args.opts)
     check_here(check_space, cfg, final)
     if all(name in DatasetCatalog for name in cfg.DATASETS.TEST):
-        check_here(check_metric, cfg)
+        check_here(_check_scores, cfg)
     if final:
         file = find_config("SEARCH.FINAL", cfg.SEARCH.FINAL, args.config_file)
         _check_untrained(final, telling_places(check, file, args.opts))
@@ -171,10 +173,17 @@ def _check_begun(procedure: Procedure) -> None:
 
 
 def _check_data(cfg: CfgNode, *, searches: bool, makes: bool) -> None:
-    """Of a step, and that a search can rank by them."""
+    """Of a step."""
     check_data_sets(cfg, training=not searches, makes=makes)
     if searches:
-        check_metric(settled(cfg))
+        _check_scores(cfg)
+
+
+def _check_scores(cfg: CfgNode) -> None:
+    """That a search can compare architectures on its archval, which is registered."""
+    cfg = settled(cfg)
+    check_metric(cfg)
+    find_rungs(cfg, count_images(cfg))
 
 
 def _uses_of_data(procedure: Procedure) -> list[DataUse]:

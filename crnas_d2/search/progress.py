@@ -85,7 +85,7 @@ class Progress(contextlib.AbstractContextManager):
         scores = {
             code: trial.metrics[self._metric]
             for code, trial in done.items()
-            if trial.status == "done" and len(code) == longest
+            if trial.status == "done" and len(code) == longest and self._metric in trial.metrics
         }
         if not scores:
             return None
@@ -94,11 +94,11 @@ class Progress(contextlib.AbstractContextManager):
 
     def _write(self, trial: Trial, step: int, leader: tuple[str, float] | None) -> None:
         text = f"{format_code(trial.code)}: {trial.status}"
-        if trial.metrics:
-            score = trial.metrics[self._metric]
+        score = trial.metrics.get(self._metric)  # not there without an object that it counts
+        if score is not None:
             self._writer.add_scalar(f"search/{self._metric}", score, step)
             text += f", {score:.2f}"
-        else:
+        elif trial.reason:
             text += f", {trial.reason}"
         self._writer.add_text("search/architecture", text, step)
         if leader:

@@ -58,14 +58,18 @@ class Study:
         self._progress = progress
         recorded = comm.all_gather(ledger.recorded if ledger else [])[0]
         self._known = {(trial.code, trial.images): trial for trial in recorded}
-        self._rungs = _rungs(cfg, evaluator)
+        images = len(evaluator.image_ids(range(evaluator.mini_batches)))
+        self._rungs = find_rungs(cfg, images)
         progress.begin(len({trial.code for trial in recorded}))
 
     def __call__(self, codes: Sequence[Code]) -> list[float | None]:
         """The metric of each architecture; None for one that failed or was dropped."""
         left = list(codes)
         for batches in self._rungs[:-1]:
-            left = keep_best(left, self._evaluate(left, batches), self._search.HALVING.FACTOR)
+            scores = self._evaluate(left, batches)
+            ran = [code for code in left if self.done[code].status != "failed"]
+            # Where these images have nothing that the metric counts, they decide nothing.
+            left = keep_best(left, scores, self._search.HALVING.FACTOR) or ran
         scores = dict(zip(left, self._evaluate(left, self._rungs[-1])))
         return [scores.get(code) for code in codes]
 
@@ -87,23 +91,27 @@ class Study:
         self._progress.update(trials, seconds, self.done)
 
     def _is_complete(self, trial: Trial) -> bool:
-        """Whether it has what is asked for now; masks may not have been."""
-        return trial.status == "failed" or self._search.METRIC in trial.metrics
+        """Whether it was scored on what is asked for now; masks may not have been."""
+        task = self._search.METRIC.partition("/")[0]
+        return trial.status == "failed" or any(n.startswith(f"{task}/") for n in trial.metrics)
 
 
-def _rungs(cfg: CfgNode, evaluator: Evaluator) -> list[range]:
+def find_rungs(cfg: CfgNode, images: int) -> list[range]:
     """The mini-batches of archval on which architectures are compared, one time after the other.
+
+    Args:
+        cfg: of the search, :func:`~crnas_d2.procedure.supernet_search.settled`.
+        images: of archval.
 
     Raises:
         ValueError: archval has too few images for ``SEARCH.HALVING``.
     """
-    batches, halving = evaluator.mini_batches, cfg.SEARCH.HALVING
+    size, halving = cfg.SEARCH.IMAGES_PER_BATCH, cfg.SEARCH.HALVING
+    batches = math.ceil(images / size)
     if not halving.ENABLED:
         return [range(batches)]
-    first = math.ceil(halving.MIN_IMAGES / cfg.SEARCH.IMAGES_PER_BATCH)
-    found = rungs(batches, first, halving.FACTOR)
+    found = rungs(batches, math.ceil(halving.MIN_IMAGES / size), halving.FACTOR)
     if len(found) == 1:
-        images = len(evaluator.image_ids(range(batches)))
         raise ValueError(
             f"SEARCH.HALVING.MIN_IMAGES is {halving.MIN_IMAGES}; expected at most "
             f"{images // halving.FACTOR}, as archval has {images} images"

@@ -97,6 +97,12 @@ FILES = [
     ("final.yaml", "MODEL:", "MODEL: &a\n  CR: *a", "final.yaml"),
     ("stage.yaml", "STEPS: []", "STEPS: [5, 3]", "SOLVER.STEPS is"),
     ("stage.yaml", "IMAGES_PER_BATCH: 2\n", "IMAGES_PER_BATCH: -2\n", "SEARCH.IMAGES_PER_BATCH"),
+    (
+        "stage.yaml",
+        "IMAGES_PER_BATCH: 2\n",
+        "IMAGES_PER_BATCH: 2\n  HALVING: {ENABLED: True, MIN_IMAGES: 100}\n",
+        "SEARCH.HALVING.MIN_IMAGES is 100; expected at most",
+    ),
     ("dilation.yaml", "GROUP_SIZE: 4", "STRATEGY: beam", "SEARCH.STRATEGY is 'beam'"),
     ("dilation.yaml", "GROUP_SIZE: 4", "BUDGETS: many", "SEARCH.BUDGETS"),
     ("dilation.yaml", 'TEST: ["', 'TEST: ["x_', "DATASETS.TEST"),

@@ -1,6 +1,7 @@
 """Successive halving: which mini-batches, who stays, and what a study makes of it."""
 
 import contextlib
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from crnas_d2.config import default_config
 from crnas_d2.search.halving import keep_best, rungs
 from crnas_d2.search.ledger import Ledger
+from crnas_d2.search.progress import Progress
 from crnas_d2.search.study import Study
 from crnas_d2.search.trial import Trial
 
@@ -68,7 +70,7 @@ class Evaluator:
             yield Trial(code, status, {AP: score}, len(batches))
 
 
-class Progress:
+class Silent:
     def begin(self, known):
         pass
 
@@ -76,12 +78,12 @@ class Progress:
         pass
 
 
-def study(evaluator, ledger=None, **halving):
+def study(evaluator, ledger=None, progress=Silent(), **halving):
     cfg = default_config()
     cfg.SEARCH.IMAGES_PER_BATCH = 1
     for key, value in {"ENABLED": True, "FACTOR": 4, "MIN_IMAGES": 4, **halving}.items():
         cfg.SEARCH.HALVING[key] = value
-    return Study(cfg, evaluator, ledger, Progress())
+    return Study(cfg, evaluator, ledger, progress)
 
 
 def test_a_study_halves():
@@ -121,6 +123,26 @@ def test_an_archval_that_is_too_small():
     message = "SEARCH.HALVING.MIN_IMAGES is 17; expected at most 16, as archval has 64 images"
     with pytest.raises(ValueError, match=message):
         study(Evaluator(), MIN_IMAGES=17)
+
+
+def test_a_part_without_what_the_metric_counts_drops_nobody(tmp_path):
+    """Such as small objects, of which all of archval has some."""
+
+    class Rare(Evaluator):
+        def evaluate(self, codes, batches):
+            for trial in super().evaluate(codes, batches):
+                if len(batches) == 4 and trial.metrics:
+                    trial = replace(trial, metrics={"bbox/AP50": 1.0})
+                yield trial
+
+    path, sizes = str(tmp_path / "ledger.sqlite"), []
+    for _ in range(2):
+        with Ledger(path, {}) as ledger, Progress(str(tmp_path), AP, 36, 64) as progress:
+            evaluator = Rare()
+            scores = study(evaluator, ledger, progress)(CODES)
+            assert max(filter(None, scores)) == 36
+        sizes += [size for _, size in evaluator.evaluated]
+    assert sizes == 36 * [4] + 35 * [16] + 9 * [64]
 
 
 def test_the_old_keys_name_the_new_one():
