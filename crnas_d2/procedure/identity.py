@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,14 +114,6 @@ def _weights(path: str) -> dict[str, str]:
     return {"weights": path if is_remote(path) else product_sha256(path) or "not there"}
 
 
-@functools.lru_cache(maxsize=16)
-def _sha256(path: str, size: int, modified: int) -> str:
-    return file_sha256(path)
-
-
 def product_sha256(path: str) -> str | None:
     """SHA-256 of a file that a step has left; None where it is not there."""
-    if not os.path.isfile(path):
-        return None
-    status = os.stat(path)
-    return _sha256(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+    return file_sha256(path) if os.path.isfile(path) else None

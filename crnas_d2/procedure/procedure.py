@@ -137,6 +137,9 @@ class Procedure:
         cfg = self.config(step)
         if comm.is_main_process():
             identity = self._identify(step)
+            before = StepState.read(cfg.OUTPUT_DIR)
+            if before:
+                before.set_changes_aside(cfg.OUTPUT_DIR)
             StepState(identity).write(cfg.OUTPUT_DIR)
         comm.synchronize()
         began = time.perf_counter()

@@ -64,3 +64,11 @@ class StepState:
             if now != sha256:
                 damages.append(f"{name} was changed" if now else f"{name} is not there any more")
         return damages
+
+    def set_changes_aside(self, folder: str) -> None:
+        """Give the products that are not as the step has left them another name, as a training would
+        go on with what is in ``model_final.pth``."""
+        for name, sha256 in self.products.items():
+            path = os.path.join(folder, name)
+            if product_sha256(path) not in (sha256, None):
+                os.replace(path, f"{path}.changed")

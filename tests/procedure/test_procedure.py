@@ -244,15 +244,22 @@ def test_changed_data_are_refused_or_tested_again(output, recipe, told):
     assert after["identity"]["verdict"] != before["identity"]["verdict"]
 
 
-def test_products_that_are_gone_are_made_again(output, recipe, told):
+def test_products_that_are_gone_or_changed_are_made_again(output, recipe, told):
     folder = recipe.parent / "gone"
     shutil.copytree(output[0], folder)
-    gone = ["stage_search/result.json", "final/model_final.pth"]
-    for name in gone:
-        (folder / name).unlink()
+    (folder / "stage_search/result.json").unlink()
+    changed = folder / "final/model_final.pth"
+    content = torch.load(changed)
+    next(iter(content["model"].values())).add_(1)
+    torch.save(content, changed)
+    written = changed.read_bytes()
     assert run(recipe, folder) == output[1]
-    for step, name in (path.split("/") for path in gone):
-        assert any(f"{step}: runs again: {name} is not there any more" in line for line in told)
+    assert changed.with_name("model_final.pth.changed").read_bytes() == written
+    for step, name, why in (
+        ("stage_search", "result.json", "is not there any more"),
+        ("final", "model_final.pth", "was changed"),
+    ):
+        assert any(f"{step}: runs again: {name} {why}" in line for line in told)
         assert read_state(folder, step)["products"] == read_state(output[0], step)["products"]
     assert any("dilation_supernet: done already" in line for line in told)
 
