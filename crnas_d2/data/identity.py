@@ -70,7 +70,7 @@ def identify_data(cfg: CfgNode, names: Iterable[str], seen: Seen) -> dict[str, s
 
 def _annotations(name: str, folder: str) -> str:
     meta = MetadataCatalog.get(name)
-    if meta.get("evaluator_type") == "coco" and meta.get("json_file"):
+    if meta.get("evaluator_type") in ("coco", "lvis") and meta.get("json_file"):
         return _sha256(os.fspath(meta.get("source") or meta.json_file), folder)
     # Wherever the folder lies; the pictures are told apart by their own sizes and times.
     records = [
