@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import nn
 
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.structures import ImageList
 from detectron2.utils import comm
 
@@ -112,6 +113,8 @@ class _Measurement(contextlib.ExitStack):
         for part in module.modules():
             if isinstance(part, nn.Conv2d):  # after a pooling there is no norm
                 self.enter_context(part.register_forward_pre_hook(lambda _, x: self._clear(x[0])))
+            elif isinstance(part, FrozenBatchNorm2d):  # before the pooling of a stem
+                self.enter_context(part.register_forward_hook(lambda _, __, x: self._clear(x)))
             elif isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.running_mean = torch.zeros_like(part.running_mean)
                 part.running_var = torch.zeros_like(part.running_var)

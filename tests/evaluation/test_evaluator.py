@@ -119,9 +119,10 @@ def test_statistics_are_those_of_precise_bn(config):
             torch.testing.assert_close(variance, norm.running_var, rtol=1e-4, atol=1e-6)
 
 
-def test_statistics_are_those_of_the_images_alone(config):
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_statistics_are_those_of_the_images_alone(config, frozen):
     """One norm after the other is told the moments of its inputs, image by image."""
-    cfg = load(config)
+    cfg = load(config, "MODEL.BACKBONE.FREEZE_AT", frozen)
     model, generator = build(cfg), torch.Generator().manual_seed(0)
     supernet = find_supernet(model)
     shapes = [(50, 91), (91, 50), (64, 64), (33, 40)]
