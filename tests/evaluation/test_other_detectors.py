@@ -46,7 +46,7 @@ def test_whole_procedure_with_retinanet(tmp_path):
     _, numbers = table.split("\n\n")
     header, _, *rows = ([c.strip() for c in row.split("|")[1:-1]] for row in numbers.splitlines())
     assert header[1:3] == ["baseline", "found"]
-    rows = {name: list(map(float, values)) for name, *values in rows}
+    rows = {name: [None if v == "-" else float(v) for v in values] for name, *values in rows}
     for column, step in enumerate(("baseline", "final")):
         cfg = read_config(str(output / step / "config.yaml"))
         assert cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.RETINANET.NUM_CLASSES == 2

@@ -355,7 +355,7 @@ def test_bad_configs():
     with pytest.raises(ValueError, match="'res5'"):
         build_backbone(cfg)
     with pytest.raises(ValueError, match="MODEL.CR.FAMILY is 'mobilenetv2'; expected 'resnet'"):
-        build_backbone(make_cfg(name="MobileNetV2"))
+        build_backbone(make_cfg("build_cr_resnet_nasfpn_backbone", name="MobileNetV2"))
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = "build_cr_nasfpn_backbone"
     with pytest.raises(ValueError, match=r"crnas_d2\.add_crnas_config\(cfg\)"):
