@@ -8,6 +8,7 @@ from tiny_search import write_recipe
 
 from crnas_d2.data import picture_check
 from crnas_d2.procedure import Procedure, Recipe
+from crnas_d2.procedure.checks import check_procedure
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
@@ -32,14 +33,14 @@ def procedure_of(path, cache):
 
 def test_each_picture_is_opened_once_before_the_first_step(tmp_path, opened, monkeypatch):
     recipe = write_recipe(tmp_path / "recipe")
-    procedure_of(recipe, tmp_path / "cache").check(splits=str(tmp_path))
+    check_procedure(procedure_of(recipe, tmp_path / "cache"), splits=str(tmp_path))
     files = [path for path in (tmp_path / "recipe" / "data").rglob("*") if path.is_file()]
     pictures = {str(path) for path in files if path.suffix in (".jpg", ".png")}
     assert set(opened) == pictures  # those of the classifiers' folders too
     assert len(opened) == len(pictures)
 
     monkeypatch.setattr(picture_check, "PictureStore", lambda *_: pytest.fail("looked at again"))
-    procedure_of(recipe, tmp_path / "cache").check(splits=str(tmp_path))
+    check_procedure(procedure_of(recipe, tmp_path / "cache"), splits=str(tmp_path))
 
 
 def test_a_picture_of_the_last_step_is_refused_before_the_first(tmp_path):
@@ -49,5 +50,5 @@ def test_a_picture_of_the_last_step_is_refused_before_the_first(tmp_path):
     with pytest.raises(
         ValueError, match=f"{path} has 65 x 64 pixels, and the data set says 64 x 64"
     ):
-        procedure_of(recipe, tmp_path / "cache").check(splits=str(tmp_path))
+        check_procedure(procedure_of(recipe, tmp_path / "cache"), splits=str(tmp_path))
     assert not os.path.exists(tmp_path / "recipe" / "output")
