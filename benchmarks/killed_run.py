@@ -21,6 +21,7 @@ HANGS_S = 900  # a run that takes longer, on a machine that does other things to
 ALONE_S = 120  # so long a rank whose peer was killed may take to end
 OUTPUT = "out"
 OPTIONS = ["SOLVER.CHECKPOINT_PERIOD", "2", "SEARCH.SURVIVORS", "1", "OUTPUT_DIR", OUTPUT]
+OPTIONS += ["SOLVER.IMS_PER_BATCH", "4"]  # of two ranks, each has two images for its norms
 
 
 def be_rank(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from killed_run import HANGS_S, OUTPUT, Run
 
 import crnas_d2
@@ -83,11 +84,16 @@ class References:
     def compare(self, folder: Path, ranks: int, variant: str) -> list[str]:
         """Faults of a procedure that has ended."""
         self.get(ranks, variant)
-        there, here = (products(f / OUTPUT) for f in (self._path(ranks, variant), folder))
+        whole = self._path(ranks, variant)
+        there, here = products(whole / OUTPUT), products(folder / OUTPUT)
         faults = [f"{name} is missing" for name in sorted(there.keys() - here.keys())]
         faults += [f"{name} is left" for name in sorted(here.keys() - there.keys())]
         for name in sorted(there.keys() & here.keys()):
-            if content(there[name]) != content(here[name]):
+            try:
+                same = content(there[name], whole) == content(here[name], folder)
+            except (RuntimeError, ValueError, OSError):  # it cannot be read
+                same = False
+            if not same:
                 faults.append(f"{name} differs")
         return faults
 
@@ -101,8 +107,8 @@ def products(folder: Path) -> dict[str, Path]:
     }
 
 
-def content(path: Path) -> Any:
-    """What has to be equal."""
+def content(path: Path, folder: Path) -> Any:
+    """What has to be equal, wherever the folder of the recipe is."""
     if path.suffix == ".pth":
         found = torch.load(path, weights_only=True)
         if "model" not in found:
@@ -114,6 +120,8 @@ def content(path: Path) -> Any:
         found = json.loads(path.read_text())
         found.pop("seconds", None)
         return found
+    if path.suffix == ".yaml":
+        return yaml.safe_load(path.read_text().replace(str(folder), ""))
     return path.read_bytes()
 
 

@@ -4,8 +4,8 @@ import hashlib
 import json
 import multiprocessing
 import os
-import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from hanging import HANGS_S
+from killing import die_at
 from tiny_search import load, write_search_config
 
 from crnas_d2.commands import search as search_command
@@ -26,7 +27,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 SEARCH_NET = Path(__file__).resolve().parents[2] / "search_net.py"
-TIMEOUT = 120
+KILLED_AT = (3, 9, 12)  # writes of a start: before the first trial, and between trials
 BUDGET = ["SEARCH.BUDGETS", "[5, 6]"]  # 4 + 7 of the 24 stage codes
 OPTIONS = {"stage": BUDGET, "dilation": []}
 HALVES = [
@@ -150,47 +151,46 @@ def test_weights_of_another_network_are_refused(step, config, tmp_path):
     assert not (tmp_path / "out" / "ledger.sqlite").exists()
 
 
-def search_and_log(config, folder, options, log):
-    """In a process of its own: search, and write down how many architectures are evaluated."""
+def search_and_die(config, folder, options, log, write):
+    """In a process of its own: search, and write down how many architectures are evaluated.
+
+    Args:
+        write: at which it kills itself; 0 for none.
+    """
     evaluate = ArchitectureEvaluator.evaluate
 
-    def logged(self, codes):
+    def logged(self, codes, *batches):
         finished = Ledger.read(folder / "ledger.sqlite").trials
         assert finished.keys().isdisjoint(codes)
-        for trial in evaluate(self, codes):
+        for trial in evaluate(self, codes, *batches):
             with log.open("a") as file:
                 file.write("scored\n")
             yield trial
 
     ArchitectureEvaluator.evaluate = logged
+    search_command.report_search = lambda *_: None
     torch.set_num_threads(1)
+    die_at(write)
     search(config, folder, *options)
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, step, config):
+def test_killed_at_any_write_it_ends_with_the_same_bytes(whole, step, config):
     """And evaluates nothing that was finished."""
     folder, log = config.parent / "killed", config.parent / "evaluated.txt"
     options = [*OPTIONS[step], "SEARCH.GROUP_SIZE", 2]
-    rng = random.Random(1)
     context = multiprocessing.get_context("forkserver")  # which has imported everything
     context.set_forkserver_preload(["test_search_net"])
-    kills = 0
-    for wait in [rng.uniform(0.5, 3) for _ in range(8)] + [TIMEOUT]:
-        child = context.Process(target=search_and_log, args=(config, folder, options, log))
+    for write in (*KILLED_AT, 0):
+        child = context.Process(target=search_and_die, args=(config, folder, options, log, write))
         child.start()
-        child.join(wait)
-        if child.exitcode is not None:
-            break
-        child.kill()
-        child.join()
-        kills += 1
-    assert child.exitcode == 0 and kills > 1
+        child.join(HANGS_S)
+        assert child.exitcode == (-signal.SIGKILL if write else 0)
     for name in ("result.json", "architecture.yaml"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     one, other = (Ledger.read(f / "ledger.sqlite").trials for f in (folder, whole))
     assert one == other
     evaluated = len(log.read_text().split())
-    assert len(other) <= evaluated <= len(other) + kills
+    assert len(other) <= evaluated <= len(other) + len(KILLED_AT)
 
 
 def test_where_all_fail_the_reasons_are_told(step, config, monkeypatch):
