@@ -82,11 +82,13 @@ def check_apart(cfgs: Sequence[CfgNode], check: Callable[[str], object]) -> None
         cfgs: whose data sets are checked.
         check: makes them. It gets a folder for what is drawn, which is removed after it.
     """
-    if comm.is_main_process():
+
+    def check_anew() -> None:
         if any(map(draws_anew, cfgs)):
             with tempfile.TemporaryDirectory() as folder:
                 check(folder)
-    comm.synchronize()
+
+    decided_by_main(check_anew)
 
 
 def _drawn_into(folder: str, cfg: CfgNode) -> CfgNode:

@@ -8,12 +8,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from random import Random
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
@@ -25,14 +23,13 @@ from detectron2.utils import comm
 from ..data.naming_mapper import NamingMapper
 from ..engine.hooks import find_supernet
 from ..engine.terminal import report_images
+from ..main_process import patient_group
 from ..spaces import PathSpace
 from .detections import Detections
 from ..architecture import Code
 from ..search.trial import Trial
 from .recalibration import Statistics, keeping_statistics, recalibrate, use_statistics
 from .scorer import Scorer
-
-SCORING = timedelta(days=7)  # longer than pycocotools takes for an architecture on any data set
 
 
 class ArchitectureEvaluator:
@@ -85,9 +82,7 @@ class ArchitectureEvaluator:
         if search.BN.MODE == "recalibrate":
             self._statistics_images = _draw_images(cfg)
             self._statistics_batch = search.BN.IMAGES_PER_BATCH
-        self._scorers = None
-        if comm.get_world_size() > 1:  # they wait for each other as long as one of them scores
-            self._scorers = dist.new_group(backend="gloo", timeout=SCORING)
+        self._scorers = patient_group()  # pycocotools takes minutes for an architecture
 
     @property
     def space(self) -> PathSpace:
