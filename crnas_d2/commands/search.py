@@ -14,6 +14,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..config import read_config
@@ -22,6 +23,7 @@ from ..data.parts import table_of_parts, tell
 from ..data.picture_check import check_pictures
 from ..engine import launch, terminal
 from ..engine.setup import prepare
+from ..main_process import decided_by_main
 from ..report import report_procedure, report_search
 from ..procedure import Procedure, Recipe, is_recipe, run_search
 from ..procedure.checks import check_before_search
@@ -100,11 +102,7 @@ def search_supernet(args: argparse.Namespace) -> str:
     cfg = prepare(read_config(args.config_file, args.opts), args)
     check_pictures(cfg)  # norms see those of DATASETS.TRAIN
     final_cfg = read_baseline(cfg, args.config_file, args.opts)
-    if comm.is_main_process():
-        table = table_of_parts(cfg, final_cfg)
-        if table:
-            tell(table)
-        tell_copies(copies_between_parts(cfg, final_cfg), cfg.OUTPUT_DIR)
+    decided_by_main(lambda: tell_of_data(cfg, final_cfg))
     with terminal.step("search"):
         result = run_search(cfg, final_cfg)
     if comm.is_main_process():
@@ -113,3 +111,11 @@ def search_supernet(args: argparse.Namespace) -> str:
         with report_if_possible():
             report_search(cfg, args.config_file, final_cfg, result)
     return result.table()
+
+
+def tell_of_data(cfg: CfgNode, final_cfg: CfgNode | None) -> None:
+    """What the parts have of each class, and the near-copies between them."""
+    table = table_of_parts(cfg, final_cfg)
+    if table:
+        tell(table)
+    tell_copies(copies_between_parts(cfg, final_cfg), cfg.OUTPUT_DIR)

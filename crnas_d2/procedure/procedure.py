@@ -37,7 +37,12 @@ from .steps import Step, describe_start, plan
 from .recipe import Recipe
 from .networks import compare, networks_of
 from .overview import overview, split_tables
-from ..search.result import RESULT_FILE, read_architecture, write_architecture
+from ..search.result import (
+    ARCHITECTURE_FILE,
+    RESULT_FILE,
+    read_architecture,
+    write_architecture,
+)
 from .roles import check_roles
 from .standing import Standing
 from .state import DONE, MODEL_FILE, StepState
@@ -161,8 +166,8 @@ class Procedure:
         torch.cuda.empty_cache()
 
         def end() -> Standing:
-            name = RESULT_FILE if step.searches else MODEL_FILE
-            products = {name: product_sha256(self.path(step.name, name))}
+            names = (RESULT_FILE, ARCHITECTURE_FILE) if step.searches else (MODEL_FILE,)
+            products = {name: product_sha256(self.path(step.name, name)) for name in names}
             seconds = time.perf_counter() - began
             StepState(identity, DONE, results, seconds, products).write(cfg.OUTPUT_DIR)
             return self._look_at(step)

@@ -248,6 +248,7 @@ def test_products_that_are_gone_or_changed_are_made_again(output, recipe, told):
     folder = recipe.parent / "gone"
     shutil.copytree(output[0], folder)
     (folder / "stage_search/result.json").unlink()
+    (folder / "operation_search/architecture.yaml").unlink()
     changed = folder / "final/model_final.pth"
     content = torch.load(changed)
     next(iter(content["model"].values())).add_(1)
@@ -257,6 +258,7 @@ def test_products_that_are_gone_or_changed_are_made_again(output, recipe, told):
     assert changed.with_name("model_final.pth.changed").read_bytes() == written
     for step, name, why in (
         ("stage_search", "result.json", "is not there any more"),
+        ("operation_search", "architecture.yaml", "is not there any more"),
         ("final", "model_final.pth", "was changed"),
     ):
         assert any(f"{step}: runs again: {name} {why}" in line for line in told)
