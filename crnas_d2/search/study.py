@@ -80,15 +80,11 @@ class Study:
         self.done |= {trial.code: trial for trial in known if trial and self._is_complete(trial)}
         missing = [c for c in codes if c not in self.done or self.done[c].images != images]
         for trial in self._evaluator.evaluate(missing, batches):
-            self._record([trial], trial.seconds)
-        return [self.done[code].metrics.get(self._search.METRIC) for code in codes]
-
-    def _record(self, trials: Sequence[Trial], seconds: float) -> None:
-        for trial in trials:
             if self._ledger:
-                self._ledger.record(trial, seconds / len(trials))
+                self._ledger.record(trial, trial.seconds)
             self.done[trial.code] = trial
-        self._progress.update(trials, seconds, self.done)
+            self._progress.update([trial], trial.seconds, self.done)
+        return [self.done[code].metrics.get(self._search.METRIC) for code in codes]
 
     def _is_complete(self, trial: Trial) -> bool:
         """Whether it was scored on what is asked for now; masks may not have been."""
