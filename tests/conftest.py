@@ -114,17 +114,24 @@ def catalogs():
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def catalogs_of_module():
-    """Whatever the tests of a module register is gone after them."""
+    """Whatever the tests of a module register is gone after them: which module one process runs
+    next is chance."""
     with restored_catalogs():
         yield
 
 
 @contextlib.contextmanager
 def restored_catalogs():
+    """Both catalogs are as before, and so is each entry that was there: the mere look at a data set
+    makes one without attributes, which a registration later fills."""
     datasets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
+    attributes = {name: dict(vars(entry)) for name, entry in metadata.items()}
     yield
     for catalog, before in ((DatasetCatalog, datasets), (MetadataCatalog, metadata)):
         catalog.data.clear()
         catalog.data.update(before)
+    for name, before in attributes.items():
+        vars(metadata[name]).clear()
+        vars(metadata[name]).update(before)

@@ -10,8 +10,6 @@ from crnas_d2.config import read_config
 from crnas_d2.engine import setup
 from crnas_d2.engine.model_check import check_parts
 
-pytestmark = pytest.mark.usefixtures("catalogs_of_module")
-
 STAGE = ("MODEL.BACKBONE.NAME", "build_stage_supernet_fpn_backbone")
 THIN = (*STAGE, "MODEL.SUPERNET.STAGE_CHOICES", [[1, 2], [1], [1], [1]])
 DILATION = ("MODEL.BACKBONE.NAME", "build_dilation_supernet_fpn_backbone")

@@ -9,8 +9,6 @@ from crnas_d2.engine.examination import Examination
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.checks import check_before_run, check_procedure
 
-pytestmark = pytest.mark.usefixtures("catalogs_of_module")
-
 ALONE = ("SEARCH.RECIPE.STAGE_SUPERNET", "", "SEARCH.RECIPE.STAGE_PRETRAINING", "")
 # Keys and values of the command line, the last ones of which are wrong
 OPTIONS = [

@@ -280,7 +280,7 @@ def test_the_main_process_alone_looks_at_the_disk(output, recipe, monkeypatch):
     folder, table = output
     told = Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(folder)])).look()
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
-    monkeypatch.setattr(comm, "all_gather", lambda own: [told, own])
+    monkeypatch.setattr(comm, "all_gather", lambda own, group: [told, own])
     monkeypatch.setattr(StepState, "read", lambda folder: pytest.fail("read"))
     assert run(recipe, folder) == table
 

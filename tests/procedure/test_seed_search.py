@@ -42,7 +42,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, catalogs_of_module):
+def folder(tmp_path_factory):
     """Of a search that has ended."""
     folder = tmp_path_factory.mktemp("from_weights")
     torch.manual_seed(0)
