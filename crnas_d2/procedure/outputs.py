@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from ..config_files import find_config_file, read_config_files
 from ..config_values import DATA_SETS
-from ..files import describe_error, is_remote, is_signed, real_path
+from ..files import TEMPORARY, describe_error, is_remote, is_signed, real_path
 from ..lock import LOCK_FILE, check_unlocked
 from .recipe import find_config
 from .state import STATE_FILE
@@ -112,7 +112,7 @@ def _is_own(place: str) -> bool:
     """Whether an earlier run has written what is at a place."""
     if os.path.isdir(place):
         known = {STATE_FILE, LEDGER_FILE, LOCK_FILE}
-        content = os.listdir(place)
+        content = [name for name in os.listdir(place) if not TEMPORARY.fullmatch(name)]
         return not content or not known.isdisjoint(content)
     if os.path.basename(place) == RESULT_FILE:
         return is_result(place)

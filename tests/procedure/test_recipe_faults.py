@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import uuid
 
 import pytest
 from PIL import Image
@@ -163,6 +164,16 @@ def test_files_of_the_user_where_a_search_writes(recipe, name):
     message = check(recipe, "OUTPUT_DIR", output)
     place = path if name.split("/")[0] in ("report", path.name) else output / name.split("/")[0]
     assert f"where the search writes {place}; there is one already that it has not" in message
+
+
+def test_a_step_that_was_killed_before_its_first_file_is_no_users(recipe):
+    step = recipe.parent / "output" / "stage_search"
+    step.mkdir(parents=True)
+    begun = step / f"step.json.{uuid.uuid4().hex}.tmp"
+    begun.write_text("{")
+    assert is_ready(recipe, "OUTPUT_DIR", step.parent)
+    begun.rename(step / "step.json.tmp")
+    assert f"where the search writes {step};" in check(recipe, "OUTPUT_DIR", step.parent)
 
 
 def test_an_edited_product_is_the_users(recipe, tmp_path):
