@@ -28,8 +28,9 @@ from pycocotools.coco import COCO
 from tabulate import tabulate
 
 from crnas_d2.files import read_json
-from crnas_d2.evaluation.bootstrap import BootstrapAP, ResampledImages
-from crnas_d2.evaluation.detections import Detections
+from crnas_d2.evaluation.bootstrap import ResampledImages
+from crnas_d2.evaluation.detections import Detections, id_array
+from crnas_d2.evaluation.resampled_ap import contiguous_ids
 from crnas_d2.architecture import Code, format_code, parse_code
 from crnas_d2.search.halving import keep_best, rungs
 
@@ -113,11 +114,6 @@ def make_table(
     return table, image_ids, coco
 
 
-def contiguous_ids(coco: COCO) -> dict[int, int]:
-    """As Detectron2 numbers the categories of a json."""
-    return {category_id: n for n, category_id in enumerate(sorted(coco.getCatIds()))}
-
-
 def score_parts(
     table: Table,
     parts: Sequence[Sequence[int]],
@@ -129,13 +125,9 @@ def score_parts(
     weights = np.zeros((len(image_ids), len(parts)))
     for number, part in enumerate(parts):
         weights[part, number] = 1
-    images = ResampledImages(coco, contiguous_ids(coco), image_ids, weights, iou_type)
-    scores = {}
-    for code, detections in table.items():
-        architecture = BootstrapAP(images)
-        architecture.add(image_ids, detections)
-        scores[code] = np.asarray(architecture.ap())
-    return scores
+    in_order = weights[np.argsort(id_array(image_ids))]
+    images = ResampledImages(coco, contiguous_ids(coco), in_order, iou_type)
+    return {code: images.ap(detections) for code, detections in table.items()}
 
 
 def replay(

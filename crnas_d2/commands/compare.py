@@ -27,8 +27,9 @@ from ..config import read_config
 from ..data import setup_datasets
 from ..files import read_json, real_path
 from ..report.pictures import RESULTS, check_tested_classes
-from ..evaluation.bootstrap import BootstrapAP, ResampledImages, poisson_weights
+from ..evaluation.bootstrap import ResampledImages, poisson_weights
 from ..evaluation.detections import Detections
+from ..evaluation.resampled_ap import contiguous_ids, index_quietly
 from .command_line import command, command_parser
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of COCOeval's stats
@@ -96,15 +97,6 @@ def find_ground_truth(folders: Sequence[str]) -> str:
     return files[0]
 
 
-def index_quietly(content: Mapping[str, Any]) -> COCO:
-    """pycocotools' view of annotations, without what it prints."""
-    coco = COCO()
-    coco.dataset = dict(content)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
 def read_results(path: str, truth: COCO) -> list[dict[str, Any]]:
     """
     Args:
@@ -145,15 +137,12 @@ def interval_of_difference(
     truth: COCO, results: Sequence[Sequence[Mapping[str, Any]]], task: str
 ) -> tuple[float, float]:
     """Between which values the second AP less the first lies in 95 % of resamples of the images."""
-    contiguous_ids = {category_id: i for i, category_id in enumerate(sorted(truth.cats))}
-    image_ids = sorted(truth.imgs)
-    weights = poisson_weights(len(image_ids), RESAMPLES, seed=0)
-    images = ResampledImages(truth, contiguous_ids, image_ids, weights, task)
+    index = contiguous_ids(truth)
+    weights = poisson_weights(len(truth.imgs), RESAMPLES, seed=0)
+    images = ResampledImages(truth, index, weights, task)
     aps = []
     for part in results:
-        bootstrap = BootstrapAP(images)
-        numbered = [{**r, "category_id": contiguous_ids[r["category_id"]]} for r in part]
-        bootstrap.add(image_ids, Detections.from_json(numbered))
-        aps.append(bootstrap.ap())
+        numbered = [{**r, "category_id": index[r["category_id"]]} for r in part]
+        aps.append(images.ap(Detections.from_json(numbered)))
     low, high = np.nanpercentile(aps[1] - aps[0], INTERVAL)
     return float(low), float(high)

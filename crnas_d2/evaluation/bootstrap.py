@@ -1,8 +1,8 @@
-"""COCO's AP of one architecture under many resamples of the images."""
+"""COCO's AP of a detector under many resamples of the images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from pycocotools.cocoeval import Params
 from torch.nn.functional import embedding_bag
 
 from .detections import Detections, id_array
-from .matching import BITS, MATCH, ImageObjects, match
+from .matching import BITS, ImageObjects, match
 
 NUM_RECALLS = len(Params("bbox").recThrs)
 MAX_ELEMENTS = 2**20  # of a temporary array
@@ -20,154 +20,113 @@ MAX_ELEMENTS = 2**20  # of a temporary array
 def poisson_weights(images: int, resamples: int, seed: int) -> np.ndarray:
     """How often each image is in each resample of the Poisson bootstrap: numbers with mean 1.
 
-    The ordinary bootstrap draws as many images as there are, so its counts change when images are
-    added. Here each image has its own independent counts, a function of seed and position only:
-    later images extend a resample and leave what it was. The size of a resample is therefore
-    random; AP is a ratio, so that hardly adds to its spread.
+    The size of a resample is random too; AP is a ratio, so that hardly adds to its spread.
 
     Returns:
         (images, resamples) float32, whole numbers.
     """
-    weights = np.empty((images, resamples), np.float32)
-    for position in range(images):
-        weights[position] = np.random.default_rng([seed, position]).poisson(1, resamples)
-    return weights
+    return np.random.default_rng(seed).poisson(1, (images, resamples)).astype(np.float32)
 
 
 class ResampledImages:
-    """Images, the objects in them, and how often each image counts in each of R resamples.
+    """The images of a data set, the objects in them, and how often each image counts in each of R
+    resamples.
 
-    All architectures share it, so what they reach in a resample is paired.
+    All detectors share it, so what they reach in a resample is paired.
 
     Args:
         ground_truth: the annotations of the data set.
         contiguous_ids: ``thing_dataset_id_to_contiguous_id`` of Detectron2's metadata: from
             category ids in the ground truth to those of detections.
-        image_ids: I different ones.
-        weights: (I, R), whole numbers. 1 everywhere is the AP of the images as they are.
+        weights: (I, R), whole numbers, of the images in the order of their ids. 1 everywhere is
+            the AP of the images as they are.
         iou_type: "bbox" for box AP, "segm" for mask AP.
 
     Raises:
-        ValueError: an image is given twice or is not in the ground truth, or the weights or the
-            IoU type are not as described.
+        ValueError: the weights or the IoU type are not as described.
     """
 
     def __init__(
         self,
         ground_truth: COCO,
         contiguous_ids: Mapping[int, int],
-        image_ids: Sequence[int],
         weights: np.ndarray,
         iou_type: str = "bbox",
     ):
         if iou_type not in ("bbox", "segm"):
             raise ValueError(f"IoU type {iou_type!r}; expected 'bbox' or 'segm'")
-        if len(weights) != len(image_ids) or np.any(weights < 0) or np.any(weights % 1):
+        if len(weights) != len(ground_truth.imgs) or np.any(weights < 0) or np.any(weights % 1):
             raise ValueError(
                 f"weights of shape {weights.shape}; expected a row of whole numbers from 0 for "
-                f"each of {len(image_ids)} images"
+                f"each of {len(ground_truth.imgs)} images"
             )
-        self.iou_type = iou_type
-        self.image_ids = id_array(image_ids)
-        self.positions = {image_id: position for position, image_id in enumerate(image_ids)}
-        if len(self.positions) < len(image_ids):
-            raise ValueError(f"{len(image_ids)} images, but {len(self.positions)} different ones")
-        unknown = [i for i in image_ids if i not in ground_truth.imgs]
-        if unknown:
-            raise ValueError(f"images {unknown[:5]} are not in the ground truth")
-        self.weights = np.asarray(weights, np.float32)
-        self.num_categories = len(contiguous_ids)
-        self.objects = [ImageObjects(ground_truth, i, contiguous_ids, iou_type) for i in image_ids]
+        image_ids = sorted(ground_truth.imgs)
+        self._image_ids = id_array(image_ids)
+        self._weights = np.asarray(weights, np.float32)
+        self._iou_type = iou_type
+        self._objects = [ImageObjects(ground_truth, i, contiguous_ids, iou_type) for i in image_ids]
+        image = np.repeat(np.arange(len(image_ids)), [len(o.crowd) for o in self._objects])
+        category = np.concatenate([np.empty(0, int), *(o.categories for o in self._objects)])
+        counted = ~np.concatenate([np.empty(0, bool), *(o.crowd for o in self._objects)])
+        # For each category the images of its objects that are no crowd, one for each.
+        self._counted = [image[counted & (category == c)] for c in range(len(contiguous_ids))]
 
+    def ap(self, detections: Detections) -> np.ndarray:
+        """AP of one detector in each resample.
 
-class BootstrapAP:
-    """AP of one architecture on the images that it has seen so far, in each of R resamples.
+        COCO's "AP": the mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and over categories that
+        have objects; any size of object, at most 100 detections for each image and category. An
+        image of weight w counts as w copies of it that follow each other, so with all weights 1
+        this is what pycocotools computes. The one thing that differs from real copies is the order
+        of detections of the same image and category that have the same score.
 
-    COCO's "AP": the mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and over categories that
-    have objects; any size of object, at most 100 detections for each image and category. An image
-    of weight w counts as w copies of it that follow each other, so with all weights 1 this is what
-    pycocotools computes. The one thing that differs from real copies is the order of detections
-    of the same image and category that have the same score.
+        AP is no mean over images, so it is computed anew for each resample. Matching does not
+        depend on the weights and is done once. Sums are exact up to 2^24 detections and annotations
+        of a category, counted with weights.
 
-    AP is no mean over images, so it is computed anew for each resample. Matching does not depend
-    on the weights: it is done once, when images are added, and 20 bytes are kept of a detection.
-    Sums are exact up to 2^24 detections and annotations of a category, counted with weights.
-    """
-
-    def __init__(self, images: ResampledImages):
-        self._images = images
-        self._seen = np.zeros(len(images.image_ids), bool)
-        self._matches = [np.empty(0, MATCH)]
-
-    def add(self, image_ids: Sequence[int], detections: Detections) -> None:
-        """Match the detections in images that were not there before.
-
-        Raises:
-            ValueError: an image is unknown or was added before, a detection is in another image
-                or of an unknown category, or masks are needed and missing.
-        """
-        known = self._images.positions
-        unknown = [i for i in image_ids if i not in known]
-        if unknown:
-            raise ValueError(f"images {unknown[:5]} are not among the {len(known)} resampled ones")
-        slice_ids, times = np.unique(id_array(image_ids), return_counts=True)
-        positions = np.array([known[i] for i in slice_ids.tolist()], int)
-        again = slice_ids[self._seen[positions] | (times > 1)]
-        if len(again):
-            raise ValueError(f"images {again[:5].tolist()} are added a second time")
-        foreign = set(detections.image_ids.tolist()).difference(image_ids)
-        if foreign:
-            raise ValueError(f"detections in images {sorted(foreign)[:5]}, which are not added")
-        categories = self._images.num_categories
-        if len(detections) and not (
-            0 <= detections.categories.min() and detections.categories.max() < categories
-        ):
-            raise ValueError(
-                f"detections of categories {np.unique(detections.categories).tolist()}; expected "
-                f"0 to {categories - 1}"
-            )
-        if self._images.iou_type == "segm" and len(detections.masks) != len(detections):
-            raise ValueError("mask AP needs masks, and the detections have none")
-        self._seen[positions] = True
-        images = np.array([known[i] for i in detections.image_ids.tolist()], int)
-        self._matches.append(match(detections, images, self._images.objects))
-
-    def ap(self) -> np.ndarray:
-        """AP in percent.
+        Args:
+            detections: in all of the images; an image without any counts.
 
         Returns:
-            (R,) float64. NaN in a resample without objects.
+            (R,) float64, in percent. NaN in a resample without objects.
+
+        Raises:
+            ValueError: a detection is in another image or of an unknown category, or masks are
+                needed and missing.
         """
-        images = self._images
-        matches = np.concatenate(self._matches)
+        self._check(detections)
+        images = np.zeros(0, int)
+        if len(detections):
+            images = np.searchsorted(self._image_ids, detections.image_ids)
+        matches = match(detections, images, self._objects)
         # Of equal scores the smaller image id first, then in the order given, as in pycocotools.
-        matches = matches[
-            np.lexsort((images.image_ids[matches["image"]], -matches["score"], matches["category"]))
-        ]
-        bounds = np.searchsorted(matches["category"], np.arange(images.num_categories + 1))
-        objects = self._objects_by_category()
-        sums = np.zeros(images.weights.shape[1])
+        matches = matches[np.lexsort((matches["image"], -matches["score"], matches["category"]))]
+        bounds = np.searchsorted(matches["category"], np.arange(len(self._counted) + 1))
+        sums = np.zeros(self._weights.shape[1])
         present = np.zeros(len(sums), int)
-        for category, of_category in enumerate(objects):
+        for category, of_category in enumerate(self._counted):
             found = matches[bounds[category] : bounds[category + 1]]
             rows = np.count_nonzero(found["true"])
             columns = max(1, MAX_ELEMENTS // max(1, rows))
             for start in range(0, len(sums), columns):
                 block = slice(start, start + columns)
-                weights = np.ascontiguousarray(images.weights[:, block])
+                weights = np.ascontiguousarray(self._weights[:, block])
                 num_objects = _running_weight(weights, of_category, np.array([len(of_category)]))[0]
                 sums[block] += _average_precision(found, weights, num_objects)
                 present[block] += num_objects > 0
         return np.divide(100 * sums, present, out=np.full(len(sums), np.nan), where=present > 0)
 
-    def _objects_by_category(self) -> list[np.ndarray]:
-        """For each category the images seen of its objects that are no crowd, one for each."""
-        positions = np.flatnonzero(self._seen)
-        seen = [self._images.objects[position] for position in positions]
-        image = np.repeat(positions, [len(objects.crowd) for objects in seen])
-        category = np.concatenate([np.empty(0, int), *(objects.categories for objects in seen)])
-        crowd = np.concatenate([np.empty(0, bool), *(objects.crowd for objects in seen)])
-        return [image[(category == index) & ~crowd] for index in range(self._images.num_categories)]
+    def _check(self, detections: Detections) -> None:
+        foreign = set(detections.image_ids.tolist()).difference(self._image_ids.tolist())
+        if foreign:
+            raise ValueError(f"detections in images {sorted(foreign)[:5]}, which are not there")
+        categories = np.unique(detections.categories).tolist()
+        if not set(categories) <= set(range(len(self._counted))):
+            raise ValueError(
+                f"detections of categories {categories}; expected 0 to {len(self._counted) - 1}"
+            )
+        if self._iou_type == "segm" and len(detections.masks) != len(detections):
+            raise ValueError("mask AP needs masks, and the detections have none")
 
 
 def _average_precision(

@@ -9,8 +9,6 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from crnas_d2.evaluation.detections import Detections
-
 CONTIGUOUS_IDS = {2: 1, 5: 0, 9: 2, 11: 3}  # from the ids of a data set, out of order
 SIZE = 100
 
@@ -95,8 +93,3 @@ def pycocotools_ap(coco, results, image_ids=None, iou_type="bbox"):
         evaluation.accumulate()
         evaluation.summarize()
     return 100 * evaluation.stats[0] if evaluation.stats[0] >= 0 else np.nan
-
-
-def of_images(results, image_ids):
-    """The detections in these images."""
-    return Detections.from_json([r for r in results if r["image_id"] in set(image_ids)])

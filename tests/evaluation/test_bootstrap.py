@@ -8,12 +8,11 @@ from evaluation.made_scenes import (
     make_annotations,
     make_coco,
     make_results,
-    of_images,
     pycocotools_ap,
 )
 
 from crnas_d2.evaluation import bootstrap, matching
-from crnas_d2.evaluation.bootstrap import BootstrapAP, ResampledImages, poisson_weights
+from crnas_d2.evaluation.bootstrap import ResampledImages, poisson_weights
 from crnas_d2.evaluation.detections import Detections
 
 IDS = [7, 3, 4, 12, 1, 30, 9, 18, 21, 2]  # no order, as in a shuffled slice
@@ -25,17 +24,15 @@ def make_scene(seed, **kwargs):
     return make_coco(IDS, annotations), annotations, make_results(rng, annotations, IDS)
 
 
-def weighted_ap(coco, results, weights, ids=IDS, iou_type="bbox"):
-    images = ResampledImages(coco, CONTIGUOUS_IDS, ids, weights, iou_type)
-    architecture = BootstrapAP(images)
-    architecture.add(ids, of_images(results, ids))
-    return architecture.ap()
+def weighted_ap(coco, results, weights, iou_type="bbox"):
+    images = ResampledImages(coco, CONTIGUOUS_IDS, weights, iou_type)
+    return images.ap(Detections.from_json(results))
 
 
 def repeated_ap(annotations, results, weights, iou_type="bbox"):
     """pycocotools on a data set that has image i weights[i] times, its copies in a row."""
     ids, annotated, found = [], [], []
-    for image_id, weight in zip(IDS, weights):
+    for image_id, weight in zip(sorted(IDS), weights):
         for copy in range(int(weight)):
             ids.append(image_id * 100 + copy)
             for source, target in ((annotations, annotated), (results, found)):
@@ -129,7 +126,7 @@ def test_equal_overlaps_go_to_the_last_object():
     aps = []
     for objects in ([left, right], [right, left]):
         coco, results = made_of(objects, [middle, left])
-        aps.append(weighted_ap(coco, results, np.ones((1, 1)), [1])[0])
+        aps.append(weighted_ap(coco, results, np.ones((1, 1)))[0])
         assert aps[-1] == pytest.approx(pycocotools_ap(coco, results), abs=1e-12, rel=0)
     assert aps[0] > aps[1] + 1  # the left object is still free for the second detection
 
@@ -138,7 +135,7 @@ def test_an_object_with_id_0_is_never_found():
     boxes = [[10, 10, 20, 20], [50, 50, 20, 20]]
     for first_id, expected in ((0, 100 * 51 / 101 / 2), (1, 100)):
         coco, results = made_of(boxes, boxes, first_id)
-        assert weighted_ap(coco, results, np.ones((1, 1)), [1])[0] == pytest.approx(expected)
+        assert weighted_ap(coco, results, np.ones((1, 1)))[0] == pytest.approx(expected)
         assert pycocotools_ap(coco, results) == pytest.approx(expected)
 
 
@@ -148,19 +145,6 @@ def test_every_recall_passes_as_many_thresholds_as_in_numpy(num_objects):
     thresholds = Params("bbox").recThrs
     passed = bootstrap._recall_thresholds_passed(recall)
     assert passed.tolist() == np.searchsorted(thresholds, recall, side="right").tolist()
-
-
-def test_slices_add_up():
-    coco, _, results = make_scene(10)
-    weights = poisson_weights(len(IDS), 5, 3)
-    weights[:, 0] = 1
-    architecture = BootstrapAP(ResampledImages(coco, CONTIGUOUS_IDS, IDS, weights))
-    for end in (4, 7, 10):
-        start = {4: 0, 7: 4, 10: 7}[end]
-        architecture.add(IDS[start:end], of_images(results, IDS[start:end]))
-        ap = architecture.ap()
-        assert ap[0] == pytest.approx(pycocotools_ap(coco, results, IDS[:end]), abs=1e-12, rel=0)
-        assert ap.tolist() == weighted_ap(coco, results, weights[:end], IDS[:end]).tolist()
 
 
 def test_memory_bound_changes_nothing(monkeypatch):
@@ -173,14 +157,14 @@ def test_memory_bound_changes_nothing(monkeypatch):
 
 def test_without_objects_or_detections():
     coco, _, results = make_scene(12)
-    empty = [4, 12]  # without objects
-    weights = np.ones((2, 3))
-    assert np.isnan(weighted_ap(coco, results, weights, empty)).all()
+    position = {image_id: place for place, image_id in enumerate(sorted(IDS))}
+    weights = np.zeros((len(IDS), 2))
+    weights[[position[4], position[12]], 0] = 1  # without objects
+    weights[[position[7], position[3]], 1] = 1
+    empty, some = weighted_ap(coco, results, weights)
+    assert np.isnan(empty)
+    assert some == pytest.approx(pycocotools_ap(coco, results, [7, 3]), abs=1e-12)
     assert weighted_ap(coco, [], np.ones((len(IDS), 3))).tolist() == [0, 0, 0]
-    with_objects = [7, 3]
-    zero = weighted_ap(coco, results, np.array([[0, 1], [0, 1]]), with_objects)
-    assert np.isnan(zero[0])
-    assert zero[1] == pytest.approx(pycocotools_ap(coco, results, with_objects), abs=1e-12)
 
 
 def test_poisson_weights():
@@ -190,7 +174,7 @@ def test_poisson_weights():
     assert weights.mean() == pytest.approx(1, abs=0.015)
     assert weights.var() == pytest.approx(1, abs=0.025)
     assert abs(np.corrcoef(weights[0], weights[1])[0, 1]) < 0.2
-    assert np.array_equal(weights[:100], poisson_weights(100, 400, 7))
+    assert np.array_equal(weights, poisson_weights(300, 400, 7))
     assert not np.array_equal(weights, poisson_weights(300, 400, 8))
 
 
@@ -203,40 +187,46 @@ def test_spread_is_that_of_new_images():
         annotations = make_annotations(rng, ids)
         results = make_results(rng, annotations, ids)
         weights = np.hstack([np.ones((80, 1)), poisson_weights(80, 100, seed)])
-        drawn.append(weighted_ap(make_coco(ids, annotations), results, weights, ids))
+        drawn.append(weighted_ap(make_coco(ids, annotations), results, weights))
     drawn = np.array(drawn)
     truth, estimate = drawn[:, 0].std(ddof=1), drawn[:, 1:].std(1, ddof=1).mean()
     assert 0.65 < estimate / truth < 1.5  # 40 draws give the truth to 11 %
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    "found, message",
     [
-        (lambda i, a, d: a.add([99], d([])), r"images \[99\] are not among the 10"),
-        (lambda i, a, d: a.add([7, 7], d([])), r"images \[7\] are added a second time"),
-        (lambda i, a, d: (a.add([7], d([])), a.add([7], d([]))), "a second time"),
-        (lambda i, a, d: a.add([7], d([(3, 0)])), r"detections in images \[3\]"),
-        (lambda i, a, d: a.add([7], d([(7, 4)])), r"categories \[4\]; expected 0 to 3"),
-        (lambda i, a, d: a.add([7], d([(7, -1)])), r"categories \[-1\]; expected 0 to 3"),
-        (lambda i, a, d: BootstrapAP(i("segm")).add([7], d([(7, 0)])), "needs masks"),
-        (lambda i, a, d: i("boxes"), "IoU type 'boxes'"),
-        (lambda i, a, d: i("bbox", IDS + [7], np.ones((11, 1))), "11 images, but 10 different"),
-        (lambda i, a, d: i("bbox", [7, 99], np.ones((2, 1))), r"images \[99\] are not in the gro"),
-        (lambda i, a, d: i("bbox", IDS, np.ones((9, 1))), r"weights of shape \(9, 1\)"),
-        (lambda i, a, d: i("bbox", IDS, np.full((10, 1), 0.5)), "whole numbers"),
-        (lambda i, a, d: i("bbox", IDS, np.full((10, 1), -1)), "whole numbers"),
+        ([(7, 0), (99, 0)], r"detections in images \[99\], which are not there"),
+        ([(7, 4)], r"categories \[4\]; expected 0 to 3"),
+        ([(7, -1)], r"categories \[-1\]; expected 0 to 3"),
     ],
 )
-def test_errors(call, message):
+def test_foreign_detections(found, message):
     coco, _, _ = make_scene(0)
-
-    def images(iou_type="bbox", ids=IDS, weights=np.ones((10, 1))):
-        return ResampledImages(coco, CONTIGUOUS_IDS, ids, weights, iou_type)
-
-    def detections(of):
-        return Detections.from_json(
-            [{"image_id": i, "category_id": c, "bbox": [1, 1, 5, 5], "score": 0.5} for i, c in of]
-        )
-
+    results = [
+        {"image_id": i, "category_id": c, "bbox": [1, 1, 5, 5], "score": 0.5} for i, c in found
+    ]
     with pytest.raises(ValueError, match=message):
-        call(images, BootstrapAP(images()), detections)
+        weighted_ap(coco, results, np.ones((10, 1)))
+
+
+def test_masks_are_needed():
+    coco, _, results = make_scene(0)
+    boxes = [{k: v for k, v in r.items() if k != "segmentation"} for r in results]
+    with pytest.raises(ValueError, match="needs masks"):
+        weighted_ap(coco, boxes, np.ones((10, 1)), "segm")
+
+
+@pytest.mark.parametrize(
+    "weights, iou_type, message",
+    [
+        (np.ones((10, 1)), "boxes", "IoU type 'boxes'"),
+        (np.ones((9, 1)), "bbox", r"weights of shape \(9, 1\).*each of 10 images"),
+        (np.full((10, 1), 0.5), "bbox", "whole numbers"),
+        (np.full((10, 1), -1), "bbox", "whole numbers"),
+    ],
+)
+def test_wrong_weights(weights, iou_type, message):
+    coco, _, _ = make_scene(0)
+    with pytest.raises(ValueError, match=message):
+        ResampledImages(coco, CONTIGUOUS_IDS, weights, iou_type)
