@@ -129,7 +129,8 @@ def add_crnas_config(cfg: CN) -> None:
 
 def _add_search_config(cfg: CN) -> None:
     search = cfg.SEARCH = CN()
-    # N: budgets of the stage search; the first one's best goes on. Empty = the cost of MODEL.CR.STAGE_CODE
+    # N: budgets of the stage search, each of which ends with its own network. Empty = the cost of
+    # MODEL.CR.STAGE_CODE
     search.BUDGETS = []
     # What a budget counts: "blocks", "weighted" (blocks by MODEL.SUPERNET.STAGE_WEIGHTS; the paper's
     # constraint) or "gmacs" (multiply-adds of the backbone in G, at 800 x 1088)
@@ -197,6 +198,22 @@ def _add_search_config(cfg: CN) -> None:
     recipe.INHERIT = False
     # Train and evaluate SEARCH.FINAL, as it is and with the architecture that was found
     recipe.TRAIN_FINAL = True
+    # With how many seeds, the same for both
+    recipe.SEEDS = 1
+    # Put what was found into final.yaml also where it is not shown to be better than the baseline
+    recipe.TAKE_FOUND = False
+
+    shortlist = recipe.SHORTLIST = CN()
+    # After each search, train so many of its best codes alone on archtrain, with the baseline and one
+    # code drawn at random, as SEARCH.FINAL; the best on archval goes on. 0 = the search's best does
+    shortlist.CODES = 0
+    # Seeds of each of them
+    shortlist.SEEDS = 2
+    # Share of the iterations of SEARCH.FINAL that the last of them are trained for
+    shortlist.SHARE = 0.5
+    # Successive halving: one in so many goes on to a schedule that is so many times longer; 1 = all are
+    # trained for SHARE
+    shortlist.FACTOR = 2
 
 
 def get_architecture(cfg: CN, family: str | None = None) -> Architecture:

@@ -229,6 +229,13 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "SEARCH.STRATEGY": one_of("greedy", "random", "evolutionary"),
         "SEARCH.TOLERANCE": ZERO,
         "SEARCH.BUDGETS": each(POSITIVE, least=0),
+        "SEARCH.RECIPE.SEEDS": ONE,
+        "SEARCH.RECIPE.SHORTLIST.CODES": ZERO,
+        "SEARCH.RECIPE.SHORTLIST.SEEDS": ONE,
+        "SEARCH.RECIPE.SHORTLIST.SHARE": Range(
+            "more than 0 and at most 1", lambda v: _number(v) and 0 < v <= 1
+        ),
+        "SEARCH.RECIPE.SHORTLIST.FACTOR": ONE,
         "SEARCH.SURVIVORS": ONE,
         "SEARCH.EVALUATIONS": ZERO,
         "SEARCH.GROUP_SIZE": ONE,

@@ -50,8 +50,8 @@ STEPS = [
     "stage_search",
     "dilation_supernet",
     "operation_search",
-    "final",
     "baseline",
+    "final",
 ]
 RECIPE = """
 VERSION: 2

@@ -20,8 +20,8 @@ from ..main_process import decided_by_main
 from ..search.study import find_rungs
 from .data_use import DataUse, check_data
 from .final_config import read_baseline
-from .outputs import check_outputs, check_search_outputs, files_read
-from .recipe import find_config
+from .outputs import FOR_USERS, check_outputs, check_search_outputs, files_read
+from .recipe import find_config, folder_of
 from .supernet_search import get_space, planned_evaluations, settled
 
 if TYPE_CHECKING:
@@ -162,8 +162,10 @@ def _check_outputs(procedure: Procedure) -> None:
         elif recipe.seed:
             recipe.seed.put_into(cfgs[-1])
     configs = [recipe.path, *filter(None, recipe.names.values())]
-    folders = [step.name for step in open_steps]
-    check_outputs(procedure.output, folders, files_read(configs, cfgs))
+    written = [step.name for step in open_steps]
+    folders = map(folder_of, filter(None, recipe.budgets))
+    written += [folder + name for folder in folders for name in FOR_USERS]
+    check_outputs(procedure.output, written, files_read(configs, cfgs))
 
 
 def _check_begun(procedure: Procedure) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,14 +16,35 @@ from ..analysis import DetectorCost, analyze_detector
 from ..architecture import Architecture, format_code
 from ..config import get_architecture, set_architecture
 from ..data import setup_datasets
-from ..search.cost import plain_detector
-from .standing import Standing
 from .state import MODEL_FILE
+from .steps import Kind
 
 if TYPE_CHECKING:
     from .procedure import Procedure
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a final detector that has ended.
+
+    Attributes:
+        seed: its ``SEED``.
+        folder: of its products.
+        results: of its evaluation, in percent, by task and metric, and before them by test set
+            where there are several; None for a number that is not finite, such as the AP of small
+            objects where there are none. Empty without an evaluation.
+    """
+
+    seed: int
+    folder: str
+    results: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> str:
+        """File of the trained weights."""
+        return os.path.join(self.folder, MODEL_FILE)
 
 
 @dataclass(frozen=True)
@@ -32,16 +54,22 @@ class Network:
     Attributes:
         name: "baseline" or "found".
         cfg: its config.
-        weights: file of the trained weights; empty for a network that is not trained.
-        results: of its evaluation, in percent, by task and metric, and before them by test set
-            where there are several; None for a number that is not finite, such as the AP of small
-            objects where there are none. Empty without an evaluation.
+        trainings: of it, in the order of their seeds; empty for one that is not trained.
     """
 
     name: str
     cfg: CfgNode
-    weights: str = ""
-    results: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    trainings: Sequence[Training] = ()
+
+    @property
+    def weights(self) -> str:
+        """File of the weights of the first training; empty for a network that is not trained."""
+        return self.trainings[0].weights if self.trainings else ""
+
+    @property
+    def results(self) -> Mapping[str, Mapping[str, float | None]]:
+        """Of the first training; empty for a network that is not trained."""
+        return self.trainings[0].results if self.trainings else {}
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -82,25 +110,39 @@ class Network:
         return {**self.main_metrics, **sizes}
 
 
-def networks_of(procedure: Procedure) -> list[Network]:
-    """The baseline and, once a search has ended, what was found."""
-    baseline = procedure.final_config() or plain_detector(procedure.config(procedure.searches[0]))
+def networks_of(procedure: Procedure, budget: str = "") -> list[Network]:
+    """The baseline and, once a search has ended, what was found under a budget."""
+    baseline = procedure.baseline(budget)
     setup_datasets(baseline)
-    networks = [_network(procedure, "baseline", baseline, "baseline")]
-    architecture = procedure.found()
+    networks = [Network("baseline", baseline, _trainings(procedure, budget, "baseline"))]
+    architecture = procedure.found(budget)
     if architecture:
         found = baseline.clone()
         set_architecture(found, architecture)
-        networks.append(_network(procedure, "found", found, "final"))
+        networks.append(Network("found", found, _trainings(procedure, budget, "final")))
     return networks
 
 
-def _network(procedure: Procedure, name: str, cfg: CfgNode, training: str) -> Network:
-    """A detector, with what its training has given if that is done."""
-    standing = procedure.look().get(training, Standing())
-    if not standing.done:
-        return Network(name, cfg)
-    return Network(name, cfg, procedure.path(training, MODEL_FILE), standing.results)
+def _trainings(procedure: Procedure, budget: str, name: str) -> list[Training]:
+    """Those of one of the two networks that have ended, in the order of their seeds."""
+    steps = [
+        step
+        for step in procedure.steps
+        if step.budget == budget
+        and step.config == procedure.recipe.names["FINAL"]
+        and step.kind is Kind.TRAINING
+        and bool(step.twin) == (name == "final")
+    ]
+    standings = [(step, procedure.look()[step.name]) for step in steps]
+    return [
+        Training(
+            procedure.config(step).SEED,
+            procedure.path(standing.folder or step.name),
+            standing.results,
+        )
+        for step, standing in standings
+        if standing.done
+    ]
 
 
 def compare(baseline: Network, found: Network) -> str:

@@ -19,6 +19,7 @@ from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_resul
 
 LEDGER_FILE = "ledger.sqlite"
 PAGE = os.path.join("report", "index.html")
+FOR_USERS = (ARCHITECTURE_FILE, FINAL_FILE, PAGE)
 PAGE_MARK = b'<meta name="generator" content="crnas_d2'
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,7 @@ def check_outputs(output: str, names: Iterable[str], read: Iterable[str]) -> Non
     if not output:
         raise ValueError("OUTPUT_DIR is ''; expected a folder for what the search writes")
     check_unlocked(output)
-    places = [os.path.join(output, name) for name in (ARCHITECTURE_FILE, FINAL_FILE, PAGE)]
-    places += [os.path.join(output, name) for name in names]
+    places = [os.path.join(output, name) for name in (*FOR_USERS, *names)]
     for path in read:
         for place in places:
             if _is_in(path, place):

@@ -5,48 +5,49 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import gc
+import functools
 import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
-
-import torch
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..architecture import Architecture, format_code
-from ..config import default_config, set_architecture
+from ..config import default_config, get_architecture, set_architecture
 from ..data import setup_datasets
 from ..data.identity import Seen
 from ..data.copies import copies_between_parts, tell_copies
 from ..data.parts import tell
-from ..engine import CRTrainer
 from ..engine import terminal
 from ..engine.setup import prepare, settle_settings
 from ..lock import folder_lock
 from ..main_process import decided_by_main
 from .checks import check_before_run
 from .final_config import write_final
-from .identity import Identity, identify, product_sha256
+from .identity import Identity, identify
 from .outputs import report_if_possible
-from .steps import Step, describe_start, plan
-from .recipe import Recipe
+from .steps import Kind, Step, describe_start, plan
+from .recipe import Recipe, folder_of
 from .networks import compare, networks_of
 from .overview import overview, split_tables
+from ..search.baseline import scaled_code
+from ..search.cost import plain_detector
 from ..search.result import (
     ARCHITECTURE_FILE,
     RESULT_FILE,
-    read_architecture,
+    read_architectures,
     write_architecture,
 )
 from .roles import check_roles
 from .standing import Standing
-from .state import DONE, MODEL_FILE, StepState
-from .supernet_search import run_search
+from .shortlist import run_shortlist
+from .state import MODEL_FILE, StepState
+from .step_run import run_in_folder, train
+from .supernet_search import eligible_by_budget, run_search
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ class Procedure:
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
             if comm.is_main_process() and (not standing.done or step is self.steps[-1]):
-                self._write_found()
+                for budget in self.recipe.budgets:
+                    self._write_found(budget)
                 with report_if_possible():
                     report()
 
@@ -139,40 +141,21 @@ class Procedure:
         return [it for index, it in enumerate(seen) if it not in seen[:index]]
 
     def _run(self, step: Step) -> None:
-        cfg = self.config(step)
-        if comm.is_main_process():
-            identity = self._identify(step)
-            before = StepState.read(cfg.OUTPUT_DIR)
-            if before:
-                before.set_changes_aside(cfg.OUTPUT_DIR)
-            StepState(identity).write(cfg.OUTPUT_DIR)
-        comm.synchronize()
-        began = time.perf_counter()
-        args = argparse.Namespace(
-            resume=not step.searches, eval_only=step.searches, config_file=step.config
-        )
-        cfg = prepare(cfg, args)
-        if step.searches:
-            seed = self.recipe.seed
-            result = run_search(cfg, self.final_config(), seed and seed.identity)
-            results = {result.metric: result.ranking.scored[0].score}
-        else:
-            trainer = CRTrainer(cfg)
-            trainer.resume_or_load(resume=True)
-            trainer.train()
-            results = getattr(trainer, "_last_eval_results", {})
-            del trainer
-        gc.collect()
-        torch.cuda.empty_cache()
+        run = {Kind.TRAINING: self._train, Kind.SEARCH: self._search}
+        run[Kind.SHORTLIST] = functools.partial(run_shortlist, self)
+        products = (RESULT_FILE, ARCHITECTURE_FILE) if step.finds else (MODEL_FILE,)
+        identify = functools.partial(self._identify, step)
+        run_in_folder(self.path(step.name), identify, products, lambda: run[step.kind](step))
+        self._standings[step.name] = decided_by_main(lambda: self._look_at(step))
 
-        def end() -> Standing:
-            names = (RESULT_FILE, ARCHITECTURE_FILE) if step.searches else (MODEL_FILE,)
-            products = {name: product_sha256(self.path(step.name, name)) for name in names}
-            seconds = time.perf_counter() - began
-            StepState(identity, DONE, results, seconds, products).write(cfg.OUTPUT_DIR)
-            return self._look_at(step)
+    def _train(self, step: Step) -> Mapping[str, Any]:
+        return train(self.config(step), step.config)
 
-        self._standings[step.name] = decided_by_main(end)
+    def _search(self, step: Step) -> Mapping[str, Any]:
+        args = argparse.Namespace(resume=False, eval_only=True, config_file=step.config)
+        cfg, seed = prepare(self.config(step), args), self.recipe.seed
+        result = run_search(cfg, self.final_config(), seed and seed.identity)
+        return {result.metric: result.ranking.scored[0].score}
 
     def config(self, step: Step) -> CfgNode:
         """Of a step, with what earlier steps have given already."""
@@ -186,18 +169,44 @@ class Procedure:
             cfg.MODEL.INIT.SETTINGS = settings
         elif self.recipe.seed:
             self.recipe.seed.put_into(cfg)
-        found = self._standings.get(step.architecture, Standing()).architecture
-        if found:
-            set_architecture(cfg, found)
+        architecture = self._architecture_of(step)
+        if architecture:
+            set_architecture(cfg, architecture)
+        if self.recipe.cfg.SEARCH.RECIPE.SEEDS > 1 and step.config == self.recipe.names["FINAL"]:
+            cfg.SEED = max(cfg.SEED, 0) + step.seed
         before = self._standings.get(step.weights, Standing())
         is_there = before.trained if step.weights else os.path.isfile(cfg.MODEL.WEIGHTS)
         if cfg.MODEL.INIT.SETTINGS == "take" and is_there:
             settle_settings(cfg)
         return cfg
 
+    def _architecture_of(self, step: Step) -> Architecture | None:
+        """That an earlier step gives to it, once it has ended, or that of its budget's baseline;
+        None where it has that of its config."""
+        if step.architecture:
+            return self._standings.get(step.architecture, Standing()).found(step.budget)
+        return self._scaled.get(step.budget) if step.budget else None
+
+    @functools.cached_property
+    def _scaled(self) -> dict[str, Architecture]:
+        """The baseline's stage code under each of several budgets."""
+        stage_search = next(step for step in self.searches)
+        cfg, final = self.recipe.config(stage_search.config), self.final_config()
+        code = get_architecture(final or cfg).stage_code
+        eligible = eligible_by_budget(cfg, final)
+        return {name: Architecture(scaled_code(code, codes)) for name, codes in eligible.items()}
+
     def final_config(self) -> CfgNode | None:
+        """Of the detector to improve, as it is; None where the recipe has none."""
         name = self.recipe.names["FINAL"]
         return self.recipe.config(name) if name else None
+
+    def baseline(self, budget: str = "") -> CfgNode:
+        """The config of the network that what is found under a budget is compared with."""
+        cfg = self.final_config() or plain_detector(self.config(self.searches[0]))
+        if budget and self._scaled[budget] != get_architecture(cfg):
+            set_architecture(cfg, self._scaled[budget])
+        return cfg
 
     def look(self) -> Mapping[str, Standing]:
         """How far each step has come, by its name, as the main process has read it; of one that
@@ -212,12 +221,18 @@ class Procedure:
 
     def _look_at(self, step: Step) -> Standing:
         """Of one for which all is there that it starts from."""
-        folder = os.path.join(self.output, step.name)
+        if step.twin and self._finds_the_baseline(step):
+            return dataclasses.replace(self._standings[step.twin], folder=step.twin)
+        folder = self.path(step.name)
         state = StepState.read(folder)
         standing = Standing.of(folder, state, self._identify(step)) if state else Standing()
-        if standing.done and step.searches:
-            standing = dataclasses.replace(standing, architecture=read_architecture(folder))
+        if standing.done and step.finds:
+            standing = dataclasses.replace(standing, architectures=read_architectures(folder))
         return standing
+
+    def _finds_the_baseline(self, step: Step) -> bool:
+        """Whether a training of what was found would be one of the baseline."""
+        return self._architecture_of(step) == get_architecture(self.baseline(step.budget))
 
     def _identify(self, step: Step) -> Identity:
         final = self.final_config() if step.searches else None
@@ -229,40 +244,51 @@ class Procedure:
             processes=self._processes,
         )
 
-    def found(self) -> Architecture | None:
-        """By the last search that is done."""
-        found = [self.look()[step.name].architecture for step in self.searches]
+    def found(self, budget: str = "") -> Architecture | None:
+        """Under a budget, by the last search or short list that is done."""
+        finding = [step for step in self.steps if step.finds and step.budget in ("", budget)]
+        found = [self.look()[step.name].found(budget) for step in finding]
         return next(filter(None, reversed(found)), None)
 
-    def path(self, step: str, name: str) -> str:
-        return os.path.join(self.output, step, name)
+    def path(self, step: str, name: str = "") -> str:
+        """Of a file in the folder of a step, or of the folder."""
+        return os.path.join(self.output, step, name) if name else os.path.join(self.output, step)
 
-    def _write_found(self) -> None:
+    def folder(self, budget: str = "") -> str:
+        """For the user's products of a budget."""
+        return os.path.join(self.output, folder_of(budget)).rstrip("/")
+
+    def _write_found(self, budget: str) -> None:
         """The products for the user, as far as the procedure has come."""
-        architecture = self.found()
+        architecture, folder = self.found(budget), self.folder(budget)
         if not architecture:
             return
-        write_architecture(self.output, architecture)
+        os.makedirs(folder, exist_ok=True)
+        write_architecture(folder, architecture)
         if self.recipe.names["FINAL"]:
-            training = next((step for step in self.steps if step.name == "final"), None)
+            name = f"{folder_of(budget)}final"
+            training = next((step for step in self.steps if step.name == name), None)
             cfg = self.config(training) if training else self.final_config()
             if self.recipe.seed and not training:
                 self.recipe.seed.put_into(cfg)
             setup_datasets(cfg)
-            done = training and self.look()[training.name].done
-            trained = self.path(training.name, MODEL_FILE) if done else ""
-            write_final(self.output, cfg, architecture, trained)
+            standing = self.look().get(name, Standing())
+            trained = self.path(standing.folder or name, MODEL_FILE) if standing.done else ""
+            write_final(folder, cfg, architecture, trained)
 
     def _table(self) -> str:
         """The detectors that were trained, side by side; or what was found."""
-        networks = networks_of(self)
+        return "\n\n".join(map(self._table_of, self.recipe.budgets))
+
+    def _table_of(self, budget: str) -> str:
+        networks, head = networks_of(self, budget), f"Budget {budget}\n" if budget else ""
         if not all(network.weights for network in networks):
             found = networks[-1].architecture
             return (
-                f"Found: stage code {format_code(found.stage_code)}, operation code "
+                f"{head}Found: stage code {format_code(found.stage_code)}, operation code "
                 f"{format_code(found.operation_code)}"
             )
-        return compare(*networks)
+        return head + compare(*networks)
 
     @property
     def searches(self) -> list[Step]:

@@ -34,6 +34,8 @@ class Recipe:
         names: files of the configs, by the keys of ``SEARCH.RECIPE``, and of ``SEARCH.FINAL`` by
             "FINAL"; empty where there is none.
         seed: from which the trainings start; None where there is none.
+        budgets: each of which ends with its own network, as the stage search's result names them;
+            one empty name where there is one.
     """
 
     def __init__(self, path: str, opts: Sequence[str] = ()):
@@ -57,6 +59,10 @@ class Recipe:
         self.names["FINAL"] = self._find("FINAL", self.cfg.SEARCH.FINAL)
         weights = recipe.SEED_WEIGHTS
         self.seed = Seed(weights, self.cfg.MODEL.INIT) if weights else None
+        budgets = []
+        if self.names["STAGE_SUPERNET"]:
+            budgets = self.config(self.names["STAGE_SUPERNET"]).SEARCH.BUDGETS
+        self.budgets = list(map(str, budgets)) if len(budgets) > 1 else [""]
 
     def config(self, path: str) -> CfgNode:
         """The config in a file, with what the recipe and the command line set, and, where it takes
@@ -71,6 +77,12 @@ class Recipe:
 
     def _find(self, key: str, name: str) -> str:
         return find_config(f"{self.path}: SEARCH.{key}", name, self.path) if name else ""
+
+
+def folder_of(budget: str) -> str:
+    """The folder, below ``OUTPUT_DIR``, of all that is for one of several budgets, with a slash
+    behind it; empty where there is one."""
+    return f"budget_{budget}/" if budget else ""
 
 
 def is_recipe(cfg: CfgNode) -> bool:

@@ -20,7 +20,9 @@ class Standing:
         why: it runs although it was begun; empty of one that was not.
         refusal: why it cannot go on; empty where it can.
         results, seconds: see :class:`StepState`, of one that is done.
-        architecture: that it has found, of a search that is done.
+        architectures: that a step which is done has found, by budget; under an empty name that of
+            the first, or of its only one.
+        folder: name of the step whose training stands for this one; empty where it is its own.
     """
 
     done: bool = False
@@ -29,7 +31,12 @@ class Standing:
     refusal: str = ""
     results: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
-    architecture: Architecture | None = None
+    architectures: Mapping[str, Architecture] = field(default_factory=dict)
+    folder: str = ""
+
+    def found(self, budget: str) -> Architecture | None:
+        """The architecture under a budget; None before the step is done."""
+        return self.architectures.get(budget, self.architectures.get(""))
 
     @classmethod
     def of(cls, folder: str, state: StepState, identity: Identity) -> Standing:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from detectron2.config import CfgNode
 
@@ -12,8 +14,16 @@ from ..checkpoint.remap_report import describe_frozen
 from ..checkpoint.settings import as_command
 from ..config_files import config_name
 from ..spaces import OperationSpace
-from .recipe import Recipe
+from .recipe import Recipe, folder_of
 from .supernet_search import get_space
+
+
+class Kind(Enum):
+    """What a step does."""
+
+    TRAINING = "training"
+    SEARCH = "search"
+    SHORTLIST = "short list"
 
 
 @dataclass(frozen=True)
@@ -23,70 +33,138 @@ class Step:
     Attributes:
         name: also of its folder.
         config: file of its config.
-        searches: or else it trains.
+        kind: what it does.
         weights: name of the step whose final weights it starts from; empty = the recipe's seed
             weights, or else the config's.
-        architecture: name of the search whose architecture it takes; empty = the config's.
+        architecture: name of the step whose architecture it takes, or whose ranking a short list is
+            made of; empty = the baseline's.
+        budget: that it is for, of several, as the stage search's result names it; empty where there
+            is one, or where it is for all.
+        seed: how many seeds of the same training go before it.
+        twin: the same training of the baseline, of a training of what was found; where that is the
+            baseline, it stands for this one.
     """
 
     name: str
     config: str
-    searches: bool = False
+    kind: Kind = Kind.TRAINING
     weights: str = ""
     architecture: str = ""
+    budget: str = ""
+    seed: int = 0
+    twin: str = ""
+
+    @property
+    def searches(self) -> bool:
+        """Whether it compares paths of a supernet."""
+        return self.kind is Kind.SEARCH
+
+    @property
+    def finds(self) -> bool:
+        """Whether it leaves an architecture."""
+        return self.kind is not Kind.TRAINING
 
 
 def plan(recipe: Recipe) -> list[Step]:
-    """The steps of a recipe, in order.
+    """The steps of a recipe, in order: those of the stage supernet, and then of each budget all that
+    depends on its stage code.
 
     Raises:
         ValueError: the recipe searches nothing, or has no supernet to inherit from.
     """
-    names, steps, found = recipe.names, [], ""
-    for kind, search in (("STAGE", "stage_search"), ("DILATION", "operation_search")):
-        supernet = names[f"{kind}_SUPERNET"]
-        if not supernet:
-            continue
-        prefix = kind.lower()
-        pretraining = names[f"{kind}_PRETRAINING"] and f"{prefix}_pretraining"
-        if pretraining:
-            config = names[f"{kind}_PRETRAINING"]
-            steps.append(Step(pretraining, config, architecture=found))
-        steps.append(Step(f"{prefix}_supernet", supernet, weights=pretraining, architecture=found))
-        steps.append(
-            Step(search, supernet, searches=True, weights=f"{prefix}_supernet", architecture=found)
-        )
-        found = search
-    if not found:
+    names, shortlist = recipe.names, recipe.cfg.SEARCH.RECIPE.SHORTLIST
+    if not (names["STAGE_SUPERNET"] or names["DILATION_SUPERNET"]):
         raise ValueError(
             f"{recipe.path}: SEARCH.RECIPE.STAGE_SUPERNET and DILATION_SUPERNET are empty; "
             "expected one of them at least"
         )
+    if shortlist.CODES and not names["FINAL"]:
+        raise ValueError(
+            f"{recipe.path}: SEARCH.RECIPE.SHORTLIST.CODES is {shortlist.CODES} and SEARCH.FINAL is "
+            "empty; expected the detector that the short list is trained as"
+        )
+    steps = _search_steps(recipe, "stage", "") if names["STAGE_SUPERNET"] else []
+    for budget in recipe.budgets:
+        steps += _steps_of_budget(recipe, budget)
+    return steps
+
+
+def _steps_of_budget(recipe: Recipe, budget: str) -> list[Step]:
+    names, found, steps = recipe.names, "", []
+    if names["STAGE_SUPERNET"]:
+        found = "stage_search"
+        steps += _shortlist(recipe, "stage", budget, found)
+    if names["DILATION_SUPERNET"]:
+        found = steps[-1].name if steps else found
+        steps += _search_steps(recipe, "dilation", budget, found)
+        steps += _shortlist(recipe, "operation", budget, steps[-1].name)
+    found = steps[-1].name if steps else found
     if names["FINAL"] and recipe.cfg.SEARCH.RECIPE.TRAIN_FINAL:
-        if recipe.cfg.SEARCH.RECIPE.INHERIT and not names["STAGE_SUPERNET"]:
+        steps += _final_steps(recipe, budget, found)
+    return steps
+
+
+def _search_steps(recipe: Recipe, kind: str, budget: str, found: str = "") -> list[Step]:
+    """A supernet and the search over it, for the architecture that an earlier step has found."""
+    supernet = recipe.names[f"{kind.upper()}_SUPERNET"]
+    pretraining = recipe.names[f"{kind.upper()}_PRETRAINING"]
+    step = functools.partial(Step, architecture=found, budget=budget)
+    folder = folder_of(budget)
+    start, trained = f"{folder}{kind}_pretraining", f"{folder}{kind}_supernet"
+    search = f"{folder}{'stage' if kind == 'stage' else 'operation'}_search"
+    return [
+        *([step(start, pretraining)] if pretraining else []),
+        step(trained, supernet, weights=start if pretraining else ""),
+        step(search, supernet, Kind.SEARCH, weights=trained),
+    ]
+
+
+def _shortlist(recipe: Recipe, kind: str, budget: str, search: str) -> list[Step]:
+    if not recipe.cfg.SEARCH.RECIPE.SHORTLIST.CODES:
+        return []
+    name, final = f"{folder_of(budget)}{kind}_shortlist", recipe.names["FINAL"]
+    return [Step(name, final, Kind.SHORTLIST, architecture=search, budget=budget)]
+
+
+def _final_steps(recipe: Recipe, budget: str, found: str) -> list[Step]:
+    """The trainings of the baseline and of what was found, from the weights that the recipe wants:
+    each pair with a seed of its own. What comes before them is trained once."""
+    folder, options = folder_of(budget), recipe.cfg.SEARCH.RECIPE
+    config, pretraining = recipe.names["FINAL"], recipe.names["FINAL_PRETRAINING"]
+    starts = {"baseline": "", "final": ""}
+    steps = []
+    if options.INHERIT:
+        if not recipe.names["STAGE_SUPERNET"]:
             raise ValueError(
                 f"{recipe.path}: SEARCH.RECIPE.INHERIT is True and STAGE_SUPERNET is empty; "
                 "expected a stage supernet, which the baseline inherits from"
             )
-        supernets = [step.name for step in steps if step.name.endswith("_supernet")]
-        steps += _final_steps(recipe, "final", found, supernets[-1])
         # The dilation supernet has the baseline's stage code only by chance.
-        steps += _final_steps(recipe, "baseline", "", "stage_supernet")
-    return steps
-
-
-def _final_steps(recipe: Recipe, name: str, architecture: str, supernet: str) -> list[Step]:
-    """The training of a final detector, from the weights that the recipe wants."""
-    config = recipe.names["FINAL"]
-    if recipe.cfg.SEARCH.RECIPE.INHERIT:
-        return [Step(name, config, weights=supernet, architecture=architecture)]
-    if recipe.names["FINAL_PRETRAINING"]:
-        start = f"{name}_pretraining"
-        return [
-            Step(start, recipe.names["FINAL_PRETRAINING"], architecture=architecture),
-            Step(name, config, weights=start, architecture=architecture),
+        of_operations = f"{folder}dilation_supernet" if recipe.names["DILATION_SUPERNET"] else ""
+        starts = {"baseline": "stage_supernet", "final": of_operations or "stage_supernet"}
+    elif pretraining:
+        starts = {name: f"{folder}{name}_pretraining" for name in starts}
+        steps = [
+            Step(starts["baseline"], pretraining, budget=budget),
+            Step(
+                starts["final"],
+                pretraining,
+                architecture=found,
+                budget=budget,
+                twin=starts["baseline"],
+            ),
         ]
-    return [Step(name, config, architecture=architecture)]
+    for seed in range(options.SEEDS):
+        number = f"_{seed + 1}" if seed else ""
+        baseline = f"{folder}baseline{number}"
+        step = functools.partial(Step, config=config, budget=budget, seed=seed)
+        steps += [
+            step(baseline, weights=starts["baseline"]),
+            step(
+                f"{folder}final{number}", weights=starts["final"], architecture=found, twin=baseline
+            ),
+        ]
+    return steps
 
 
 def describe_start(recipe: Recipe, steps: Sequence[Step]) -> list[str]:
@@ -99,7 +177,7 @@ def describe_start(recipe: Recipe, steps: Sequence[Step]) -> list[str]:
     if not recipe.seed:
         return []
     network = recipe.seed.network
-    names = [step.name for step in steps if not (step.weights or step.searches)]
+    names = [step.name for step in steps if not (step.weights or step.finds)]
     lines = [f"{', '.join(names)} start from {network.name}, remapped (SHA-256 {network.sha256})"]
     if recipe.cfg.MODEL.INIT.SETTINGS == "take" and network.settings:
         lines.append(f"All steps take the settings that it needs: {as_command(network.settings)}")

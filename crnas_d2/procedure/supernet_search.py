@@ -236,6 +236,18 @@ def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int:
     return _count_evaluations(cfg, space, _limits(cfg, final_cfg, space))
 
 
+def eligible_by_budget(cfg: CfgNode, final_cfg: CfgNode | None = None) -> dict[str, list[Code]]:
+    """The stage codes under each budget, by its name in the result.
+
+    Args:
+        cfg, final_cfg: as in :func:`run_search`.
+    """
+    space = get_space(cfg)
+    budgets, cost = _limits(cfg, final_cfg, space)
+    eligible = eligible_codes(space, budgets, cfg.SEARCH.TOLERANCE, cost)
+    return {str(budget): codes for budget, codes in eligible.items()}
+
+
 def example_codes(cfg: CfgNode, final_cfg: CfgNode | None, count: int) -> list[Code]:
     """Some of the paths that a search may evaluate: neighbours, as in a group, or at random.
 

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from ..architecture import Architecture
 from ..files import read_json, write_json, write_signed
-from ..architecture import Code, format_code
+from ..architecture import Code, format_code, parse_code
 from .ranking import Ranking
 
 ARCHITECTURE_FILE = "architecture.yaml"
@@ -133,6 +133,21 @@ def read_architecture(folder: str) -> Architecture:
         return Architecture(**read_json(path)["architecture"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is no result of a search: {error!r}") from None
+
+
+def read_architectures(folder: str) -> dict[str, Architecture]:
+    """Those that a step found, by budget; under an empty name that of the first, or of its only one.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_architecture`.
+    """
+    found = {"": read_architecture(folder)}
+    result = read_json(os.path.join(folder, RESULT_FILE))
+    if result["step"] == "stage":
+        rankings = result["rankings"].items()
+        best = {budget: ranking["best"] for budget, ranking in rankings if ranking["best"]}
+        found |= {budget: Architecture(parse_code(code)) for budget, code in best.items()}
+    return found
 
 
 def as_yaml(content: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from crnas_d2.analysis import analyze_detector
 from crnas_d2.procedure import Procedure, Recipe, is_recipe
 from crnas_d2.procedure.dry_run import examine_recipe
 from crnas_d2.procedure.steps import plan
-from crnas_d2.procedure.networks import Network, compare
+from crnas_d2.procedure.networks import Network, Training, compare
 from crnas_d2.procedure.supernet_search import get_space
 from crnas_d2.procedure.state import StepState
 from crnas_d2.procedure.overview import describe, overview
@@ -108,7 +108,8 @@ def test_the_table_of_the_deepest_network_fits_a_terminal():
         for name in ("R_101", "CR_R_101")
     ]
     results = {task: {"AP": 41.23, "AP50": 60.0, "AP-person": 50.0} for task in ("bbox", "segm")}
-    networks = [Network(name, cfg, "w", results) for name, cfg in zip(("baseline", "found"), cfgs)]
+    trainings = [Training(1, "folder", results)]
+    networks = [Network(n, cfg, trainings) for n, cfg in zip(("baseline", "found"), cfgs)]
     table = compare(*networks)
     assert max(map(len, table.splitlines())) <= 100
     assert "-".join(map(str, cfgs[1].MODEL.CR.OPERATION_CODE)) in table

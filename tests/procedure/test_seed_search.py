@@ -102,7 +102,7 @@ def test_what_it_started_from_is_on_record(folder, monkeypatch):
     monkeypatch.setattr("crnas_d2.report.report._Page._attempt", lambda *_: None)  # its figures
     with open(report_procedure(procedure(folder))) as file:
         page = file.read()
-    names = "stage_supernet, dilation_supernet, final, baseline"
+    names = "stage_supernet, dilation_supernet, baseline, final"
     assert f"{names} start from {WEIGHTS}, remapped (SHA-256 {sha256})." in page
 
 
