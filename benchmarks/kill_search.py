@@ -58,7 +58,7 @@ class Procedure:
         self._folder, self._rng, self._references = folder, rng, references
         self._ranks = rng.choice((1, 2))
         self._variant = VARIANTS[0]
-        self._damaged = ""  # a file
+        self._damaged: set[str] = set()  # files that may be so still
         self._ledgers: set[str] = set()  # those that were damaged
         self._may_repeat = False
         self.counts: Counter[str] = Counter()
@@ -113,11 +113,12 @@ class Procedure:
     def _refused(self, run: Run) -> Run | None:
         """A run that nothing has stopped."""
         said = " ".join(run.sentences())
-        damaged = self._damaged and str(Path(self._damaged).parent)
-        if damaged and damaged in said:
+        damaged = {path for path in self._damaged if str(Path(path).parent) in said}
+        if damaged:
             self.counts["refused: damaged"] += 1
-            os.remove(self._folder / self._damaged)
-            self._damaged = ""
+            self._damaged -= damaged
+            for path in damaged:
+                (self._folder / path).unlink(missing_ok=True)
         elif self._variant != VARIANTS[0] and ("other" in said or "change" in said):
             self.counts[f"refused: {self._variant}"] += 1
             self._references.restore_data(self._folder)
@@ -156,9 +157,10 @@ class Procedure:
             kind = "truncated"
         path.write_bytes(content)
         self.counts[f"{kind}: {'ledger' if path.suffix == '.sqlite' else 'checkpoint'}"] += 1
-        self._damaged = str(path.relative_to(self._folder))
+        damaged = str(path.relative_to(self._folder))
+        self._damaged.add(damaged)
         if path.suffix == ".sqlite":
-            self._ledgers.add(self._damaged)
+            self._ledgers.add(damaged)
         self._may_repeat = True
 
     def start_second(self, run: Run) -> None:

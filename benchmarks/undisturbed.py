@@ -24,7 +24,7 @@ from tiny_search import write_recipe  # noqa: E402
 VARIANTS = ("as it was", "json changed", "key changed")
 # What two runs need not have in common
 OWN_FILES = ("*.tfevents.*", "log.txt*", "metrics.json", "report/*", "last_checkpoint", "*.lock")
-OWN_FILES += ("model_[0-9]*.pth*", "near_copies.csv", "config.yaml")
+OWN_FILES += ("model_[0-9]*.pth*", "*.changed", "near_copies.csv", "config.yaml")
 CHANGED = ("SOLVER.BASE_LR", "0.03")
 
 
