@@ -293,7 +293,7 @@ def test_json(seeds):
         (([], []), r"found: \[\]; expected 1 to 20 finite values"),
         (([70.0, float("nan")], [1, 2]), "found: .*nan.*; expected 1 to 20 finite values"),
         (([70.0] * 21, [1] * 21), "expected 1 to 20 finite values"),
-        (([70.0], [70.0, 71.0]), "found has 1 seeds, baseline 2; expected the same seeds"),
+        (([70.0], [70.0, 71.0]), "seeds: 1 of found, 2 of baseline; expected the same ones"),
         (([70.0], [70.0], np.ones((1, 9)), None), r"shapes \(1, 9\) and None"),
         (([70.0], [70.0], np.ones((2, 9)), np.ones((2, 9))), r"expected two times \(1, R\)"),
         (([70.0], [70.0], np.ones(9), np.ones(9)), r"expected two times \(1, R\)"),
