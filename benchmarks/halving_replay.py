@@ -101,8 +101,9 @@ def make_table(
         )
     image_ids = list(range(1, images + 1))
     annotations = [
-        {"id": n, "image_id": int(i), "category_id": int(c), "bbox": b.tolist(), "iscrowd": 0}
-        for n, (i, c, b) in enumerate(zip(image, category, box), 1)
+        {"id": n, "image_id": int(i), "category_id": int(c), "bbox": b, "area": b[2] * b[3]}
+        | {"iscrowd": 0}
+        for n, (i, c, b) in enumerate(zip(image, category, box.tolist()), 1)
     ]
     coco = load_coco(
         {

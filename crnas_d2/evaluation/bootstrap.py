@@ -11,8 +11,18 @@ from pycocotools.cocoeval import Params
 from torch.nn.functional import embedding_bag
 
 from .detections import Detections, id_array
-from .matching import BITS, ImageObjects, match
+from .matching import ALL_BITS, AREAS, BITS, IOU_THRESHOLDS, ImageObjects, find_outside, match
 
+# By name of the metric in Detectron2: the IoU thresholds that it takes the mean over, and the area
+# of the objects that it counts.
+METRICS = {
+    "AP": (BITS, "all"),
+    "AP50": (BITS[IOU_THRESHOLDS == 0.5], "all"),
+    "AP75": (BITS[IOU_THRESHOLDS == 0.75], "all"),
+    "APs": (BITS, "small"),
+    "APm": (BITS, "medium"),
+    "APl": (BITS, "large"),
+}
 NUM_RECALLS = len(Params("bbox").recThrs)
 MAX_ELEMENTS = 2**20  # of a temporary array
 
@@ -41,9 +51,12 @@ class ResampledImages:
         weights: (I, R), whole numbers, of the images in the order of their ids. 1 everywhere is
             the AP of the images as they are.
         iou_type: "bbox" for box AP, "segm" for mask AP.
+        metric: one of :data:`METRICS`.
+        category: that alone is scored, counted from 0; None for the mean over those that have
+            objects.
 
     Raises:
-        ValueError: the weights or the IoU type are not as described.
+        ValueError: the weights, the IoU type or the metric are not as described.
     """
 
     def __init__(
@@ -52,9 +65,13 @@ class ResampledImages:
         contiguous_ids: Mapping[int, int],
         weights: np.ndarray,
         iou_type: str = "bbox",
+        metric: str = "AP",
+        category: int | None = None,
     ):
         if iou_type not in ("bbox", "segm"):
             raise ValueError(f"IoU type {iou_type!r}; expected 'bbox' or 'segm'")
+        if metric not in METRICS:
+            raise ValueError(f"metric {metric!r}; expected one of {', '.join(METRICS)}")
         if len(weights) != len(ground_truth.imgs) or np.any(weights < 0) or np.any(weights % 1):
             raise ValueError(
                 f"weights of shape {weights.shape}; expected a row of whole numbers from 0 for "
@@ -64,19 +81,23 @@ class ResampledImages:
         self._image_ids = id_array(image_ids)
         self._weights = np.asarray(weights, np.float32)
         self._iou_type = iou_type
-        self._objects = [ImageObjects(ground_truth, i, contiguous_ids, iou_type) for i in image_ids]
+        self._bits, area = METRICS[metric]
+        self._area = AREAS[area]
+        self._objects = [
+            ImageObjects(ground_truth, image_id, contiguous_ids, iou_type, self._area)
+            for image_id in image_ids
+        ]
         image = np.repeat(np.arange(len(image_ids)), [len(o.crowd) for o in self._objects])
-        category = np.concatenate([np.empty(0, int), *(o.categories for o in self._objects)])
-        counted = ~np.concatenate([np.empty(0, bool), *(o.crowd for o in self._objects)])
-        # For each category the images of its objects that are no crowd, one for each.
-        self._counted = [image[counted & (category == c)] for c in range(len(contiguous_ids))]
+        categories = np.concatenate([np.empty(0, int), *(o.categories for o in self._objects)])
+        counts = ~np.concatenate([np.empty(0, bool), *(o.ignored for o in self._objects)])
+        # For each category the images of its objects that count, one for each.
+        self._counted = [image[counts & (categories == c)] for c in range(len(contiguous_ids))]
+        self._scored = range(len(contiguous_ids)) if category is None else [category]
 
     def ap(self, detections: Detections) -> np.ndarray:
-        """AP of one detector in each resample.
+        """The metric of one detector in each resample.
 
-        COCO's "AP": the mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and over categories that
-        have objects; any size of object, at most 100 detections for each image and category. An
-        image of weight w counts as w copies of it that follow each other, so with all weights 1
+        An image of weight w counts as w copies of it that follow each other, so with all weights 1
         this is what pycocotools computes. The one thing that differs from real copies is the order
         of detections of the same image and category that have the same score.
 
@@ -98,13 +119,17 @@ class ResampledImages:
         images = np.zeros(0, int)
         if len(detections):
             images = np.searchsorted(self._image_ids, detections.image_ids)
-        matches = match(detections, images, self._objects)
-        # Of equal scores the smaller image id first, then in the order given, as in pycocotools.
-        matches = matches[np.lexsort((matches["image"], -matches["score"], matches["category"]))]
+        outside = find_outside(detections, self._iou_type, self._area)
+        matches = match(detections, images, self._objects, outside)
+        matches = matches[matches["ignored"] != ALL_BITS]
+        # Of equal scores the smaller image id first, then in the order given, as in pycocotools:
+        # they come in this order, and the sort is stable.
+        matches = matches[np.lexsort((-matches["score"], matches["category"]))]
         bounds = np.searchsorted(matches["category"], np.arange(len(self._counted) + 1))
         sums = np.zeros(self._weights.shape[1])
         present = np.zeros(len(sums), int)
-        for category, of_category in enumerate(self._counted):
+        for category in self._scored:
+            of_category = self._counted[category]
             found = matches[bounds[category] : bounds[category + 1]]
             rows = np.count_nonzero(found["true"])
             columns = max(1, MAX_ELEMENTS // max(1, rows))
@@ -112,7 +137,7 @@ class ResampledImages:
                 block = slice(start, start + columns)
                 weights = np.ascontiguousarray(self._weights[:, block])
                 num_objects = _running_weight(weights, of_category, np.array([len(of_category)]))[0]
-                sums[block] += _average_precision(found, weights, num_objects)
+                sums[block] += _average_precision(found, weights, num_objects, self._bits)
                 present[block] += num_objects > 0
         return np.divide(100 * sums, present, out=np.full(len(sums), np.nan), where=present > 0)
 
@@ -130,7 +155,7 @@ class ResampledImages:
 
 
 def _average_precision(
-    matches: np.ndarray, weights: np.ndarray, num_objects: np.ndarray
+    matches: np.ndarray, weights: np.ndarray, num_objects: np.ndarray, bits: np.ndarray
 ) -> np.ndarray:
     """AP of one category, from 0 to 1: the mean over IoU thresholds and recalls 0, 0.01, ..., 1.
 
@@ -138,6 +163,7 @@ def _average_precision(
         matches: (D,), best score first.
         weights: (I, R).
         num_objects: (R,).
+        bits: of the IoU thresholds.
 
     Returns:
         (R,); 0 where there are no objects.
@@ -148,24 +174,25 @@ def _average_precision(
         return sums
     counted = _running_weight(weights, matches["image"], found + 1)
     num_objects = np.maximum(num_objects, 1)
-    for bit in BITS:
+    for bit in bits:
         true = np.flatnonzero(matches["true"] & bit)
         ignored = np.flatnonzero(matches["ignored"] & bit)
         if len(true) == 0:
             continue
-        hits = weights[matches["image"][true]].astype(float)
-        _accumulate(np.add, hits)
+        hits = _running_sum(weights[matches["image"][true]].astype(float))
         precision = counted[np.searchsorted(found, true)]
         if len(ignored):
             ends = np.searchsorted(ignored, true)
             precision -= _running_weight(weights, matches["image"][ignored], ends)
         np.divide(hits, np.maximum(precision, 1, out=precision), out=precision)
-        _accumulate(np.maximum, precision[::-1])  # the best one at this recall or a higher one
+        backwards = precision[::-1]
+        for before, row in zip(backwards, backwards[1:]):  # several times faster than accumulate()
+            np.maximum(before, row, out=row)  # the best one at this recall or a higher one
         hits /= num_objects
         passed = _recall_thresholds_passed(hits)
         passed[1:] -= passed[:-1].copy()
         sums += np.einsum("ur,ur->r", precision, passed)
-    return sums / (len(BITS) * NUM_RECALLS)
+    return sums / (len(bits) * NUM_RECALLS)
 
 
 def _running_weight(weights: np.ndarray, images: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -177,15 +204,13 @@ def _running_weight(weights: np.ndarray, images: np.ndarray, ends: np.ndarray) -
         mode="sum",
         include_last_offset=True,
     )
-    sums = parts.numpy().astype(float)
-    _accumulate(np.add, sums)
-    return sums
+    return _running_sum(parts.numpy().astype(float))
 
 
-def _accumulate(ufunc: np.ufunc, rows: np.ndarray) -> None:
-    """``ufunc.accumulate(rows, 0, out=rows)``, but several times faster, as rows are contiguous."""
-    for before, row in zip(rows, rows[1:]):
-        ufunc(before, row, out=row)
+def _running_sum(rows: np.ndarray) -> np.ndarray:
+    """``np.cumsum(rows, 0)`` in its place, several times faster."""
+    tensor = torch.from_numpy(rows)
+    return torch.cumsum(tensor, 0, out=tensor).numpy()
 
 
 def _recall_thresholds_passed(recall: np.ndarray) -> np.ndarray:

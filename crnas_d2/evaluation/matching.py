@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_util
@@ -11,10 +12,12 @@ from pycocotools.cocoeval import Params
 
 from .detections import Detections
 
+AREAS = dict(zip(Params("bbox").areaRngLbl, Params("bbox").areaRng))
 IOU_THRESHOLDS, MAX_DETECTIONS = Params("bbox").iouThrs, Params("bbox").maxDets[-1]
 BITS = 1 << np.arange(len(IOU_THRESHOLDS), dtype=np.uint16)
+ALL_BITS = np.bitwise_or.reduce(BITS)
 # A detection: bit t of ``true`` is set where it finds an object at IoU threshold t, bit t of
-# ``ignored`` where it only finds a crowd.
+# ``ignored`` where it counts neither for nor against.
 MATCH = np.dtype(
     [("score", "f8"), ("image", "i4"), ("category", "i4"), ("true", "u2"), ("ignored", "u2")]
 )
@@ -26,17 +29,25 @@ class ImageObjects:
     Args:
         contiguous_ids: from category ids in the ground truth to those of detections.
         iou_type: "bbox" or "segm".
+        area: objects with an area from here to there count, in pixels.
 
     Attributes:
         categories: (G,), those of detections.
-        crowd: (G,) bool; what is only found in a crowd counts neither for nor against.
-        scored: (G,) bool; no crowd. Neither has an object with id 0 ever been found for
+        crowd: (G,) bool.
+        ignored: (G,) bool: a crowd, or of another area. What only finds one of these counts
+            neither for nor against.
+        scored: (G,) bool: not ignored. Neither has an object with id 0 ever been found for
             pycocotools, which takes 0 for "no match".
         regions: (G, 4) boxes, or G run-length encoded masks.
     """
 
     def __init__(
-        self, ground_truth: COCO, image_id: int, contiguous_ids: Mapping[int, int], iou_type: str
+        self,
+        ground_truth: COCO,
+        image_id: int,
+        contiguous_ids: Mapping[int, int],
+        iou_type: str,
+        area: Sequence[float] = AREAS["all"],
     ):
         annotations = [
             annotation
@@ -45,7 +56,9 @@ class ImageObjects:
         ]
         self.categories = np.array([contiguous_ids[a["category_id"]] for a in annotations], int)
         self.crowd = np.array([bool(a["iscrowd"]) for a in annotations], bool)
-        self.scored = ~self.crowd & np.array([a["id"] != 0 for a in annotations], bool)
+        areas = np.array([a["area"] for a in annotations], float)
+        self.ignored = self.crowd | (areas < area[0]) | (areas > area[1])
+        self.scored = ~self.ignored & np.array([a["id"] != 0 for a in annotations], bool)
         if iou_type == "segm":
             self.regions = [ground_truth.annToRLE(annotation) for annotation in annotations]
         else:
@@ -56,24 +69,41 @@ class ImageObjects:
         if isinstance(self.regions, np.ndarray):
             found = detections.boxes[indices]
         else:
-            found = [
-                {"size": [height, width], "counts": counts}
-                for height, width, counts in detections.masks[indices].tolist()
-            ]
+            found = _run_lengths(detections.masks[indices])
         return mask_util.iou(found, self.regions, self.crowd.astype(int).tolist())
 
 
+def find_outside(detections: Detections, iou_type: str, area: Sequence[float]) -> np.ndarray:
+    """(D,) bool: which detections have an area that is not from ``area[0]`` to ``area[1]`` pixels."""
+    if list(area) == AREAS["all"]:
+        return np.zeros(len(detections), bool)
+    if iou_type == "segm":
+        found = mask_util.area(_run_lengths(detections.masks))
+    else:
+        found = detections.boxes[:, 2:].astype(float).prod(1)
+    return (found < area[0]) | (found > area[1])
+
+
+def _run_lengths(masks: np.ndarray) -> list[dict[str, Any]]:
+    """As pycocotools takes them."""
+    return [{"size": [height, width], "counts": counts} for height, width, counts in masks.tolist()]
+
+
 def match(
-    detections: Detections, images: np.ndarray, objects: Sequence[ImageObjects]
+    detections: Detections,
+    images: np.ndarray,
+    objects: Sequence[ImageObjects],
+    outside: np.ndarray,
 ) -> np.ndarray:
     """Find for each detection, best score first, the object that it belongs to.
 
-    Gives what pycocotools' COCOeval gives for objects of any size, digit for digit. That goes
-    through detections, objects and thresholds in Python; here all images, categories and thresholds
-    go side by side.
+    Gives what pycocotools' COCOeval gives, digit for digit. That goes through detections, objects
+    and thresholds in Python; here all images, categories and thresholds go side by side.
 
     Args:
         images: (D,) int, where the image of each detection is in ``objects``.
+        outside: (D,) bool: of another area than the objects that count, so that a detection that
+            finds nothing does not count against.
 
     Returns:
         Of dtype :data:`MATCH`, by image, category and score; of an image and category the best 100.
@@ -90,7 +120,7 @@ def match(
     matches["category"] = categories
 
     # Pairs of a detection and an object of its image and category that overlap enough.
-    pairs, crowd, scored, num_objects = [], [], [], 0
+    pairs, flags, num_objects = [], [], 0
     starts = _changes(images)
     for start, end in zip(starts, [*starts[1:], len(order)]):
         of_image = objects[images[start]]
@@ -100,12 +130,12 @@ def match(
         same_category = categories[start:end, None] == of_image.categories
         d, g = np.nonzero((iou >= IOU_THRESHOLDS[0]) & same_category)
         pairs.append((start + d, num_objects + g, iou[d, g]))
-        crowd.append(of_image.crowd)
-        scored.append(of_image.scored)
+        flags.append((of_image.crowd, of_image.ignored, of_image.scored))
         num_objects += len(of_image.crowd)
     if pairs:
-        d, g, iou = (np.concatenate(column) for column in zip(*pairs))
-        _match_pairs(matches, d, g, iou, np.concatenate(crowd), np.concatenate(scored))
+        columns = [np.concatenate(column) for column in (*zip(*pairs), *zip(*flags))]
+        _match_pairs(matches, *columns)
+    matches["ignored"] |= np.where(outside[order], ALL_BITS & ~matches["true"], 0).astype(np.uint16)
     return matches
 
 
@@ -115,19 +145,20 @@ def _match_pairs(
     g: np.ndarray,
     iou: np.ndarray,
     crowd: np.ndarray,
+    ignored: np.ndarray,
     scored: np.ndarray,
 ) -> None:
     """COCO's greedy matching.
 
     Each detection takes of the objects that are left the one that it overlaps most, the last of
-    equals; a crowd only where nothing else is left, and a crowd is never used up.
+    equals; an ignored one only where nothing else is left, and a crowd is never used up.
 
     Args:
         matches: (D,) by image, category and score. Gets ``true`` and ``ignored``.
         d, g, iou: (P,) pairs of detection and object.
-        crowd, scored: (G,) as in :class:`ImageObjects`.
+        crowd, ignored, scored: (G,) as in :class:`ImageObjects`.
     """
-    order = np.lexsort((-g, -iou, crowd[g], d))
+    order = np.lexsort((-g, -iou, ignored[g], d))
     d, g, iou = d[order], g[order], iou[order]
     # Images and categories do not touch each other: step k takes the k-th pair of each of them.
     first = _changes(matches["image"][d], matches["category"][d])
@@ -143,7 +174,7 @@ def _match_pairs(
         matched[of_d] |= new
         taken[of_g] |= new * ~crowd[of_g]
         matches["true"][of_d] |= new * scored[of_g]
-        matches["ignored"][of_d] |= new * crowd[of_g]
+        matches["ignored"][of_d] |= new * ignored[of_g]
 
 
 def _changes(*columns: np.ndarray) -> np.ndarray:

@@ -77,8 +77,11 @@ def make_results(rng, annotations, image_ids, spread=4.0, false=5):
     return results
 
 
-def pycocotools_ap(coco, results, image_ids=None, iou_type="bbox"):
-    """AP in percent, the way that COCOEvaluator asks for it. NaN where there is no object."""
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of COCOeval's stats
+
+
+def pycocotools_ap(coco, results, image_ids=None, iou_type="bbox", metric="AP", category=None):
+    """In percent, the way that COCOEvaluator asks for it. NaN where there is no object."""
     dataset_ids = {v: k for k, v in CONTIGUOUS_IDS.items()}
     results = copy.deepcopy(results)
     for result in results:
@@ -89,7 +92,10 @@ def pycocotools_ap(coco, results, image_ids=None, iou_type="bbox"):
         evaluation = COCOeval(coco, coco.loadRes(results), iou_type)
         if image_ids is not None:
             evaluation.params.imgIds = list(image_ids)
+        if category is not None:
+            evaluation.params.catIds = [dataset_ids[category]]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return 100 * evaluation.stats[0] if evaluation.stats[0] >= 0 else np.nan
+    value = evaluation.stats[METRICS.index(metric)]
+    return 100 * value if value >= 0 else np.nan

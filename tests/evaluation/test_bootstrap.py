@@ -24,12 +24,12 @@ def make_scene(seed, **kwargs):
     return make_coco(IDS, annotations), annotations, make_results(rng, annotations, IDS)
 
 
-def weighted_ap(coco, results, weights, iou_type="bbox"):
-    images = ResampledImages(coco, CONTIGUOUS_IDS, weights, iou_type)
+def weighted_ap(coco, results, weights, iou_type="bbox", **of):
+    images = ResampledImages(coco, CONTIGUOUS_IDS, weights, iou_type, **of)
     return images.ap(Detections.from_json(results))
 
 
-def repeated_ap(annotations, results, weights, iou_type="bbox"):
+def repeated_ap(annotations, results, weights, iou_type="bbox", **of):
     """pycocotools on a data set that has image i weights[i] times, its copies in a row."""
     ids, annotated, found = [], [], []
     for image_id, weight in zip(sorted(IDS), weights):
@@ -38,7 +38,7 @@ def repeated_ap(annotations, results, weights, iou_type="bbox"):
             for source, target in ((annotations, annotated), (results, found)):
                 target += [s | {"image_id": ids[-1]} for s in source if s["image_id"] == image_id]
     annotated = [a | {"id": n} for n, a in enumerate(annotated, 1)]
-    return pycocotools_ap(make_coco(ids, annotated), found, iou_type=iou_type)
+    return pycocotools_ap(make_coco(ids, annotated), found, iou_type=iou_type, **of)
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
@@ -51,6 +51,40 @@ def test_equals_pycocotools(seed, iou_type):
     assert weighted_ap(coco, results, ones, iou_type=iou_type) == pytest.approx(
         [expected], abs=1e-12, rel=0
     )
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("metric", bootstrap.METRICS)
+def test_other_metrics(metric, iou_type, monkeypatch):
+    """With borders between the sizes at which the scene has objects and detections on both sides."""
+    for name, area in (("small", [0, 450]), ("medium", [450, 900]), ("large", [900, 1e10])):
+        monkeypatch.setitem(matching.AREAS, name, area)
+    monkeypatch.setattr(Params, "setDetParams", with_areas(Params.setDetParams, matching.AREAS))
+    coco, annotations, results = make_scene(5)
+    weights = poisson_weights(len(IDS), 3, 2)
+    found = weighted_ap(coco, results, weights, iou_type, metric=metric)
+    expected = [repeated_ap(annotations, results, w, iou_type, metric=metric) for w in weights.T]
+    assert found == pytest.approx(expected, abs=1e-12, rel=0)
+    assert 1 < np.mean(found) < 90
+
+
+def with_areas(set_parameters, areas):
+    def set_and_change(params):
+        set_parameters(params)
+        params.areaRng, params.areaRngLbl = list(areas.values()), list(areas)
+
+    return set_and_change
+
+
+@pytest.mark.parametrize("category", range(4))
+def test_one_category(category):
+    coco, annotations, results = make_scene(4)
+    weights = poisson_weights(len(IDS), 3, 2)
+    found = weighted_ap(coco, results, weights, category=category, metric="AP50")
+    of = {"metric": "AP50", "category": category}
+    expected = [repeated_ap(annotations, results, w, **of) for w in weights.T]
+    np.testing.assert_allclose(found, expected, atol=1e-12)  # NaN is NaN
+    assert np.isnan(found).all() == (category == 3)
 
 
 @pytest.mark.parametrize("crowds", [0, 0.5])
