@@ -213,9 +213,9 @@ def half_width(n: int, seed_variance: Any, image_variance: Any) -> Any:
 
     The half widths for seeds alone (Student's t) and for images alone (bootstrap standard error)
     are added by their squares, as in Howe's interval for a sum of two means (1974). Percentiles of
-    resampled seeds would cover the truth in 84 % of runs of 5 seeds; a t quantile with Satterthwaite's
-    degrees of freedom, in 94 %, and it can be narrower than the interval for the seeds alone. This
-    one covered it in 95 to 96 % of simulated runs, whatever the ratio of the two.
+    resampled seeds cover the truth in 84 % of runs of 5 seeds; a t quantile with Satterthwaite's
+    degrees of freedom covers it in 94 %, and can be narrower than the interval for seeds alone.
+    This one covered it in 95 to 97 % of simulated runs, whatever the ratio of the two.
 
     Args:
         n: seeds, 2 or more.
@@ -265,15 +265,15 @@ def _reason(comparison: PairedComparison) -> str:
         interval += " which holds for these test images only,"
     worse = comparison.mean < 0
     p, side = (comparison.p_worse, "below") if worse else (comparison.p_better, "above")
-    wins = f"found won with {comparison.wins} of {n} seeds (sign-flip p {p:.3f})"
+    wins = f"with {comparison.wins} wins of {n} seeds (sign-flip p {p:.3f})"
     if comparison.verdict != "not shown":
-        return f"{interval} is {side} 0, and {wins}."
+        return f"{interval} is {side} 0, {wins}."
     if low <= 0 <= high:
         return (
             f"{interval} contains 0; with {n} seeds and this noise 4 of 5 runs would show a true gain "
             f"of {comparison.smallest_gain:.1f} AP."
         )
-    return f"{interval} is {side} 0, but {wins}, and p must be {LEVEL} or less."
+    return f"{interval} is {side} 0, but {wins}; a verdict needs a p of {LEVEL} or less."
 
 
 def _interval(mean: float, half: float) -> tuple[float, float]:
