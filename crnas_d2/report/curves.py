@@ -79,17 +79,22 @@ def draw_curves(
     # Detectron2 writes the name of the data set where there are several.
     tests = networks[0].cfg.DATASETS.TEST
     key = f"{tests[0]}/{metric}" if len(tests) > 1 else metric
-    folders = {step.name: step.folder for step in steps if not step.searches}
-    trained = [
-        Curves.read(name, folders.pop(step), key)
-        for name, step in (("baseline", "baseline"), ("found", "final"))
-        if step in folders
+    folders: dict[str, str] = {}  # with the name of the network, once where both are one
+    for network in networks:
+        for training in network.trainings:
+            folders.setdefault(training.folder, network.name)
+    trained = [Curves.read(name, folder, key) for folder, name in folders.items()]
+    others = [
+        Curves.read(step.name.replace("_", " "), step.folder)
+        for step in steps
+        if not step.searches and step.folder not in folders
     ]
-    others = [Curves.read(name.replace("_", " "), folder) for name, folder in folders.items()]
     trained, others = ([c for c in group if c.loss or c.metric] for group in (trained, others))
     charts = []
     if trained:
-        caption = f"Training of baseline and found: loss, and {metric} on {tests[0]}"
+        several = any(len(network.trainings) > 1 for network in networks)
+        of_each = ", a line for each seed" if several else ""
+        caption = f"Training of baseline and found: loss, and {metric} on {tests[0]}{of_each}"
         charts.append(Chart.draw(caption, _draw_networks, trained, metric))
     if others:
         caption = "Loss of the other trainings, each on its own scale"
@@ -100,19 +105,21 @@ def draw_curves(
 def _draw_networks(trained: Sequence[Curves], metric: str, narrow: bool) -> Figure:
     """Loss and metric on common axes."""
     panels = {
-        "total loss": {curves.name: curves.loss for curves in trained},
-        f"{metric}, %": {curves.name: curves.metric for curves in trained},
+        "total loss": [(curves.name, curves.loss) for curves in trained],
+        f"{metric}, %": [(curves.name, curves.metric) for curves in trained],
     }
-    panels = {label: curves for label, curves in panels.items() if any(curves.values())}
+    panels = {label: curves for label, curves in panels.items() if any(v for _, v in curves)}
+    width = 1.5 if len(trained) <= 2 else 0.9
     with styled():
         figure, grid = _panels(len(panels), HEIGHT, narrow)
         for axes, (label, curves) in zip(grid, panels.items()):
-            for name, values in curves.items():
-                _draw(axes, values, COLORS[name], label=name)
+            for name, values in curves:
+                _draw(axes, values, COLORS[name], label=name, lw=width)
             axes.set_ylabel(label)
             axes.set_xlim(left=0)
         handles, labels = grid[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2)
+        by_name = dict(zip(labels, handles))
+        figure.legend(by_name.values(), by_name, loc="outside upper center", ncols=2)
     return figure
 
 

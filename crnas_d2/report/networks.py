@@ -54,6 +54,8 @@ def draw_fields(networks: Sequence[Network], search_cfg: CfgNode) -> list[Chart]
         features = _features(model.backbone, anchors[network.name])
         fields[network.name] = effective_receptive_fields(model, features, images)
     weights = "trained" if trained else "random"
+    if any(len(network.trainings) > 1 for network in networks):
+        weights = "the first seed's trained"
     caption = (
         f"Effective receptive fields with {weights} weights, mean of {IMAGES} images of archval"
     )

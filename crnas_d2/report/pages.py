@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
 
+from ..files import clean_temporaries, write_atomically
+from ..procedure.outputs import PAGE
 from .themes import THEMES
 
 
@@ -32,3 +35,12 @@ def render_page(
     environment.filters |= filters or {}
     environment.globals |= {"themes": THEMES, **functions}
     return environment.get_template(template).render(content).encode()
+
+
+def write_report(folder: str, content: bytes) -> str:
+    """Write the page of a folder, whole or not at all. Returns its path."""
+    path = os.path.join(folder, PAGE)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    clean_temporaries(os.path.dirname(path))
+    write_atomically(path, content)
+    return path

@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
-
-import yaml
+from collections.abc import Mapping
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
-from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.file_io import PathManager
 
-from .. import __version__
-from ..config import read_config, set_architecture
-from ..files import clean_temporaries, write_atomically
-from ..search.cost import plain_detector
-from ..architecture import format_code
-from ..procedure.outputs import PAGE
-from ..procedure.procedure import Procedure
+from ..config import set_architecture
 from ..procedure.networks import Network, networks_of
 from ..procedure.overview import StepOverview, overview
-from ..search.result import FINAL_FILE, SearchResult, architecture_keys
-from .costs import Costs, InputSize
-from .curves import draw_curves
-from .networks import draw_fields, sketch
-from .pages import render_page
-from .pictures import LOWEST_SCORE, draw_pictures
+from ..procedure.procedure import Procedure
+from ..search.cost import plain_detector
+from ..search.result import SearchResult
+from .search_page import SearchPage, attempt
 from .search_record import SearchRecord
-from .shown_commands import how_to_use, how_to_watch
-from .tables import (
-    compare,
-    copies_sentences,
-    format_change,
-    network_rows,
-    parts_tables,
-    ranking_table,
-    step_row,
-)
-from .themes import Chart
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 
 def report_procedure(procedure: Procedure) -> str:
-    """Write the page of a procedure, as far as it has come.
+    """Write the page of a procedure, as far as it has come; of several budgets one for each.
 
     Returns:
         Its path; empty before the first search has ended, when there is nothing to show, and where
@@ -58,16 +29,26 @@ def report_procedure(procedure: Procedure) -> str:
     """
 
     def write() -> str:
-        networks = networks_of(procedure)
-        if len(networks) == 1:
-            return ""
         recipe = procedure.recipe
         with PathManager.open(recipe.path) as f:
             settings = {f"Recipe {recipe.path}": f.read(), "Command line": " ".join(recipe.opts)}
-        page = _Page(procedure.output, overview(procedure), networks, procedure.start)
-        return page.write(settings)
+        return [_write(procedure, budget, settings) for budget in recipe.budgets][0]
 
-    return _attempt("report", write, logger.warning) or ""
+    return attempt("report", write, logger.warning) or ""
+
+
+def _write(procedure: Procedure, budget: str, settings: Mapping[str, str]) -> str:
+    """The page of a budget; empty before it has a network."""
+    networks = networks_of(procedure, budget)
+    if len(networks) == 1:
+        return ""
+    steps = [
+        step_overview
+        for step, step_overview in zip(procedure.steps, overview(procedure))
+        if step.budget in ("", budget)
+    ]
+    page = SearchPage(procedure.folder(budget), steps, networks, procedure.start, budget)
+    return page.write(settings)
 
 
 def report_search(
@@ -105,193 +86,6 @@ def report_search(
             seconds=sum(records.seconds.values()),
             results={result.metric: result.ranking.scored[0].score},
         )
-        return _Page(cfg.OUTPUT_DIR, [step], networks).write({})
+        return SearchPage(cfg.OUTPUT_DIR, [step], networks).write({})
 
-    return _attempt("report", write, logger.warning) or ""
-
-
-def _attempt(part: str, make: Callable[[], T], tell: Callable[[str], object]) -> T | None:
-    """What a part of the report is made of; None where it fails, which is told and logged."""
-    try:
-        return make()
-    except Exception as error:
-        tell(f"The {part} could not be made: {error or type(error).__name__}")
-        logger.debug(f"The {part} could not be made", exc_info=True)
-        return None
-
-
-class _Page:
-    """The page of a search.
-
-    Attributes:
-        folder: ``OUTPUT_DIR``, where it is written.
-        steps: of the search.
-        origins: a sentence for each thing that is to be said of what the trainings start from.
-        left_out: a sentence for each part that could not be made, by section.
-    """
-
-    def __init__(
-        self,
-        folder: str,
-        steps: Sequence[StepOverview],
-        networks: Sequence[Network],
-        origins: Sequence[str] = (),
-    ):
-        self.folder = folder
-        self.steps = steps
-        self.origins = origins
-        self.baseline, self.found = networks
-        self.records = [
-            SearchRecord.read(step.folder, self.baseline)
-            for step in steps
-            if step.searches and step.done
-        ]
-        self.left_out: dict[str, list[str]] = {}
-        self._figures = 0
-
-    def write(self, settings: Mapping[str, str]) -> str:
-        """Write it, whole or not at all. Returns its path.
-
-        Args:
-            settings: texts for its end, by their headings.
-        """
-        began = time.perf_counter()
-        content = render_page(
-            "report.html",
-            self._content(settings),
-            filters={"code": format_code, "duration": format_duration},
-            change=format_change,
-        )
-        path = os.path.join(self.folder, PAGE)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        clean_temporaries(os.path.dirname(path))
-        write_atomically(path, content)
-        logger.info(
-            f"The report is in {path}: {len(content) / 1e6:.1f} MB, made in "
-            f"{time.perf_counter() - began:.0f} s"
-        )
-        return path
-
-    def _content(self, settings: Mapping[str, str]) -> dict[str, Any]:
-        baseline, found, last = self.baseline, self.found, self.records[-1]
-        networks = [baseline, found]
-        trained = all(network.weights for network in networks)
-        test_set = baseline.cfg.DATASETS.TEST[0]
-        images = self._attempt("networks", "list of test images", DatasetCatalog.get, test_set)
-        costs = self._costs(images)
-        final = os.path.join(self.folder, FINAL_FILE)
-        final = final if os.path.isfile(final) else ""
-        pictured_set = baseline.cfg.DATASETS.TEST[-1]  # whose file has replaced those before it
-        pictures = []
-        if trained:
-            part = "comparison on test images"
-            pictures = self._attempt("pictures", part, draw_pictures, networks, pictured_set)
-        start = self._attempt("use", "reading of its config", read_config, final) if final else None
-        curves = ("training curves", draw_curves, self.steps, networks, last.metric)
-        fields = []
-        if all(step.done for step in self.steps):  # made once, they take as long as all the rest
-            part = "effective receptive fields"
-            fields = self._charts("networks", part, draw_fields, networks, last.cfg)
-        return {
-            "title": f"Architecture search in {os.path.basename(os.path.abspath(self.folder))}",
-            "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-            "steps": [step_row(step) for step in self.steps],
-            "origins": self.origins,
-            "searches": [self._search(record) for record in self.records],
-            "parts": self._attempt("data", "table of the classes", parts_tables, self.records)
-            or [],
-            "copies": self._attempt("data", "near-copies", copies_sentences, self.records) or [],
-            "baseline": baseline,
-            "found": found,
-            "comparison": compare(last.metric, baseline, found),
-            "test_set": test_set,
-            "network_rows": network_rows(baseline, found, costs),
-            "costs": costs,
-            "sizes_note": costs.explain() if costs else "",
-            "curves": self._charts("training", *curves),
-            "sketches": self._charts("networks", "sketch of the networks", sketch, networks),
-            "pictures": pictures or [],
-            "pictured_set": pictured_set,
-            "lowest_score": LOWEST_SCORE,
-            "fields": fields,
-            "final_config": final,
-            "start": start.MODEL.WEIGHTS if start else "",
-            "use": how_to_use(self.folder, final, *networks) if final else {},
-            "watch": how_to_watch(self.folder),
-            "keys": yaml.safe_dump(architecture_keys(found.architecture), default_flow_style=None),
-            "settings": {
-                **settings,
-                **{f"Settings of {os.path.basename(r.folder)}": _settings(r) for r in self.records},
-                "Versions": f"crnas_d2 {__version__}\n{collect_env_info()}",
-            },
-            "left_out": self.left_out,
-        }
-
-    def _search(self, record: SearchRecord) -> dict[str, Any]:
-        trials = record.records.trials.values()
-        statuses = [trial.status for trial in trials]
-        name = "stage" if record.of_stages else "operation"
-        ranking = ranking_table(record)
-        baseline = self.baseline.architecture
-        return {
-            "id": name,
-            "title": f"{name.capitalize()} search",
-            "metric": record.metric,
-            "best": next(iter(record.rankings[ranking["shown"]].values())),
-            "summary": (
-                f"{len(trials)} architectures in the ledger: {statuses.count('done')} done, "
-                f"{statuses.count('failed')} failed, {statuses.count('dropped')} dropped. "
-                f"{format_duration(sum(record.records.seconds.values()))} of evaluation. "
-                f"{record.metric} is that on archval with the supernet's weights."
-            ),
-            "ties": record.ties,
-            "figures": self._charts(name, f"chart of the {name} search", record.charts, baseline),
-            **ranking,
-        }
-
-    def _costs(self, images: Sequence[Mapping[str, Any]] | None) -> Costs | None:
-        """None of networks that cannot be counted, such as a RetinaNet."""
-        networks = (self.baseline, self.found)
-        if not all(network.cost for network in networks):
-            return None
-        size = None
-        if images is not None:
-            part = "count at the size of the test images"
-            size = self._attempt("networks", part, InputSize.of, self.baseline.cfg, images)
-        return Costs(networks, size)
-
-    def _charts(
-        self, section: str, part: str, draw: Callable[..., list[Chart]], *args: Any
-    ) -> list[dict[str, Any]]:
-        def embed() -> list[dict[str, Any]]:
-            embedded = []
-            for chart in draw(*args):
-                self._figures += 1
-                embedded.append(chart.embed(f"figure-{self._figures}"))
-            return embedded
-
-        return self._attempt(section, part, embed) or []
-
-    def _attempt(self, section: str, part: str, make: Callable[..., T], *args: Any) -> T | None:
-        """As :func:`_attempt`; the page tells it too."""
-
-        def tell(sentence: str) -> None:
-            logger.warning(sentence)
-            self.left_out.setdefault(section, []).append(sentence)
-
-        return _attempt(part, lambda: make(*args), tell)
-
-
-def _settings(record: SearchRecord) -> str:
-    shown = ("SEARCH.", "weights", "archval", "archtrain", "TEST.", "INPUT.MIN", "INPUT.MAX")
-    settings = {"SEARCH.METRIC": record.metric, **record.records.settings}
-    return "\n".join(f"{key}: {value}" for key, value in settings.items() if key.startswith(shown))
-
-
-def format_duration(seconds: float) -> str:
-    """As a reader says it: 42 s, 3 min 20 s, 5 h 07 min."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+    return attempt("report", write, logger.warning) or ""

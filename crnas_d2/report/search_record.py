@@ -19,7 +19,7 @@ from ..search.trial import Trial
 from ..search.ledger import Ledger, Records
 from ..search.ranking import ScoredCode, rank
 from ..procedure.networks import Network
-from ..search.result import RESULT_FILE, read_architecture
+from ..search.result import RESULT_FILE, read_architectures
 from ..procedure.supernet_search import get_space
 from ..spaces import OperationSpace, StageSpace
 from .charts import draw_depths, draw_dilations, draw_greedy_path
@@ -35,6 +35,7 @@ class SearchRecord:
         result: content of its ``result.json``.
         records: of its ledger.
         final: detector whose multiply-adds are listed.
+        budget: that alone is told of, of several; empty is all that there are.
     """
 
     folder: str
@@ -42,9 +43,10 @@ class SearchRecord:
     result: Mapping[str, Any]
     records: Records
     final: Network
+    budget: str = ""
 
     @classmethod
-    def read(cls, folder: str, final: Network) -> SearchRecord:
+    def read(cls, folder: str, final: Network, budget: str = "") -> SearchRecord:
         """
         Raises:
             OSError, ValueError: the search has not ended, or a file of it is damaged.
@@ -55,6 +57,7 @@ class SearchRecord:
             read_json(os.path.join(folder, RESULT_FILE)),
             Ledger.read(os.path.join(folder, "ledger.sqlite")),
             final,
+            budget,
         )
 
     @property
@@ -70,7 +73,8 @@ class SearchRecord:
     @cached_property
     def found(self) -> Architecture:
         """The architecture that the search chose."""
-        return read_architecture(self.folder)
+        found = read_architectures(self.folder)
+        return found.get(self.budget, found[""])
 
     @cached_property
     def space(self) -> StageSpace | OperationSpace:
@@ -90,8 +94,14 @@ class SearchRecord:
             return self._greedy_rankings()
         return {
             f"budget {name}" if self.of_stages else "all": dict(_as_scored(ranking["ranking"]))
-            for name, ranking in self.result["rankings"].items()
+            for name, ranking in self._results.items()
         }
+
+    @property
+    def _results(self) -> Mapping[str, Any]:
+        """Of each ranking that is told of."""
+        rankings = self.result["rankings"]
+        return {self.budget: rankings[self.budget]} if self.budget in rankings else rankings
 
     @property
     def unranked(self) -> list[Trial]:
@@ -102,7 +112,7 @@ class SearchRecord:
     @property
     def ties(self) -> list[list[str]]:
         """The codes that share the best score of a ranking."""
-        return [ranking["ties"] for ranking in self.result["rankings"].values() if ranking["ties"]]
+        return [ranking["ties"] for ranking in self._results.values() if ranking["ties"]]
 
     @property
     def metrics(self) -> list[str]:

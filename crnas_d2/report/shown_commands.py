@@ -35,7 +35,7 @@ def how_to_use(
         train = _command(*_training(final_config), "OUTPUT_DIR", "output/found")
         return {"Train it:": train}
     trainings = [os.path.dirname(network.weights) for network in (found, baseline)]
-    seed = max(found.cfg.SEED, 0) + 1
+    seed = max(0, *(training.seed for training in found.trainings)) + 1
     again = (
         [*_training(f"{path}/config.yaml"), "SEED", str(seed), "OUTPUT_DIR", f"{path}_seed{seed}"]
         for path in trainings

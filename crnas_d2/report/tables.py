@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import mean, stdev
 from typing import Any
 
 from ..data.copies import Comparison, describe
@@ -126,10 +128,10 @@ def network_rows(baseline: Network, found: Network, costs: Costs | None) -> list
             *(format_code(n.architecture.operation_code) for n in (baseline, found)),
         ),
     ]
-    metrics = {**baseline.main_metrics, **found.main_metrics}
+    before, after = (_metrics_by_seed(network) for network in (baseline, found))
     rows += [
-        _difference(name, baseline.main_metrics.get(name), found.main_metrics.get(name), 2)
-        for name in metrics
+        _metric_row(name, before.get(name, []), after.get(name, []))
+        for name in dict.fromkeys((*before, *after))
     ]
     if costs:
         for size, (before, after) in costs.by_size.items():
@@ -137,6 +139,35 @@ def network_rows(baseline: Network, found: Network, costs: Costs | None) -> list
         parameters = (network.cost.parameters / 1e6 for network in (baseline, found))
         rows.append(_difference("M parameters", *parameters, 3))
     return rows
+
+
+def trainings_text(baseline: Network, found: Network) -> str:
+    """How many trainings are behind the test results; empty where there are none."""
+    before, after = (len(network.trainings) for network in (baseline, found))
+    if max(before, after) < 2:
+        return "of one training each" if before or after else ""
+    counts = f"{before} trainings each"
+    if before != after:
+        counts = f"{before} trainings of the baseline and {after} of what was found"
+    return f"mean and standard deviation of {counts}"
+
+
+def _metrics_by_seed(network: Network) -> dict[str, list[float | None]]:
+    """Each main metric of each training of a network."""
+    seeds = [replace(network, trainings=(t,)).main_metrics for t in network.trainings]
+    names = dict.fromkeys(name for metrics in seeds for name in metrics)
+    return {name: [metrics.get(name) for metrics in seeds] for name in names}
+
+
+def _metric_row(
+    name: str, baseline: Sequence[float | None], found: Sequence[float | None]
+) -> dict[str, str]:
+    pair = [mean(values) if values and None not in values else None for values in (baseline, found)]
+    row = _difference(name, *pair, 2)
+    for network, values in (("baseline", baseline), ("found", found)):
+        if len(values) > 1 and None not in values:
+            row[network] += f" ± {stdev(values):.2f}"
+    return row
 
 
 def _row(name: str, baseline: str, found: str, difference: str = "") -> dict[str, str]:
@@ -176,3 +207,12 @@ def compare(metric: str, baseline: Network, found: Network) -> dict[str, Any] | 
         "difference": format_change(change, 2),
         "words": words[format_change(change, 1)[0]],
     }
+
+
+def format_duration(seconds: float) -> str:
+    """As a reader says it: 42 s, 3 min 20 s, 5 h 07 min."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

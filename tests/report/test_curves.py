@@ -1,6 +1,7 @@
 """The curves of trainings, against what metrics.json says."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from matplotlib.colors import to_hex
@@ -8,7 +9,7 @@ from matplotlib.colors import to_hex
 from crnas_d2.analysis.style import BASELINE, FOUND
 from crnas_d2.config import get_config
 from crnas_d2.report.curves import MOST_POINTS, Curves, draw_curves
-from crnas_d2.procedure.networks import Network
+from crnas_d2.procedure.networks import Network, Training
 from crnas_d2.procedure.overview import StepOverview
 
 
@@ -23,9 +24,13 @@ def step(folder, searches=False):
 
 
 @pytest.fixture
-def networks():
+def networks(tmp_path):
+    """Baseline and found, each trained once."""
     cfg = get_config("Digits/faster_rcnn_R_18_FPN.yaml")
-    return [Network("baseline", cfg), Network("found", cfg)]
+    return [
+        Network(name, cfg, [Training(1, str(tmp_path / folder))])
+        for name, folder in (("baseline", "baseline"), ("found", "final"))
+    ]
 
 
 def test_damaged_and_resumed_metrics(tmp_path):
@@ -83,6 +88,31 @@ def test_figures(tmp_path, networks):
     for figure in (before.wide, before.narrow):
         assert [axes.get_title() for axes in figure.axes] == ["stage supernet"]
         assert list(drawn(figure.axes[0]).values()) == [[[i, i] for i in range(3)]]
+
+
+def test_a_line_for_each_seed(tmp_path, networks):
+    """Of both networks; where the baseline itself was found, its trainings are drawn once."""
+    folders = [tmp_path / name for name in ("baseline", "baseline_2", "final", "final_2")]
+    for number, folder in enumerate(folders):
+        write_metrics(folder, [{"iteration": i, "total_loss": number + i} for i in range(3)])
+    before, after = (
+        [Training(i, str(f)) for i, f in enumerate(p)] for p in (folders[:2], folders[2:])
+    )
+    steps = [step(folder) for folder in folders]
+    for found, lines in (
+        (after, [(BASELINE, 0), (BASELINE, 1), (FOUND, 2), (FOUND, 3)]),
+        (before, [(BASELINE, 0), (BASELINE, 1)]),
+    ):
+        pair = [replace(network, trainings=t) for network, t in zip(networks, (before, found))]
+        trained, *_ = draw_curves(steps, pair, "bbox/AP")
+        assert "a line for each seed" in trained.caption
+        (axes,) = trained.wide.axes
+        drawn_lines = [
+            (to_hex(line.get_color()).upper(), line.get_ydata()[0]) for line in axes.lines
+        ]
+        assert drawn_lines == lines
+        names = [text.get_text() for text in trained.wide.legends[0].texts]
+        assert names == (["baseline", "found"] if found is after else ["baseline"])
 
 
 def test_one_network_of_several_test_sets(tmp_path, networks):

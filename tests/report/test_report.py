@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from detectron2.utils import comm
@@ -20,14 +21,13 @@ from crnas_d2.analysis import analyze_detector
 from crnas_d2.config import get_config, read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.report import report_procedure
-from crnas_d2.report.report import format_duration
 from crnas_d2.report.shown_commands import how_to_use
-from crnas_d2.report.tables import compare, step_row
+from crnas_d2.report.tables import compare, format_duration, network_rows, step_row, trainings_text
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.search import Ledger
 from crnas_d2.architecture import format_code, parse_code
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
-from crnas_d2.procedure.networks import Network
+from crnas_d2.procedure.networks import Network, Training
 from crnas_d2.procedure.overview import StepOverview
 
 
@@ -189,10 +189,11 @@ def test_the_answer_is_told_first(procedure_page):
     assert f"bbox/AP {found:.2f} against {baseline:.2f}" in answer and "one seed" in answer
 
 
-def network(name, results, tests=("first",)):
+def network(name, *results, tests=("first",)):
+    """One that was trained once for each of some results."""
     cfg = get_config("Digits/faster_rcnn_R_18_FPN.yaml")
     cfg.DATASETS.TEST = tests
-    return Network(name, cfg, "", results)
+    return Network(name, cfg, [Training(i, "", seed) for i, seed in enumerate(results)])
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,39 @@ def test_words_of_a_comparison(found, words, difference):
     assert (comparison["words"], comparison["difference"]) == (words, difference)
 
 
+def test_rows_of_several_seeds():
+    """Mean and standard deviation of each network, by statistics alone."""
+    aps = {"baseline": [30.0, 31.5, 30.6], "found": [31.0, 31.9, 33.1]}
+    pair = [
+        network(name, *({"bbox": {"AP": ap, "AP50": None, "AP-cat": 1.0}} for ap in values))
+        for name, values in aps.items()
+    ]
+    rows = {row["name"]: row for row in network_rows(*pair, None)}
+    assert set(rows) == {"stage code", "operation code", "bbox AP", "bbox AP50"}
+    for name, values in aps.items():
+        assert rows["bbox AP"][name] == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    assert rows["bbox AP"]["difference"] == "+1.30"
+    assert rows["bbox AP50"] == {
+        "name": "bbox AP50",
+        "baseline": "-",
+        "found": "-",
+        "difference": "",
+    }
+    assert trainings_text(*pair) == "mean and standard deviation of 3 trainings each"
+
+
+def test_rows_while_seeds_are_trained():
+    pair = [
+        network("baseline", *[{"bbox": {"AP": 30.0}}] * 2),
+        network("found", {"bbox": {"AP": 31.0}}),
+    ]
+    row = network_rows(*pair, None)[2]
+    assert (row["baseline"], row["found"]) == ("30.00 ± 0.00", "31.00")
+    expected = "mean and standard deviation of 2 trainings of the baseline and 1 of what was found"
+    assert trainings_text(*pair) == expected
+    assert trainings_text(*(network(name) for name in ("baseline", "found"))) == ""
+
+
 def test_what_cannot_be_compared():
     trained = network("baseline", {"bbox": {"AP": 30.0}})
     assert compare("bbox/AP", trained, network("found", {})) is None
@@ -222,7 +256,7 @@ def test_several_test_sets():
     pair = []
     for name, ap in (("baseline", 30.0), ("found", 31.0)):
         results = {"first": {"bbox": {"AP": ap, "AP-cat": 5.0}}, "second": {"bbox": {"AP": 0.0}}}
-        pair.append(network(name, results, ("first", "second")))
+        pair.append(network(name, results, tests=("first", "second")))
     assert compare("bbox/AP", *pair)["difference"] == "+1.00"
     assert pair[1].main_metrics == {"bbox AP": 31.0}
     step = StepOverview("final", "", "", False, "", "", done=True, results=pair[1].results)
@@ -271,7 +305,7 @@ def fail(*args, **options):
 
 def test_a_part_that_fails_is_left_out(procedure_page, monkeypatch, caplog):
     for name in PARTS:
-        monkeypatch.setattr(f"crnas_d2.report.report.{name}", fail)
+        monkeypatch.setattr(f"crnas_d2.report.search_page.{name}", fail)
     page = Page(Path(remake(procedure_page, "failing parts")))
     for part in PARTS.values():
         sentence = f"The {part} could not be made: 'out of <luck>'"
@@ -280,14 +314,14 @@ def test_a_part_that_fails_is_left_out(procedure_page, monkeypatch, caplog):
 
 
 def test_without_the_test_images(procedure_page, monkeypatch):
-    monkeypatch.setattr("crnas_d2.report.report.DatasetCatalog", SimpleNamespace(get=fail))
+    monkeypatch.setattr("crnas_d2.report.search_page.DatasetCatalog", SimpleNamespace(get=fail))
     page = Page(Path(remake(procedure_page, "no images")))
     assert "The list of test images could not be made" in page.text
     assert "GMACs, 800 x 1088" in page.text and "64 x 64" not in page.text
 
 
 def test_a_page_that_fails_stops_nothing(procedure_page, monkeypatch, caplog):
-    monkeypatch.setattr("crnas_d2.report.report.ranking_table", fail)
+    monkeypatch.setattr("crnas_d2.report.search_page.ranking_table", fail)
     assert remake(procedure_page, "no page") == ""
     assert "The report could not be made: 'out of <luck>'" in caplog.text
 
