@@ -149,17 +149,26 @@ class Outcome:
         return self.comparison.verdict if self.comparison else "not compared"
 
     @property
-    def headline(self) -> str:
-        """The verdict, why, and what is handed over, in a few sentences."""
+    def sentence(self) -> str:
+        """The verdict."""
         words = {
             "better": "better than the baseline",
             "not shown": "not shown to be better than the baseline",
             "worse": "worse than the baseline",
             "not compared": "not compared with the baseline",
         }
-        of = f"Under budget {self.budget}, what" if self.budget else "What"
-        reason = self.comparison.reason if self.comparison else f"A test has no {self.metric}."
-        return f"{of} was found is {words[self.verdict]}. {reason} {self.handed_over.reason}"
+        what = f"Under budget {self.budget}, what" if self.budget else "What"
+        return f"{what} was found is {words[self.verdict]}."
+
+    @property
+    def reason(self) -> str:
+        """Of the verdict, one sentence."""
+        return self.comparison.reason if self.comparison else f"A test has no {self.metric}."
+
+    @property
+    def headline(self) -> str:
+        """The verdict, why, and what is handed over, in a few sentences."""
+        return f"{self.sentence} {self.reason} {self.handed_over.reason}"
 
     def as_json(self) -> dict[str, Any]:
         return {
