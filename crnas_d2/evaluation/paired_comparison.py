@@ -96,7 +96,7 @@ def compare_pairs(
         found: n values of AP in percent, one for each seed.
         baseline: n values, of the same seeds in the same order.
         found_resampled: (n, R), the AP of each seed in R resamples of the test images
-            (:class:`.bootstrap.BootstrapAP`), the same resamples for all. NaN in a resample that
+            (:class:`.bootstrap.ResampledImages`), the same resamples for all. NaN in a resample that
             has no objects. None where the images cannot be resampled.
         baseline_resampled: (n, R), or None with ``found_resampled``.
 

@@ -132,7 +132,7 @@ def level_with_leader(aps: Sequence[float], resampled: np.ndarray) -> np.ndarray
 
     Args:
         aps: (codes,), in percent.
-        resampled: (codes, R), in R resamples of the images (:class:`.bootstrap.BootstrapAP`), the
+        resampled: (codes, R), in R resamples of the images (:class:`.bootstrap.ResampledImages`), the
             same for all codes. NaN in a resample that has no objects.
 
     Returns:
