@@ -102,7 +102,7 @@ class Search:
     def evaluate(self, codes: Sequence[Code]) -> tuple[list[Detections | str], list[Trial]]:
         """What :meth:`ArchitectureEvaluator.evaluate` does, which keeps no detections."""
         with self.watch.running():
-            found = self._evaluator.detect(codes, self._batches)
+            found = list(self._evaluator.detect(codes, self._batches))
             return found, [self._evaluator.score(code, f) for code, f in zip(codes, found)]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
@@ -122,14 +121,14 @@ class ArchitectureEvaluator:
         for start in range(0, len(codes), self._group_size):
             group = codes[start : start + self._group_size]
             began = time.perf_counter()
-            own = deque(self.detect(group, batches))
+            own = self.detect(group, batches)
             detecting = (time.perf_counter() - began) / len(group)
             for first in range(0, len(group), comm.get_world_size()):
                 began = time.perf_counter()
                 scored = group[first : first + comm.get_world_size()]
                 parts = []
                 for rank in range(len(scored)):  # one after the other, as they are large
-                    parts += comm.gather(own.popleft(), rank, self._scorers)
+                    parts += comm.gather(next(own), rank, self._scorers)
                 trial = None
                 if parts:
                     trial = self.score(scored[comm.get_rank()], together(parts), image_ids)
@@ -156,12 +155,12 @@ class ArchitectureEvaluator:
             return Trial(code, "failed", images=images, reason=reason)
         return Trial(code, "done" if image_ids is None else "dropped", metrics, images)
 
-    def detect(self, codes: Sequence[Code], batches: range) -> list[Detections | str]:
+    def detect(self, codes: Sequence[Code], batches: range) -> Iterator[Detections | str]:
         """What each architecture finds in those of some mini-batches of archval that are this
-        process's, or the reason why it failed. What is kept in memory grows with their number."""
+        process's, or the reason why it failed. It is in memory until it is taken, 32 bytes for a box
+        of each of them."""
         order = sorted(range(len(codes)), key=lambda index: codes[index])
-        found = [[] for _ in codes]
-        finite = [True] * len(codes)
+        found: list[list[Detections | str]] = [[] for _ in codes]
         with torch.no_grad(), keeping_statistics(self._model.backbone):
             statistics = self._recalibrate([codes[index] for index in order])
             for number, inputs in self._load(batches):
@@ -169,14 +168,10 @@ class ArchitectureEvaluator:
                     for index, own_statistics in zip(order, statistics):
                         self._supernet.set_path(self._complete(codes[index], number))
                         use_statistics(own_statistics)
-                        detections, is_finite = self._run(inputs)
-                        found[index].append(detections)
-                        finite[index] &= is_finite
+                        found[index].append(self._run(inputs))
                         report_images(len(inputs) * comm.get_world_size())
-        return [
-            Detections.concatenate(parts) if ok else "a feature is Inf or NaN"
-            for parts, ok in zip(found, finite)
-        ]
+        found.reverse()  # and put together when they are taken, so that few are there twice
+        return (together(found.pop()) for _ in codes)
 
     def _complete(self, code: Code, number: int) -> Code:
         """The path that a code stands for on a mini-batch."""
@@ -185,8 +180,8 @@ class ArchitectureEvaluator:
         drawn = self._supernet.space.sample(Random(f"{self._seed}/{len(code)}/{number}"))
         return (*code, *drawn[len(code) :])
 
-    def _run(self, inputs: list[dict[str, Any]]) -> tuple[Detections, bool]:
-        """Detections in a mini-batch, and whether the features are all finite."""
+    def _run(self, inputs: list[dict[str, Any]]) -> Detections | str:
+        """Detections in a mini-batch, or that the features are not all finite."""
         extremes = []  # NaN where a feature has one; far quicker than isfinite() of every value
 
         def add_extremes(_: Any, __: Any, features: dict[str, torch.Tensor]) -> None:
@@ -202,8 +197,9 @@ class ArchitectureEvaluator:
             if not self._with_masks and instances.has("pred_masks"):
                 instances.remove("pred_masks")
             found += instances_to_coco_json(instances.to("cpu"), image["image_id"])
-        detections = Detections.from_json(found).compact()
-        return detections, bool(torch.stack(extremes).isfinite().all())
+        if not torch.stack(extremes).isfinite().all():
+            return "a feature is Inf or NaN"
+        return Detections.from_json(found).compact()
 
     def _load(self, batches: range) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """The mini-batches of this process, with their numbers, decoded."""
@@ -249,7 +245,7 @@ class ArchitectureEvaluator:
 
 
 def together(parts: Sequence[Detections | str]) -> Detections | str:
-    """What an architecture found in the parts of all processes, or the reason why it failed."""
+    """What an architecture found in all parts of archval, or the reason why it failed in one."""
     reasons = [part for part in parts if isinstance(part, str)]
     return reasons[0] if reasons else Detections.concatenate(parts)
 

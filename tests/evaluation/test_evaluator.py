@@ -1,7 +1,9 @@
 """Many architectures at a time are evaluated as each one would be alone, digit for digit."""
 
+import tracemalloc
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from forked import run_forked
@@ -16,6 +18,7 @@ from crnas_d2.evaluation.evaluator import ArchitectureEvaluator, _draw_images
 from crnas_d2.evaluation.recalibration import active_norms, recalibrate
 from crnas_d2.evaluation.metric import check_metric
 from crnas_d2.procedure.supernet_search import settled
+from crnas_d2.search.trial import Trial
 from detectron2.data import (
     MetadataCatalog,
     DatasetMapper,
@@ -217,6 +220,30 @@ def test_some_mini_batches(config):
         kept = Detections.from_json([r for r in found.to_json() if r["image_id"] in image_ids])
         assert trial == evaluator.score(trial.code, kept, image_ids)
         assert (trial.status, trial.images) == ("dropped", len(image_ids))
+
+
+def test_what_is_found_is_in_memory_once(config):
+    """And what is scored beside it."""
+    cfg = load(config, "SEARCH.BN.MODE", "running", "SEARCH.GROUP_SIZE", 12)
+    evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))
+    boxes = 5000
+
+    def find(inputs):
+        columns = (np.zeros(boxes, kind) for kind in (np.int64, np.int32, np.float32))
+        images, categories, scores = columns
+        masks = np.zeros((0, 3), object)
+        return Detections(images, categories, np.zeros((boxes, 4), np.float32), scores, masks)
+
+    evaluator._run = find
+    evaluator.score = lambda code, found, _: Trial(code, "done", {"boxes": len(found)})
+    paths = some_paths(evaluator.space, 12)
+    tracemalloc.start()
+    trials = list(evaluator.evaluate(paths))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    found = boxes * evaluator.mini_batches
+    assert [trial.metrics for trial in trials] == [{"boxes": found}] * len(paths)
+    assert len(paths) * found * 32 < peak < (len(paths) + 3) * found * 32
 
 
 def test_a_path_that_is_not_finite_fails_alone(config):
