@@ -99,9 +99,9 @@ class Procedure:
             STOPS[stop][1](self, run)
         elif asked:
             asked = False  # it was too late
-        if not run.wait(HANGS_S):
+        if not run.wait(HANGS_S) and not run.waits_for_the_dead:
             self.faults.append(f"{stop}: a process hangs; printed {run.printed[-300:]!r}")
-            run.kill()
+        run.kill()
         if run.succeeded:
             return run
         full = stop == "full disk" and ("File too large" in run.printed or "disk" in run.printed)
@@ -165,10 +165,10 @@ class Procedure:
 
     def start_second(self, run: Run) -> None:
         """Another search in the same folder is refused, and the first one goes on."""
-        second = Run(self._folder, 1, name="second")
+        second = Run(self._folder, self._ranks, name="second")
         second.wait(HANGS_S)
         alive = not run.wait(0)
-        if alive and (second.succeeded or not any("another" in s for s in second.sentences())):
+        if alive and (second.succeeded or not any("other" in s for s in second.sentences())):
             self.faults.append(f"a second search was not refused: {second.printed[-600:]!r}")
         run.kill()
 

@@ -144,6 +144,11 @@ class Run:
         return len(self.codes) == len(self.pids) and not any(self.codes.values())
 
     @property
+    def waits_for_the_dead(self) -> bool:
+        """Whether a rank waits for one that has died before they met, which torchrun ends."""
+        return any(self.codes.values()) and not self.printed
+
+    @property
     def printed(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
