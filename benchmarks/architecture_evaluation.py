@@ -46,19 +46,18 @@ from synthetic import final_config
 from tabulate import tabulate
 
 from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
-from crnas_d2.config import get_architecture, read_config
+from crnas_d2.config import read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.setup import check_config
 from crnas_d2.engine.trainer import without_sync_bn
 from crnas_d2.files import read_json, write_atomically
-from crnas_d2.search.cost import get_cost
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.architecture import Code, format_code
 from crnas_d2.search.trial import Trial
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator, _draw_images
 from crnas_d2.search.random_search import draw_paths
 from crnas_d2.evaluation.recalibration import recalibrate, use_statistics
-from crnas_d2.search.stage_search import eligible_codes
+from crnas_d2.search.limits import Limits
 from crnas_d2.procedure.supernet_search import planned_evaluations, settled
 from crnas_d2.spaces import PathSpace, StageSpace
 from detectron2.config import CfgNode
@@ -194,10 +193,7 @@ def choose_candidates(cfg: CfgNode, space: PathSpace, count: int | None) -> list
     """
     if not isinstance(space, StageSpace):
         return draw_paths(space, Random(cfg.SEARCH.SEED), count or planned_evaluations(cfg))
-    cost = get_cost(cfg.SEARCH.COST, space, cfg)
-    budgets = cfg.SEARCH.BUDGETS or [float(cost(get_architecture(cfg).stage_code))]
-    eligible = eligible_codes(space, budgets, cfg.SEARCH.TOLERANCE, cost)
-    codes = sorted(set().union(*eligible.values()))
+    codes = Limits.of(cfg, space, None).codes
     steps = np.linspace(0, len(codes) - 1, min(count or len(codes), len(codes)))
     return [codes[round(step)] for step in steps]
 

@@ -133,9 +133,15 @@ def _add_search_config(cfg: CN) -> None:
     # MODEL.CR.STAGE_CODE
     search.BUDGETS = []
     # What a budget counts: "blocks", "weighted" (blocks by MODEL.SUPERNET.STAGE_WEIGHTS; the paper's
-    # constraint) or "gmacs" (multiply-adds of the backbone in G, at 800 x 1088)
+    # constraint), "gmacs" or "detector_gmacs" (multiply-adds in G of the backbone, or of the whole
+    # detector) or "parameters" (of the detector, in M)
     search.COST = "weighted"
-    # By which share of a budget the cost may be above or below it
+    # Height and width of the image that multiply-adds are counted of
+    search.COST_SIZE = (800, 1088)
+    # "equal", or "at_most": a budget is an upper limit
+    search.BUDGET_IS = "equal"
+    # By which share of a budget the cost may be above or below it; with "at_most", below it, and 0 is
+    # any cost below
     search.TOLERANCE = 0.0
     # Of the operation search: "greedy" (Algorithm 1), "random" or "evolutionary"
     search.STRATEGY = "greedy"

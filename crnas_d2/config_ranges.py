@@ -66,7 +66,10 @@ def each(range_: Range, least: int = 1, most: float = math.inf) -> Range:
     Args:
         least, most: how many entries there may be.
     """
-    count = f"{least} to {most} entries" if most < math.inf else "entries" if least else "a list"
+    if most == math.inf:
+        count = "entries" if least else "a list"
+    else:
+        count = f"{most} entries" if least == most else f"{least} to {most} entries"
     return Range(
         f"{count}, each of them {range_.expected}",
         lambda v: isinstance(v, (list, tuple))
@@ -93,6 +96,7 @@ def _is_device(name: Any) -> bool:
 
 
 WHOLE = Range("a whole number from 0", lambda v: type(v) is int and v >= 0)
+COUNT = Range("a whole number from 1", lambda v: type(v) is int and v >= 1)
 ONE, ZERO, POSITIVE, SHARE = at_least(1), at_least(0), above(0), between(0, 1)
 NAME = Range("a name", lambda v: isinstance(v, str) and v != "")
 NORM = one_of(
@@ -225,7 +229,9 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "MODEL.RETINANET.FOCAL_LOSS_ALPHA": SHARE,
         "MODEL.RETINANET.FOCAL_LOSS_GAMMA": ZERO,
         "MODEL.SUPERNET.SEED": WHOLE,
-        "SEARCH.COST": one_of("blocks", "weighted", "gmacs"),
+        "SEARCH.COST": one_of("blocks", "weighted", "gmacs", "detector_gmacs", "parameters"),
+        "SEARCH.COST_SIZE": each(COUNT, 2, 2),
+        "SEARCH.BUDGET_IS": one_of("equal", "at_most"),
         "SEARCH.STRATEGY": one_of("greedy", "random", "evolutionary"),
         "SEARCH.TOLERANCE": ZERO,
         "SEARCH.BUDGETS": each(POSITIVE, least=0),

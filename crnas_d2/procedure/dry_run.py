@@ -14,7 +14,7 @@ from ..engine.examination import Examination
 from .checks import check_procedure, check_search
 from .procedure import Procedure
 from .recipe import Recipe
-from .supernet_search import planned_evaluations, settled
+from .supernet_search import describe_limits, planned_evaluations, settled
 
 
 def examine_recipe(recipe: Recipe, processes: int = 1) -> tuple[Procedure | None, Examination]:
@@ -54,6 +54,7 @@ def examine_search(args: argparse.Namespace) -> tuple[str | None, Examination]:
 def _describe(cfg: CfgNode, final_cfg: CfgNode | None) -> str:
     count = planned_evaluations(settled(cfg), final_cfg)
     size = f"{count:,} architectures x {count_images(cfg):,} images"
+    limits = describe_limits(cfg, final_cfg)
     table = table_of_parts(cfg, final_cfg, makes=False)
     parts = describe_parts(table) if table else ""
-    return "\n".join(filter(None, [size, parts, foretell_copies(cfg, final_cfg)]))
+    return "\n".join(filter(None, [size, limits, parts, foretell_copies(cfg, final_cfg)]))

@@ -12,6 +12,7 @@ from ..config import default_config, flatten_config, list_differences
 from ..config_effects import Effect, with_effect
 from ..data.identity import Seen, identify_data
 from ..files import file_sha256, is_remote
+from ..search.cost import OF_CODES_ALONE
 
 PROCESSES = "processes"
 # What a search depends on, less what its weights and its data say
@@ -75,7 +76,7 @@ def identify(
     verdict = {k: v for k, v in with_effect(flat, Effect.CHOICE).items() if k not in work}
     if final_cfg:
         final_cfg = final_cfg.clone()
-        if cfg.SEARCH.COST == "gmacs":
+        if cfg.SEARCH.COST not in OF_CODES_ALONE:
             network = flatten_config(final_cfg.MODEL, "SEARCH.FINAL: MODEL.")
             verdict |= {k: v for k, v in network.items() if not k.endswith("MODEL.WEIGHTS")}
         verdict |= identify_data(final_cfg, final_cfg.DATASETS.TEST, seen)

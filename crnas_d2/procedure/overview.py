@@ -17,7 +17,7 @@ from ..data.parts import count_images, describe_parts, table_of_parts
 from ..data.split_table import SplitTable
 from ..engine.forecast import Work
 from .measurement import Measurement, format_time, measure, remarks_of, sum_of
-from .supernet_search import planned_evaluations, settled
+from .supernet_search import describe_limits, planned_evaluations, settled
 
 if TYPE_CHECKING:
     from .procedure import Procedure
@@ -68,6 +68,7 @@ def describe(procedure: Procedure, times: Mapping[str, Measurement] | None = Non
     ]
     headers = ["step", "config", "size", "image passes", "state"]
     notes = [f"{name} {s.why}" for name, s in procedure.look().items() if s.why]
+    notes += filter(None, procedure.look_at_searches(describe_limits))
     notes += [*procedure.start, *map(describe_parts, split_tables(procedure, makes=False))]
     notes += filter(None, procedure.look_at_searches(foretell_copies))
     if times is None:

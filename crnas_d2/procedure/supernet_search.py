@@ -29,22 +29,20 @@ from ..files import file_sha256
 from ..lock import folder_lock
 from ..modeling.builder_names import neck_of, supernet_kind
 from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space, get_stage_space
-from ..search.cost import Cost, get_cost
 from ..architecture import Code
 from ..search.study import Study
 from ..evaluation.evaluator import ArchitectureEvaluator
 from ..search.evolutionary_search import evolutionary_search
 from ..search.ledger import Ledger
+from ..search.limits import Limits
 from ..evaluation.metric import check_metric, check_metric_name
 from ..search.operation_search import greedy_evaluations, greedy_operation_search
 from ..search.progress import Progress
 from ..search.random_search import random_search
 from ..search.ranking import AllFailedError, Ranking
 from ..search.result import SearchResult
-from ..search.stage_search import eligible_codes, stage_search
+from ..search.stage_search import stage_search
 from .identity import evaluation_settings
-
-Limits = tuple[list[float], Cost]  # the budgets, and the cost that they limit
 
 WITHOUT_STATISTICS = {"", "FrozenBN", "GN", "LN"}  # norms that batches leave as they are
 STRATEGIES = ("greedy", "random", "evolutionary")
@@ -97,7 +95,7 @@ def run_search(
         study = Study(cfg, evaluator, ledger, stack.enter_context(progress))
         try:
             if limits:
-                result = _search_stages(cfg, limits, evaluator.space, study)
+                result = _search_stages(cfg, limits, study)
             else:
                 result = _search_operations(cfg, evaluator.space, study, expected)
         except AllFailedError as error:
@@ -236,16 +234,24 @@ def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int:
     return _count_evaluations(cfg, space, _limits(cfg, final_cfg, space))
 
 
+def describe_limits(cfg: CfgNode, final_cfg: CfgNode | None = None) -> str:
+    """How many stage codes fit each budget, with the unit; empty of operation codes.
+
+    Args:
+        cfg, final_cfg: as in :func:`run_search`.
+    """
+    limits = _limits(cfg, final_cfg, get_space(cfg))
+    return limits.describe() if limits else ""
+
+
 def eligible_by_budget(cfg: CfgNode, final_cfg: CfgNode | None = None) -> dict[str, list[Code]]:
     """The stage codes under each budget, by its name in the result.
 
     Args:
         cfg, final_cfg: as in :func:`run_search`.
     """
-    space = get_space(cfg)
-    budgets, cost = _limits(cfg, final_cfg, space)
-    eligible = eligible_codes(space, budgets, cfg.SEARCH.TOLERANCE, cost)
-    return {str(budget): codes for budget, codes in eligible.items()}
+    limits = _limits(cfg, final_cfg, get_space(cfg))
+    return {str(budget): codes for budget, codes in limits.eligible.items()}
 
 
 def example_codes(cfg: CfgNode, final_cfg: CfgNode | None, count: int) -> list[Code]:
@@ -259,9 +265,7 @@ def example_codes(cfg: CfgNode, final_cfg: CfgNode | None, count: int) -> list[C
     limits = _limits(cfg, final_cfg, space)
     if not limits:
         return list(dict.fromkeys(space.sample(Random(index)) for index in range(count)))
-    budgets, cost = limits
-    eligible = eligible_codes(space, budgets, cfg.SEARCH.TOLERANCE, cost)
-    codes = sorted(set().union(*eligible.values()))
+    codes = limits.codes
     middle = max(0, len(codes) - count) // 2
     return codes[middle : middle + count]
 
@@ -278,27 +282,25 @@ def _limits(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -> Limits
     """The budgets of a stage search, and the cost that they limit; operation codes have none."""
     if not isinstance(space, StageSpace):
         return None
-    cost = get_cost(cfg.SEARCH.COST, space, final_cfg or cfg)
-    return cfg.SEARCH.BUDGETS or [float(cost(get_architecture(cfg).stage_code))], cost
+    return Limits.of(cfg, space, final_cfg)
 
 
 def _count_evaluations(cfg: CfgNode, space: PathSpace, limits: Limits | None) -> int:
     search = cfg.SEARCH
     if limits:
-        budgets, cost = limits
-        eligible = eligible_codes(space, budgets, search.TOLERANCE, cost)
-        return len(set().union(*eligible.values()))
+        return len(limits.codes)
     if search.STRATEGY != "greedy" and search.EVALUATIONS:
         return min(search.EVALUATIONS, space.size)
     return greedy_evaluations(space, search.SURVIVORS)
 
 
-def _search_stages(cfg: CfgNode, limits: Limits, space: StageSpace, study: Study) -> SearchResult:
-    budgets, cost = limits
-    rankings = stage_search(space, budgets, study, cfg.SEARCH.TOLERANCE, cost)
+def _search_stages(cfg: CfgNode, limits: Limits, study: Study) -> SearchResult:
+    rankings = stage_search(
+        limits.space, limits.budgets, study, limits.tolerance, limits.cost, limits.at_most
+    )
     best = next(iter(rankings.values())).best
     named = {str(budget): ranking for budget, ranking in rankings.items()}
-    return _result(cfg, "stage", Architecture(best), named, study)
+    return _result(cfg, "stage", Architecture(best), named, study, limits=limits)
 
 
 def _search_operations(
@@ -324,6 +326,8 @@ def _result(
     rankings: dict[str, Ranking],
     study: Study,
     survivors: Sequence[Sequence[tuple[Code, float]]] = (),
+    limits: Limits | None = None,
 ) -> SearchResult:
     statuses = {code: trial.status for code, trial in study.done.items()}
-    return SearchResult(step, cfg.SEARCH.METRIC, architecture, rankings, survivors, statuses)
+    metric = cfg.SEARCH.METRIC
+    return SearchResult(step, metric, architecture, rankings, survivors, statuses, limits)

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from ..architecture import Architecture
 from ..config import read_config
 from ..files import read_json
-from ..search.cost import Cost, get_cost
+from ..search.cost import get_cost
 from ..architecture import Code, parse_code
 from ..search.trial import Trial
 from ..search.ledger import Ledger, Records
@@ -123,12 +123,18 @@ class SearchRecord:
         return [self.metric, *(name for name in names if name in known and name != self.metric)]
 
     @cached_property
-    def cost(self) -> Cost | None:
-        """Multiply-adds of the backbone of a stage code, in G; None where they are not known, or
-        the same for all codes, as those of operation codes."""
-        if not (self.of_stages and self.final.cost):
-            return None
-        return get_cost("gmacs", self.space, self.final.cfg)
+    def costs(self) -> dict[str, dict[Code, float]]:
+        """Of the stage codes, by unit: what the budgets limited, and the multiply-adds of the
+        backbone where they can be counted. Operation codes cost nothing."""
+        limits = self.result["limits"]
+        if not limits:
+            return {}
+        limited = {parse_code(code): cost for code, cost in limits["costs"].items()}
+        costs = {limits["unit"]: limited}
+        if self.final.cost:
+            count = get_cost("gmacs", self.cfg, self.space, self.final.cfg)
+            costs.setdefault(count.unit, {code: count(code) for code in limited})
+        return costs
 
     def charts(self, baseline: Architecture) -> list[Chart]:
         """Figures of the search."""

@@ -47,7 +47,7 @@ def ranking_table(record: SearchRecord) -> dict[str, Any]:
     ]
     rows += [_architecture_row(record, "not ranked", None, e) for e in record.unranked]
     names = [(f"{'stage' if record.of_stages else 'operation'} code", False), ("status", False)]
-    numbers = [*record.metrics, *(["GMACs"] if record.cost else []), "images", "seconds"]
+    numbers = [*record.metrics, *record.costs, "images", "seconds"]
     return {
         "groups": [*rankings, *(["not ranked"] if record.unranked else [])],
         "shown": list(rankings)[0 if record.of_stages else -1],
@@ -65,8 +65,7 @@ def _architecture_row(
     code, metrics = trial.code, trial.metrics
     status = f"failed: {trial.reason}" if trial.reason else trial.status
     numbers = [_number(metrics.get(name), ".2f") for name in record.metrics]
-    if record.cost:
-        numbers.append(_number(record.cost(code), ".3f"))
+    numbers += [_number(costs[code], ".5g") for costs in record.costs.values()]
     found = record.found.stage_code if record.of_stages else record.found.operation_code
     return {
         "group": group,

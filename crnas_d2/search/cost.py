@@ -1,64 +1,123 @@
-"""What an architecture may cost: the constraint of equation (1)."""
+"""What an architecture costs: what the constraint of equation (1) limits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from detectron2.config import CfgNode
 
-from ..analysis import analyze_detector
-from ..architecture import Architecture, get_family
+from ..analysis import DetectorCost, analyze_detector
+from ..architecture import Architecture, Code
 from ..config import set_architecture
+from ..modeling import BUILDERS
 from ..modeling.builder_names import without_supernet
 from ..spaces import StageSpace
-from ..architecture import Code
-
-Cost = Callable[[Code], float]
 
 
-def get_cost(name: str, space: StageSpace, cfg: CfgNode) -> Cost:
-    """The cost of a stage code, as ``SEARCH.COST`` names it.
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a stage code, which it is called with.
+
+    Attributes:
+        unit: of the numbers, such as "backbone GMACs".
+        measure: gives the number for a stage code.
+    """
+
+    unit: str
+    measure: Callable[[Code], float]
+
+    def __call__(self, code: Code) -> float:
+        return self.measure(code)
+
+
+def get_cost(name: str, cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
+    """A cost by its name.
 
     Args:
-        name: "blocks", "weighted" or "gmacs", see :mod:`crnas_d2.config`.
+        name: as in ``SEARCH.COST``.
+        cfg: of the search.
         space: of the stage codes.
-        cfg: of a detector of the space's family, whose backbone's multiply-adds count for "gmacs".
+        detector: config of a detector of the space's family, which a stage code is put into.
 
     Raises:
-        ValueError: there is no such cost.
+        ValueError: there is no such cost, or the detector cannot be counted.
     """
-    if name == "blocks":
-        return sum
-    if name == "weighted":
-        return space.cost
-    if name == "gmacs":
-        return _multiply_adds(space, cfg)
-    raise ValueError(f"SEARCH.COST is {name!r}; expected 'blocks', 'weighted' or 'gmacs'")
+    if name not in COSTS:
+        expected = ", ".join(map(repr, COSTS))
+        raise ValueError(f"SEARCH.COST is {name!r}; expected one of {expected}")
+    return COSTS[name](cfg, space, detector)
 
 
-def _multiply_adds(space: StageSpace, cfg: CfgNode) -> Cost:
-    """All blocks of a stage but the first cost the same, so two depths of each stage tell all."""
-    stages = get_family(space.family).stages
-    shortest = [choices[0] for choices in space.choices]
+def _blocks(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
+    return Cost("blocks", sum)
 
-    def measure(stage_code: Sequence[int]) -> int:
-        variant = plain_detector(cfg)
-        set_architecture(variant, Architecture(stage_code))
-        return analyze_detector(variant).backbone_macs
 
-    fixed = measure(shortest)
-    added = [0] * len(stages)
+def _weighted(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
+    return Cost("weighted blocks", lambda code: float(space.cost(code)))
+
+
+def _gmacs(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
+    count = _counted(cfg, space, detector, lambda cost: cost.backbone_macs)
+    return Cost("backbone GMACs", lambda code: count(code) / 1e9)
+
+
+def _detector_gmacs(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
+    count = _counted(cfg, space, detector, lambda cost: cost.macs)
+    return Cost("detector GMACs", lambda code: count(code) / 1e9)
+
+
+def _parameters(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
+    count = _counted(cfg, space, detector, lambda cost: cost.parameters)
+    return Cost("M parameters", lambda code: count(code) / 1e6)
+
+
+# By SEARCH.COST
+COSTS: Mapping[str, Callable[[CfgNode, StageSpace, CfgNode], Cost]] = MappingProxyType(
+    {
+        "blocks": _blocks,
+        "weighted": _weighted,
+        "gmacs": _gmacs,
+        "detector_gmacs": _detector_gmacs,
+        "parameters": _parameters,
+    }
+)
+OF_CODES_ALONE = ("blocks", "weighted")  # the costs that do not depend on the detector
+
+
+def _counted(
+    cfg: CfgNode, space: StageSpace, detector: CfgNode, amount: Callable[[DetectorCost], int]
+) -> Callable[[Code], int]:
+    """An amount of the detector of each stage code, for an image of ``SEARCH.COST_SIZE``."""
+
+    @functools.cache
+    def count(code: Code) -> int:
+        variant = plain_detector(detector)
+        set_architecture(variant, Architecture(code))
+        return amount(analyze_detector(variant, tuple(cfg.SEARCH.COST_SIZE)))
+
+    is_ours = plain_detector(detector).MODEL.BACKBONE.NAME in BUILDERS
+    return _sum_of_blocks(space, count) if is_ours else lambda code: count(tuple(code))
+
+
+def _sum_of_blocks(space: StageSpace, count: Callable[[Code], int]) -> Callable[[Code], int]:
+    """As ``count``, for backbones of which all blocks of a stage but the first are alike: two depths
+    of each stage tell all."""
+    shortest = tuple(choices[0] for choices in space.choices)
+    fixed = count(shortest)
+    added = [0] * len(shortest)
     for index, choices in enumerate(space.choices):
         if len(choices) > 1:
-            deeper = list(shortest)
-            deeper[index] += 1
-            added[index] = measure(deeper) - fixed
+            deeper = shortest[:index] + (shortest[index] + 1,) + shortest[index + 1 :]
+            added[index] = count(deeper) - fixed
 
-    def gmacs(code: Code) -> float:
+    def sum_up(code: Code) -> int:
         blocks = zip(code, shortest, added, strict=True)
-        return (fixed + sum((n - least) * macs for n, least, macs in blocks)) / 1e9
+        return fixed + sum((number - least) * amount for number, least, amount in blocks)
 
-    return gmacs
+    return sum_up
 
 
 def plain_detector(cfg: CfgNode) -> CfgNode:

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from ..architecture import Architecture
 from ..files import read_json, write_json, write_signed
 from ..architecture import Code, format_code, parse_code
+from .limits import Limits
 from .ranking import Ranking
 
 ARCHITECTURE_FILE = "architecture.yaml"
@@ -31,6 +32,7 @@ class SearchResult:
         rankings: of the stage codes, by budget; of the operation codes, under "all".
         survivors: for each step of the greedy search, the codes that it kept with their scores.
         statuses: of all architectures that were evaluated: "done", "failed" or "dropped".
+        limits: of the stage codes; None of operation codes, which have none.
     """
 
     step: str
@@ -39,6 +41,7 @@ class SearchResult:
     rankings: Mapping[str, Ranking]
     survivors: Sequence[Sequence[tuple[Code, float]]]
     statuses: Mapping[Code, str]
+    limits: Limits | None = None
 
     @property
     def ranking(self) -> Ranking:
@@ -48,10 +51,15 @@ class SearchResult:
     def table(self, rows: int = 10) -> str:
         """The best architectures of each ranking."""
         tables = []
+        unit = [self.limits.cost.unit] if self.limits else []
         for budget, ranking in self.rankings.items():
-            best = [[i, format_code(c), s] for i, (c, s) in enumerate(ranking.scored[:rows], 1)]
-            of = "" if len(self.rankings) == 1 else f"Budget {budget}\n"
-            tables.append(of + tabulate(best, ["rank", f"{self.step} code", self.metric], "github"))
+            best = [
+                [i, format_code(code), *(f"{self.limits.cost(code):.5g}" for _ in unit), score]
+                for i, (code, score) in enumerate(ranking.scored[:rows], 1)
+            ]
+            of = "" if len(self.rankings) == 1 else f"Budget {budget} {unit[0]}\n"
+            head = ["rank", f"{self.step} code", *unit, self.metric]
+            tables.append(of + tabulate(best, head, "github"))
             if ranking.ties:
                 tables.append(
                     f"The first {len(ranking.ties)} are equal; the smallest code is taken."
@@ -80,6 +88,7 @@ class SearchResult:
             "metric": self.metric,
             "architecture": asdict(self.architecture),
             "counts": {s: len(self._codes_that(s)) for s in ("done", "failed", "dropped")},
+            "limits": self.limits and self.limits.as_json(),
             "rankings": {budget: _as_json(ranking) for budget, ranking in self.rankings.items()},
             "failed": self._codes_that("failed"),
             "dropped": self._codes_that("dropped"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 
 from ..spaces import StageSpace
+from ..spaces.stage import as_exact
 from ..architecture import Code
 from .ranking import Evaluate, Ranking, rank
 
@@ -16,6 +17,7 @@ def stage_search(
     evaluate: Evaluate,
     tolerance: float = 0,
     cost: Callable[[Code], float] | None = None,
+    at_most: bool = False,
 ) -> dict[float, Ranking]:
     """Equation (1), solved by evaluating every eligible stage code.
 
@@ -23,7 +25,7 @@ def stage_search(
     for one of them, in lexicographic order and each one once.
 
     Args:
-        space, budgets, tolerance, cost: as in :func:`eligible_codes`.
+        space, budgets, tolerance, cost, at_most: as in :func:`eligible_codes`.
         evaluate: gets whole stage codes.
 
     Returns:
@@ -32,7 +34,7 @@ def stage_search(
     Raises:
         ValueError: as in :func:`eligible_codes`. Nothing was evaluated.
     """
-    eligible = eligible_codes(space, budgets, tolerance, cost)
+    eligible = eligible_codes(space, budgets, tolerance, cost, at_most)
     codes = sorted(set().union(*eligible.values()))
     ranking = rank(codes, evaluate(codes))
     return {budget: ranking.restrict(fit) for budget, fit in eligible.items()}
@@ -43,6 +45,7 @@ def eligible_codes(
     budgets: Sequence[float],
     tolerance: float = 0,
     cost: Callable[[Code], float] | None = None,
+    at_most: bool = False,
 ) -> dict[float, list[Code]]:
     """The constraint of equation (1) for several budgets.
 
@@ -51,6 +54,8 @@ def eligible_codes(
         budgets: what a stage code may cost, in the unit of ``cost``.
         tolerance: by which share of a budget the cost may be above or below it.
         cost: as in :meth:`StageSpace.eligible`.
+        at_most: a budget is an upper limit, from which the cost may be the tolerance below; with a
+            tolerance of 0 it may be any cost below.
 
     Returns:
         For each budget, its stage codes in lexicographic order; at least one.
@@ -67,11 +72,16 @@ def eligible_codes(
         raise ValueError(f"budgets: {budgets!r}; expected one or more positive numbers")
     if not (isinstance(tolerance, Real) and tolerance >= 0):
         raise ValueError(f"tolerance: {tolerance!r}; expected a share of the budget, 0 or more")
-    eligible = {budget: space.eligible(budget, tolerance * budget, cost) for budget in budgets}
+    share = as_exact("tolerance", tolerance)
+    eligible = {
+        budget: space.eligible(budget, share * as_exact("budget", budget), cost, at_most)
+        for budget in budgets
+    }
     for budget, codes in eligible.items():
         if not codes:
             raise ValueError(
-                f"budget {budget}: no stage code costs that, with a tolerance of {tolerance}; "
+                f"budget {budget}: no stage code costs {'at most ' if at_most else ''}that, with "
+                f"a tolerance of {tolerance}; "
                 f"the nearest costs are {_nearest_costs(space, budget, cost or space.cost)}"
             )
     return eligible

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 from numbers import Real
 from types import MappingProxyType
 
@@ -53,7 +54,7 @@ class StageSpace(PathSpace):
                     f"choices of stage {stage}: {list(blocks)}; expected [1], as it is a single "
                     f"layer of {self.family}"
                 )
-            weight = _as_exact(f"weight of stage {stage}", weight)
+            weight = as_exact(f"weight of stage {stage}", weight)
             if weight < 0 or (weight == 0 and len(blocks) > 1):
                 raise ValueError(
                     f"weight of stage {stage}: {weight}, with the choices {list(blocks)}; expected "
@@ -77,6 +78,7 @@ class StageSpace(PathSpace):
         budget: float,
         tolerance: float = 0,
         cost: Callable[[tuple[int, ...]], float] | None = None,
+        at_most: bool = False,
     ) -> list[tuple[int, ...]]:
         """The stage codes that fit a budget, the constraint of equation (1).
 
@@ -88,6 +90,8 @@ class StageSpace(PathSpace):
                 series, and the weighted cost of appendix A.2 for MobileNetV2. ``sum`` counts
                 blocks in any family; a function that looks up the multiply-adds makes these the
                 budget.
+            at_most: the budget is an upper limit. The tolerance is then how far the cost may be
+                below it, and 0 is any distance.
 
         Returns:
             In lexicographic order. Empty where no stage code fits.
@@ -95,15 +99,17 @@ class StageSpace(PathSpace):
         Raises:
             ValueError: one of the numbers is not finite, or the tolerance is negative.
         """
-        budget = _as_exact("budget", budget)
-        tolerance = _as_exact("tolerance", tolerance)
+        budget = as_exact("budget", budget)
+        tolerance = as_exact("tolerance", tolerance)
         if tolerance < 0:
             raise ValueError(f"tolerance: {tolerance}; expected 0 or more")
         cost = cost or self.cost
+        above = 0 if at_most else tolerance
+        below = inf if at_most and not tolerance else tolerance
         return [
             code
             for code in self
-            if abs(_as_exact(f"cost of stage code {list(code)}", cost(code)) - budget) <= tolerance
+            if -below <= as_exact(f"cost of stage code {list(code)}", cost(code)) - budget <= above
         ]
 
 
@@ -127,7 +133,12 @@ def get_stage_space(
     return StageSpace(family, choices or paper.choices, weights or paper.weights)
 
 
-def _as_exact(what: str, number: float) -> Fraction:
+def as_exact(what: str, number: float) -> Fraction:
+    """The decimal that a number is written as.
+
+    Raises:
+        ValueError: it is no finite number; ``what`` begins the sentence.
+    """
     if isinstance(number, Real) and not isinstance(number, bool):
         try:
             return Fraction(str(number))

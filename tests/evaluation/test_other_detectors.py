@@ -67,6 +67,6 @@ def test_budget_in_macs(tmp_path):
         write_recipe(folder, detector)
         final, stage = (read_config(str(folder / name)) for name in ("final.yaml", "stage.yaml"))
         space = get_stage_space("resnet", stage.MODEL.SUPERNET.STAGE_CHOICES)
-        cost = get_cost("gmacs", space, final)
+        cost = get_cost("gmacs", stage, space, final)
         costs.append([cost(code) for code in space])
     assert costs[0] == costs[1]

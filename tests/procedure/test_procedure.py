@@ -318,7 +318,8 @@ def test_final_detectors_inherit_from_the_supernets(output, recipe):
 def test_dry_run(recipe, output, capsys):
     assert is_recipe(read_config(str(recipe)))
     steps, parts = describe(Procedure(Recipe(str(recipe)))).split("\n\n")
-    table = steps.splitlines()[2:]
+    *table, limits = steps.splitlines()[2:]
+    assert limits == "4 of 24 stage codes cost 5 weighted blocks"
     assert [row.split()[0] for row in table] == STEPS
     rows = dict(zip(STEPS, table))
     assert "6 iterations x 2 images " in rows["stage_supernet"]

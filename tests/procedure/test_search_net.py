@@ -94,6 +94,13 @@ def test_result(whole, step, config):
             }
             assert dict(ranking["ranking"]) == expected
             assert ranking["best"] == min(expected, key=lambda c: (-expected[c], c))
+        costs = {code: sum(map(int, code.split("-"))) for code in scores}
+        assert result["limits"] == {
+            "unit": "weighted blocks",
+            "at_most": False,
+            "tolerance": 0.0,
+            "costs": costs,
+        }
         best = result["rankings"]["5"]["best"]
         codes = {"STAGE_CODE": list(map(int, best.split("-"))), "OPERATION_CODE": [0] * 5}
     else:

@@ -89,6 +89,33 @@ def test_tolerance_is_a_share_of_each_budget():
     assert eligible[30] == [code for code in product(*T) if 27 <= sum(code) <= 33]
 
 
+def test_a_tolerance_is_exact():
+    """0.29 times 100 is 29, though not in floats."""
+    cost = {code: n for n, code in enumerate(RESNET)}.__getitem__
+    (eligible,) = eligible_codes(RESNET, [100], 0.29, cost).values()
+    assert [cost(code) for code in eligible] == list(range(71, 130))
+
+
+@pytest.mark.parametrize(
+    "tolerance, least", [(0, 0), (0.05, 33 * 0.95), (0.5, 16.5), (1, 0), (3, 0)]
+)
+def test_budget_as_an_upper_limit(tolerance, least):
+    evaluate = Evaluator(noise(5))
+    result = stage_search(RESNET, [33, 7], evaluate, tolerance, at_most=True)
+    fit = {33: [code for code in product(*T) if least <= sum(code) <= 33]}
+    fit[7] = [code for code in product(*T) if 7 * least / 33 <= sum(code) <= 7]
+    assert evaluate.calls == [sorted(set(fit[33] + fit[7]))]
+    for budget, codes in fit.items():
+        assert result[budget].scored == brute_force(codes, noise(5))[1]
+
+
+def test_no_code_costs_so_little():
+    with pytest.raises(ValueError, match="no stage code costs at most that.* costs are 6$"):
+        eligible_codes(RESNET, [5], at_most=True)
+    with pytest.raises(ValueError, match="at most that, with a tolerance of 0.05; .* 60$"):
+        eligible_codes(RESNET, [70], 0.05, at_most=True)
+
+
 def test_own_cost():
     table, cost = noise(3), lambda code: 11 * code[0] + sum(code)
     ranking = stage_search(RESNET, [40], Evaluator(table), tolerance=0.05, cost=cost)[40]

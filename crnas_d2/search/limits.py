@@ -1,0 +1,89 @@
+"""What stage codes may cost: the constraint of equation (1), as a config has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..architecture import Code, format_code
+from ..config import get_architecture
+from ..spaces import StageSpace
+from .cost import Cost, get_cost
+from .stage_search import eligible_codes
+
+BUDGET_IS = ("equal", "at_most")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The budgets of a stage search, and the cost that they limit.
+
+    Attributes:
+        space: of the stage codes.
+        cost: of a stage code.
+        budgets, tolerance, at_most: as in :func:`eligible_codes`.
+    """
+
+    space: StageSpace
+    cost: Cost
+    budgets: tuple[float, ...]
+    tolerance: float
+    at_most: bool
+
+    @classmethod
+    def of(cls, cfg: CfgNode, space: StageSpace, final_cfg: CfgNode | None) -> Limits:
+        """
+        Args:
+            cfg: of the search.
+            space: of its supernet.
+            final_cfg: of the detector that is counted where the cost depends on it. None is the
+                supernet's, which has fewer channels in the ResNet series.
+
+        Raises:
+            ValueError: there is no such cost, or the detector cannot be counted.
+        """
+        search = cfg.SEARCH
+        cost = get_cost(search.COST, cfg, space, final_cfg or cfg)
+        budgets = search.BUDGETS or [float(cost(get_architecture(cfg).stage_code))]
+        at_most = search.BUDGET_IS == "at_most"
+        return cls(space, cost, tuple(budgets), search.TOLERANCE, at_most)
+
+    @cached_property
+    def eligible(self) -> dict[float, list[Code]]:
+        """For each budget, its stage codes.
+
+        Raises:
+            ValueError: as :func:`eligible_codes`.
+        """
+        return eligible_codes(self.space, self.budgets, self.tolerance, self.cost, self.at_most)
+
+    @property
+    def codes(self) -> list[Code]:
+        """Those that fit a budget, in lexicographic order."""
+        return sorted(set().union(*self.eligible.values()))
+
+    def as_json(self) -> dict[str, Any]:
+        """What was limited, and what each code costs."""
+        return {
+            "unit": self.cost.unit,
+            "at_most": self.at_most,
+            "tolerance": self.tolerance,
+            "costs": {format_code(code): float(self.cost(code)) for code in self.codes},
+        }
+
+    def describe(self) -> str:
+        """How many stage codes fit each budget; a line for each."""
+        return "\n".join(
+            f"{len(codes):,} of {self.space.size:,} stage codes cost {self._range(budget)} "
+            f"{self.cost.unit}"
+            for budget, codes in self.eligible.items()
+        )
+
+    def _range(self, budget: float) -> str:
+        if not self.tolerance:
+            return f"at most {budget:g}" if self.at_most else f"{budget:g}"
+        most = budget if self.at_most else budget * (1 + self.tolerance)
+        return f"{budget * (1 - self.tolerance):g} to {most:g}"
