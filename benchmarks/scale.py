@@ -303,7 +303,7 @@ def report_ledger(args: argparse.Namespace) -> None:
             empty = path.stat().st_size
             for code in dict.fromkeys(codes):
                 metrics = {f"bbox/{name}": 100 * rng.random() for name in names}
-                ledger.record(Trial(code, "done", metrics, 5000), 1.0)
+                ledger.record(Trial(code, "done", metrics, 5000, seconds=1.0))
         size = path.stat().st_size
         seconds = []
         for _ in range(9):

@@ -115,7 +115,7 @@ def content(path: Path, folder: Path) -> Any:
             return found
         return {key: (str(t.dtype), t.numpy().tobytes()) for key, t in found["model"].items()}
     if path.suffix == ".sqlite":
-        return vars_of(Ledger.read(path))
+        return Ledger.read(path)  # trials that took another time are equal
     if path.name in ("step.json", "results.json"):
         found = json.loads(path.read_text())
         found.pop("seconds", None)
@@ -123,8 +123,3 @@ def content(path: Path, folder: Path) -> Any:
     if path.suffix == ".yaml":
         return yaml.safe_load(path.read_text().replace(str(folder), ""))
     return path.read_bytes()
-
-
-def vars_of(records: Any) -> dict[str, Any]:
-    """Of a ledger, all but the time that a trial took."""
-    return {name: value for name, value in records._asdict().items() if name != "seconds"}

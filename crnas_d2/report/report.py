@@ -83,7 +83,7 @@ def report_search(
             size=f"{len(result.statuses):,} architectures x {images:,} images",
             image_passes=f"{sum(trial.images for trial in records.trials.values()):,} forward",
             done=True,
-            seconds=sum(records.seconds.values()),
+            seconds=sum(trial.seconds for trial in records.trials.values()),
             results={result.metric: result.ranking.scored[0].score},
         )
         return SearchPage(cfg.OUTPUT_DIR, [step], networks).write({})

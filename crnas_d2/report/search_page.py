@@ -185,7 +185,7 @@ class SearchPage:
             "summary": (
                 f"{len(trials)} architectures in the ledger: {statuses.count('done')} done, "
                 f"{statuses.count('failed')} failed, {statuses.count('dropped')} dropped. "
-                f"{format_duration(sum(record.records.seconds.values()))} of evaluation. "
+                f"{format_duration(sum(trial.seconds for trial in trials))} of evaluation. "
                 f"{record.metric} is that on archval with the supernet's weights."
             ),
             "ties": record.ties,

@@ -76,7 +76,7 @@ def _architecture_row(
             {"text": status, "value": None},
             *numbers,
             _number(trial.images, "d"),
-            _number(record.records.seconds[code], ".1f"),
+            _number(trial.seconds, ".1f"),
         ],
     }
 

@@ -43,12 +43,10 @@ class Records(NamedTuple):
     Attributes:
         settings: that it was made with, by key.
         trials: all finished ones; of an architecture with several, the one on the most images.
-        seconds: that each of them took.
     """
 
     settings: dict[str, Any]
     trials: dict[Code, Trial]
-    seconds: dict[Code, float]
 
 
 class _Content(NamedTuple):
@@ -56,17 +54,22 @@ class _Content(NamedTuple):
 
     Attributes:
         settings: as JSON, by key.
-        rows: trials with their seconds, by code and number of images.
+        rows: by code and number of images.
         damaged: what stands for the code, by number of the row.
     """
 
     settings: dict[str, str]
-    rows: dict[tuple[Code, int], tuple[Trial, float]]
+    rows: dict[tuple[Code, int], Trial]
     damaged: dict[int, str]
 
-    def in_order(self) -> list[tuple[Trial, float]]:
+    def in_order(self) -> list[Trial]:
         """The rows in order of codes, those of one code in order of images."""
         return [self.rows[key] for key in sorted(self.rows)]
+
+    def by_code(self) -> dict[Code, Trial]:
+        """In lexicographic order; of an architecture with several trials, the one on the most
+        images."""
+        return {trial.code: trial for trial in self.in_order()}
 
     def describe_damage(self) -> str:
         shown = ", ".join([*self.damaged.values()][:5])
@@ -88,20 +91,16 @@ class Ledger:
     itself and of the settings. A row that does not fit its own is taken out when the ledger is
     opened, with a warning, and its architecture is evaluated again.
 
-    The writer holds a lock on an empty file beside the ledger, ``<path>.lock``, which stays there.
-    The lock is SQLite's own, on POSIX record locks: it ends with the process, however that ends,
-    and workers that the process forked do not inherit it. It needs what SQLite needs, a file
-    system with such locks (NFS has them, with its lock service running).
-
-    Use it as a context manager, from one thread.
+    Use it as a context manager, from one thread, within :func:`~crnas_d2.lock.folder_lock` of its
+    folder, so that nobody else writes it.
 
     Args:
         path: a local file; made, in an existing folder, if it is absent or empty.
         settings: all that the trials depend on, by key; values are what JSON can hold.
 
     Raises:
-        LedgerError: another process writes the file; it was made with other settings, which the
-            message lists; it is damaged as a whole or no ledger. The file is left as it is.
+        LedgerError: it was made with other settings, which the message lists; it is damaged as a
+            whole or no ledger. The file is left as it is.
         ValueError: the path is a URI, or a setting is not JSON.
         OSError: there is no such folder, or the file cannot be read or written.
     """
@@ -113,7 +112,6 @@ class Ledger:
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"{self._path}: there is no folder {folder}")
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_writer_lock(self._path))
             self._db = stack.enter_context(_connect(self._path, "rwc"))
             with _errors_of(self._path):
                 # EXTRA is FULL and syncs the folder too, so that a removed journal stays removed.
@@ -169,29 +167,25 @@ class Ledger:
                 "evaluates these architectures anew"
             )
         settings = {key: json.loads(value) for key, value in content.settings.items()}
-        trials = {trial.code: trial for trial, _ in content.in_order()}
-        seconds = {trial.code: seconds for trial, seconds in content.in_order()}
-        return Records(settings, trials, seconds)
+        return Records(settings, content.by_code())
 
     @property
     def trials(self) -> dict[Code, Trial]:
-        """All finished trials, by code in lexicographic order; of an architecture with several,
-        the one on the most images."""
-        return {trial.code: trial for trial, _ in self._content.in_order()}
+        """As in :class:`Records`."""
+        return self._content.by_code()
 
     @property
     def recorded(self) -> list[Trial]:
         """All finished trials, those on a part of archval too."""
-        return [trial for trial, _ in self._content.in_order()]
+        return self._content.in_order()
 
-    def record(self, trial: Trial, seconds: float) -> None:
+    def record(self, trial: Trial) -> None:
         """Add the trial of an architecture that has none yet on as many images, or only one without
         some of the metrics, whose place it takes.
 
         Args:
             trial: "failed" with a reason and no metrics, or "done" or "dropped" with metrics that
                 are finite numbers and no reason.
-            seconds: that it took.
 
         Raises:
             ValueError: the trial is not as above.
@@ -199,9 +193,9 @@ class Ledger:
             OSError: it cannot be written, because the disk is full for instance. All that was
                 recorded before is kept.
         """
-        _check(trial, seconds)
+        _check(trial)
         key = trial.code, trial.images
-        before, _ = self._content.rows.get(key, (None, None))
+        before = self._content.rows.get(key)
         if before and not trial.metrics.keys() - before.metrics.keys():
             raise LedgerError(f"{self._path}: {format_code(trial.code)} has a trial already")
         row = (
@@ -210,7 +204,7 @@ class Ledger:
             json.dumps({name: float(value) for name, value in trial.metrics.items()}),
             int(trial.images),
             trial.reason,
-            float(seconds),
+            float(trial.seconds),
         )
         with _errors_of(self._path), self._db:
             self._db.execute("DELETE FROM trials WHERE code = ? AND images = ?", (row[0], row[3]))
@@ -256,31 +250,13 @@ def _compare(path: str, there: dict[str, str], now: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _connect(path: str, mode: str, seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.Connection]:
+def _connect(path: str, mode: str) -> Iterator[sqlite3.Connection]:
     uri = f"{Path(path).absolute().as_uri()}?mode={mode}"
     with _errors_of(path):
-        db = sqlite3.connect(uri, timeout=seconds, isolation_level="IMMEDIATE", uri=True)
+        db = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level="IMMEDIATE", uri=True)
     with contextlib.closing(db):
         db.text_factory = lambda text: text.decode(errors="replace")  # a digest finds the damage
         yield db
-
-
-@contextlib.contextmanager
-def _writer_lock(path: str) -> Iterator[None]:
-    lock_path = f"{os.path.realpath(path)}.lock"
-    with _connect(lock_path, "rwc", seconds=0) as lock:
-        with _errors_of(lock_path):
-            lock.execute("PRAGMA journal_mode = MEMORY")  # no journal file: nothing is written
-            try:
-                lock.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                    raise
-                raise LedgerError(
-                    f"{path} is being written by another search, which holds {lock_path}; wait "
-                    "for its end, or stop it"
-                ) from None
-        yield
 
 
 @contextlib.contextmanager
@@ -337,16 +313,16 @@ def _read(db: sqlite3.Connection, path: str) -> _Content | None:
     settings_digest = _sha256(sorted(content.settings.items()))
     for number, *row, digest in rows:
         if digest == _digest(row, settings_digest):
-            trial, seconds = _as_trial(row)
-            content.rows[trial.code, trial.images] = trial, seconds
+            trial = _as_trial(row)
+            content.rows[trial.code, trial.images] = trial
         else:
             content.damaged[number] = str(row[0])
     return content
 
 
-def _as_trial(row: Sequence[Any]) -> tuple[Trial, float]:
-    code, status, metrics, images, reason, seconds = row
-    return Trial(parse_code(code), status, json.loads(metrics), images, reason), seconds
+def _as_trial(row: Sequence[Any]) -> Trial:
+    code, status, metrics, *others = row
+    return Trial(parse_code(code), status, json.loads(metrics), *others)
 
 
 def _digest(row: Sequence[Any], settings_digest: str) -> str:
@@ -358,8 +334,10 @@ def _sha256(values: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(values, default=repr).encode()).hexdigest()
 
 
-def _check(trial: Trial, seconds: float) -> None:
-    _check_code(trial.code)
+def _check(trial: Trial) -> None:
+    code, seconds = trial.code, trial.seconds
+    if not isinstance(code, tuple) or not all(type(n) is int and n >= 0 for n in code):
+        raise ValueError(f"code {code!r}; expected a tuple of integers from 0")
     what = f"trial of {format_code(trial.code)}"
     if trial.status not in ("done", "failed", "dropped"):
         raise ValueError(f"{what}: status {trial.status!r}; expected done, failed or dropped")
@@ -377,8 +355,3 @@ def _check(trial: Trial, seconds: float) -> None:
             )
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ValueError(f"{what}: {seconds} seconds; expected a finite number from 0")
-
-
-def _check_code(code: Code) -> None:
-    if not isinstance(code, tuple) or not all(type(n) is int and n >= 0 for n in code):
-        raise ValueError(f"code {code!r}; expected a tuple of integers from 0")

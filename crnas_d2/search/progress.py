@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(contextlib.AbstractContextManager):
-    """Tells the terminal where the search is, writes a line into the log for each group of
-    architectures, and TensorBoard's events into the folder of the search: the metric of each
+    """Tells the terminal where the search is, writes a line into the log for each
+    architecture, and TensorBoard's events into the folder of the search: the metric of each
     architecture and of the leader over the number of architectures evaluated so far, their codes as
     texts, and the throughput.
 
@@ -54,26 +54,18 @@ class Progress(contextlib.AbstractContextManager):
         """
         self._report(known)
 
-    def update(self, trials: Sequence[Trial], seconds: float, done: Mapping[Code, Trial]) -> None:
+    def update(self, trial: Trial, done: Mapping[Code, Trial]) -> None:
         """
         Args:
-            trials: that have just ended.
-            seconds: that they took together.
-            done: all of the search so far, in order, these included.
+            trial: that has just ended.
+            done: all of the search so far, this one included.
         """
         leader = self._find_leader(done)
         leading = f"leader {leader[0]} {leader[1]:.2f}" if leader else "no leader"
         self._report(len(done), leading)
         logger.debug(f"{len(done)} of {self._expected} evaluated, {leading}")
         if comm.is_main_process():
-            for number, trial in enumerate(trials, start=1):
-                later = {other.code for other in trials[number:]}
-                seen = {code: other for code, other in done.items() if code not in later}
-                self._write(trial, len(seen), self._find_leader(seen))
-            if seconds:
-                rate = len(trials) / seconds * 60
-                self._writer.add_scalar("search/architectures_per_minute", rate, len(done))
-            self._writer.flush()
+            self._write(trial, len(done), leader)
 
     def _report(self, done: int, leading: str = "") -> None:
         expected = max(done, self._expected)
@@ -104,3 +96,6 @@ class Progress(contextlib.AbstractContextManager):
         if leader:
             self._writer.add_scalar(f"search/leader/{self._metric}", leader[1], step)
             self._writer.add_text("search/leader", leader[0], step)
+        if trial.seconds:
+            self._writer.add_scalar("search/architectures_per_minute", 60 / trial.seconds, step)
+        self._writer.flush()

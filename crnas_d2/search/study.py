@@ -81,9 +81,9 @@ class Study:
         missing = [c for c in codes if c not in self.done or self.done[c].images != images]
         for trial in self._evaluator.evaluate(missing, batches):
             if self._ledger:
-                self._ledger.record(trial, trial.seconds)
+                self._ledger.record(trial)
             self.done[trial.code] = trial
-            self._progress.update([trial], trial.seconds, self.done)
+            self._progress.update(trial, self.done)
         return [self.done[code].metrics.get(self._search.METRIC) for code in codes]
 
     def _is_complete(self, trial: Trial) -> bool:

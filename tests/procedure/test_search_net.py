@@ -21,6 +21,7 @@ from crnas_d2.commands import search as search_command
 from crnas_d2.config import read_config
 from crnas_d2.search import Ledger
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
+from crnas_d2.procedure.supernet_search import run_search
 from crnas_d2.search.ledger import LedgerError
 from crnas_d2.search.ranking import AllFailedError
 from detectron2.data import MetadataCatalog
@@ -218,6 +219,17 @@ def test_two_processes_find_the_same_digits(whole, step, config):
     assert one == other
     for ranking in result_of(folder)["rankings"].values():
         assert f" {ranking['best']} " in printed
+
+
+def test_a_second_search_in_a_folder_is_refused(step, config, tmp_path, hold):
+    output = tmp_path / "output"
+    first = hold(output)
+    message = f"{output} is being written by process {first.pid} on"
+    with pytest.raises(BlockingIOError, match=message):
+        search(config, output, *OPTIONS[step])
+    with pytest.raises(BlockingIOError, match=message):  # also one that began at the same time
+        run_search(load(config, "OUTPUT_DIR", output, *OPTIONS[step]))
+    assert os.listdir(output) == [".lock"]
 
 
 def test_another_search_on_the_same_ledger_is_refused(whole, step, config):

@@ -74,7 +74,7 @@ class Silent:
     def begin(self, known):
         pass
 
-    def update(self, trials, seconds, done):
+    def update(self, trial, done):
         pass
 
 

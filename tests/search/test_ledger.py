@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import sqlite3
-import time
 from itertools import product
 from random import Random
 
@@ -23,14 +22,14 @@ LARGE = Trial((5, 5), "failed", reason="why not " * 10_000)  # over several page
 FORK = multiprocessing.get_context("fork")
 
 
-def done(code, ap=30.0, **metrics):
-    return Trial(code, "done", {"bbox/AP": ap, **metrics}, 500)
+def done(code, ap=30.0, seconds=1.5, **metrics):
+    return Trial(code, "done", {"bbox/AP": ap, **metrics}, 500, seconds=seconds)
 
 
 def fill(path, codes=CODES):
     with Ledger(path, SETTINGS) as ledger:
         for code in codes:
-            ledger.record(done(code, float(sum(code))), 1.5)
+            ledger.record(done(code, float(sum(code))))
 
 
 def in_a_process(function, *args):
@@ -50,17 +49,17 @@ def test_round_trip_of_every_kind_of_trial(path):
     rng = Random(0)
     metrics = {f"bbox/AP-{i}": rng.random() * 10.0 ** rng.randint(-300, 300) for i in range(200)}
     metrics |= {"zero": -0.0, "tiny": 5e-324, "sum": 0.1 + 0.2, "large": 1.7976931348623157e308}
+    third = {"bbox/AP": np.float64(1) / 3, "segm/AP": np.float32(0.1)}
     trials = [
-        Trial((3, 1), "done", metrics, 500),
-        Trial((2, 10), "failed", {}, 0, "bbox/AP is nan\n'; DROP TABLE trials; --ü"),
-        Trial((2, 9), "dropped", {"bbox/AP": np.float64(1) / 3, "segm/AP": np.float32(0.1)}, 5),
-        Trial((), "done", {"bbox/AP": 0}, 1),
+        Trial((3, 1), "done", metrics, 500, seconds=0.1 + 0.2),
+        Trial((2, 10), "failed", {}, 0, "bbox/AP is nan\n'; DROP TABLE trials; --ü", 0.0),
+        Trial((2, 9), "dropped", third, 5, seconds=1e-9),
+        Trial((), "done", {"bbox/AP": 0}, 1, seconds=1e9),
     ]
-    seconds = [0.1 + 0.2, 0.0, 1e-9, 1e9]
     with Ledger(path, SETTINGS) as ledger:
         assert ledger.trials == {}
-        for trial, time_taken in zip(trials, seconds):
-            ledger.record(trial, time_taken)
+        for trial in trials:
+            ledger.record(trial)
         before = ledger.trials
     expected = {trial.code: trial for trial in reversed(trials)}
     assert list(expected) == sorted(expected)
@@ -71,7 +70,7 @@ def test_round_trip_of_every_kind_of_trial(path):
             for trial in found.values():
                 exact = {k: float(v).hex() for k, v in expected[trial.code].metrics.items()}
                 assert {k: v.hex() for k, v in trial.metrics.items()} == exact
-    assert list(records.seconds.items()) == list(zip(expected, reversed(seconds)))
+                assert trial.seconds == expected[trial.code].seconds
     assert records.settings == SETTINGS
 
 
@@ -85,39 +84,38 @@ def test_nothing_is_recorded_twice(path):
     for _ in range(2):
         with Ledger(path, SETTINGS) as ledger:
             with pytest.raises(LedgerError, match="ledger.sqlite: 2-3 has a trial already"):
-                ledger.record(done((2, 3), 99.0), 1.0)
+                ledger.record(done((2, 3), 99.0))
             assert ledger.trials[2, 3] == done((2, 3), 5.0)
 
 
 @pytest.mark.parametrize(
-    "trial, seconds, message",
+    "trial, message",
     [
-        (done((1, 2), float("nan")), 1, "trial of 1-2: bbox/AP is nan"),
-        (done((1, 2), AP50=float("-inf")), 1, "AP50 is -inf; expected a finite number"),
-        (done((1, 2), np.float64("inf")), 1, "bbox/AP is inf"),
-        (Trial((1, 2), "done"), 1, "expected metrics and no reason"),
-        (Trial((1, 2), "done", {"AP": 1.0}, 5, "why"), 1, "expected metrics and no reason"),
-        (Trial((1, 2), "dropped"), 1, "expected metrics and no reason"),
-        (Trial((1, 2), "failed"), 1, "expected a reason and no metrics"),
+        (done((1, 2), float("nan")), "trial of 1-2: bbox/AP is nan"),
+        (done((1, 2), AP50=float("-inf")), "AP50 is -inf; expected a finite number"),
+        (done((1, 2), np.float64("inf")), "bbox/AP is inf"),
+        (Trial((1, 2), "done"), "expected metrics and no reason"),
+        (Trial((1, 2), "done", {"AP": 1.0}, 5, "why"), "expected metrics and no reason"),
+        (Trial((1, 2), "dropped"), "expected metrics and no reason"),
+        (Trial((1, 2), "failed"), "expected a reason and no metrics"),
         (
             Trial((1, 2), "failed", {"AP": 1.0}, 5, "why"),
-            1,
             "expected a reason and no metrics",
         ),
-        (Trial((1, 2), "ok", {"AP": 1.0}), 1, "status 'ok'"),
-        (done((1, -2)), 1, r"code \(1, -2\)"),
-        (done((1, True)), 1, r"code \(1, True\)"),
-        (done([1, 2]), 1, r"code \[1, 2\]"),
-        (done((1, 2)), float("nan"), "nan seconds"),
-        (done((1, 2)), -1, "-1 seconds"),
+        (Trial((1, 2), "ok", {"AP": 1.0}), "status 'ok'"),
+        (done((1, -2)), r"code \(1, -2\)"),
+        (done((1, True)), r"code \(1, True\)"),
+        (done([1, 2]), r"code \[1, 2\]"),
+        (done((1, 2), seconds=float("nan")), "nan seconds"),
+        (done((1, 2), seconds=-1), "-1 seconds"),
     ],
 )
-def test_what_is_no_trial_does_not_get_in(path, trial, seconds, message):
+def test_what_is_no_trial_does_not_get_in(path, trial, message):
     with Ledger(path, SETTINGS) as ledger:
         with pytest.raises(ValueError, match=message):
-            ledger.record(trial, seconds)
+            ledger.record(trial)
         assert ledger.trials == {}
-        ledger.record(done((1, 2)), 1)
+        ledger.record(done((1, 2)))
     assert list(Ledger.read(path).trials) == [(1, 2)]
 
 
@@ -167,7 +165,7 @@ def test_paths(tmp_path, monkeypatch):
 def test_a_file_cut_off_anywhere_is_refused_and_left_as_it_is(path):
     fill(path)
     with Ledger(path, SETTINGS) as ledger:
-        ledger.record(LARGE, 1.0)
+        ledger.record(LARGE)
     with open(path, "rb") as f:
         content = f.read()
     rng = Random(0)
@@ -204,7 +202,7 @@ def zeroed_page(path):
 def zeroed_page_of_a_reason(path):
     fill(path)
     with Ledger(path, SETTINGS) as ledger:
-        ledger.record(LARGE, 1.0)
+        ledger.record(LARGE)
     with open(path, "r+b") as f:
         f.seek(12 * 4096)
         f.write(bytes(4096))
@@ -290,7 +288,7 @@ def test_a_changed_row_is_evaluated_again(path, caplog, column, value):
     with Ledger(path, SETTINGS) as ledger:
         assert f"{path}: 1 of 5 rows were changed after" in caplog.text
         assert list(ledger.trials) == sorted(set(CODES) - {(2, 3)})
-        ledger.record(done((2, 3), 5.0), 1.5)
+        ledger.record(done((2, 3), 5.0))
     assert Ledger.read(path).trials == {code: done(code, float(sum(code))) for code in CODES}
 
 
@@ -300,7 +298,7 @@ def test_a_row_that_was_written_by_hand_or_for_another_search_is_none(path, tmp_
            "FROM trials WHERE code = '2-3'")  # fmt: skip
     other = str(tmp_path / "other.sqlite")
     with Ledger(other, SETTINGS | {"weights": "cd34"}) as ledger:
-        ledger.record(done((8, 8), 99.0), 1.5)
+        ledger.record(done((8, 8), 99.0))
     with sqlite3.connect(path) as db:
         db.execute("ATTACH ? AS other", (other,))
         db.execute("INSERT INTO trials SELECT * FROM other.trials")
@@ -330,9 +328,7 @@ def test_no_flipped_bit_changes_a_trial(path):
         except (LedgerError, OSError):
             continue
         assert found.items() <= expected.trials.items(), place
-        assert Ledger.read(path) == expected._replace(
-            trials=found, seconds={code: expected.seconds[code] for code in found}
-        )
+        assert Ledger.read(path) == expected._replace(trials=found)
         kept += len(found) < len(CODES)
     assert kept > 50
 
@@ -340,12 +336,12 @@ def test_no_flipped_bit_changes_a_trial(path):
 def test_a_trial_with_more_metrics_takes_the_place_of_one_without(path):
     fill(path)
     with Ledger(path, SETTINGS) as ledger:
-        ledger.record(done((2, 3), 5.0, **{"segm/AP": 4.0}), 1.0)
-        ledger.record(Trial((2, 3), "dropped", {"bbox/AP": 9.0}, 50), 1.0)
+        ledger.record(done((2, 3), 5.0, seconds=1.0, **{"segm/AP": 4.0}))
+        ledger.record(Trial((2, 3), "dropped", {"bbox/AP": 9.0}, 50))
         assert ledger.trials[2, 3].metrics == {"bbox/AP": 5.0, "segm/AP": 4.0}
-    records = Ledger.read(path)
-    assert records.trials[2, 3] == done((2, 3), 5.0, **{"segm/AP": 4.0})
-    assert records.seconds[2, 3] == 1.0 and len(records.trials) == len(CODES)
+    trials = Ledger.read(path).trials
+    assert trials[2, 3] == done((2, 3), 5.0, **{"segm/AP": 4.0})
+    assert trials[2, 3].seconds == 1.0 and len(trials) == len(CODES)
 
 
 def test_an_empty_file_is_a_ledger_that_was_not_begun(path):
@@ -362,53 +358,6 @@ def test_ledger_of_another_version(path):
         db.execute("PRAGMA user_version = 7")
     db.close()
     with pytest.raises(LedgerError, match="a ledger of version 7, expected 2"):
-        Ledger(path, SETTINGS)
-
-
-def hold(path, ready, with_worker):
-    with Ledger(path, SETTINGS) as ledger:
-        ledger.record(done((7, 7)), 1.0)
-        if with_worker:
-            FORK.Process(target=time.sleep, args=(5,)).start()
-        ready.set()
-        time.sleep(60)
-
-
-@pytest.mark.parametrize("with_worker", [False, True])
-def test_a_second_writer_is_refused_until_the_first_is_killed(path, tmp_path, with_worker):
-    ready = FORK.Event()
-    writer = FORK.Process(target=hold, args=(path, ready, with_worker))
-    writer.start()
-    try:
-        assert ready.wait(60)
-        link = tmp_path / "link.sqlite"
-        link.symlink_to(path)
-        for name in (path, str(link)):
-            start = time.monotonic()
-            with pytest.raises(LedgerError, match=f"{name} is being written by another search"):
-                Ledger(name, SETTINGS)
-            assert time.monotonic() - start < 10
-        assert list(Ledger.read(path).trials) == [(7, 7)]
-    finally:
-        writer.kill()
-        writer.join()
-    fill(path)
-    assert len(Ledger.read(path).trials) == len(CODES) + 1
-
-
-def test_a_second_writer_in_the_same_process_is_refused(path):
-    with Ledger(path, SETTINGS) as ledger:
-        for _ in range(2):
-            with pytest.raises(LedgerError, match="is being written"):
-                Ledger(path, SETTINGS)
-        in_a_process(refused, path)
-        ledger.record(done((1, 2)), 1.0)
-    with Ledger(path, SETTINGS) as ledger:
-        assert list(ledger.trials) == [(1, 2)]
-
-
-def refused(path):
-    with pytest.raises(LedgerError, match="is being written"):
         Ledger(path, SETTINGS)
 
 
@@ -430,7 +379,7 @@ def test_reading_while_a_writer_writes(path):
     reader.start()
     with Ledger(path, SETTINGS) as ledger:
         for code in product(range(20, 25), range(8)):
-            ledger.record(done(code, float(sum(code))), 1.0)
+            ledger.record(done(code, float(sum(code))))
             assert len(Ledger.read(path).trials) == len(ledger.trials)
     stop.set()
     reader.join(60)
@@ -447,15 +396,15 @@ def record_until_full(path, limit):
     with Ledger(path, SETTINGS) as ledger:
         with pytest.raises(OSError, match=f"{path}: .*; what was recorded before is kept"):
             for code in product(range(1, 100), repeat=2):
-                ledger.record(done(code, **{f"AP-{i}": float(i) for i in range(80)}), 1.0)
+                ledger.record(done(code, **{f"AP-{i}": float(i) for i in range(80)}))
         recorded = ledger.trials
         assert Ledger.read(path).trials == recorded and len(recorded) > 10
         with pytest.raises(OSError, match=path):
-            ledger.record(Trial((200, 1), "failed", reason="x" * 2 * limit), 1.0)
+            ledger.record(Trial((200, 1), "failed", reason="x" * 2 * limit))
         assert Ledger.read(path).trials == recorded
         assert os.path.getsize(path) <= limit
         limit_files(resource.RLIM_INFINITY)
-        ledger.record(done(code), 1.0)
+        ledger.record(done(code))
         assert Ledger.read(path).trials == recorded | {code: done(code)}
 
 
@@ -465,8 +414,8 @@ def test_full_disk(path, limit):
     with Ledger(path, SETTINGS) as ledger:
         kept = list(ledger.trials)
         assert kept == list(product(range(1, 100), repeat=2))[: len(kept)]
-        ledger.record(done((100, 1)), 1.0)
-        ledger.record(Trial((200, 1), "failed", reason="x" * limit), 1.0)
+        ledger.record(done((100, 1)))
+        ledger.record(Trial((200, 1), "failed", reason="x" * limit))
     assert list(Ledger.read(path).trials) == [*kept, (100, 1), (200, 1)]
 
 
@@ -505,7 +454,7 @@ def test_killed_in_the_middle_of_a_transaction(path, reads_first):
             assert f.read() == content
     with Ledger(path, SETTINGS) as ledger:
         assert list(ledger.trials) == sorted(CODES)
-        ledger.record(LARGE, 1.0)
+        ledger.record(LARGE)
     assert Ledger.read(path).trials[5, 5] == LARGE
 
 
@@ -532,7 +481,7 @@ def search(folder, kill_at):
             if sum(code) % 5 == 0:
                 trial = Trial(code, "failed", reason="out of memory")
             act("evaluated", code)
-            ledger.record(trial, 0.002)
+            ledger.record(trial)
             act("recorded", code)
         result = repr(ledger.trials)
     write_atomically(f"{folder}/result", result.encode())

@@ -12,23 +12,24 @@ AP = "bbox/AP"
 
 
 def done(code, ap):
-    return Trial(code, "done", {AP: ap}, 10)
+    return Trial(code, "done", {AP: ap}, 10, seconds=3.0)
 
 
-GROUPS = [
-    [done((1, 2), 20.5), done((2, 1), 30.25)],
-    [Trial((3, 1), "failed", reason="NaN"), Trial((1, 3), "dropped", {AP: 40.0}, 4)],
-    [done((2, 2), 30.25)],
+TRIALS = [
+    done((1, 2), 20.5),
+    done((2, 1), 30.25),
+    Trial((3, 1), "failed", reason="NaN"),
+    Trial((1, 3), "dropped", {AP: 40.0}, 4, seconds=1.5),
+    done((2, 2), 30.25),
 ]
 
 
-def tell(folder, groups):
-    """Everything is told as if each group had taken 3 seconds."""
+def tell(folder, trials):
     finished = {}
     with Progress(str(folder), AP, 8, 10) as progress:
-        for group in groups:
-            finished.update((e.code, e) for e in group)
-            progress.update(group, 3.0, finished)
+        for trial in trials:
+            finished[trial.code] = trial
+            progress.update(trial, finished)
 
 
 def read(folder):
@@ -47,13 +48,15 @@ def texts(events, tag):
 
 
 def test_events(tmp_path):
-    tell(tmp_path, GROUPS)
+    tell(tmp_path, TRIALS)
     events = read(tmp_path)
     assert scalars(events, f"search/{AP}") == [(1, 20.5), (2, 30.25), (4, 40.0), (5, 30.25)]
     assert scalars(events, f"search/leader/{AP}") == list(
         zip(range(1, 6), [20.5, 30.25, 30.25, 30.25, 30.25])
     )
-    assert scalars(events, "search/architectures_per_minute") == [(2, 40), (4, 40), (5, 20)]
+    assert scalars(events, "search/architectures_per_minute") == [
+        *((1, 20), (2, 20), (4, 40), (5, 20))
+    ]
     # Of equal scores, the smaller code leads; a dropped one never does.
     assert texts(events, "search/leader") == list(zip(range(1, 6), ["1-2", *["2-1"] * 4]))
     assert texts(events, "search/architecture") == [
@@ -67,9 +70,11 @@ def test_events(tmp_path):
 
 def test_log(tmp_path, caplog):
     caplog.set_level(logging.DEBUG, "crnas_d2")
-    tell(tmp_path, GROUPS)
+    tell(tmp_path, TRIALS)
     assert [record.message for record in caplog.records] == [
+        "1 of 8 evaluated, leader 1-2 20.50",
         "2 of 8 evaluated, leader 2-1 30.25",
+        "3 of 8 evaluated, leader 2-1 30.25",
         "4 of 8 evaluated, leader 2-1 30.25",
         "5 of 8 evaluated, leader 2-1 30.25",
     ]
@@ -78,7 +83,7 @@ def test_log(tmp_path, caplog):
 @pytest.mark.parametrize("codes", [[(1,), (2,)], [(0, 1), (2, 0)]])
 def test_partial_codes_lead_among_their_own_length(tmp_path, codes):
     """In the greedy search a longer partial code has been chosen from shorter ones."""
-    tell(tmp_path, [[done((), 90.0)], [done(code, 10.0 + i) for i, code in enumerate(codes)]])
+    tell(tmp_path, [done((), 90.0), *(done(code, 10.0 + i) for i, code in enumerate(codes))])
     assert scalars(read(tmp_path), f"search/leader/{AP}") == [
         (1, 90.0),
         (2, 10.0),
