@@ -249,6 +249,8 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "SEARCH.BN.MODE": one_of("auto", "recalibrate", "running"),
         "SEARCH.BN.BATCHES": ONE,
         "SEARCH.BN.IMAGES_PER_BATCH": ONE,
+        "SEARCH.HALVING.FACTOR": at_least(2),
+        "SEARCH.HALVING.MIN_IMAGES": ONE,
     }
 )
 

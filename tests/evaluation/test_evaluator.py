@@ -272,8 +272,6 @@ def test_a_gpu_gets_several_images_at_once(config):
 
 def test_faults_are_told(config):
     for key, value, message in (
-        ("SEARCH.BN.MODE", "fixed", "SEARCH.BN.MODE is 'fixed'; expected one of 'auto'"),
-        ("SEARCH.STRATEGY", "best", "SEARCH.STRATEGY is 'best'"),
         ("SEARCH.METRIC", "segm/AP", "MODEL.MASK_ON is False"),
         ("SEARCH.METRIC", "bbox/APx", "SEARCH.METRIC is 'bbox/APx'; expected one of bbox/AP, "),
         (
@@ -283,8 +281,6 @@ def test_faults_are_told(config):
         ),
         ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "'ProposalNetwork' gives no boxes"),
         ("SEARCH.AMP", True, "there is no GPU"),
-        ("SEARCH.GROUP_SIZE", 0, "SEARCH.GROUP_SIZE is 0; expected at least 1"),
-        ("SEARCH.BN.BATCHES", 0, "SEARCH.BN.BATCHES is 0; expected at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             check_metric(settled(load(config, key, value)))

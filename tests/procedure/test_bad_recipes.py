@@ -44,6 +44,8 @@ OPTIONS = [
     ("SEARCH.BN.MODE", "recalibrate"),
     ("SEARCH.BN.BATCHES", 0),
     ("SEARCH.BN.IMAGES_PER_BATCH", -2),
+    ("SEARCH.HALVING.FACTOR", 1),
+    ("SEARCH.HALVING.MIN_IMAGES", 0),
     ("SEARCH.FINAL", "none.yaml"),
     ("SEARCH.RECIPE.STAGE_SUPERNET", "none.yaml"),
     ("SEARCH.RECIPE.STAGE_SUPERNET", "data"),
