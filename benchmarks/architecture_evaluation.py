@@ -50,7 +50,7 @@ from crnas_d2.config import read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.setup import check_config
 from crnas_d2.engine.trainer import without_sync_bn
-from crnas_d2.files import read_json, write_atomically
+from crnas_d2.files import read_json, write_json
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.architecture import Code, format_code
 from crnas_d2.search.trial import Trial
@@ -251,7 +251,7 @@ def compare(cfg: CfgNode, args: argparse.Namespace) -> None:
             record(args.record, group, found)
         print(f"{len(evaluations)} of {len(codes)} evaluated", file=sys.stderr, flush=True)
     if args.record:
-        write_atomically(str(args.record / "image_ids.json"), json.dumps(search.image_ids).encode())
+        write_json(str(args.record / "image_ids.json"), search.image_ids)
 
     if plain is not None:
         check(evaluations, expected, exactly=plain_batch == own_batch and not cfg.SEARCH.AMP)
@@ -269,7 +269,7 @@ def record(folder: Path, codes: Sequence[Code], found: Sequence[Detections | str
             raise ValueError(
                 f"{format_code(code)} failed, so nothing can be recorded: {detections}"
             )
-        write_atomically(str(folder / f"{format_code(code)}.npz"), detections.to_bytes())
+        write_json(str(folder / f"{format_code(code)}.json"), detections.to_json())
 
 
 def check(

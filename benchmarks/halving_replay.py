@@ -5,7 +5,7 @@ halving_replay.py --table FOLDER --json archval.json
 halving_replay.py --made 100 --images 300 --shuffles 50
 
 A table has the detections of every architecture in all images: for each a file named after its
-code, such as 1-1-2-4.npz, with what Detections.to_bytes() gives, and image_ids.json, a list of the
+code, such as 1-1-2-4.json, with what Detections.to_json() gives, and image_ids.json, a list of the
 images. The json is their ground truth in COCO format. --made makes up a table instead.
 
 The true winner is the best architecture on all images. Each replay has the images in another order.
@@ -48,10 +48,10 @@ def load_coco(dataset: dict) -> COCO:
 
 def load_table(folder: Path) -> tuple[Table, list[int]]:
     """The detections by code, and the ids of all images."""
-    files = sorted(folder.glob("*.npz"))
+    files = sorted(folder.glob("[0-9]*.json"))
     if not files:
-        raise FileNotFoundError(f"{folder} has no files named after codes, such as 1-1-2-4.npz")
-    table = {parse_code(file.stem): Detections.from_bytes(file.read_bytes()) for file in files}
+        raise FileNotFoundError(f"{folder} has no files named after codes, such as 1-1-2-4.json")
+    table = {parse_code(file.stem): Detections.from_json(read_json(str(file))) for file in files}
     return table, read_json(str(folder / "image_ids.json"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,25 +98,6 @@ class Detections:
         return cls(
             *(np.concatenate(columns) for columns in zip(*(vars(p).values() for p in parts)))
         )
-
-    def to_bytes(self) -> bytes:
-        """For a file or a database; :meth:`from_bytes` restores it."""
-        buffer = io.BytesIO()
-        arrays = vars(self) | {
-            "masks": self.masks[:, :2].astype(np.int64),
-            "counts": np.array("\n".join(self.masks[:, 2]).encode()),
-        }
-        np.savez_compressed(buffer, **arrays)
-        return buffer.getvalue()
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> Detections:
-        arrays = dict(np.load(io.BytesIO(content), allow_pickle=False))
-        counts = arrays.pop("counts").item().decode().split("\n")
-        masks = [
-            [*size, run_lengths] for size, run_lengths in zip(arrays["masks"].tolist(), counts)
-        ]
-        return cls(**arrays | {"masks": np.array(masks, object).reshape(-1, 3)})
 
     def is_finite(self) -> bool:
         """Whether no box and no score is Inf or NaN."""

@@ -231,9 +231,9 @@ def test_scores_do_not_depend_on_those_before(register, fast):
     for _ in range(2):
         for (found, image_ids), metrics in zip(jobs, expected):
             detections = to_detections(found)
-            before = detections.to_bytes()
+            before = detections.to_json()
             assert_same(scorer(detections, image_ids), metrics)
-            assert detections.to_bytes() == before
+            assert detections.to_json() == before
 
 
 def test_without_detections_the_metrics_are_those_of_a_false_one(register, fast):

@@ -61,14 +61,6 @@ def test_scores(register, keys, fast, with_masks):  # noqa: F811
         scorer(detections, ["other"])
 
 
-def test_detections_are_restored():
-    _, found = draw_scene(5, with_masks=True)
-    detections = to_detections({as_text(id): instances for id, instances in found.items()})
-    restored = Detections.from_bytes(detections.to_bytes())
-    assert restored.to_json() == detections.to_json()
-    assert {type(result["image_id"]) for result in restored.to_json()} == {str}
-
-
 def test_resamples():
     coco, _, results = make_scene(3)
     weights = np.random.default_rng(0).integers(0, 3, (len(IDS), 4))
