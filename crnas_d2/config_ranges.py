@@ -235,7 +235,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "SEARCH.STRATEGY": one_of("greedy", "random", "evolutionary"),
         "SEARCH.TOLERANCE": ZERO,
         "SEARCH.BUDGETS": each(POSITIVE, least=0),
-        "SEARCH.RECIPE.SEEDS": ONE,
+        "SEARCH.RECIPE.SEEDS": between(1, 20),
         "SEARCH.RECIPE.SHORTLIST.CODES": ZERO,
         "SEARCH.RECIPE.SHORTLIST.SEEDS": ONE,
         "SEARCH.RECIPE.SHORTLIST.SHARE": Range(

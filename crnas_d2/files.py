@@ -52,8 +52,8 @@ BEGINNINGS = {  # of files that are no JSON in UTF-8
 
 TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 
-# First line of a text that a run may replace, as nobody has changed it since it was written
-SIGNATURE = "# Written by crnas_d2. SHA-256 of the lines below: "
+# First line, a comment, of a text that a run may replace, as nobody has changed it since it was written
+SIGNATURE = "Written by crnas_d2. SHA-256 of the lines below: "
 
 
 def datasets_root() -> str:
@@ -216,9 +216,10 @@ def _finite(content: Any) -> Any:
 
 
 def write_signed(path: str, text: str) -> None:
-    """Write a text whose format has "#" for comments, so that :func:`is_signed` knows it again."""
-    signature = SIGNATURE + hashlib.sha256(text.encode()).hexdigest()
-    write_atomically(path, f"{signature}\n{text}".encode())
+    """Write a text in Markdown, ".md", or in a format that has "#" for comments, so that
+    :func:`is_signed` knows it again."""
+    content = text.encode()
+    write_atomically(path, f"{_signature(path, content)}\n".encode() + content)
 
 
 def check_not_read(output: str, inputs: Iterable[str]) -> None:
@@ -236,7 +237,12 @@ def is_signed(path: str) -> bool:
     """Whether a local file is as :func:`write_signed` has written it."""
     with open(path, "rb") as f:
         signature, _, content = f.read().partition(b"\n")
-    return signature.decode(errors="replace") == SIGNATURE + hashlib.sha256(content).hexdigest()
+    return signature.decode(errors="replace") == _signature(path, content)
+
+
+def _signature(path: str, content: bytes) -> str:
+    line = SIGNATURE + hashlib.sha256(content).hexdigest()
+    return f"<!-- {line} -->" if path.endswith(".md") else f"# {line}"
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from ..main_process import decided_by_main
 from ..search.study import find_rungs
 from .data_use import DataUse, check_data
 from .final_config import read_baseline
-from .outputs import FOR_USERS, check_outputs, check_search_outputs, files_read
+from .outputs import OF_A_RECIPE, check_outputs, check_search_outputs, files_read
+from .readme import README_FILE
 from .recipe import find_config, folder_of
 from .supernet_search import get_space, planned_evaluations, settled
 
@@ -163,8 +164,7 @@ def _check_outputs(procedure: Procedure) -> None:
             recipe.seed.put_into(cfgs[-1])
     configs = [recipe.path, *filter(None, recipe.names.values())]
     written = [step.name for step in open_steps]
-    folders = map(folder_of, filter(None, recipe.budgets))
-    written += [folder + name for folder in folders for name in FOR_USERS]
+    written += [README_FILE, *(folder_of(b) + name for b in recipe.budgets for name in OF_A_RECIPE)]
     check_outputs(procedure.output, written, files_read(configs, cfgs))
 
 

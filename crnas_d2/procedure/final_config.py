@@ -1,9 +1,11 @@
-"""``final.yaml``: the detector that was found, as a config that needs no other file but its weights."""
+"""``final.yaml``: the detector that is handed over, as a config that needs no other file but its
+weights."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,11 +35,18 @@ OF_THE_SEARCH = (
     "SEARCH.",
 )
 
+WIDTH = 100
+FOUND_NETWORK = "This is the network that a search has found."
+NOT_COMPARED = "It was not trained here, nor compared with the baseline: no test has shown a gain."
+NOT_YET = "It was not compared with the baseline yet."
+
 HEADER = """\
 #
-# The detector that a search has found. Everything is in here: the classes, the anchors, the input. A
-# relative name in MODEL.WEIGHTS is that of a file beside this one. To change something, copy this file,
-# or take it as a _BASE_: the search writes it again.
+{why}
+#
+# Everything is in here: the classes, the anchors, the input. A relative name in MODEL.WEIGHTS is that of
+# a file beside this one. To change something, copy this file, or take it as a _BASE_: the search writes
+# it again.
 #
 {uses}"""
 OF_TRAINED = """\
@@ -95,7 +104,13 @@ def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | N
     return final
 
 
-def write_final(folder: str, cfg: CfgNode, architecture: Architecture, trained: str = "") -> None:
+def write_final(
+    folder: str,
+    cfg: CfgNode,
+    architecture: Architecture,
+    trained: str = "",
+    why: str = f"{FOUND_NETWORK} {NOT_COMPARED}",
+) -> None:
     """Write ``final.yaml``: every key that is not at its default, but those of ``OUTPUT_DIR`` and
     ``SEARCH``, with the paths of data sets made absolute.
 
@@ -105,6 +120,7 @@ def write_final(folder: str, cfg: CfgNode, architecture: Architecture, trained: 
             weights are those from which a training starts, in the way of its ``MODEL.INIT``.
         architecture: what goes into it.
         trained: file of the trained weights; empty if there are none.
+        why: which network it is, and why it is this one, in a few sentences.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -128,7 +144,8 @@ def write_final(folder: str, cfg: CfgNode, architecture: Architecture, trained: 
     uses = (OF_TRAINED if trained else OF_UNTRAINED).format(
         file=FINAL_FILE, start=start or "random weights", weights=shlex.join(weights)
     )
-    text = HEADER.format(uses=uses) + as_yaml({"VERSION": cfg.VERSION, **changes})
+    why = textwrap.fill(why, WIDTH, initial_indent="# ", subsequent_indent="# ")
+    text = HEADER.format(why=why, uses=uses) + as_yaml({"VERSION": cfg.VERSION, **changes})
     write_signed(os.path.join(folder, FINAL_FILE), text)
 
 

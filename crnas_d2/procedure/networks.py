@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
 from tabulate import tabulate
@@ -17,7 +18,7 @@ from ..architecture import Architecture, format_code
 from ..config import get_architecture, set_architecture
 from ..data import setup_datasets
 from .state import MODEL_FILE
-from .steps import Kind
+from .steps import Kind, Step
 
 if TYPE_CHECKING:
     from .procedure import Procedure
@@ -88,19 +89,33 @@ class Network:
 
     @property
     def first_results(self) -> Mapping[str, Mapping[str, float | None]]:
-        """Those on the first test set; of several, Detectron2 has results by their names."""
+        """Those of the first training on the first test set."""
+        return self._on_first_test_set(self.results)
+
+    def _on_first_test_set(
+        self, results: Mapping[str, Any]
+    ) -> Mapping[str, Mapping[str, float | None]]:
+        """Of the results of a training; of several test sets, Detectron2 has them by their names."""
         tests = self.cfg.DATASETS.TEST
-        return self.results.get(tests[0], {}) if len(tests) > 1 else self.results
+        return results.get(tests[0], {}) if len(tests) > 1 else results
+
+    def values(self, task: str, name: str) -> tuple[float | None, ...]:
+        """A metric of each training on the first test set, in percent; None where it has none."""
+        results = (self._on_first_test_set(training.results) for training in self.trainings)
+        return tuple(result.get(task, {}).get(name) for result in results)
 
     @property
     def main_metrics(self) -> dict[str, float | None]:
-        """Those over all categories on the first test set, by names such as "bbox AP50"."""
-        return {
-            f"{task} {name}": value
+        """Those over all categories on the first test set, by names such as "bbox AP50": means
+        over the trainings, None where one has none."""
+        names = [
+            (task, name)
             for task, metrics in self.first_results.items()
-            for name, value in metrics.items()
+            for name in metrics
             if "-" not in name
-        }
+        ]
+        values = {f"{task} {name}": self.values(task, name) for task, name in names}
+        return {name: None if None in v else statistics.fmean(v) for name, v in values.items()}
 
     @property
     def numbers(self) -> dict[str, float | None]:
@@ -114,25 +129,29 @@ def networks_of(procedure: Procedure, budget: str = "") -> list[Network]:
     """The baseline and, once a search has ended, what was found under a budget."""
     baseline = procedure.baseline(budget)
     setup_datasets(baseline)
-    networks = [Network("baseline", baseline, _trainings(procedure, budget, "baseline"))]
+    networks = [Network("baseline", baseline, _trainings(procedure, budget, found=False))]
     architecture = procedure.found(budget)
     if architecture:
         found = baseline.clone()
         set_architecture(found, architecture)
-        networks.append(Network("found", found, _trainings(procedure, budget, "final")))
+        networks.append(Network("found", found, _trainings(procedure, budget, found=True)))
     return networks
 
 
-def _trainings(procedure: Procedure, budget: str, name: str) -> list[Training]:
-    """Those of one of the two networks that have ended, in the order of their seeds."""
-    steps = [
+def final_steps(procedure: Procedure, budget: str) -> list[Step]:
+    """The trainings of both networks under a budget."""
+    return [
         step
         for step in procedure.steps
         if step.budget == budget
         and step.config == procedure.recipe.names["FINAL"]
         and step.kind is Kind.TRAINING
-        and bool(step.twin) == (name == "final")
     ]
+
+
+def _trainings(procedure: Procedure, budget: str, *, found: bool) -> list[Training]:
+    """Those of one of the two networks that have ended, in the order of their seeds."""
+    steps = [step for step in final_steps(procedure, budget) if bool(step.twin) == found]
     standings = [(step, procedure.look()[step.name]) for step in steps]
     return [
         Training(
@@ -146,7 +165,7 @@ def _trainings(procedure: Procedure, budget: str, name: str) -> list[Training]:
 
 
 def compare(baseline: Network, found: Network) -> str:
-    """Two trained detectors side by side, within the width of a terminal."""
+    """Two detectors side by side, within the width of a terminal; of several trainings the means."""
     codes = [
         [network.name, kind.replace("_", " "), format_code(code)]
         for network in (baseline, found)
@@ -154,7 +173,7 @@ def compare(baseline: Network, found: Network) -> str:
     ]
     rows = []
     for name, before in baseline.numbers.items():
-        after = found.numbers[name]
+        after = found.numbers.get(name)
         rows.append([name, before, after, None if None in (before, after) else after - before])
     head = ["", baseline.name, found.name, "difference"]
     table = tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"), missingval="-")

@@ -13,6 +13,7 @@ from ..config_files import find_config_file, read_config_files
 from ..config_values import DATA_SETS
 from ..files import TEMPORARY, describe_error, is_remote, is_signed, real_path
 from ..lock import LOCK_FILE, check_unlocked
+from .readme import README_FILE
 from .recipe import find_config
 from .state import STATE_FILE
 from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_result
@@ -20,6 +21,7 @@ from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_resul
 LEDGER_FILE = "ledger.sqlite"
 PAGE = os.path.join("report", "index.html")
 FOR_USERS = (ARCHITECTURE_FILE, FINAL_FILE, PAGE)
+OF_A_RECIPE = (*FOR_USERS, RESULT_FILE, README_FILE)
 PAGE_MARK = b'<meta name="generator" content="crnas_d2'
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..architecture import Architecture, format_code
+from ..architecture import Architecture
 from ..config import default_config, get_architecture, set_architecture
-from ..data import setup_datasets
 from ..data.identity import Seen
 from ..data.copies import copies_between_parts, tell_copies
 from ..data.parts import tell
@@ -27,21 +26,17 @@ from ..engine.setup import prepare, settle_settings
 from ..lock import folder_lock
 from ..main_process import decided_by_main
 from .checks import check_before_run
-from .final_config import write_final
 from .identity import Identity, identify
 from .outputs import report_if_possible
 from .steps import Kind, Step, describe_start, plan
 from .recipe import Recipe, folder_of
-from .networks import compare, networks_of
+from .judgement import judge
+from .outcome import Outcome
 from .overview import overview, split_tables
 from ..search.baseline import scaled_code
 from ..search.cost import plain_detector
-from ..search.result import (
-    ARCHITECTURE_FILE,
-    RESULT_FILE,
-    read_architectures,
-    write_architecture,
-)
+from ..search.result import ARCHITECTURE_FILE, RESULT_FILE, read_architectures
+from .products import describe_end, write_products
 from .roles import check_roles
 from .standing import Standing
 from .shortlist import run_shortlist
@@ -82,6 +77,7 @@ class Procedure:
         self._processes = processes or comm.get_world_size()
         self._standings: dict[str, Standing] = {}
         self._seen: Seen = {}
+        self._outcomes: dict[str, Outcome] = {}
 
     def run(self, report: Callable[[], None] = lambda: None) -> str:
         """Run all steps that are not done.
@@ -100,7 +96,7 @@ class Procedure:
         lock = folder_lock(self.output) if comm.is_main_process() else None
         with lock or contextlib.nullcontext():
             self._run_all(report)
-        return self._table()
+        return decided_by_main(lambda: describe_end(self))
 
     def _run_all(self, report: Callable[[], None]) -> None:
         for line in self.start:
@@ -129,7 +125,7 @@ class Procedure:
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
             if comm.is_main_process() and (not standing.done or step is self.steps[-1]):
                 for budget in self.recipe.budgets:
-                    self._write_found(budget)
+                    write_products(self, budget)
                 with report_if_possible():
                     report()
 
@@ -172,8 +168,10 @@ class Procedure:
         architecture = self._architecture_of(step)
         if architecture:
             set_architecture(cfg, architecture)
-        if self.recipe.cfg.SEARCH.RECIPE.SEEDS > 1 and step.config == self.recipe.names["FINAL"]:
-            cfg.SEED = max(cfg.SEED, 0) + step.seed
+        if step.kind is Kind.TRAINING and step.config == self.recipe.names["FINAL"]:
+            cfg.SEED = (
+                max(cfg.SEED, 0) + step.seed
+            )  # also without one the two of a pair have the same
         before = self._standings.get(step.weights, Standing())
         is_there = before.trained if step.weights else os.path.isfile(cfg.MODEL.WEIGHTS)
         if cfg.MODEL.INIT.SETTINGS == "take" and is_there:
@@ -258,37 +256,15 @@ class Procedure:
         """For the user's products of a budget."""
         return os.path.join(self.output, folder_of(budget)).rstrip("/")
 
-    def _write_found(self, budget: str) -> None:
-        """The products for the user, as far as the procedure has come."""
-        architecture, folder = self.found(budget), self.folder(budget)
-        if not architecture:
-            return
-        os.makedirs(folder, exist_ok=True)
-        write_architecture(folder, architecture)
-        if self.recipe.names["FINAL"]:
-            name = f"{folder_of(budget)}final"
-            training = next((step for step in self.steps if step.name == name), None)
-            cfg = self.config(training) if training else self.final_config()
-            if self.recipe.seed and not training:
-                self.recipe.seed.put_into(cfg)
-            setup_datasets(cfg)
-            standing = self.look().get(name, Standing())
-            trained = self.path(standing.folder or name, MODEL_FILE) if standing.done else ""
-            write_final(folder, cfg, architecture, trained)
-
-    def _table(self) -> str:
-        """The detectors that were trained, side by side; or what was found."""
-        return "\n\n".join(map(self._table_of, self.recipe.budgets))
-
-    def _table_of(self, budget: str) -> str:
-        networks, head = networks_of(self, budget), f"Budget {budget}\n" if budget else ""
-        if not all(network.weights for network in networks):
-            found = networks[-1].architecture
-            return (
-                f"{head}Found: stage code {format_code(found.stage_code)}, operation code "
-                f"{format_code(found.operation_code)}"
-            )
-        return head + compare(*networks)
+    def outcome(self, budget: str = "") -> Outcome | None:
+        """Of the trainings of both networks; None before all have ended, or where there are none.
+        For the main process."""
+        if budget not in self._outcomes:
+            outcome = judge(self, budget)
+            if outcome is None:
+                return None
+            self._outcomes[budget] = outcome
+        return self._outcomes[budget]
 
     @property
     def searches(self) -> list[Step]:

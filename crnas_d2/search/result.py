@@ -101,12 +101,13 @@ class SearchResult:
 
 
 def is_result(path: str) -> bool:
-    """Whether a file is the result of a search."""
+    """Whether a file is the result of a search, or of a recipe."""
     try:
         content = read_json(path)
     except ValueError:
         return False
-    return isinstance(content, dict) and {"architecture", "rankings"} <= content.keys()
+    keys = content.keys() if isinstance(content, dict) else set()
+    return {"architecture", "rankings"} <= keys or {"comparison", "handed_over"} <= keys
 
 
 def _as_json(ranking: Ranking) -> dict[str, Any]:

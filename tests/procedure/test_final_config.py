@@ -21,6 +21,7 @@ from detectron2.engine import DefaultPredictor
 STAGES_ALONE = [
     *("SEARCH.RECIPE.STAGE_PRETRAINING", "", "SEARCH.RECIPE.DILATION_SUPERNET", ""),
     *("SOLVER.MAX_ITER", 3, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+    *("SEARCH.RECIPE.TAKE_FOUND", True),
 ]
 # A user's script that knows Detectron2 alone, but for the keys and the backbones
 PLAIN_SCRIPT = """

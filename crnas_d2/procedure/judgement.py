@@ -1,0 +1,210 @@
+"""The outcome of a recipe, from the trainings of both networks and the results of the searches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..architecture import format_code
+from ..data.shared_images import image_files
+from ..engine.coco_evaluator import RESULTS_FILE
+from ..evaluation.paired_comparison import PairedComparison, compare_pairs, same_network
+from ..evaluation.resampled_ap import REGION, resampled_ap
+from ..files import read_json
+from ..search.result import RESULT_FILE
+from .networks import Network, final_steps, networks_of
+from .outcome import BASELINE, FOUND, DataStatement, HandedOver, Outcome, SearchRanking
+from .outcome import TrainedNetwork
+from .steps import Kind, Step
+
+if TYPE_CHECKING:
+    from .procedure import Procedure
+
+SAME_AP = 0.01  # in percent, within which detections give the AP that their test gave
+
+
+def judge(procedure: Procedure, budget: str = "") -> Outcome | None:
+    """The outcome under a budget, for the main process; None where no final trainings are planned, or not all have ended.
+
+    Raises:
+        OSError, ValueError: a data set or the result of a search is not there any more.
+    """
+    finals = final_steps(procedure, budget)
+    if not finals or not all(procedure.look()[step.name].done for step in finals):
+        return None
+    networks = networks_of(procedure, budget)
+    steps = [step for step in procedure.steps if step.budget in ("", budget)]
+    searches = [step for step in steps if step.searches]
+    metric = procedure.config(searches[-1]).SEARCH.METRIC
+    trained = [_trained(network, metric, procedure.folder(budget)) for network in networks]
+    comparison, not_resampled = None, "there is no AP to compare"
+    if not any(None in network.aps for network in trained):
+        comparison, not_resampled = _compare(networks, trained, metric)
+    results = {s: read_json(procedure.path(s.name, RESULT_FILE)) for s in searches}
+    return Outcome(
+        budget=budget,
+        cost=_cost(results, trained),
+        metric=metric,
+        baseline=trained[0],
+        found=trained[1],
+        comparison=comparison,
+        handed_over=_hand_over(
+            comparison,
+            is_baseline=trained[0].architecture == trained[1].architecture,
+            take_found=procedure.recipe.cfg.SEARCH.RECIPE.TAKE_FOUND,
+        ),
+        ranking=tuple(_ranking(step, result, budget) for step, result in results.items()),
+        data=_state_data(procedure, steps, networks[0].cfg, results.values(), not_resampled),
+    )
+
+
+def _trained(network: Network, metric: str, folder: str) -> TrainedNetwork:
+    task, name = metric.split("/", 1)
+    cost = network.cost
+    return TrainedNetwork(
+        architecture=network.architecture,
+        gmacs=cost and cost.macs / 1e9,
+        parameters=cost and cost.parameters / 1e6,
+        seeds=tuple(training.seed for training in network.trainings),
+        folders=tuple(os.path.relpath(t.folder, folder) for t in network.trainings),
+        aps=network.values(task, name),
+    )
+
+
+def _cost(
+    results: Mapping[Step, Mapping[str, Any]], trained: Sequence[TrainedNetwork]
+) -> dict[str, dict[str, float | None]]:
+    """Of both stage codes in the unit of the budget, as the stage search has counted."""
+    limits = next((r["limits"] for r in results.values() if r.get("limits")), None)
+    if limits is None:
+        return {}
+    codes = (format_code(network.architecture.stage_code) for network in trained)
+    return {limits["unit"]: dict(zip((BASELINE, FOUND), map(limits["costs"].get, codes)))}
+
+
+def _compare(
+    networks: Sequence[Network], trained: Sequence[TrainedNetwork], metric: str
+) -> tuple[PairedComparison, str]:
+    """The comparison, and why it is without resamples of the test images, if it is."""
+    baseline, found = trained
+    try:
+        resampled = {
+            training.folder: _resample(networks[0].cfg, training.folder, metric, ap)
+            for network, values in zip(networks, trained)
+            for training, ap in zip(network.trainings, values.aps)
+        }
+    except (OSError, ValueError) as error:
+        resampled, why = {}, str(error)
+    else:
+        why = ""
+    samples = [
+        (
+            np.stack([resampled[training.folder] for training in network.trainings])
+            if resampled
+            else None
+        )
+        for network in networks
+    ]
+    if baseline.architecture == found.architecture:
+        return same_network(baseline.aps, samples[0]), why
+    return compare_pairs(found.aps, baseline.aps, samples[1], samples[0]), why
+
+
+def _resample(cfg: CfgNode, folder: str, metric: str, ap: float) -> np.ndarray:
+    """(R,), the metric of a training in resamples of the test images.
+
+    Raises:
+        OSError, ValueError: why it cannot be told.
+    """
+    test, *others = cfg.DATASETS.TEST
+    meta, (task, name) = MetadataCatalog.get(test), metric.split("/", 1)
+    kind = meta.get("evaluator_type")
+    if kind != "coco":
+        raise ValueError(f"{test} is scored as {kind!r}, and only what COCO scores is resampled")
+    if task not in REGION or name != "AP":
+        raise ValueError(
+            f"{metric} is not resampled, only {' and '.join(f'{t}/AP' for t in REGION)}"
+        )
+    if others:
+        raise ValueError(f"the detections on {test} are not kept where there are more test sets")
+    file = os.path.join(folder, "inference", RESULTS_FILE)
+    scored = resampled_ap(file, os.fspath(meta.json_file), task)
+    if abs(scored.ap - ap) > SAME_AP:
+        raise ValueError(
+            f"{os.path.relpath(file, os.path.dirname(folder))} has an AP of {scored.ap:.2f}, and its "
+            f"test had {ap:.2f}: it is of another test"
+        )
+    return scored.resampled
+
+
+def _hand_over(
+    comparison: PairedComparison | None, *, is_baseline: bool, take_found: bool
+) -> HandedOver:
+    if is_baseline:
+        return HandedOver(BASELINE, "final.yaml is the baseline.")
+    if comparison is None or comparison.verdict == "better":
+        return HandedOver(FOUND, "final.yaml is the network that was found.")
+    key = "SEARCH.RECIPE.TAKE_FOUND"
+    if take_found:
+        return HandedOver(
+            FOUND, f"final.yaml is the network that was found all the same, as {key} is True."
+        )
+    return HandedOver(
+        BASELINE, f"final.yaml is the baseline; with {key} True it is the network that was found."
+    )
+
+
+def _ranking(step: Step, result: Mapping[str, Any], budget: str) -> SearchRanking:
+    rankings = result["rankings"]
+    ranking = rankings.get(budget) or next(iter(rankings.values()))
+    return SearchRanking(step.name, len(ranking["ranking"]), ranking.get("undistinguished"))
+
+
+def _state_data(
+    procedure: Procedure,
+    steps: Sequence[Step],
+    final: CfgNode,
+    results: Sequence[Mapping[str, Any]],
+    not_resampled: str,
+) -> DataStatement:
+    cfgs = {step: procedure.config(step) for step in steps}
+    detectors = [c for c in cfgs.values() if c.MODEL.META_ARCHITECTURE != "ImageClassifier"]
+    copies = {
+        f"{pair['part']} in {pair['other']}": pair["with_copy"]
+        for result in results
+        for pair in result["searched"]["near_copies"]
+    }
+    tested = final.DATASETS.TEST
+    trainings = [
+        procedure.config(step)
+        for step in steps
+        if step.kind is Kind.TRAINING and not procedure.look()[step.name].folder
+    ]
+    return DataStatement(
+        trained=_count(detectors, "TRAIN"),
+        chose=_count([cfg for step, cfg in cfgs.items() if step.searches], "TEST"),
+        tested=_count([final], "TEST"),
+        looks=sum(tests_of(cfg) for cfg in trainings if tested[0] in cfg.DATASETS.TEST),
+        near_copies=copies,
+        not_resampled=not_resampled,
+    )
+
+
+def _count(cfgs: Sequence[CfgNode], part: str) -> dict[str, int]:
+    """Images of each data set."""
+    data = {name: cfg.DATASETS for cfg in cfgs for name in cfg.DATASETS[part]}
+    return {name: len(image_files(name, datasets)) for name, datasets in data.items()}
+
+
+def tests_of(cfg: CfgNode) -> int:
+    """How often a training that is never stopped tests its network: every ``TEST.EVAL_PERIOD``
+    iterations, at the end, and then with augmentation where that is on."""
+    period = cfg.TEST.EVAL_PERIOD
+    before_the_end = (cfg.SOLVER.MAX_ITER - 1) // period if period > 0 else 0
+    return before_the_end + 1 + cfg.TEST.AUG.ENABLED

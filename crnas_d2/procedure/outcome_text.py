@@ -1,0 +1,96 @@
+"""An outcome in words and numbers, within the width of a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from tabulate import tabulate
+
+from ..evaluation.paired_comparison import MIN_SEEDS, PairedComparison
+from .outcome import Outcome
+
+WIDTH = 100
+
+
+def describe_outcome(outcome: Outcome) -> str:
+    """The metric of each seed, and what the comparison tells."""
+    parts = [seed_table(outcome), fill(_comparison(outcome)), fill(_searches(outcome))]
+    return "\n\n".join(filter(None, parts))
+
+
+def seed_table(outcome: Outcome) -> str:
+    """The metric of both networks for each seed, with mean and standard deviation."""
+    baseline, found = outcome.baseline, outcome.found
+    rows = [[f"seed {seed}", *aps] for seed, *aps in zip(baseline.seeds, baseline.aps, found.aps)]
+    if len(rows) > 1:
+        rows.append(["mean", baseline.mean, found.mean])
+    for row in rows:
+        row.append(None if None in row else row[2] - row[1])
+    if len(rows) > 1:
+        rows.append(["standard deviation", baseline.sd, found.sd, None])
+    head = [outcome.metric, "baseline", "found", "difference"]
+    return tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"), missingval="-")
+
+
+def fill(lines: Iterable[str]) -> str:
+    """Each line within the width."""
+    return "\n".join(textwrap.fill(line, WIDTH) for line in lines)
+
+
+def _comparison(outcome: Outcome) -> Iterator[str]:
+    comparison, data = outcome.comparison, outcome.data
+    if comparison is None:
+        return
+    yield from _intervals(comparison)
+    if data.not_resampled:
+        yield f"No interval for other test images: {data.not_resampled}."
+    n = len(comparison.differences)
+    ties = f", {comparison.ties} equal" if comparison.ties else ""
+    yield (
+        f"Found won with {comparison.wins} of {n} seeds{ties}. Sign-flip p, one-sided: "
+        f"{comparison.p_better:.3f} for better, {comparison.p_worse:.3f} for worse."
+    )
+    if comparison.smallest_gain is not None:
+        yield (
+            f"The smallest true gain that 4 of 5 such runs would show: {comparison.smallest_gain:.2f}."
+        )
+    elif n < MIN_SEEDS:
+        yield f"No gain can be shown with fewer than {MIN_SEEDS} seeds (SEARCH.RECIPE.SEEDS)."
+
+
+def _intervals(comparison: PairedComparison) -> Iterator[str]:
+    for interval, drawn in (
+        (comparison.interval, "seeds and test images"),
+        (comparison.interval_seeds, "seeds alone"),
+        (comparison.interval_images, "test images alone"),
+    ):
+        if interval and not (drawn == "seeds and test images" and not comparison.interval_images):
+            low, high = interval
+            yield f"95 % interval of the difference, other {drawn}: {low:+.2f} to {high:+.2f}."
+
+
+def _searches(outcome: Outcome) -> Iterator[str]:
+    for ranking in outcome.ranking:
+        if ranking.undistinguished is not None:
+            yield (
+                f"{ranking.step}: {ranking.undistinguished:,} of {ranking.codes:,} codes cannot be told "
+                "from the leader."
+            )
+
+
+def data_sentences(outcome: Outcome) -> list[str]:
+    """Which images trained, chose and tested."""
+    data = outcome.data
+    trained, chose, tested = (
+        " and ".join(f"{name} ({count:,} images)" for name, count in part.items())
+        for part in (data.trained, data.chose, data.tested)
+    )
+    first = next(iter(data.tested))
+    return [
+        f"Networks were trained on {trained}.",
+        f"Architectures were chosen by {chose}.",
+        f"Final detectors were tested on {tested}. None of these images has trained or chosen.",
+        f"Tests on {first}: {data.looks:,}. The verdict alone depends on them.",
+        *(f"Near-copies, {parts}: {count:,} images." for parts, count in data.near_copies.items()),
+    ]

@@ -1,0 +1,94 @@
+"""What a procedure leaves for its user: the architecture, the detector, the verdict, and a README."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..architecture import Architecture, format_code
+from ..data import setup_datasets
+from ..search.result import RESULT_FILE, write_architecture
+from .final_config import FOUND_NETWORK, NOT_COMPARED, NOT_YET, write_final
+from .networks import compare, final_steps, networks_of
+from .outcome import BASELINE, Outcome
+from .outcome_text import data_sentences, describe_outcome, fill
+from .readme import write_readme
+from .recipe import folder_of
+from .standing import Standing
+from .state import MODEL_FILE
+
+if TYPE_CHECKING:
+    from .procedure import Procedure
+
+
+def write_products(procedure: Procedure, budget: str = "") -> None:
+    """Those of a budget, as far as the procedure has come; none before a search has ended."""
+    architecture, folder = procedure.found(budget), procedure.folder(budget)
+    if not architecture:
+        return
+    os.makedirs(folder, exist_ok=True)
+    write_architecture(folder, architecture)
+    outcome, result = procedure.outcome(budget), os.path.join(folder, RESULT_FILE)
+    if outcome:
+        outcome.write(folder)
+    elif os.path.exists(result):  # of fewer seeds than are wanted now
+        os.remove(result)
+    if procedure.recipe.names["FINAL"]:
+        _write_final(procedure, budget, architecture, outcome)
+    data = data_sentences(outcome) if outcome else ()
+    write_readme(folder, headline(procedure, budget), numbers(procedure, budget), data)
+    if budget:
+        headlines = [headline(procedure, it) for it in procedure.recipe.budgets]
+        write_readme(procedure.output, "\n\n".join(headlines))
+
+
+def _write_final(
+    procedure: Procedure, budget: str, architecture: Architecture, outcome: Outcome | None
+) -> None:
+    step = "final"
+    if outcome and outcome.handed_over.network == BASELINE:
+        step, architecture = "baseline", outcome.baseline.architecture
+    step = f"{folder_of(budget)}{step}"
+    training = next((it for it in procedure.steps if it.name == step), None)
+    cfg = procedure.config(training) if training else procedure.final_config()
+    if procedure.recipe.seed and not training:
+        procedure.recipe.seed.put_into(cfg)
+    setup_datasets(cfg)
+    standing = procedure.look().get(step, Standing())
+    trained = procedure.path(standing.folder or step, MODEL_FILE) if standing.done else ""
+    untold = f"{FOUND_NETWORK} {_why_not_compared(procedure, budget)}"
+    why = outcome.headline if outcome else untold
+    write_final(procedure.folder(budget), cfg, architecture, trained, why)
+
+
+def headline(procedure: Procedure, budget: str = "") -> str:
+    """What the procedure has come to under a budget, in a few sentences."""
+    outcome, found = procedure.outcome(budget), procedure.found(budget)
+    if outcome:
+        return outcome.headline
+    under = f"under budget {budget}" if budget else ""
+    if found is None:
+        return f"Nothing was found {under} yet."
+    codes = " and ".join(
+        f"{kind.replace('_', ' ')} {format_code(code)}" for kind, code in vars(found).items()
+    )
+    return f"Found {under}: {codes}. {_why_not_compared(procedure, budget)}".replace(" :", ":")
+
+
+def _why_not_compared(procedure: Procedure, budget: str) -> str:
+    return NOT_YET if final_steps(procedure, budget) else NOT_COMPARED
+
+
+def describe_end(procedure: Procedure) -> str:
+    """The verdict and the detectors that were trained, side by side; or what was found."""
+    parts = []
+    for budget in procedure.recipe.budgets:
+        parts += [fill([headline(procedure, budget)]), numbers(procedure, budget)]
+    return "\n\n".join(parts)
+
+
+def numbers(procedure: Procedure, budget: str = "") -> str:
+    """Codes, test results and costs under a budget, as far as they are there."""
+    outcome, networks = procedure.outcome(budget), networks_of(procedure, budget)
+    parts = [describe_outcome(outcome)] if outcome else []
+    return "\n\n".join([*parts, compare(*networks)])

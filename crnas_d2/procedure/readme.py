@@ -1,0 +1,62 @@
+"""``README.md`` of an ``OUTPUT_DIR``: the verdict, the numbers, what each file there is."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+
+from ..files import write_signed
+from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE
+
+README_FILE = "README.md"
+
+FILES = {  # patterns of what may be there
+    FINAL_FILE: "the detector to use, as a config with its trained weights where it was trained",
+    ARCHITECTURE_FILE: "the codes that the search has found, as config keys",
+    RESULT_FILE: "the verdict and all its numbers",
+    "report/index.html": "the search on one page, with figures",
+    "budget_*": "what was found under each budget, with its own README",
+    "baseline": "training of the baseline with the first seed; `baseline_2` is the second, and so on",
+    "final": "training of the network that was found, likewise",
+    "*_pretraining": "pre-trainings",
+    "*_supernet": "trainings of the supernets",
+    "*_search": "searches over them; `ledger.sqlite` has every architecture that was evaluated",
+    "*_shortlist": "the best codes of a search, each trained alone",
+    "near_copies.csv": "pictures that are nearly in two parts of the data",
+}
+USE = """\
+## How to use it
+
+In this folder, to detect objects in pictures:
+
+    crnas predict --model final.yaml --input PICTURES --output FOLDER
+
+The head of `final.yaml` has the command to train it again.
+"""
+
+
+def write_readme(folder: str, headline: str, numbers: str = "", data: Sequence[str] = ()) -> None:
+    """
+    Args:
+        folder: of the file.
+        headline: what the search has come to, in a few sentences.
+        numbers: a table of them, as on the terminal.
+        data: which images trained, chose and tested, a sentence each.
+    """
+    sections = ["# Architecture search", headline]
+    if numbers:
+        sections.append(f"```text\n{numbers}\n```")
+    if data:
+        sections.append("\n".join(["## Data", "", *(f"* {line}" for line in data)]))
+    sections.append("\n".join(["## Files", "", *_rows(folder)]))
+    if os.path.exists(os.path.join(folder, FINAL_FILE)):
+        sections.append(USE.rstrip())
+    write_signed(os.path.join(folder, README_FILE), "\n\n".join(sections) + "\n")
+
+
+def _rows(folder: str) -> Iterator[str]:
+    yield from ("| | |", "|---|---|")
+    for pattern, what in FILES.items():
+        for path in sorted(glob.glob(os.path.join(glob.escape(folder), pattern))):
+            yield f"| `{os.path.relpath(path, folder)}` | {what} |"

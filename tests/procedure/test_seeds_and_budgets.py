@@ -1,0 +1,128 @@
+"""A recipe with several seeds and several budgets, on a tiny data set."""
+
+import shutil
+
+import pytest
+import torch
+import yaml
+from tiny_search import write_recipe
+
+from crnas_d2.config import read_config
+from crnas_d2.procedure import Procedure, Recipe
+from crnas_d2.procedure.networks import networks_of
+from crnas_d2.procedure.steps import plan
+
+# Without the operation search, so that it takes seconds
+STAGES_ALONE = ["SEARCH.RECIPE.STAGE_PRETRAINING", "", "SEARCH.RECIPE.DILATION_SUPERNET", ""]
+NOT_OF_THE_BASELINE = ("SEARCH.BUDGETS", [6])
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """Path of a recipe."""
+    return write_recipe(tmp_path_factory.mktemp("seeds"))
+
+
+def procedure(recipe, folder, *opts):
+    keys = [*STAGES_ALONE, *opts, "OUTPUT_DIR", folder]
+    return Procedure(Recipe(str(recipe), list(map(str, keys))))
+
+
+@pytest.fixture(scope="module")
+def one_seed(recipe):
+    """Folder of a run with one seed, which the config does not set."""
+    folder = recipe.parent / "one_seed"
+    procedure(recipe, folder, "SEED", -1, *NOT_OF_THE_BASELINE).run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def budgets(recipe):
+    """Folder of a run with two budgets, with the operation search, and what it has printed."""
+    folder = recipe.parent / "budgets"
+    opts = ["OUTPUT_DIR", folder, "SEARCH.BUDGETS", [5, 7], "SEARCH.RECIPE.STAGE_PRETRAINING", ""]
+    return folder, Procedure(Recipe(str(recipe), list(map(str, opts)))).run()
+
+
+def weights(folder):
+    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+
+def codes(path):
+    cr = yaml.safe_load(path.read_text())["MODEL"]["CR"]
+    return cr["STAGE_CODE"], cr["OPERATION_CODE"]
+
+
+def test_pairs_have_the_same_seeds_in_turn(recipe):
+    names = [step.name for step in plan(procedure(recipe, "out", "SEARCH.RECIPE.SEEDS", 3).recipe)]
+    assert names[2:] == ["baseline", "final", "baseline_2", "final_2", "baseline_3", "final_3"]
+    for seed, first in ((-1, 0), (0, 0), (7, 7)):
+        opts = ("SEARCH.RECIPE.SEEDS", 3, "SEED", seed)
+        made = procedure(recipe, "out", *opts)
+        seeds = {step.name: made.config(step).SEED for step in made.steps}
+        for number, name in enumerate(("", "_2", "_3")):
+            assert seeds[f"baseline{name}"] == seeds[f"final{name}"] == first + number
+        assert seeds["stage_supernet"] == seed
+
+
+def test_seeds_are_added_to_a_run_that_has_ended(recipe, one_seed):
+    folder = recipe.parent / "more_seeds"
+    shutil.copytree(one_seed, folder)
+    paths = [p for s in ("baseline", "final") for p in (folder / s).glob("*") if p.is_file()]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+    made = procedure(recipe, folder, "SEED", -1, *NOT_OF_THE_BASELINE, "SEARCH.RECIPE.SEEDS", 3)
+    made.run()
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in paths} == before
+    for network, name in zip(networks_of(made), ("baseline", "final")):
+        assert [training.seed for training in network.trainings] == [0, 1, 2]
+        folders = [str(folder / (name + number)) for number in ("", "_2", "_3")]
+        assert [training.folder for training in network.trainings] == folders
+        assert all("AP" in training.results["bbox"] for training in network.trainings)
+    one, other = weights(folder / "final"), weights(folder / "final_2")
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_baseline_that_was_found_is_trained_once(recipe):
+    folder = recipe.parent / "same"
+    opts = ("MODEL.SUPERNET.STAGE_CHOICES", [[1], [1], [2], [1]], "SEARCH.RECIPE.SEEDS", 2)
+    made = procedure(recipe, folder, *opts)
+    made.run()
+    assert not (folder / "final").exists() and not (folder / "final_2").exists()
+    baseline, found = networks_of(made)
+    assert baseline.architecture == found.architecture
+    assert found.trainings == baseline.trainings and len(found.trainings) == 2
+    assert found.weights == str(folder / "baseline" / "model_final.pth")
+    assert yaml.safe_load((folder / "final.yaml").read_text())["MODEL"]["WEIGHTS"] == (
+        "baseline/model_final.pth"
+    )
+    again = procedure(recipe, folder, *opts)
+    assert all(standing.done for standing in again.look().values())
+
+
+def test_each_budget_has_its_own_networks(budgets):
+    folder, table = budgets
+    assert {p.name for p in folder.iterdir() if p.is_dir()} == {
+        *("stage_supernet", "stage_search", "budget_5", "budget_7")
+    }
+    for budget in (5, 7):
+        own = folder / f"budget_{budget}"
+        stage_code, operation_code = codes(own / "architecture.yaml")
+        assert sum(stage_code) == budget == len(operation_code)
+        supernet = read_config(str(own / "dilation_supernet" / "config.yaml"))
+        assert list(supernet.MODEL.CR.STAGE_CODE) == stage_code
+        baseline = read_config(str(own / "baseline" / "config.yaml"))
+        assert sum(baseline.MODEL.CR.STAGE_CODE) == budget
+        assert (own / "final.yaml").is_file()
+        assert f"Under budget {budget}, what was found is" in table
+    assert list(read_config(str(folder / "budget_5/baseline/config.yaml")).MODEL.CR.STAGE_CODE) == [
+        *(1, 1, 2, 1)
+    ]
+    assert not (folder / "final.yaml").exists()
+
+
+def test_a_run_of_several_budgets_that_has_ended_is_done(recipe, budgets):
+    folder, table = budgets
+    opts = ["OUTPUT_DIR", folder, "SEARCH.BUDGETS", [5, 7], "SEARCH.RECIPE.STAGE_PRETRAINING", ""]
+    made = Procedure(Recipe(str(recipe), list(map(str, opts))))
+    assert all(standing.done for standing in made.look().values())
+    assert made.run() == table
