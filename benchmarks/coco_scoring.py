@@ -9,6 +9,7 @@ Without files: made data of COCO's size, 100 detections in each image, three in 
 boxes of the ground truth. pycocotools runs in Detectron2's COCOEvaluator, hotcoco in the Scorer of
 the search, faster-coco-eval alone; those that are installed take turns, with the ground truth loaded
 before. Each gets the detections as its users have them: the Scorer as arrays, the others as dicts.
+"+ resamples": what a search does beside (SEARCH.RESAMPLES): boxes' AP in resamples of the images.
 Time is the median over the rounds. "differ" counts the metrics that have not every digit of
 pycocotools', "by" is the largest difference in percent.
 """
@@ -109,6 +110,17 @@ class ScorerOfTheSearch:
         return self._scorer(self._found)
 
 
+class ScorerWithResamples(ScorerOfTheSearch):
+    def __init__(self, resamples: int):
+        super().__init__()
+        self.title = f"+ {resamples} resamples"
+        self._images = self._scorer.resample("bbox/AP", resamples)
+
+    def score(self) -> dict[str, float]:
+        self._images.ap(self._found)
+        return super().score()
+
+
 def draw_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     """(count, 4): x, y, width, height; log-uniform from 8 pixels to the whole image."""
     wh = np.exp(rng.uniform(np.log(8), np.log(SIZE), (count, 2)))
@@ -157,7 +169,9 @@ def read_detections(coco: dict[str, Any], predictions: str) -> Detections:
     return replace(detections, categories=np.searchsorted(category_ids, detections.categories))
 
 
-def compare(coco: dict[str, Any], detections: Detections, rounds: int) -> list[list]:
+def compare(
+    coco: dict[str, Any], detections: Detections, rounds: int, resamples: int
+) -> list[list]:
     """Rows of the table."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         json_file = os.path.join(folder, "instances.json")
@@ -165,7 +179,7 @@ def compare(coco: dict[str, Any], detections: Detections, rounds: int) -> list[l
             json.dump(coco, f)
         register_coco_instances(NAME, {}, json_file, folder)
         DatasetCatalog.get(NAME)
-        contestants = [PlainEvaluator(), ScorerOfTheSearch()]
+        contestants = [PlainEvaluator(), ScorerOfTheSearch(), ScorerWithResamples(resamples)]
         if faster_coco_eval is not None:
             contestants.append(FasterEvaluator())
         seconds, metrics = {c: [] for c in contestants}, {}
@@ -207,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--detections", type=int, default=100, help="in each image")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--resamples", type=int, default=200)
     parser.add_argument("--json-file", metavar="FILE", help="ground truth (default: made data)")
     parser.add_argument("--predictions", metavar="FILE", help="detections in that ground truth")
     args = parser.parse_args(argv)
@@ -218,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with open(args.json_file) as f:
             coco = json.load(f)
         detections = read_detections(coco, args.predictions)
-    rows = compare(coco, detections, args.rounds)
+    rows = compare(coco, detections, args.rounds, args.resamples)
     print(
         f"{len(coco['images'])} images, {len(coco['annotations'])} objects, "
         f"{len(coco['categories'])} categories, {len(detections)} detections"

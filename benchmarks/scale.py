@@ -14,7 +14,7 @@ a fixed time, and finds what was made; all else is the search's, or the scorer s
 programs use the processors. "waits for scores" is the share of
 all ranks' time in which a rank is in a collective while another one scores, "waits" the share in any
 collective. Memory is the peak of a rank beyond what it has before the first image.
-ledger: bytes of a trial with 80 classes, and the CPU time to open a ledger of so many.
+ledger: bytes of a trial with 80 classes and 200 resamples, and the CPU time to open a ledger of so many.
 training: collectives of a step of a supernet on two ranks (of these, those of pickled objects), and the
 checkpoints that are left after 36 of them would have been written; their sizes are those of ResNet50.
 gpu: the plain loop beside the search's evaluator, a supernet's step beside that of a plain network, and
@@ -58,7 +58,7 @@ from crnas_d2.procedure.supernet_search import settled
 from crnas_d2.search.ledger import Ledger
 from crnas_d2.search.progress import Progress
 from crnas_d2.search.study import Study
-from crnas_d2.search.trial import Trial
+from crnas_d2.search.trial import Resampled, Trial
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -303,7 +303,8 @@ def report_ledger(args: argparse.Namespace) -> None:
             empty = path.stat().st_size
             for code in dict.fromkeys(codes):
                 metrics = {f"bbox/{name}": 100 * rng.random() for name in names}
-                ledger.record(Trial(code, "done", metrics, 5000, seconds=1.0))
+                resampled = Resampled.of("bbox/AP", np.array([rng.random() for _ in range(200)]))
+                ledger.record(Trial(code, "done", metrics, 5000, "", 1.0, resampled))
         size = path.stat().st_size
         seconds = []
         for _ in range(9):

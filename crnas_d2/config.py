@@ -153,6 +153,9 @@ def _add_search_config(cfg: CN) -> None:
     search.SEED = 0
     # What is maximized, of the results of COCOEvaluator: "bbox/AP", "segm/AP", "bbox/AP50", ...
     search.METRIC = "bbox/AP"
+    # Resamples of archval in which the metric of each architecture is computed, for which of them cannot
+    # be told from the best one; 0 = none
+    search.RESAMPLES = 200
     # Images of a mini-batch, which pass through an architecture together; 0 = 1 on a CPU, and on a GPU
     # 8, but 4 in the greedy search, whose c is the number of mini-batches
     search.IMAGES_PER_BATCH = 0

@@ -244,6 +244,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "SEARCH.RECIPE.SHORTLIST.FACTOR": ONE,
         "SEARCH.SURVIVORS": ONE,
         "SEARCH.EVALUATIONS": ZERO,
+        "SEARCH.RESAMPLES": either(one_of(0), at_least(2)),
         "SEARCH.GROUP_SIZE": ONE,
         "SEARCH.IMAGES_PER_BATCH": ZERO,
         "SEARCH.BN.MODE": one_of("auto", "recalibrate", "running"),

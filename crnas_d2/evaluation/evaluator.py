@@ -26,7 +26,7 @@ from ..main_process import patient_group
 from ..spaces import PathSpace
 from .detections import Detections
 from ..architecture import Code
-from ..search.trial import Trial
+from ..search.trial import Resampled, Trial
 from .recalibration import Statistics, keeping_statistics, recalibrate, use_statistics
 from .scorer import Scorer
 
@@ -75,6 +75,9 @@ class ArchitectureEvaluator:
         self.scorer = Scorer(cfg.DATASETS.TEST[0], masks=self._with_masks)
         if cfg.MODEL.MASK_ON and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             model.roi_heads.mask_on = self._with_masks  # a PanopticFPN needs its masks
+        self._metric, self._resampled = search.METRIC, None
+        if search.RESAMPLES:
+            self._resampled = self.scorer.resample(search.METRIC, search.RESAMPLES)
         self._seed = search.SEED
         self._autocast = search.AMP
         self._statistics_images = None
@@ -153,7 +156,12 @@ class ArchitectureEvaluator:
         if not metrics:
             reason = f"no result is finite, of {len(found)} detections"
             return Trial(code, "failed", images=images, reason=reason)
-        return Trial(code, "done" if image_ids is None else "dropped", metrics, images)
+        if image_ids is not None:
+            return Trial(code, "dropped", metrics, images)
+        resampled = None
+        if self._resampled:
+            resampled = Resampled.of(self._metric, self._resampled.ap(found))
+        return Trial(code, "done", metrics, images, resampled=resampled)
 
     def detect(self, codes: Sequence[Code], batches: range) -> Iterator[Detections | str]:
         """What each architecture finds in those of some mini-batches of archval that are this

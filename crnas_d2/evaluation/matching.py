@@ -78,7 +78,7 @@ def find_outside(detections: Detections, iou_type: str, area: Sequence[float]) -
     if list(area) == AREAS["all"]:
         return np.zeros(len(detections), bool)
     if iou_type == "segm":
-        found = mask_util.area(_run_lengths(detections.masks))
+        found = np.array([mask_util.area(mask) for mask in _run_lengths(detections.masks)])
     else:
         found = detections.boxes[:, 2:].astype(float).prod(1)
     return (found < area[0]) | (found > area[1])

@@ -12,7 +12,8 @@ import numpy as np
 from scipy.stats import kendalltau, norm
 
 from ..architecture import Code, format_code
-from ..search.ranking import find_leader
+from ..search.ranking import Ranking, find_leader
+from ..search.trial import Trial
 
 MIN_CODES = 3  # for a variance between codes
 Z = norm.ppf(0.975)
@@ -154,3 +155,29 @@ def level_with_leader(aps: Sequence[float], resampled: np.ndarray) -> np.ndarray
     level = aps[leader] - aps <= Z * errors
     level[leader] = False
     return level
+
+
+def count_level(ranking: Ranking, trials: Mapping[Code, Trial], metric: str) -> int | None:
+    """How many codes of a search cannot be told from the first one, see :func:`level_with_leader`.
+
+    Args:
+        ranking: by the metric.
+        trials: of its codes. One that was not resampled by this metric, or not as often as the
+            first one, is not counted.
+
+    Returns:
+        None where the first code was not resampled, or its resamples have no objects.
+    """
+    resampled = {code: trials[code].resampled for code, _ in ranking.scored}
+    leader = next(iter(resampled.values()), None)
+    if leader is None or leader.metric != metric or np.isfinite(leader.values).sum() < 2:
+        return None
+    known = {
+        code: score
+        for code, score in ranking.scored
+        if (of_code := resampled[code])
+        and of_code.metric == metric
+        and len(of_code.content) == len(leader.content)
+    }
+    values = np.stack([resampled[code].values for code in known])
+    return int(level_with_leader(list(known.values()), values).sum())

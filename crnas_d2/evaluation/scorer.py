@@ -19,6 +19,7 @@ from detectron2.evaluation import COCOEvaluator
 
 from ..data.class_names import tell_apart
 from ..data.coco_json import SCORED_KEYS
+from .bootstrap import METRICS, ResampledImages, poisson_weights
 from .detections import Detections, id_array
 
 try:
@@ -104,10 +105,25 @@ class Scorer(COCOEvaluator):
                 "scores as many at a time as it has processes"
             )
 
-    @property
-    def ground_truth(self) -> COCO:
-        """Of the whole data set."""
-        return self._coco_api
+    def resample(self, metric: str, resamples: int) -> ResampledImages:
+        """The images in resamples that are the same for every architecture.
+
+        Args:
+            metric: such as "bbox/AP50" or "segm/AP-person".
+            resamples: how many.
+
+        Raises:
+            ValueError: the metric is of masks, and the ground truth lacks them.
+        """
+        task, name = metric.split("/", 1)
+        if task == "segm":
+            self._require("segmentation")
+        category = None
+        if name not in METRICS:
+            name, of_class = name.split("-", 1)
+            category = self._class_names.index(of_class)
+        weights = poisson_weights(len(self._images), resamples, seed=0)
+        return ResampledImages(self._coco_api, self.contiguous_ids, weights, task, name, category)
 
     def __call__(
         self, detections: Detections, image_ids: Sequence[int] | None = None

@@ -36,6 +36,7 @@ from ..search.evolutionary_search import evolutionary_search
 from ..search.ledger import Ledger
 from ..search.limits import Limits
 from ..evaluation.metric import check_metric, check_metric_name
+from ..evaluation.rank_agreement import count_level
 from ..search.operation_search import greedy_evaluations, greedy_operation_search
 from ..search.progress import Progress
 from ..search.random_search import random_search
@@ -300,6 +301,16 @@ def _result(
     survivors: Sequence[Sequence[tuple[Code, float]]] = (),
     limits: Limits | None = None,
 ) -> SearchResult:
-    statuses = {code: trial.status for code, trial in study.done.items()}
     metric = cfg.SEARCH.METRIC
-    return SearchResult(step, metric, architecture, rankings, survivors, statuses, limits)
+    return SearchResult(
+        step=step,
+        metric=metric,
+        architecture=architecture,
+        rankings=rankings,
+        undistinguished={
+            name: count_level(ranking, study.done, metric) for name, ranking in rankings.items()
+        },
+        survivors=survivors,
+        statuses={code: trial.status for code, trial in study.done.items()},
+        limits=limits,
+    )

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from ..architecture import Code, format_code, parse_code
 from ..config import list_differences
 from ..files import is_remote
-from .trial import Trial
+from .trial import Resampled, Trial
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x43524E53  # "CRNS" in the header of the file, by which it is known as a ledger
 # Without an index: it would be a second copy of the codes, for a table that is always read whole.
 SCHEMA = (
@@ -26,7 +26,15 @@ SCHEMA = (
     f"PRAGMA user_version = {SCHEMA_VERSION}",
     "CREATE TABLE settings (key TEXT, value TEXT)",
     "CREATE TABLE trials (code TEXT, status TEXT, metrics TEXT, images INTEGER, reason TEXT, "
-    "seconds REAL, digest TEXT)",
+    "seconds REAL, digest TEXT, resampled_metric TEXT, resampled BLOB)",
+)
+COLUMNS = "code, status, metrics, images, reason, seconds, resampled_metric, resampled, digest"
+# Of version 2, which had no resamples
+COLUMNS_2 = COLUMNS.replace("resampled_metric, resampled", "NULL, NULL")
+FROM_2 = (
+    "ALTER TABLE trials ADD COLUMN resampled_metric TEXT",
+    "ALTER TABLE trials ADD COLUMN resampled BLOB",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 BUSY_SECONDS = 60  # for which a writer and a reader wait for each other
 
@@ -56,11 +64,13 @@ class _Content(NamedTuple):
         settings: as JSON, by key.
         rows: by code and number of images.
         damaged: what stands for the code, by number of the row.
+        version: of the schema.
     """
 
     settings: dict[str, str]
     rows: dict[tuple[Code, int], Trial]
     damaged: dict[int, str]
+    version: int = SCHEMA_VERSION
 
     def in_order(self) -> list[Trial]:
         """The rows in order of codes, those of one code in order of images."""
@@ -118,17 +128,20 @@ class Ledger:
                 self._db.execute("PRAGMA synchronous = EXTRA")
                 content = _read(self._db, self._path)
                 if content is None:
-                    self._create(now)
+                    self._change(SCHEMA, now)
                     content = _Content(now, {}, {})
             _compare(self._path, content.settings, now)
+            if content.version < SCHEMA_VERSION:
+                with _errors_of(self._path):
+                    self._change(FROM_2, {})
             self._content = content
             self._take_out_damaged()
             self._resources = stack.pop_all()
 
-    def _create(self, settings: dict[str, str]) -> None:
+    def _change(self, schema: Sequence[str], settings: Mapping[str, str]) -> None:
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            for statement in SCHEMA:
+            for statement in schema:
                 self._db.execute(statement)
             self._db.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())
 
@@ -205,11 +218,13 @@ class Ledger:
             int(trial.images),
             trial.reason,
             float(trial.seconds),
+            *(trial.resampled or (None, None)),
         )
         with _errors_of(self._path), self._db:
             self._db.execute("DELETE FROM trials WHERE code = ? AND images = ?", (row[0], row[3]))
             digest = _digest(row, _sha256(sorted(self._content.settings.items())))
-            self._db.execute("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, digest))
+            marks = ", ".join("?" * (len(row) + 1))
+            self._db.execute(f"INSERT INTO trials ({COLUMNS}) VALUES ({marks})", (*row, digest))
         self._content.rows[key] = _as_trial(row)
 
     def close(self) -> None:
@@ -294,20 +309,20 @@ def _read(db: sqlite3.Connection, path: str) -> _Content | None:
             raise _damaged(path, f"{size} bytes, expected {pages} pages of {page_size}")
         if application_id != APPLICATION_ID:
             raise _damaged(path, "an SQLite database of something else")
-        if version != SCHEMA_VERSION:
+        if version not in (2, SCHEMA_VERSION):
             raise LedgerError(
                 f"{path} is a ledger of version {version}, expected {SCHEMA_VERSION}; go on with "
                 "the release that made it, or move it away to start over"
             )
+        columns = COLUMNS_2 if version == 2 else COLUMNS
         check = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if check != "ok":
             raise _damaged(path, check.splitlines()[-1])
         settings = db.execute("SELECT key, value FROM settings").fetchall()
-        rows = db.execute(
-            "SELECT rowid, code, status, metrics, images, reason, seconds, digest FROM trials"
-        ).fetchall()
+        rows = db.execute(f"SELECT rowid, {columns} FROM trials").fetchall()
     try:
-        content = _Content({str(k): json.dumps(json.loads(str(v))) for k, v in settings}, {}, {})
+        texts = {str(k): json.dumps(json.loads(str(v))) for k, v in settings}
+        content = _Content(texts, {}, {}, version)
     except ValueError as error:
         raise _damaged(path, error) from None
     settings_digest = _sha256(sorted(content.settings.items()))
@@ -321,13 +336,18 @@ def _read(db: sqlite3.Connection, path: str) -> _Content | None:
 
 
 def _as_trial(row: Sequence[Any]) -> Trial:
-    code, status, metrics, *others = row
-    return Trial(parse_code(code), status, json.loads(metrics), *others)
+    code, status, metrics, *others, metric, content = row
+    resampled = None if metric is None else Resampled(metric, content)
+    return Trial(parse_code(code), status, json.loads(metrics), *others, resampled)
 
 
 def _digest(row: Sequence[Any], settings_digest: str) -> str:
-    """Of a row without its own, and of what it was measured with."""
-    return _sha256([*row, settings_digest])
+    """Of a row without its own, and of what it was measured with. One without resamples has the
+    digest that version 2 gave it."""
+    *values, metric, content = row
+    if metric is not None or content is not None:
+        values += [metric, content]
+    return _sha256([*values, settings_digest])
 
 
 def _sha256(values: Sequence[Any]) -> str:

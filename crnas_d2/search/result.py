@@ -30,6 +30,8 @@ class SearchResult:
         metric: that was maximized.
         architecture: the best one.
         rankings: of the stage codes, by budget; of the operation codes, under "all".
+        undistinguished: by the same names, how many codes of the ranking cannot be told from its first
+            one on other images of the same kind; None where that is not known.
         survivors: for each step of the greedy search, the codes that it kept with their scores.
         statuses: of all architectures that were evaluated: "done", "failed" or "dropped".
         limits: of the stage codes; None of operation codes, which have none.
@@ -39,6 +41,7 @@ class SearchResult:
     metric: str
     architecture: Architecture
     rankings: Mapping[str, Ranking]
+    undistinguished: Mapping[str, int | None]
     survivors: Sequence[Sequence[tuple[Code, float]]]
     statuses: Mapping[Code, str]
     limits: Limits | None = None
@@ -63,6 +66,12 @@ class SearchResult:
             if ranking.ties:
                 tables.append(
                     f"The first {len(ranking.ties)} are equal; the smallest code is taken."
+                )
+            level = self.undistinguished[budget]
+            if level is not None:
+                tables.append(
+                    f"{level} of {len(ranking.scored)} cannot be told from the first one: on other "
+                    "images of the same kind they might be as good."
                 )
         for status in ("failed", "dropped"):
             codes = self._codes_that(status)
@@ -89,7 +98,10 @@ class SearchResult:
             "architecture": asdict(self.architecture),
             "counts": {s: len(self._codes_that(s)) for s in ("done", "failed", "dropped")},
             "limits": self.limits and self.limits.as_json(),
-            "rankings": {budget: _as_json(ranking) for budget, ranking in self.rankings.items()},
+            "rankings": {
+                budget: {**_as_json(ranking), "undistinguished": self.undistinguished[budget]}
+                for budget, ranking in self.rankings.items()
+            },
             "failed": self._codes_that("failed"),
             "dropped": self._codes_that("dropped"),
             "survivors": [

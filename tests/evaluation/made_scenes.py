@@ -99,3 +99,24 @@ def pycocotools_ap(coco, results, image_ids=None, iou_type="bbox", metric="AP", 
         evaluation.summarize()
     value = evaluation.stats[METRICS.index(metric)]
     return 100 * value if value >= 0 else np.nan
+
+
+def repeat_images(content, results, weights):
+    """A ground truth and detections in which each image is there as often as its weight says, its
+    copies in a row.
+
+    Args:
+        weights: of the images in the order of their ids, whole numbers.
+    """
+    images = sorted(content["images"], key=lambda image: image["id"])
+    repeated, found = {**content, "images": [], "annotations": []}, []
+    for image, weight in zip(images, weights):
+        for _ in range(int(weight)):
+            new = {"image_id": len(repeated["images"]) + 1}
+            repeated["images"].append({**image, "id": new["image_id"]})
+            for annotation in content["annotations"]:
+                if annotation["image_id"] == image["id"]:
+                    number = {"id": len(repeated["annotations"]) + 1}
+                    repeated["annotations"].append({**annotation, **new, **number})
+            found += [{**r, **new} for r in results if r["image_id"] == image["id"]]
+    return repeated, found

@@ -9,6 +9,7 @@ from evaluation.made_scenes import (
     make_coco,
     make_results,
     pycocotools_ap,
+    repeat_images,
 )
 
 from crnas_d2.evaluation import bootstrap, matching
@@ -29,16 +30,11 @@ def weighted_ap(coco, results, weights, iou_type="bbox", **of):
     return images.ap(Detections.from_json(results))
 
 
-def repeated_ap(annotations, results, weights, iou_type="bbox", **of):
-    """pycocotools on a data set that has image i weights[i] times, its copies in a row."""
-    ids, annotated, found = [], [], []
-    for image_id, weight in zip(sorted(IDS), weights):
-        for copy in range(int(weight)):
-            ids.append(image_id * 100 + copy)
-            for source, target in ((annotations, annotated), (results, found)):
-                target += [s | {"image_id": ids[-1]} for s in source if s["image_id"] == image_id]
-    annotated = [a | {"id": n} for n, a in enumerate(annotated, 1)]
-    return pycocotools_ap(make_coco(ids, annotated), found, iou_type=iou_type, **of)
+def repeated_ap(coco, results, weights, iou_type="bbox", **of):
+    """pycocotools on a data set that has image i weights[i] times."""
+    repeated, found = repeat_images(coco.dataset, results, weights)
+    coco = make_coco([image["id"] for image in repeated["images"]], repeated["annotations"])
+    return pycocotools_ap(coco, found, iou_type=iou_type, **of)
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
@@ -60,10 +56,10 @@ def test_other_metrics(metric, iou_type, monkeypatch):
     for name, area in (("small", [0, 450]), ("medium", [450, 900]), ("large", [900, 1e10])):
         monkeypatch.setitem(matching.AREAS, name, area)
     monkeypatch.setattr(Params, "setDetParams", with_areas(Params.setDetParams, matching.AREAS))
-    coco, annotations, results = make_scene(5)
+    coco, _, results = make_scene(5)
     weights = poisson_weights(len(IDS), 3, 2)
     found = weighted_ap(coco, results, weights, iou_type, metric=metric)
-    expected = [repeated_ap(annotations, results, w, iou_type, metric=metric) for w in weights.T]
+    expected = [repeated_ap(coco, results, w, iou_type, metric=metric) for w in weights.T]
     assert found == pytest.approx(expected, abs=1e-12, rel=0)
     assert 1 < np.mean(found) < 90
 
@@ -78,11 +74,11 @@ def with_areas(set_parameters, areas):
 
 @pytest.mark.parametrize("category", range(4))
 def test_one_category(category):
-    coco, annotations, results = make_scene(4)
+    coco, _, results = make_scene(4)
     weights = poisson_weights(len(IDS), 3, 2)
     found = weighted_ap(coco, results, weights, category=category, metric="AP50")
     of = {"metric": "AP50", "category": category}
-    expected = [repeated_ap(annotations, results, w, **of) for w in weights.T]
+    expected = [repeated_ap(coco, results, w, **of) for w in weights.T]
     np.testing.assert_allclose(found, expected, atol=1e-12)  # NaN is NaN
     assert np.isnan(found).all() == (category == 3)
 
@@ -90,32 +86,32 @@ def test_one_category(category):
 @pytest.mark.parametrize("crowds", [0, 0.5])
 @pytest.mark.parametrize("seed", range(2))
 def test_weights_are_copies_of_images(seed, crowds):
-    coco, annotations, results = make_scene(seed, crowds=crowds)
+    coco, _, results = make_scene(seed, crowds=crowds)
     weights = poisson_weights(len(IDS), 12, seed)
     assert {0, 1, 2, 3} <= set(weights.ravel())
-    expected = [repeated_ap(annotations, results, column) for column in weights.T]
+    expected = [repeated_ap(coco, results, column) for column in weights.T]
     assert len(set(expected)) == 12
     assert weighted_ap(coco, results, weights) == pytest.approx(expected, abs=1e-12, rel=0)
 
 
 def test_weights_are_copies_of_images_with_masks():
-    coco, annotations, results = make_scene(5)
+    coco, _, results = make_scene(5)
     weights = poisson_weights(len(IDS), 3, 0)
-    expected = [repeated_ap(annotations, results, column, "segm") for column in weights.T]
+    expected = [repeated_ap(coco, results, column, "segm") for column in weights.T]
     assert weighted_ap(coco, results, weights, iou_type="segm") == pytest.approx(
         expected, abs=1e-12, rel=0
     )
 
 
 def test_equal_scores_of_different_images_keep_the_order_of_image_ids():
-    coco, annotations, results = make_scene(6)
+    coco, _, results = make_scene(6)
     by_group = {}
     for result in results:  # ten scores in all, each once in an image and category
         group = by_group.setdefault((result["image_id"], result["category_id"]), [])
         result["score"] = 1 - len(group) / 100
         group.append(result)
     weights = poisson_weights(len(IDS), 6, 1)
-    expected = [repeated_ap(annotations, results, column) for column in weights.T]
+    expected = [repeated_ap(coco, results, column) for column in weights.T]
     assert weighted_ap(coco, results, weights) == pytest.approx(expected, abs=1e-12, rel=0)
 
 

@@ -1,22 +1,28 @@
 """Many architectures at a time are evaluated as each one would be alone, digit for digit."""
 
 import tracemalloc
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from evaluation.made_scenes import repeat_images
 from forked import run_forked
 from fvcore.nn.precise_bn import update_bn_stats
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from thin_supernets import sample_paths
 from tiny_search import build, build_subnet, load, some_paths, write_search_config
 
 from crnas_d2.data.pictures import UnreadableError
 from crnas_d2.engine.hooks import find_supernet
+from crnas_d2.evaluation.bootstrap import poisson_weights
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator, _draw_images
 from crnas_d2.evaluation.recalibration import active_norms, recalibrate
 from crnas_d2.evaluation.metric import check_metric
+from crnas_d2.files import read_json
 from crnas_d2.procedure.supernet_search import settled
 from crnas_d2.search.trial import Trial
 from detectron2.data import (
@@ -173,6 +179,43 @@ def test_processes_share_the_scoring(config, monkeypatch):
     assert [trial.code for trial in alone] == paths
     assert ranks[0][1] == 2 * ["scores", "trial", "trial"] + ["scores", "trial"]
     assert ranks[1][1] == 2 * ["scores", "trial", "trial"] + ["trial"]
+
+
+def test_resamples_of_archval(config):
+    options = ["SEARCH.BN.MODE", "running", "SEARCH.METRIC", "bbox/AP50", "SEARCH.RESAMPLES"]
+    cfg = settled(load(config, *options, 4))
+    evaluator = ArchitectureEvaluator(cfg, build(cfg))
+    paths = some_paths(evaluator.space, 2)
+    content = read_json(MetadataCatalog.get(cfg.DATASETS.TEST[0]).json_file)
+    weights = poisson_weights(7, 4, seed=0)
+    for path, trial in zip(paths, evaluator.evaluate(paths)):
+        (found,) = evaluator.detect([path], range(evaluator.mini_batches))
+        assert evaluator.score(path, found) == trial
+        # Copies of an image would have its equal scores in another order.
+        untied = replace(found, scores=found.scores + 1e-4 * np.arange(len(found)))
+        resampled = evaluator.score(path, untied).resampled
+        assert resampled.metric == "bbox/AP50"
+        expected = [ap50_of_copies(content, untied.to_json(), column) for column in weights.T]
+        np.testing.assert_allclose(resampled.values, expected, rtol=1e-6)
+    (part,) = evaluator.evaluate(paths[:1], range(2))
+    without = ArchitectureEvaluator(settled(load(config, *options, 0)), build(cfg))
+    (off,) = without.evaluate(paths[:1])
+    assert part.resampled is off.resampled is None
+
+
+def ap50_of_copies(content, results, weights):
+    """By pycocotools, of a data set in which images are there as often as their weights say."""
+    category_ids = sorted(category["id"] for category in content["categories"])
+    repeated, found = repeat_images(content, results, weights)
+    coco = COCO()
+    coco.dataset = repeated
+    coco.createIndex()
+    numbered = [{**r, "category_id": category_ids[r["category_id"]]} for r in found]
+    evaluation = COCOeval(coco, coco.loadRes(numbered), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return 100 * evaluation.stats[1] if evaluation.stats[1] >= 0 else np.nan
 
 
 def test_each_image_is_decoded_once(config, monkeypatch):

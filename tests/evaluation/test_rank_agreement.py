@@ -1,6 +1,7 @@
 """Rank agreement, against pairs that are counted and simulated lists whose truth is known."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from math import asin, pi
 
@@ -10,11 +11,14 @@ import pytest
 from crnas_d2.evaluation.bootstrap import poisson_weights
 from crnas_d2.evaluation.rank_agreement import (
     agree,
+    count_level,
     highest_tau,
     kendall_tau,
     level_with_leader,
     pairwise_taus,
 )
+from crnas_d2.search.ranking import rank
+from crnas_d2.search.trial import Resampled, Trial
 
 CODES = [(5, 1, 1, 1), (2, 2, 2, 2), (1, 5, 1, 1), (1, 1, 5, 1), (1, 1, 1, 5)]
 
@@ -143,6 +147,29 @@ def test_level_with_leader():
     resampled[2] = resampled[1] - 1  # always 1 below
     resampled = np.hstack([resampled, np.full((4, 2), np.nan)])
     assert level_with_leader(aps, resampled).tolist() == [False, False, False, True]
+
+
+def test_codes_of_a_ranking_that_are_level_with_its_leader():
+    aps = [71.0, 70.9, 70.8, 60.0, 70.7]
+    drawn = np.array(aps)[:, None] + np.random.default_rng(0).normal(0, 1, (5, 200))
+    trials = {
+        code: Trial(code, "done", {"bbox/AP": ap}, 9, resampled=Resampled.of("bbox/AP", values))
+        for code, ap, values in zip(CODES, aps, drawn)
+    }
+    ranking = rank(CODES, aps)
+    assert count_level(ranking, trials, "bbox/AP") == 3
+    assert count_level(ranking, trials, "bbox/AP50") is None
+    first, second, third, *_ = CODES
+    other = {
+        second: Resampled.of("bbox/AP50", drawn[1]),
+        third: Resampled.of("bbox/AP", drawn[2, 1:]),
+    }
+    changed = {code: replace(trials[code], resampled=of_code) for code, of_code in other.items()}
+    assert count_level(ranking, trials | changed, "bbox/AP") == 1
+    for nothing in (None, Resampled.of("bbox/AP", np.full(200, np.nan))):
+        unknown = {first: replace(trials[first], resampled=nothing)}
+        assert count_level(ranking, trials | unknown, "bbox/AP") is None
+    assert count_level(rank(CODES, [None] * 5), trials, "bbox/AP") is None
 
 
 def test_codes_equal_to_a_given_leader_are_told_from_it_in_few_draws():

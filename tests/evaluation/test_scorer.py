@@ -5,8 +5,12 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+from pycocotools.coco import COCO
+
+from evaluation.made_scenes import repeat_images
 
 from crnas_d2.evaluation import scorer as scorer_module
+from crnas_d2.evaluation.bootstrap import METRICS, ResampledImages, poisson_weights
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.scorer import Scorer
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -369,3 +373,41 @@ def test_ground_truth_that_cannot_be_scored_on(register, fast):
     json_file.write_text(json.dumps(coco))
     with pytest.raises(ValueError, match="has no annotations"):
         Scorer("cells", fast=fast)
+
+
+@pytest.mark.parametrize("with_masks", [False, True], ids=["boxes", "masks"])
+@pytest.mark.parametrize("name", SCENES)
+def test_images_that_all_count_once_have_the_metrics_of_pycocotools(name, with_masks, register):
+    coco, found = draw_scene(11, with_masks=with_masks, **SCENES[name])
+    json_file = register(coco)
+    scorer, detections = Scorer("cells"), to_detections(found)
+    ground_truth, ones = COCO(str(json_file)), np.ones((len(found), 1))
+    expected = scorer(detections)
+    for task in ("bbox", "segm") if with_masks else ("bbox",):
+        for metric in METRICS:
+            images = ResampledImages(ground_truth, scorer.contiguous_ids, ones, task, metric)
+            np.testing.assert_allclose(
+                images.ap(detections), expected[f"{task}/{metric}"], rtol=0, atol=1e-12
+            )
+
+
+@pytest.mark.parametrize("metric", ["bbox/AP50", "segm/APs", "segm/AP-kind 3", "bbox/AP-kind 41"])
+def test_resamples_are_repeated_images(metric, register):
+    coco, found = draw_scene(12, with_masks=True)
+    register(coco)
+    scorer, detections = Scorer("cells"), to_detections(found)
+    drawn = scorer.resample(metric, 3).ap(detections)
+    expected = []
+    for weights in poisson_weights(len(found), 3, seed=0).T:
+        repeated, results = repeat_images(coco, detections.to_json(), weights)
+        DatasetCatalog.remove("cells")
+        MetadataCatalog.remove("cells")
+        register(repeated)
+        expected.append(Scorer("cells", fast=False)(Detections.from_json(results))[metric])
+    np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-12)
+
+
+def test_masks_are_resampled_where_there_are_some(register):
+    register(draw_scene(12)[0])
+    with pytest.raises(ValueError, match="has no 'segmentation'"):
+        Scorer("cells").resample("segm/AP", 3)

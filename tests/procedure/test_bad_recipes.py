@@ -29,6 +29,7 @@ OPTIONS = [
     ("SEARCH.TOLERANCE", float("nan")),
     ("SEARCH.STRATEGY", "annealing"),
     ("SEARCH.SURVIVORS", 0),
+    ("SEARCH.RESAMPLES", 1),
     ("SEARCH.EVALUATIONS", -1),
     (*ALONE, "SEARCH.STRATEGY", "random", "SEARCH.EVALUATIONS", 10000),
     (*ALONE, "SEARCH.STRATEGY", "evolutionary", "SEARCH.EVALUATIONS", 244),

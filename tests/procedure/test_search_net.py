@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -112,6 +113,12 @@ def test_result(whole, step, config):
         codes = {"STAGE_CODE": [1, 1, 2, 1], "OPERATION_CODE": list(map(int, best.split("-")))}
     assert yaml.safe_load((whole / "architecture.yaml").read_text()) == {"MODEL": {"CR": codes}}
     assert result["counts"] == {"done": len(trials), "failed": 0, "dropped": 0}
+    drawn = {"-".join(map(str, c)): trial.resampled.values for c, trial in trials.items()}
+    for ranking in result["rankings"].values():
+        leader, *others = (code for code, _ in ranking["ranking"])
+        errors = [np.nanstd(drawn[leader] - drawn[code], ddof=1) for code in others]
+        leads = [scores[leader] - scores[code] for code in others]
+        assert ranking["undistinguished"] == np.sum(leads <= 1.959964 * np.array(errors))
 
 
 def test_the_result_says_what_was_searched(whole, step, config):
@@ -257,8 +264,11 @@ def test_what_does_not_change_an_ap_may_change(whole, step, config, monkeypatch)
         lambda s, codes, *b: seen.extend(codes) or evaluate(s, codes, *b),
     )
     if step == "stage":
-        search(config, folder, "SEARCH.BUDGETS", "[6, 9]", "SEARCH.GROUP_SIZE", 3)
+        more = ["SEARCH.GROUP_SIZE", 3, "SEARCH.RESAMPLES", 0]
+        search(config, folder, "SEARCH.BUDGETS", "[6, 9]", *more)
         assert seen == [(2, 2, 3, 2)]
+        level = [ranking["undistinguished"] for ranking in result_of(folder)["rankings"].values()]
+        assert level == [result_of(whole)["rankings"]["6"]["undistinguished"], None]
         assert list(result_of(folder)["rankings"]) == ["6", "9"]
     else:
         known = Ledger.read(whole / "ledger.sqlite").trials

@@ -13,12 +13,13 @@ import pytest
 
 from crnas_d2.files import write_atomically
 from crnas_d2.architecture import format_code, parse_code
-from crnas_d2.search.trial import Trial
+from crnas_d2.search.trial import Resampled, Trial
 from crnas_d2.search.ledger import Ledger, LedgerError
 
 SETTINGS = {"step": "stage", "weights": "ab12", "SEARCH.SEED": 0, "SEARCH.BN": [1, 0.1, None]}
 CODES = [(10, 1), (2, 3), (2, 1), (1, 17), (1, 2, 3)]
 LARGE = Trial((5, 5), "failed", reason="why not " * 10_000)  # over several pages
+RESAMPLED = Resampled.of("bbox/AP", np.array([0.1, 100 / 3, np.nan]))
 FORK = multiprocessing.get_context("fork")
 
 
@@ -51,7 +52,7 @@ def test_round_trip_of_every_kind_of_trial(path):
     metrics |= {"zero": -0.0, "tiny": 5e-324, "sum": 0.1 + 0.2, "large": 1.7976931348623157e308}
     third = {"bbox/AP": np.float64(1) / 3, "segm/AP": np.float32(0.1)}
     trials = [
-        Trial((3, 1), "done", metrics, 500, seconds=0.1 + 0.2),
+        Trial((3, 1), "done", metrics, 500, "", 0.1 + 0.2, RESAMPLED),
         Trial((2, 10), "failed", {}, 0, "bbox/AP is nan\n'; DROP TABLE trials; --ü", 0.0),
         Trial((2, 9), "dropped", third, 5, seconds=1e-9),
         Trial((), "done", {"bbox/AP": 0}, 1, seconds=1e9),
@@ -294,8 +295,8 @@ def test_a_changed_row_is_evaluated_again(path, caplog, column, value):
 
 def test_a_row_that_was_written_by_hand_or_for_another_search_is_none(path, tmp_path):
     fill(path)
-    change(path, "INSERT INTO trials SELECT '7-7', status, metrics, images, reason, seconds, digest "
-           "FROM trials WHERE code = '2-3'")  # fmt: skip
+    change(path, "INSERT INTO trials SELECT '7-7', status, metrics, images, reason, seconds, digest, "
+           "resampled_metric, resampled FROM trials WHERE code = '2-3'")  # fmt: skip
     other = str(tmp_path / "other.sqlite")
     with Ledger(other, SETTINGS | {"weights": "cd34"}) as ledger:
         ledger.record(done((8, 8), 99.0))
@@ -357,8 +358,56 @@ def test_ledger_of_another_version(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 7")
     db.close()
-    with pytest.raises(LedgerError, match="a ledger of version 7, expected 2"):
+    with pytest.raises(LedgerError, match="a ledger of version 7, expected 3"):
         Ledger(path, SETTINGS)
+
+
+VERSION_2 = """
+    CREATE TABLE settings (key TEXT, value TEXT);
+    INSERT INTO settings VALUES ('step', '"stage"'), ('SEARCH.SEED', '0');
+    CREATE TABLE trials (code TEXT, status TEXT, metrics TEXT, images INTEGER, reason TEXT,
+        seconds REAL, digest TEXT);
+    INSERT INTO trials VALUES ('1-2', 'done', '{"bbox/AP": 30.5}', 500, '', 1.5,
+        'a00fbc071c0266efa480c29cd97727f7dc2996e04c59c76e3f6fe98cc9e90660');
+    INSERT INTO trials VALUES ('2-1', 'failed', '{}', 500, 'a feature is Inf or NaN', 2.0,
+        'b497e477e5907540f58d7ff8f8477a12d17c0f3277173d94f4f185db91717e45');
+    PRAGMA application_id = 1129467475;
+    PRAGMA user_version = 2;
+"""
+
+
+def test_a_ledger_without_resamples_goes_on(path):
+    """One that version 2 wrote: it is read as it is, and a search adds its own to it."""
+    with sqlite3.connect(path) as db:
+        db.executescript(VERSION_2)
+    db.close()
+    settings = {"step": "stage", "SEARCH.SEED": 0}
+    before = {
+        (1, 2): Trial((1, 2), "done", {"bbox/AP": 30.5}, 500),
+        (2, 1): Trial((2, 1), "failed", {}, 500, "a feature is Inf or NaN"),
+    }
+    records = Ledger.read(path)
+    assert (records.trials, records.settings) == (before, settings)
+    with pytest.raises(LedgerError, match="other settings"):
+        Ledger(path, {**settings, "SEARCH.SEED": 1})
+    new = Trial((3, 3), "done", {"bbox/AP": 31.0}, 500, resampled=RESAMPLED)
+    for trials in (before, before | {(3, 3): new}):
+        with Ledger(path, settings) as ledger:
+            assert ledger.trials == trials
+            if (3, 3) not in trials:
+                ledger.record(new)
+    assert Ledger.read(path).trials == before | {(3, 3): new}
+
+
+@pytest.mark.parametrize("change", ["NULL", "x'00000000'", "'text'"])
+def test_resamples_that_were_changed_are_not_taken(path, change):
+    with Ledger(path, SETTINGS) as ledger:
+        ledger.record(Trial((2, 3), "done", {"bbox/AP": 5.0}, 500, resampled=RESAMPLED))
+    with sqlite3.connect(path) as db:
+        db.execute(f"UPDATE trials SET resampled = {change}")
+    db.close()
+    with Ledger(path, SETTINGS) as ledger:
+        assert ledger.trials == {}
 
 
 def read_often(path, stop):
