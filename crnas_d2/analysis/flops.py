@@ -9,7 +9,6 @@ from torch import nn
 
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.modeling import GeneralizedRCNN
 
 from .places import PARTS, locate
 from .trace import trace_detector
@@ -24,7 +23,7 @@ class ModuleCost:
     """What one module of a detector costs for one image.
 
     Attributes:
-        part: one of :data:`PARTS`; "dense head" is RetinaNet's.
+        part: one of :data:`PARTS`; "dense head" is that of RetinaNet or FCOS.
         name: the stage, layer group or head.
         macs: multiply-adds, for all RoIs in a head that runs on RoIs.
         parameters: number of learned values, frozen ones and those of FrozenBN included.
@@ -56,6 +55,10 @@ class DetectorCost:
         res5 where that lies in the RoI heads (C4)."""
         return sum(m.macs for m in self.modules if m.part == "backbone" or m.name == "res5")
 
+    def has(self, name: str, part: str = "RoI heads") -> bool:
+        """Whether there is a module of this name in a part."""
+        return any((module.part, module.name) == (part, name) for module in self.modules)
+
     @property
     def parameters(self) -> int:
         """Number of learned values."""
@@ -63,41 +66,45 @@ class DetectorCost:
 
 
 def analyze_detector(
-    cfg: CfgNode,
+    detector: CfgNode | nn.Module,
     input_size: tuple[int, int] = INPUT_SIZE,
     proposals: int = PROPOSALS,
     mask_rois: int = MASK_ROIS,
 ) -> DetectorCost:
     """Measure a detector on the meta device: real shapes, no memory, no weights.
 
-    Convolutions and linear layers count one multiply-add for each use of a weight. RoIAlign,
-    norms, activations, element-wise sums, resizing, pooling and biases count nothing.
+    Torch counts, see :mod:`torch.utils.flop_counter`: convolutions and products of matrices, one
+    multiply-add for two of its FLOPs. RoIAlign, norms, activations, element-wise sums, resizing,
+    pooling and biases count nothing.
 
     Args:
-        cfg: of a ``RetinaNet``, or of a ``GeneralizedRCNN`` with RPN and :class:`StandardROIHeads`,
-            :class:`Res5ROIHeads` or a subclass, such as Cascade R-CNN. Any backbone and neck; layers
-            of a neck other than FPN and NAS-FPN are one module.
+        detector: its config, or the model, which is left as it is. A ``GeneralizedRCNN`` with
+            :class:`StandardROIHeads`, :class:`Res5ROIHeads` or a subclass, such as Cascade R-CNN,
+            with masks and keypoints; a ``PanopticFPN``, ``ProposalNetwork``, ``SemanticSegmentor``,
+            ``RetinaNet`` or ``FCOS``. Any backbone and neck; layers of a neck other than FPN and
+            NAS-FPN are one module.
         input_size: height and width of the image, in pixels, before the model pads it.
-        proposals: RoIs of the box head, of each one in Cascade R-CNN. RetinaNet has none.
-        mask_rois: RoIs of the mask head.
+        proposals: RoIs of the box head, of each one in Cascade R-CNN.
+        mask_rois: RoIs of the mask head, and of the keypoint head.
 
     Raises:
-        ValueError: the config describes another detector, one with other heads too, or one with
-            a layer that has a weight and is no convolution or linear layer; or a size or number
-            is not positive.
+        ValueError: it is another detector, one with other heads too, or one with a weight that no
+            counted operator uses; or a size or number is not positive.
     """
-    model, calls = trace_detector(cfg, input_size, proposals, mask_rois)
+    trace = trace_detector(detector, input_size, proposals, mask_rois)
+    model = trace.model
     has_neck = hasattr(model.backbone, "bottom_up")
     leaves = (name for name, module in model.named_modules() if not any(module.children()))
     places = dict.fromkeys(filter(None, (locate(name, has_neck) for name in leaves)))
-    macs = _sum_by_place(((call.name, call.macs) for call in calls), has_neck)
+    macs = _sum_by_place(trace.macs.items(), has_neck)
     parameters = _sum_by_place(_learned_values(model), has_neck)
 
-    masks = model.roi_heads.mask_on if isinstance(model, GeneralizedRCNN) else False
+    has_masks = ("RoI heads", "mask head") in places
     rois = {
         "box": proposals,
         "mask": mask_rois,
-        "res5": proposals + mask_rois if masks else proposals,
+        "keypoint": mask_rois,
+        "res5": proposals + mask_rois if has_masks else proposals,
     }
     return DetectorCost(
         tuple(

@@ -47,7 +47,7 @@ def paper_convention_gflops(cfg: CfgNode) -> float:
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.FPN.NORM = ""
-    model, calls = trace_detector(cfg, INPUT_SIZE, PROPOSALS, MASK_ROIS)
+    trace = trace_detector(cfg, INPUT_SIZE, PROPOSALS, MASK_ROIS)
 
     classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     outputs_with_background = {
@@ -57,11 +57,11 @@ def paper_convention_gflops(cfg: CfgNode) -> float:
     }
     unexpanded = {
         f"{name}.depthwise"
-        for name, module in model.named_modules()
+        for name, module in trace.model.named_modules()
         if isinstance(module, InvertedResidual) and module.expand is None
     }
     operations = 0
-    for call in calls:
+    for call in trace.calls:
         without, with_background = outputs_with_background.get(call.name, (1, 1))
         operations += _operations(call) * with_background // without
         if call.name in unexpanded:

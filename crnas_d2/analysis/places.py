@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PARTS = ("backbone", "neck", "RPN", "RoI heads", "dense head")
+PARTS = ("backbone", "neck", "RPN", "RoI heads", "semantic segmentation", "dense head")
 
 
 def locate(path: str, has_neck: bool) -> tuple[str, str] | None:
@@ -28,10 +28,16 @@ def locate(path: str, has_neck: bool) -> tuple[str, str] | None:
             return "RoI heads", "res5"
         case ["roi_heads", "box_head" | "box_predictor" as head, index, *_] if index.isdigit():
             return "RoI heads", f"{head.replace('_', ' ')} {int(index) + 1}"
-        case ["roi_heads", "box_head" | "box_predictor" | "mask_head" as head, *_]:
+        case [
+            "roi_heads",
+            "box_head" | "box_predictor" | "mask_head" | "keypoint_head" as head,
+            *_,
+        ]:
             return "RoI heads", head.replace("_", " ")
+        case ["sem_seg_head", *_]:
+            return "semantic segmentation", "semantic head"
         case ["head", "cls_subnet" | "cls_score", *_]:
             return "dense head", "class subnet"
-        case ["head", "bbox_subnet" | "bbox_pred", *_]:
+        case ["head", "bbox_subnet" | "bbox_pred" | "ctrness", *_]:
             return "dense head", "box subnet"
     return None

@@ -1,23 +1,31 @@
-"""A detector on the meta device, and the calls of its layers, with the number of RoIs fixed."""
+"""A detector on the meta device, and what its modules compute, with the number of RoIs fixed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from math import prod
+import copy
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN, RetinaNet, build_model
+from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, SemanticSegmentor, build_model
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.proposal_generator import RPN
-from detectron2.modeling.roi_heads import BaseMaskRCNNHead, Res5ROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads import (
+    BaseKeypointRCNNHead,
+    BaseMaskRCNNHead,
+    Res5ROIHeads,
+    StandardROIHeads,
+)
+from detectron2.structures import ImageList
 
 from .places import locate
 
-WEIGHTED_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+DETECTORS = (GeneralizedRCNN, DenseDetector, ProposalNetwork, SemanticSegmentor)
 
 
 @dataclass(frozen=True)
@@ -36,30 +44,29 @@ class LayerCall:
     input_shape: torch.Size
     output_shape: torch.Size
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds with the weight, a bias not counted; 0 for a layer of another type than
-        :data:`WEIGHTED_LAYERS`."""
-        if not isinstance(self.layer, WEIGHTED_LAYERS):
-            return 0
-        if isinstance(self.layer, nn.Linear):
-            uses = prod(self.input_shape[:-1])
-        else:
-            transposed = isinstance(self.layer, nn.ConvTranspose2d)
-            batch, _, *size = self.input_shape if transposed else self.output_shape
-            uses = batch * prod(size)
-        return uses * self.layer.weight.numel()
+
+@dataclass
+class Trace:
+    """What a detector does with one image.
+
+    Attributes:
+        model: the detector, on the meta device and in evaluation mode.
+        calls: of its layers, the modules with parameters or without children, in the order of their
+            end.
+        macs: multiply-adds by the path of the module that executes them itself, of all its calls.
+    """
+
+    model: nn.Module
+    calls: list[LayerCall] = field(default_factory=list)
+    macs: Counter[str] = field(default_factory=Counter)
 
 
 def trace_detector(
-    cfg: CfgNode, input_size: tuple[int, int], proposals: int, mask_rois: int
-) -> tuple[GeneralizedRCNN | RetinaNet, list[LayerCall]]:
-    """Build a detector on the meta device and run each of its modules once, on one image.
+    detector: CfgNode | nn.Module, input_size: tuple[int, int], proposals: int, mask_rois: int
+) -> Trace:
+    """Run each module of a detector once, on one image.
 
     Args, Raises: as :func:`.flops.analyze_detector`.
-
-    Returns:
-        The detector in evaluation mode, and the calls of its layers in the order of their end.
     """
     sizes = (*input_size, proposals, mask_rois)
     if len(sizes) != 4 or not all(isinstance(size, int) and size > 0 for size in sizes):
@@ -67,106 +74,73 @@ def trace_detector(
             f"input_size {input_size}, proposals {proposals}, mask_rois {mask_rois}: "
             "expected height and width, and two numbers, all positive integers"
         )
-    cfg = cfg.clone()
+    model = _on_meta(detector)
+    if not isinstance(model, DETECTORS):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is {type(model).__name__!r}: what can be counted is a "
+            f"{', a '.join(kind.__name__ for kind in DETECTORS)} or derived from one of them"
+        )
+    image = torch.empty(len(model.pixel_mean), *input_size, device="meta")
+    trace = Trace(model)
+    with torch.no_grad(), _Recorder(trace):
+        _run(model, image, proposals, mask_rois)
+    _check_complete(trace)
+    return trace
+
+
+def _on_meta(detector: CfgNode | nn.Module) -> nn.Module:
+    if isinstance(detector, nn.Module):
+        return copy.deepcopy(detector).to("meta").eval()
+    cfg = detector.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
-        model = build_model(cfg).eval()
-    _check_countable(cfg, model)
-
-    with torch.no_grad(), _recorded_calls(model) as calls:
-        image = torch.empty(3, *input_size, device="meta")
-        features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
-        if isinstance(model, RetinaNet):
-            model.head([features[name] for name in model.head_in_features])
-        else:
-            _run_two_stages(model, features, proposals, mask_rois)
-    return model, calls
+        return build_model(cfg).eval()
 
 
-def _run_two_stages(
-    model: GeneralizedRCNN, features: dict[str, torch.Tensor], proposals: int, mask_rois: int
-) -> None:
-    rpn = model.proposal_generator
-    rpn.rpn_head([features[name] for name in rpn.in_features])
-
-    heads = model.roi_heads
-    if isinstance(heads, Res5ROIHeads):
-        pooled = _pooled(features, heads.in_features, heads.pooler, proposals)
-        heads.box_predictor(heads.res5(pooled).mean((2, 3)))
-        if heads.mask_on:
-            pooled = _pooled(features, heads.in_features, heads.pooler, mask_rois)
-            heads.mask_head.layers(heads.res5(pooled))
+def _run(model: nn.Module, image: torch.Tensor, proposals: int, mask_rois: int) -> None:
+    backbone = model.backbone
+    padded = ImageList.from_tensors(
+        [image], backbone.size_divisibility, padding_constraints=backbone.padding_constraints
+    )
+    features = backbone(padded.tensor)
+    if isinstance(model, DenseDetector):
+        model.head([features[name] for name in model.head_in_features])
         return
+    rpn = getattr(model, "proposal_generator", None)
+    if isinstance(rpn, RPN):
+        rpn.rpn_head([features[name] for name in rpn.in_features])
+    heads = getattr(model, "roi_heads", None)
+    if isinstance(heads, Res5ROIHeads):
+        _run_res5(heads, features, proposals, mask_rois)
+    elif isinstance(heads, StandardROIHeads):
+        _run_heads(heads, features, proposals, mask_rois)
+    if hasattr(model, "sem_seg_head"):
+        model.sem_seg_head(features)
+
+
+def _run_res5(
+    heads: Res5ROIHeads, features: dict[str, torch.Tensor], proposals: int, mask_rois: int
+) -> None:
+    pooled = _pooled(features, heads.in_features, heads.pooler, proposals)
+    heads.box_predictor(heads.res5(pooled).mean((2, 3)))
+    if heads.mask_on:
+        pooled = _pooled(features, heads.in_features, heads.pooler, mask_rois)
+        heads.mask_head.layers(heads.res5(pooled))
+
+
+def _run_heads(
+    heads: StandardROIHeads, features: dict[str, torch.Tensor], proposals: int, mask_rois: int
+) -> None:
     pooled = _pooled(features, heads.box_in_features, heads.box_pooler, proposals)
     for head, predictor in zip(_each(heads.box_head), _each(heads.box_predictor), strict=True):
         predictor(head(pooled))
-    if heads.mask_on:
+    if heads.mask_on and isinstance(heads.mask_head, BaseMaskRCNNHead):
         pooled = _pooled(features, heads.mask_in_features, heads.mask_pooler, mask_rois)
         heads.mask_head.layers(pooled)
-
-
-def _check_countable(cfg: CfgNode, model: nn.Module) -> None:
-    if isinstance(model, GeneralizedRCNN):
-        _check_two_stages(cfg, model)
-    elif not isinstance(model, RetinaNet):
-        raise ValueError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: the computation of a "
-            "GeneralizedRCNN or a RetinaNet alone can be counted"
-        )
-    has_neck = hasattr(model.backbone, "bottom_up")
-    for name, module in model.named_modules():
-        dimensions = [parameter.ndim for parameter in module.parameters(recurse=False)]
-        if dimensions and locate(name, has_neck) is None:
-            raise ValueError(
-                f"{name} is not counted: expected a backbone, and RetinaNet's head or an RPN head, "
-                "box heads and a mask head, alone"
-            )
-        if max(dimensions, default=0) > 1 and not isinstance(module, WEIGHTED_LAYERS):
-            raise ValueError(
-                f"{name} is a {type(module).__name__}: expected weights in "
-                f"{', '.join(layer.__name__ for layer in WEIGHTED_LAYERS)} alone"
-            )
-
-
-def _check_two_stages(cfg: CfgNode, model: GeneralizedRCNN) -> None:
-    if not isinstance(model.proposal_generator, RPN):
-        raise ValueError(
-            f"MODEL.PROPOSAL_GENERATOR.NAME is {cfg.MODEL.PROPOSAL_GENERATOR.NAME!r}: expected an RPN"
-        )
-    heads = model.roi_heads
-    if not isinstance(heads, (StandardROIHeads, Res5ROIHeads)):
-        raise ValueError(
-            f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r}: expected StandardROIHeads, "
-            "Res5ROIHeads or heads derived from them"
-        )
-    if heads.mask_on and not isinstance(heads.mask_head, BaseMaskRCNNHead):
-        raise ValueError(
-            f"MODEL.ROI_MASK_HEAD.NAME is {cfg.MODEL.ROI_MASK_HEAD.NAME!r}: expected a head derived "
-            "from BaseMaskRCNNHead"
-        )
-
-
-@contextmanager
-def _recorded_calls(model: nn.Module) -> Iterator[list[LayerCall]]:
-    calls: list[LayerCall] = []
-    handles = []
-
-    def record(name: str) -> None:
-        def hook(layer: nn.Module, args: tuple, output: object) -> None:
-            if isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
-                calls.append(LayerCall(name, layer, args[0].shape, output.shape))
-
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, WEIGHTED_LAYERS) or not any(module.children()):
-            handles.append(module.register_forward_hook(record(name)))
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
+    if heads.keypoint_on and isinstance(heads.keypoint_head, BaseKeypointRCNNHead):
+        pooled = _pooled(features, heads.keypoint_in_features, heads.keypoint_pooler, mask_rois)
+        heads.keypoint_head.layers(pooled)
 
 
 def _pooled(
@@ -178,3 +152,66 @@ def _pooled(
 
 def _each(heads: nn.Module) -> Iterable[nn.Module]:
     return heads if isinstance(heads, nn.ModuleList) else [heads]
+
+
+def _check_complete(trace: Trace) -> None:
+    """That all weights were used. Only a backbone may have some that are not: a supernet runs one of
+    its paths."""
+    has_neck = hasattr(trace.model.backbone, "bottom_up")
+    called = {call.name for call in trace.calls}
+    for name, module in trace.model.named_modules():
+        dimensions = [parameter.ndim for parameter in module.parameters(recurse=False)]
+        may_rest = name.startswith("backbone.") and name not in called
+        has_no_place = dimensions and locate(name, has_neck) is None
+        if has_no_place or (max(dimensions, default=0) > 1 and not (trace.macs[name] or may_rest)):
+            raise ValueError(
+                f"{name}, a {type(module).__name__}, is not counted: expected convolutions and "
+                "products of matrices, in a backbone, an RPN, the head of a dense detector, box heads, "
+                "a mask head, a keypoint head and a semantic head alone"
+            )
+
+
+class _Recorder:
+    """Records what runs inside of its context. Torch counts, by operators; what it has counted since a
+    module began or a child of it ended is the module's own."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._counter = FlopCounterMode(display=False)
+        self._running = [""]
+        self._seen = 0
+
+    def __enter__(self) -> None:
+        self._handles = []
+        for name, module in self._trace.model.named_modules():
+            self._handles.append(module.register_forward_pre_hook(self._begin(name)))
+            self._handles.append(module.register_forward_hook(self._end(name)))
+        self._counter.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._counter.__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+
+    def _settle(self) -> None:
+        counted = self._counter.get_total_flops() // 2
+        self._trace.macs[self._running[-1]] += counted - self._seen
+        self._seen = counted
+
+    def _begin(self, name: str):
+        def hook(module: nn.Module, args: tuple) -> None:
+            self._settle()
+            self._running.append(name)
+
+        return hook
+
+    def _end(self, name: str):
+        def hook(module: nn.Module, args: tuple, output: object) -> None:
+            self._settle()
+            self._running.pop()
+            is_layer = any(True for _ in module.parameters(recurse=False))
+            if is_layer or not any(module.children()):
+                if args and isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
+                    self._trace.calls.append(LayerCall(name, module, args[0].shape, output.shape))
+
+        return hook

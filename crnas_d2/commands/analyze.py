@@ -54,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--proposals", type=int, default=PROPOSALS, help="RoIs of the box head (default: 1000)"
     )
     parser.add_argument(
-        "--mask-rois", type=int, default=MASK_ROIS, help="RoIs of the mask head (default: 100)"
+        "--mask-rois",
+        type=int,
+        default=MASK_ROIS,
+        help="RoIs of the mask head and of the keypoint head (default: 100)",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     args = parser.parse_args(argv)
@@ -69,23 +72,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     cfg = read_config(args.config_file, args.opts)
-    print(format_cost(analyze_detector(cfg, *sizes)))
-    print("\n" + describe_input(cfg, *sizes))
+    cost = analyze_detector(cfg, *sizes)
+    print(format_cost(cost))
+    print("\n" + describe_input(cfg, cost, *sizes))
     if as_in_paper:
         print(compare_with_paper(args.config_file, cfg))
 
 
 def describe_input(
-    cfg: CfgNode, input_size: tuple[int, int], proposals: int, mask_rois: int
+    cfg: CfgNode, cost: DetectorCost, input_size: tuple[int, int], proposals: int, mask_rois: int
 ) -> str:
     """What the numbers are of."""
     height, width = input_size
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        return f"Image {height}x{width}, {cfg.MODEL.RETINANET.NUM_CLASSES} classes."
-    return (
-        f"Image {height}x{width}, {proposals} proposals, {mask_rois} mask RoIs, "
-        f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES} classes; RoIAlign not counted."
-    )
+    words, parts = [f"Image {height}x{width}"], {module.part for module in cost.modules}
+    if "RoI heads" in parts:
+        heads = [kind for kind in ("mask", "keypoint") if cost.has(f"{kind} head")]
+        words.append(f"{proposals} proposals")
+        words += [f"{mask_rois} {' and '.join(heads)} RoIs"] if heads else []
+        words.append(f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES} classes")
+    if "dense head" in parts:
+        words.append(f"{cfg.MODEL.RETINANET.NUM_CLASSES} classes")
+    if "semantic segmentation" in parts:
+        words.append(f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes of pixels")
+    return ", ".join(words) + ("; RoIAlign not counted." if "RoI heads" in parts else ".")
 
 
 def format_cost(cost: DetectorCost) -> str:
@@ -101,8 +110,7 @@ def format_cost(cost: DetectorCost) -> str:
         for module in cost.modules
     ]
     backbone = cost.backbone_macs
-    has_res5 = any(m.part == "RoI heads" and m.name == "res5" for m in cost.modules)
-    name = "res5 included" if has_res5 else ""
+    name = "res5 included" if cost.has("res5") else ""
     rows.append(["backbone", name, f"{backbone / 1e9:.3f}", f"{backbone / cost.macs:.1%}", "", ""])
     rows.append(
         ["detector", "", f"{cost.macs / 1e9:.3f}", "100.0%", "", f"{cost.parameters / 1e6:.3f}"]

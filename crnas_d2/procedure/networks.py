@@ -80,7 +80,7 @@ class Network:
     @cached_property
     def cost(self) -> DetectorCost | None:
         """Multiply-adds and parameters, module by module, for an image of 800x1088; None of a
-        detector that cannot be counted, such as a RetinaNet."""
+        detector that cannot be counted, such as one with PointRend."""
         try:
             return analyze_detector(self.cfg)
         except ValueError as error:

@@ -194,7 +194,7 @@ class SearchPage:
         }
 
     def _costs(self, images: Sequence[Mapping[str, Any]] | None) -> Costs | None:
-        """None of networks that cannot be counted, such as a RetinaNet."""
+        """None of networks that cannot be counted, such as those with PointRend."""
         networks = (self.baseline, self.found)
         if not all(network.cost for network in networks):
             return None

@@ -60,17 +60,17 @@ def _weighted(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
 
 
 def _gmacs(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
-    count = _counted(cfg, space, detector, lambda cost: cost.backbone_macs)
+    count = _counted("gmacs", cfg, space, detector, lambda cost: cost.backbone_macs)
     return Cost("backbone GMACs", lambda code: count(code) / 1e9)
 
 
 def _detector_gmacs(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
-    count = _counted(cfg, space, detector, lambda cost: cost.macs)
+    count = _counted("detector_gmacs", cfg, space, detector, lambda cost: cost.macs)
     return Cost("detector GMACs", lambda code: count(code) / 1e9)
 
 
 def _parameters(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
-    count = _counted(cfg, space, detector, lambda cost: cost.parameters)
+    count = _counted("parameters", cfg, space, detector, lambda cost: cost.parameters)
     return Cost("M parameters", lambda code: count(code) / 1e6)
 
 
@@ -88,7 +88,11 @@ OF_CODES_ALONE = ("blocks", "weighted")  # the costs that do not depend on the d
 
 
 def _counted(
-    cfg: CfgNode, space: StageSpace, detector: CfgNode, amount: Callable[[DetectorCost], int]
+    name: str,
+    cfg: CfgNode,
+    space: StageSpace,
+    detector: CfgNode,
+    amount: Callable[[DetectorCost], int],
 ) -> Callable[[Code], int]:
     """An amount of the detector of each stage code, for an image of ``SEARCH.COST_SIZE``."""
 
@@ -96,7 +100,10 @@ def _counted(
     def count(code: Code) -> int:
         variant = plain_detector(detector)
         set_architecture(variant, Architecture(code))
-        return amount(analyze_detector(variant, tuple(cfg.SEARCH.COST_SIZE)))
+        try:
+            return amount(analyze_detector(variant, tuple(cfg.SEARCH.COST_SIZE)))
+        except ValueError as error:
+            raise ValueError(f"SEARCH.COST is {name!r}: {error}") from None
 
     is_ours = plain_detector(detector).MODEL.BACKBONE.NAME in BUILDERS
     return _sum_of_blocks(space, count) if is_ours else lambda code: count(tuple(code))

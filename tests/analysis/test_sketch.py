@@ -73,7 +73,7 @@ def test_published_name_takes_the_right_blocks(name, giga):
 @pytest.mark.parametrize("network", ["CR_R_50", "CR_MNV2"])
 def test_strides_are_those_of_the_outputs(network):
     cfg = config(network)
-    _, calls = trace_detector(cfg, (800, 1088), 1, 1)
+    calls = trace_detector(cfg, (800, 1088), 1, 1).calls
     heights = {}
     for call in calls:
         match call.name.split("."):
@@ -93,12 +93,12 @@ def detector(network, kind):
 def test_dc5_has_the_dilations_and_strides_of_its_network():
     cfg = detector("CR_R_50", "DC5")
     sketched = SketchedNetwork.from_config("", cfg)
-    model, calls = trace_detector(cfg, (800, 1088), 1, 1)
-    heights = [c.output_shape[2] for c in calls if c.name.startswith("backbone.res5.")]
+    trace = trace_detector(cfg, (800, 1088), 1, 1)
+    heights = [c.output_shape[2] for c in trace.calls if c.name.startswith("backbone.res5.")]
     assert [s.stride for s in sketched.stages] == [4, 4, 8, 16, 16]
     assert heights[-1] == 800 // 16
     for stage in sketched.stages[1:]:
-        blocks = getattr(model.backbone, stage.name)
+        blocks = getattr(trace.model.backbone, stage.name)
         assert stage.dilations == tuple(block.conv2.dilation[0] for block in blocks)
     figure = draw_sketches([sketched])
     labels = [text.get_text() for text in figure.legends[0].get_texts()]

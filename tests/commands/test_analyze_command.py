@@ -46,6 +46,27 @@ def test_retinanet(tool, capsys):
     assert "\nImage 800x1088, 80 classes.\nThe paper has no numbers for this config." in out
 
 
+def test_keypoints_and_pixels(tool, capsys):
+    panoptic = ["MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.KEYPOINT_ON", "True"]
+    tool.main(["--config-file", R_50, "--mask-rois", "50", *panoptic])
+    out = capsys.readouterr().out
+    table = table_of(out)
+    # 8 convolutions to 512 channels on 14x14, and 4x4 weights for 17 keypoints, by hand
+    per_roi = 14 * 14 * (9 * 512 * (256 + 7 * 512) + 512 * 17 * 16) / 1e6
+    assert table["RoI heads", "keypoint head"][2] == f"{per_roi:.3f}"
+    assert table["semantic segmentation", "semantic head"][2] == ""
+    assert (
+        "\nImage 800x1088, 1000 proposals, 50 keypoint RoIs, 80 classes, 54 classes of pix" in out
+    )
+
+
+def test_proposals_alone(tool, capsys):
+    tool.main(["--config-file", R_50, "MODEL.META_ARCHITECTURE", "ProposalNetwork"])
+    out = capsys.readouterr().out
+    assert table_of(out)["detector", ""][0] == "163.222"  # 177.526 without box head and predictor
+    assert "\nImage 800x1088.\n" in out
+
+
 def test_sizes_and_config_keys(tool, capsys):
     options = ["--input-size", "400", "544", "--proposals", "10", "--mask-rois", "3"]
     keys = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"]

@@ -56,6 +56,15 @@ def test_names_and_units():
         get_cost("flops", cfg, space, cfg)
 
 
+def test_a_detector_that_cannot_be_counted():
+    cfg = get_config("ImageNet/R_18.yaml")
+    space = get_stage_space("resnet")
+    assert get_cost("weighted", cfg, space, cfg)((1, 1, 2, 4)) == 8
+    for name in DIRECT:
+        with pytest.raises(ValueError, match=f"SEARCH.COST is '{name}': .* 'ImageClassifier'"):
+            get_cost(name, cfg, space, cfg)
+
+
 def direct(cfg, code):
     cfg = cfg.clone()
     set_architecture(cfg, Architecture(code))
