@@ -134,9 +134,9 @@ def _add_search_config(cfg: CN) -> None:
     search.BUDGETS = []
     # What a budget counts: "blocks", "weighted" (blocks by MODEL.SUPERNET.STAGE_WEIGHTS; the paper's
     # constraint), "gmacs" or "detector_gmacs" (multiply-adds in G of the backbone, or of the whole
-    # detector) or "parameters" (of the detector, in M)
+    # detector), "parameters" (of the detector, in M) or "latency" (of the detector, in ms)
     search.COST = "weighted"
-    # Height and width of the image that multiply-adds are counted of
+    # Height and width of the image that multiply-adds are counted, and latency is measured, of
     search.COST_SIZE = (800, 1088)
     # "equal", or "at_most": a budget is an upper limit
     search.BUDGET_IS = "equal"
@@ -167,6 +167,18 @@ def _add_search_config(cfg: CN) -> None:
     # Config of the baseline's detector, which the architecture that was found is put into: a file
     # beside the one that names it, or one of those that get_config takes; empty = none
     search.FINAL = ""
+
+    latency = search.LATENCY = CN()
+    # Table of another device, which crnas latency has written there; empty = measured here before the
+    # search
+    latency.FILE = ""
+    # Images that pass through the detector together
+    latency.BATCH = 1
+    # "float32", or by autocast "float16" or "bfloat16"
+    latency.PRECISION = "float32"
+    # Runs of each detector that count, and runs before those
+    latency.RUNS = 20
+    latency.WARM_UP = 3
 
     bn = search.BN = CN()
     # Statistics of the norms: "recalibrate" (of the path alone, from archtrain), "running" (as

@@ -229,8 +229,14 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "MODEL.RETINANET.FOCAL_LOSS_ALPHA": SHARE,
         "MODEL.RETINANET.FOCAL_LOSS_GAMMA": ZERO,
         "MODEL.SUPERNET.SEED": WHOLE,
-        "SEARCH.COST": one_of("blocks", "weighted", "gmacs", "detector_gmacs", "parameters"),
+        "SEARCH.COST": one_of(
+            "blocks", "weighted", "gmacs", "detector_gmacs", "parameters", "latency"
+        ),
         "SEARCH.COST_SIZE": each(COUNT, 2, 2),
+        "SEARCH.LATENCY.BATCH": COUNT,
+        "SEARCH.LATENCY.PRECISION": one_of("float32", "float16", "bfloat16"),
+        "SEARCH.LATENCY.RUNS": COUNT,
+        "SEARCH.LATENCY.WARM_UP": WHOLE,
         "SEARCH.BUDGET_IS": one_of("equal", "at_most"),
         "SEARCH.STRATEGY": one_of("greedy", "random", "evolutionary"),
         "SEARCH.TOLERANCE": ZERO,

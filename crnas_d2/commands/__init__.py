@@ -7,6 +7,7 @@ COMMANDS = {
     "inspect": "look at data sets before anything is trained on them",
     "predict": "detect objects in pictures and videos",
     "analyze": "count multiply-adds and parameters, module by module",
+    "latency": "measure latencies on this device, for a search on another one",
     "convert": "convert ImageNet weights into those of a backbone",
     "remap": "put trained weights into another architecture or a supernet",
     "export": "export a detector as TorchScript or ONNX",

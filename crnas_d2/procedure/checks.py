@@ -20,6 +20,7 @@ from ..main_process import decided_by_main
 from ..search.study import find_rungs
 from .data_use import DataUse, check_data
 from .final_config import read_baseline
+from .latency import check_latencies
 from .outputs import OF_A_RECIPE, check_outputs, check_search_outputs, files_read
 from .readme import README_FILE
 from .recipe import find_config, folder_of
@@ -139,6 +140,7 @@ def check_space(cfg: CfgNode, final_cfg: CfgNode | None = None, *, is_known: boo
         ValueError: names the key.
     """
     cfg = settled(cfg)
+    check_latencies(cfg, final_cfg, get_space(cfg))
     try:
         planned_evaluations(cfg, final_cfg)
     except ValueError as error:

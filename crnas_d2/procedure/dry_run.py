@@ -53,7 +53,7 @@ def examine_search(args: argparse.Namespace) -> tuple[str | None, Examination]:
 
 def _describe(cfg: CfgNode, final_cfg: CfgNode | None) -> str:
     count = planned_evaluations(settled(cfg), final_cfg)
-    size = f"{count:,} architectures x {count_images(cfg):,} images"
+    size = f"{'?' if count is None else f'{count:,}'} architectures x {count_images(cfg):,} images"
     limits = describe_limits(cfg, final_cfg)
     table = table_of_parts(cfg, final_cfg, makes=False)
     parts = describe_parts(table) if table else ""

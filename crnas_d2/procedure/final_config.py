@@ -88,6 +88,14 @@ def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | N
     Raises:
         FileNotFoundError, ValueError: there is no such file, or something is wrong in it.
     """
+    final = read_final(cfg, config, opts)
+    if final:
+        setup_datasets(final)
+    return final
+
+
+def read_final(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | None:
+    """As :func:`read_baseline`, but its data sets are not registered."""
     if not cfg.SEARCH.FINAL:
         return None
     pairs = zip(opts[::2], opts[1::2], strict=True)
@@ -100,7 +108,6 @@ def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | N
         weights, init = cfg.MODEL.WEIGHTS, cfg.MODEL.INIT
         facts = read_facts(weights, init.SOURCE or None, init.PREFIX)
         take_settings(facts.network.settings, final, weights)
-    setup_datasets(final)
     return final
 
 

@@ -13,6 +13,7 @@ from ..config_effects import Effect, with_effect
 from ..data.identity import Seen, identify_data
 from ..files import file_sha256, is_remote
 from ..search.cost import OF_CODES_ALONE
+from ..search.latencies import latency_file
 
 PROCESSES = "processes"
 # What a search depends on, less what its weights and its data say
@@ -80,6 +81,8 @@ def identify(
             network = flatten_config(final_cfg.MODEL, "SEARCH.FINAL: MODEL.")
             verdict |= {k: v for k, v in network.items() if not k.endswith("MODEL.WEIGHTS")}
         verdict |= identify_data(final_cfg, final_cfg.DATASETS.TEST, seen)
+    if cfg.SEARCH.COST == "latency":
+        verdict["latencies"] = product_sha256(latency_file(cfg)) or "not there"
     return Identity(work, verdict)
 
 

@@ -16,6 +16,7 @@ from ..lock import LOCK_FILE, check_unlocked
 from .readme import README_FILE
 from .recipe import find_config
 from .state import STATE_FILE
+from ..search.latencies import LATENCY_FILE
 from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_result
 
 LEDGER_FILE = "ledger.sqlite"
@@ -113,7 +114,7 @@ def _is_in(path: str, place: str) -> bool:
 def _is_own(place: str) -> bool:
     """Whether an earlier run has written what is at a place."""
     if os.path.isdir(place):
-        known = {STATE_FILE, LEDGER_FILE, LOCK_FILE}
+        known = {STATE_FILE, LEDGER_FILE, LATENCY_FILE, LOCK_FILE}
         content = [name for name in os.listdir(place) if not TEMPORARY.fullmatch(name)]
         return not content or not known.isdisjoint(content)
     if os.path.basename(place) == RESULT_FILE:

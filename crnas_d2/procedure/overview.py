@@ -110,8 +110,9 @@ def overview(procedure: Procedure) -> list[StepOverview]:
             cfg = settled(cfg)
             codes = planned_evaluations(cfg, procedure.final_config())
             images = count_images(cfg)
-            size = f"{codes:,} architectures x {images:,} images"
-            passes = f"{codes * images:,} forward"
+            size = f"{'?' if codes is None else f'{codes:,}'} architectures x {images:,} images"
+            passes = "?" if codes is None else f"{codes * images:,} forward"
+            codes = codes or 0
         else:
             batch = cfg.SOLVER.IMS_PER_BATCH
             size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"

@@ -22,19 +22,21 @@ from ..data.identity import Seen
 from ..data.copies import copies_between_parts, tell_copies
 from ..data.parts import tell
 from ..engine import terminal
-from ..engine.setup import prepare, settle_settings
+from ..engine.setup import check_network, prepare, settle_settings
 from ..lock import folder_lock
 from ..main_process import decided_by_main
-from .checks import check_before_run
+from .checks import check_before_run, check_space
 from .identity import Identity, identify
 from .outputs import report_if_possible
 from .steps import Kind, Step, describe_start, plan
 from .recipe import Recipe, folder_of
 from .judgement import judge
+from .latency import is_cost, measure_if_cost
 from .outcome import Outcome
 from .overview import overview, split_tables
 from ..search.baseline import scaled_code
 from ..search.cost import plain_detector
+from ..search.latencies import NotMeasured
 from ..search.result import ARCHITECTURE_FILE, RESULT_FILE, read_architectures
 from .products import describe_end, write_products
 from .roles import check_roles
@@ -42,7 +44,7 @@ from .standing import Standing
 from .shortlist import run_shortlist
 from .state import MODEL_FILE, StepState
 from .step_run import run_in_folder, train
-from .supernet_search import eligible_by_budget, run_search
+from .supernet_search import eligible_by_budget, get_space, run_search
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,7 @@ class Procedure:
                 tell(table)
             comparisons = itertools.chain(*self.look_at_searches(copies_between_parts))
             tell_copies(tuple(comparisons), self.output)
+        self._measure_latencies()
         overviews = overview(self)
         for number, step in enumerate(self.steps, start=1):
             title = f"Step {number} of {len(self.steps)}, {step.name}"
@@ -128,6 +131,17 @@ class Procedure:
                     write_products(self, budget)
                 with report_if_possible():
                     report()
+
+    def _measure_latencies(self) -> None:
+        """Where they are the cost of a search: before the first step, as no code may fit a budget."""
+        final = self.final_config()
+        for step in self.searches:
+            cfg = self.config(step)
+            check_network(cfg, training=False, has_weights=False)
+            space = get_space(cfg)
+            if is_cost(cfg, space) and not self._standings[step.name].done:
+                measure_if_cost(cfg, final, space)
+                check_space(cfg, final)
 
     def look_at_searches(self, look: Callable[[CfgNode, CfgNode | None], T]) -> list[T]:
         """What is seen in the configs of each search and of the final detector; once what is seen
@@ -183,13 +197,19 @@ class Procedure:
         None where it has that of its config."""
         if step.architecture:
             return self._standings.get(step.architecture, Standing()).found(step.budget)
-        return self._scaled.get(step.budget) if step.budget else None
+        return self._baseline_under(step.budget) if step.budget else None
+
+    def _baseline_under(self, budget: str) -> Architecture | None:
+        """The baseline under one of several budgets; None before latencies are measured that tell."""
+        try:
+            return self._scaled[budget]
+        except NotMeasured:
+            return None
 
     @functools.cached_property
     def _scaled(self) -> dict[str, Architecture]:
         """The baseline's stage code under each of several budgets."""
-        stage_search = next(step for step in self.searches)
-        cfg, final = self.recipe.config(stage_search.config), self.final_config()
+        cfg, final = self.config(self.searches[0]), self.final_config()
         code = get_architecture(final or cfg).stage_code
         eligible = eligible_by_budget(cfg, final)
         return {name: Architecture(scaled_code(code, codes)) for name, codes in eligible.items()}
@@ -213,7 +233,8 @@ class Procedure:
             if step.name not in self._standings:
                 trained = not step.weights or self._standings[step.weights].trained
                 found = not step.architecture or self._standings[step.architecture].done
-                looks = trained and found
+                known = not step.budget or self._baseline_under(step.budget)
+                looks = trained and found and known
                 self._standings[step.name] = self._look_at(step) if looks else Standing()
         return self._standings
 

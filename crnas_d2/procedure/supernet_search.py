@@ -33,6 +33,7 @@ from ..architecture import Code
 from ..search.study import Study
 from ..evaluation.evaluator import ArchitectureEvaluator
 from ..search.evolutionary_search import evolutionary_search
+from ..search.latencies import NotMeasured
 from ..search.ledger import Ledger
 from ..search.limits import Limits
 from ..evaluation.metric import check_metric, check_metric_name
@@ -44,6 +45,7 @@ from ..search.ranking import AllFailedError, Ranking
 from ..search.result import SearchResult
 from ..search.stage_search import stage_search
 from .identity import evaluation_settings
+from .latency import measure_if_cost
 
 WITHOUT_STATISTICS = {"", "FrozenBN", "GN", "LN"}  # norms that batches leave as they are
 
@@ -75,6 +77,7 @@ def run_search(
     """
     cfg = settled(cfg)
     check_metric(cfg)
+    measure_if_cost(cfg, final_cfg, get_space(cfg))
     weights = state_of(cfg.MODEL.WEIGHTS)
     sha256 = file_sha256(cfg.MODEL.WEIGHTS) if comm.is_main_process() else ""
     model = CRTrainer.build_model(without_sync_bn(cfg, "an evaluation needs no other"))
@@ -137,6 +140,12 @@ def settled(cfg: CfgNode) -> CfgNode:
             "SEARCH.BN.MODE is 'recalibrate'; the greedy search evaluates another path on each "
             "mini-batch, so expected 'running'"
         )
+    exactly = search.BUDGET_IS == "equal" and not search.TOLERANCE
+    if of_stages and exactly and search.COST == "latency":
+        raise ValueError(
+            f"SEARCH.TOLERANCE is {search.TOLERANCE}; expected more, as SEARCH.COST is 'latency' and "
+            "no two latencies are equal, or SEARCH.BUDGET_IS 'at_most'"
+        )
     if search.AMP and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SEARCH.AMP is True; expected False, as there is no GPU")
     if search.IMAGES_PER_BATCH == 0:
@@ -197,23 +206,30 @@ def tensors_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int:
-    """How many architectures a search will evaluate.
+def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int | None:
+    """How many architectures a search will evaluate; None before latencies are measured that tell.
 
     Args:
         cfg, final_cfg: as in :func:`run_search`.
     """
     space = get_space(cfg)
-    return _count_evaluations(cfg, space, _limits(cfg, final_cfg, space))
+    try:
+        return _count_evaluations(cfg, space, _limits(cfg, final_cfg, space))
+    except NotMeasured:
+        return None
 
 
 def describe_limits(cfg: CfgNode, final_cfg: CfgNode | None = None) -> str:
-    """How many stage codes fit each budget, with the unit; empty of operation codes.
+    """How many stage codes fit each budget, with the unit, or what is measured first to tell; empty
+    of operation codes.
 
     Args:
         cfg, final_cfg: as in :func:`run_search`.
     """
-    limits = _limits(cfg, final_cfg, get_space(cfg))
+    try:
+        limits = _limits(cfg, final_cfg, get_space(cfg))
+    except NotMeasured as missing:
+        return f"Measured when the search begins: {missing}"
     return limits.describe() if limits else ""
 
 
@@ -222,6 +238,9 @@ def eligible_by_budget(cfg: CfgNode, final_cfg: CfgNode | None = None) -> dict[s
 
     Args:
         cfg, final_cfg: as in :func:`run_search`.
+
+    Raises:
+        NotMeasured: latencies that tell it are not measured yet.
     """
     limits = _limits(cfg, final_cfg, get_space(cfg))
     return {str(budget): codes for budget, codes in limits.eligible.items()}

@@ -15,6 +15,7 @@ from ..config import set_architecture
 from ..modeling import BUILDERS
 from ..modeling.builder_names import without_supernet
 from ..spaces import StageSpace
+from .latencies import Latencies
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def get_cost(name: str, cfg: CfgNode, space: StageSpace, detector: CfgNode) -> C
 
     Raises:
         ValueError: there is no such cost, or the detector cannot be counted.
+        NotMeasured: latencies are not all there.
     """
     if name not in COSTS:
         expected = ", ".join(map(repr, COSTS))
@@ -74,6 +76,10 @@ def _parameters(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
     return Cost("M parameters", lambda code: count(code) / 1e6)
 
 
+def _latency(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
+    return Cost("ms", Latencies.read(cfg, space))
+
+
 # By SEARCH.COST
 COSTS: Mapping[str, Callable[[CfgNode, StageSpace, CfgNode], Cost]] = MappingProxyType(
     {
@@ -82,6 +88,7 @@ COSTS: Mapping[str, Callable[[CfgNode, StageSpace, CfgNode], Cost]] = MappingPro
         "gmacs": _gmacs,
         "detector_gmacs": _detector_gmacs,
         "parameters": _parameters,
+        "latency": _latency,
     }
 )
 OF_CODES_ALONE = ("blocks", "weighted")  # the costs that do not depend on the detector

@@ -39,6 +39,9 @@ SMALL = {
     "SOLVER.STEPS": "()",
     "SOLVER.WARMUP_ITERS": "1",
     "TEST.EVAL_PERIOD": "0",
+    "SEARCH.COST_SIZE": "(64, 64)",
+    "SEARCH.LATENCY.RUNS": "1",
+    "SEARCH.LATENCY.WARM_UP": "0",
     "SEARCH.BN.BATCHES": "1",
     "SEARCH.BN.IMAGES_PER_BATCH": "2",
 }
@@ -81,7 +84,7 @@ SCRIPTS = {
 MODULE = ["-m", "crnas_d2"]
 
 # Commands that take all these keys, and one that takes those of the network, and all with an option.
-RUN = ("train", "search")
+RUN = ("train", "search", "latency")
 FILL = "remap"
 MATCHES = "--match-features"  # which runs the network on pictures
 

@@ -1,0 +1,235 @@
+"""The latencies of a search: measured before it begins, or in the table of another device."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import logging
+import os
+import time
+from random import Random
+
+import torch
+
+from detectron2.config import CfgNode
+
+from ..analysis.latency import Latency, Timing, describe_device, measure_latency
+from ..analysis.latency_table import LatencyTable
+from ..architecture import Architecture, Code
+from ..config import default_config, flatten_config, set_architecture
+from ..data import setup_datasets
+from ..engine.trainer import without_sync_bn
+from ..lock import folder_lock
+from ..main_process import decided_by_main
+from ..search.cost import plain_detector
+from ..search.latencies import Latencies, NotMeasured, latency_file
+from ..spaces import PathSpace, StageSpace
+
+GROUP = 64  # stage codes that are measured in turn; the baseline's is in each group
+PATIENCE_S = 120
+DRIFT = 0.05  # share by which the baseline may be slower or faster than in the first group
+
+# Keys of a detector that its latency does not depend on, or that the table has by code
+OTHERWISE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.INIT.", "MODEL.SUPERNET.", "MODEL.CLASS_NAMES")
+OTHERWISE += ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE", "MODEL.CR.ACTIVATION_CHECKPOINT")
+
+logger = logging.getLogger(__name__)
+
+
+def detector_of(cfg: CfgNode, final_cfg: CfgNode | None) -> CfgNode:
+    """The detector whose latency is the cost, not frozen, with as many classes as its data sets have.
+
+    Args:
+        cfg: of a stage search.
+        final_cfg: of the detector that it is for; None is the supernet's.
+
+    Raises:
+        ValueError, FileNotFoundError: the data sets have a fault.
+    """
+    detector = plain_detector(without_sync_bn(final_cfg or cfg, "an evaluation needs no other"))
+    detector.MODEL.DEVICE = cfg.MODEL.DEVICE
+    detector.DATASETS.ARCHVAL.DIR = cfg.DATASETS.ARCHVAL.DIR
+    setup_datasets(detector)
+    return detector
+
+
+def measure_if_cost(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -> None:
+    """Let the main process measure what is missing, where latency is the cost of a search. Every
+    process has to call it.
+
+    Args:
+        cfg, final_cfg: as in :func:`~.supernet_search.run_search`.
+        space: of the search.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`check_latencies` and :func:`measure_latencies`.
+    """
+    if not is_cost(cfg, space):
+        return
+    path = latency_file(cfg)
+    check_latencies(cfg, final_cfg, space)
+
+    def measure() -> None:
+        with folder_lock(cfg.OUTPUT_DIR):
+            measure_latencies(cfg, space, detector_of(cfg, final_cfg), path)
+
+    if not cfg.SEARCH.LATENCY.FILE:
+        decided_by_main(measure)
+        _wait_for(path)
+
+
+def is_cost(cfg: CfgNode, space: PathSpace) -> bool:
+    """Whether latency is the cost of a search; operation codes have none."""
+    return cfg.SEARCH.COST == "latency" and isinstance(space, StageSpace)
+
+
+def check_latencies(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -> None:
+    """Check a table that is there, where latency is the cost of a search, and that one from
+    elsewhere has all that the budgets need.
+
+    Args, Raises:
+        As :func:`measure_if_cost`.
+    """
+    if not is_cost(cfg, space):
+        return
+    file, path = cfg.SEARCH.LATENCY.FILE, latency_file(cfg)
+    if os.path.isfile(path):
+        read_table(cfg, detector_of(cfg, final_cfg), path)
+    elif file:
+        raise FileNotFoundError(f"SEARCH.LATENCY.FILE is {file!r}; there is no such file")
+    try:
+        Latencies.read(cfg, space)
+    except NotMeasured as missing:
+        if file:
+            raise ValueError(
+                f"SEARCH.LATENCY.FILE is {file!r}, which has not got {missing}; go on with crnas "
+                "latency on the device where it was measured, with this config"
+            ) from None
+
+
+def _wait_for(path: str) -> None:
+    """As a network file system shows a new file to other machines some time later."""
+    for _ in range(PATIENCE_S):
+        if os.path.isfile(path):
+            return
+        time.sleep(1)
+
+
+def measure_latencies(cfg: CfgNode, space: StageSpace, detector: CfgNode, path: str) -> None:
+    """Measure what the budgets of a search need, as far as its table has not got it.
+
+    Args:
+        cfg: of the search.
+        space: of its stage codes.
+        detector: see :func:`detector_of`.
+        path: of the table. It is written after each group of codes, so that a run that is stopped
+            goes on with the next one.
+
+    Raises:
+        ValueError: the table was made under other conditions, or too many codes are to be measured.
+    """
+    timing, here = timing_of(cfg), conditions_here(cfg, detector)
+    table = read_table(cfg, detector, path) or LatencyTable(here)
+    while True:
+        latencies = Latencies.of(cfg, space, table.rows)
+        if not latencies.missing:
+            return
+        table.check_conditions(path, here, _defaults())
+        logger.info(
+            f"Measuring {latencies.describe_missing()}, on {here['device']} (torch {here['torch']}, "
+            f"{here['threads']} threads): batch {timing.batch}, {timing.precision}, "
+            f"{timing.input_size[0]} x {timing.input_size[1]}, {timing.runs} runs of each after "
+            f"{timing.warm_up} to warm up"
+        )
+        _measure_missing(latencies, detector, timing, table, path)
+
+
+def _measure_missing(
+    latencies: Latencies, detector: CfgNode, timing: Timing, table: LatencyTable, path: str
+) -> None:
+    """In groups by chance. The baseline's code is in each of them, and tells whether the machine has
+    become slower or faster."""
+    baseline, began = latencies.baseline, time.perf_counter()
+    codes = Random(0).sample(latencies.missing, len(latencies.missing))
+    codes.sort(key=lambda code: code != baseline)
+    for start in range(0, len(codes), GROUP):
+        group = list(dict.fromkeys([baseline, *codes[start : start + GROUP]]))
+        found = measure_latency({code: _variant(detector, code) for code in group}, timing)
+        gc.collect()
+        torch.cuda.empty_cache()
+        before = table.rows.get(baseline)
+        table.rows.update(found)
+        if before:
+            _tell_drift(before, found[baseline])
+            table.rows[baseline] = before
+        table.write(path)
+        done = min(start + GROUP, len(codes))
+        left = (time.perf_counter() - began) / done * (len(codes) - done)
+        logger.info(
+            f"{done:,} of {len(codes):,} measured, "
+            f"about {datetime.timedelta(seconds=round(left))} left"
+        )
+
+
+def _variant(detector: CfgNode, code: Code) -> CfgNode:
+    variant = detector.clone()
+    set_architecture(variant, Architecture(code))
+    return variant
+
+
+def _tell_drift(before: Latency, now: Latency) -> None:
+    drift = now.median / before.median - 1
+    log = logger.warning if abs(drift) > DRIFT else logger.info
+    log(
+        f"The baseline takes {now.median:.4g} ms, and took {before.median:.4g} ms in the first group "
+        f"({drift:+.1%})"
+    )
+
+
+def read_table(cfg: CfgNode, detector: CfgNode, path: str) -> LatencyTable | None:
+    """The table of a search; None where it is not there.
+
+    Args:
+        cfg, detector, path: as in :func:`measure_latencies`.
+
+    Raises:
+        ValueError: it is of another detector, or the detector was run in another way; on another
+            device it may have been.
+    """
+    if not os.path.isfile(path):
+        return None
+    table = LatencyTable.read(path)
+    table.check_conditions(path, _conditions(cfg, detector), _defaults())
+    return table
+
+
+def timing_of(cfg: CfgNode) -> Timing:
+    """How a search measures."""
+    size, latency = tuple(cfg.SEARCH.COST_SIZE), cfg.SEARCH.LATENCY
+    return Timing(size, latency.BATCH, latency.PRECISION, latency.RUNS, latency.WARM_UP)
+
+
+def conditions_here(cfg: CfgNode, detector: CfgNode) -> dict[str, str]:
+    """All that a measurement here depends on."""
+    latency = cfg.SEARCH.LATENCY
+    runs = {"runs": str(latency.RUNS), "warm-up": str(latency.WARM_UP)}
+    return describe_device(detector.MODEL.DEVICE) | runs | _conditions(cfg, detector)
+
+
+def _conditions(cfg: CfgNode, detector: CfgNode) -> dict[str, str]:
+    """What a latency is of, whatever the device: how the detector is run, and its keys that are not
+    at their defaults."""
+    search, defaults = flatten_config(cfg.SEARCH, "SEARCH."), _defaults()
+    keys = ("SEARCH.COST_SIZE", "SEARCH.LATENCY.BATCH", "SEARCH.LATENCY.PRECISION")
+    network = flatten_config(detector.MODEL, "MODEL.")
+    network["TEST.DETECTIONS_PER_IMAGE"] = str(detector.TEST.DETECTIONS_PER_IMAGE)
+    changes = {
+        key: value
+        for key, value in network.items()
+        if value != defaults.get(key) and not key.startswith(OTHERWISE)
+    }
+    return {key: search[key] for key in keys} | changes
+
+
+def _defaults() -> dict[str, str]:
+    return flatten_config(default_config())
