@@ -20,7 +20,7 @@ demo: install
 	$(VENV_PYTHON) search_net.py --config-file configs/Search/digits.yaml --num-gpus 2 --dist-url auto \
 		OUTPUT_DIR output/demo
 	$(VENV_PYTHON) tools/visualize_results.py --config-file output/demo/final.yaml \
-		--input output/demo/final/inference/coco_instances_results.json --output output/demo/detections.png
+		--output output/demo/detections.png
 
 lint: install
 	$(VENV_PYTHON) -m black --check --quiet benchmarks crnas_d2 tests tools *.py

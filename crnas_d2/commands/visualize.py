@@ -1,5 +1,6 @@
 """One picture of a detector's results: test images with ground truth beside detections.
 
+crnas visualize --config-file output/search/final.yaml --output results.png
 crnas visualize --config-file Digits/faster_rcnn_CR_R_18_FPN.yaml \\
     --input output/inference/coco_instances_results.json --output results.png
 crnas visualize ... --conf-threshold 0.3 --max-images 12 DATASETS.TEST "('own_val',)"
@@ -16,11 +17,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config import read_config
 from ..data import setup_datasets
 from ..data.class_names import tell_apart
+from ..engine.coco_evaluator import RESULTS_FILE
 from ..files import check_not_read, read_json, write_atomically
 from ..report.fonts import find_families, unheeded_glyphs
 from ..report.pictures import detections_by_image, draw_truth_and
@@ -42,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="of the detector")
     parser.add_argument(
         "--input",
-        required=True,
         metavar="JSON",
-        help="coco_instances_results.json, of the first data set of DATASETS.TEST",
+        help="coco_instances_results.json, of the first data set of DATASETS.TEST (default: of the "
+        "test of the training that has left MODEL.WEIGHTS)",
     )
     parser.add_argument("--output", required=True, metavar="PNG", help="picture to write")
     parser.add_argument(
@@ -69,13 +72,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not cfg.DATASETS.TEST:
         raise ValueError(f"{args.config_file}: DATASETS.TEST is empty, expected a data set to show")
     dataset = cfg.DATASETS.TEST[0]
-    results = read_json(args.input)
+    path = args.input or results_beside(cfg)
+    results = read_json(path)
     setup_datasets(cfg)
     images = DatasetCatalog.get(dataset)
     check_not_read(args.output, (image["file_name"] for image in images))
     metadata = MetadataCatalog.get(dataset)
     class_names = tell_apart(metadata.thing_classes)
-    detections = detections_by_image(results, images, metadata, args.input)
+    detections = detections_by_image(results, images, metadata, path)
 
     chosen = np.linspace(0, len(images) - 1, min(args.max_images, len(images))).round().astype(int)
     pairs = []
@@ -89,6 +93,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
     write_atomically(args.output, picture)
     print(f"wrote {args.output}: {len(pairs)} of {len(images)} images of {dataset}")
+
+
+def results_beside(cfg: CfgNode) -> str:
+    """File of the detections that a training has left of its last test.
+
+    Args:
+        cfg: of the detector; its weights are those of the training.
+
+    Raises:
+        ValueError: it has no weights.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS is empty; expected trained weights, or a file for --input")
+    return os.path.join(os.path.dirname(cfg.MODEL.WEIGHTS), "inference", RESULTS_FILE)
 
 
 def draw_pair(

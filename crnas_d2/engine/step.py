@@ -16,6 +16,10 @@ from .hooks import find_supernet
 from .step_message import StepMessage
 
 
+class DivergedError(FloatingPointError):
+    """A loss is not finite, of which all ranks know."""
+
+
 class _TellsItsLosses:
     """Detectron2 gathers losses as pickles, and tells one that is not finite on the main rank alone,
     where the others would wait for it; and it does not know of paths.
@@ -31,15 +35,16 @@ class _TellsItsLosses:
     def run_step(self) -> None:
         """
         Raises:
-            FloatingPointError: a loss of any rank, or a prediction, is Inf or NaN. The parameters
-                are those of the iteration before.
+            DivergedError: a loss of any rank is Inf or NaN. The parameters are those of the
+                iteration before.
+            FloatingPointError: likewise a prediction, of which this rank alone may know.
         """
         try:
             super().run_step()
         except FloatingPointError as error:
             supernet = find_supernet(self.model)
             path = f", path {list(supernet.path)}" if supernet else ""
-            raise FloatingPointError(f"diverged at iteration {self.iter}{path}: {error}") from error
+            raise type(error)(f"diverged at iteration {self.iter}{path}: {error}") from error
 
     def _write_metrics(
         self, loss_dict: Mapping[str, torch.Tensor], data_time: float, *_, **__
@@ -50,7 +55,7 @@ class _TellsItsLosses:
         of_ranks = [{name: told[name] for name in own} for told in self.message.of_ranks]
         for rank, losses in enumerate(of_ranks):
             if not all(map(math.isfinite, losses.values())):
-                raise FloatingPointError(f"losses of rank {rank} are {losses}")
+                raise DivergedError(f"losses of rank {rank} are {losses}")
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", data_time)
         if comm.is_main_process():

@@ -87,6 +87,17 @@ def step(
             terminal.end()
 
 
+def begin_part(title: str, later: Work) -> None:
+    """Tell that a part of the step begins.
+
+    Args:
+        title: of it.
+        later: what the step has to do after it.
+    """
+    for terminal in _terminals():
+        terminal.begin_part(title, later)
+
+
 def report(
     unit: str, done: int, total: int, images: float, backward: bool = False, detail: str = ""
 ) -> None:
@@ -152,7 +163,8 @@ class Terminal(logging.Handler):
         self._shown_in_step: set[str] = set()
         self._forecast = Forecast()
         self._live_line: _LiveLine | None = None
-        self._title = self._place = self._detail = ""
+        self._title = self._part = self._place = self._detail = ""
+        self._later_parts = Work()
         self._has_others = False
         self._backward = False
         self._last_line = 0.0
@@ -197,7 +209,8 @@ class Terminal(logging.Handler):
         self._forecast.begin(pixels, later)
         self._title = f"step {number} of {count}, {name}" if count > 1 else name
         self._has_others = count > 1
-        self._place = self._detail = ""
+        self._part = self._place = self._detail = ""
+        self._later_parts = Work()
         self._last_line = time.monotonic()
         if self._is_live:
             self._live_line = _LiveLine(
@@ -210,6 +223,11 @@ class Terminal(logging.Handler):
                 leave=False,
             )
 
+    def begin_part(self, title: str, later: Work) -> None:
+        """A part of the step begins, see :func:`begin_part`."""
+        self._part, self._later_parts = f"{title}, ", later
+        self._forecast.expect(later.forward, backward=False)
+
     def end(self) -> None:
         """The step has ended: the live line goes away."""
         if self._live_line is not None:
@@ -220,8 +238,9 @@ class Terminal(logging.Handler):
 
     def show(self, place: str, images_left: float, backward: bool, detail: str) -> None:
         """The step is at a place, see :func:`report`."""
-        self._place, self._detail, self._backward = place, detail, backward
-        self._forecast.expect(images_left, backward)
+        self._place, self._detail, self._backward = self._part + place, detail, backward
+        later = self._later_parts.backward if backward else self._later_parts.forward
+        self._forecast.expect(images_left + later, backward)
         self._refresh()
 
     def passed(self, images: int, backward: bool) -> None:

@@ -24,6 +24,8 @@ from .latency import check_latencies
 from .outputs import OF_A_RECIPE, check_outputs, check_search_outputs, files_read
 from .readme import README_FILE
 from .recipe import find_config, folder_of
+from .shortlist_plan import configs_of
+from .steps import Kind, Step
 from .supernet_search import get_space, planned_evaluations, settled
 
 if TYPE_CHECKING:
@@ -59,21 +61,20 @@ def check_procedure(
     check(_check_outputs, procedure)
     recipe, final = procedure.recipe, check(procedure.final_config)
     for step in procedure.steps:
-        check_here = telling_places(check, step.config, recipe.opts, [recipe.path])
-        cfg = check_here(procedure.config, step)
-        if cfg is None:
-            continue
-        cfg.DATASETS.ARCHVAL.DIR = splits or cfg.DATASETS.ARCHVAL.DIR
-        taken = check_network(
-            cfg, training=not step.searches, has_weights=not step.weights, check=check_here
-        )
-        if taken is None:
-            continue
-        if step.searches:
-            check_here(check_space, cfg, final, is_known=not step.architecture)
-        else:
-            check_here(check_model, cfg)  # the search's is that of its supernet
-        check_here(_check_data, cfg, searches=step.searches, makes=makes)
+        check_step = telling_places(check, step.config, recipe.opts, [recipe.path])
+        for file, cfg, has_weights in check_step(configs_of, procedure, step) or []:
+            check_here = telling_places(check, file, recipe.opts, [recipe.path])
+            cfg.DATASETS.ARCHVAL.DIR = splits or cfg.DATASETS.ARCHVAL.DIR
+            taken = check_network(
+                cfg, training=not step.searches, has_weights=has_weights, check=check_here
+            )
+            if taken is None:
+                continue
+            if step.searches:
+                check_here(check_space, cfg, final, is_known=not step.architecture)
+            else:
+                check_here(check_model, cfg)  # the search's is that of its supernet
+            check_here(_check_data, cfg, step, makes=makes)
     if final and all(step.config != recipe.names["FINAL"] for step in procedure.steps):
         _check_untrained(
             final, telling_places(check, recipe.names["FINAL"], recipe.opts, [recipe.path])
@@ -176,11 +177,13 @@ def _check_begun(procedure: Procedure) -> None:
         standing.refuse_changes()
 
 
-def _check_data(cfg: CfgNode, *, searches: bool, makes: bool) -> None:
+def _check_data(cfg: CfgNode, step: Step, *, makes: bool) -> None:
     """Of a step."""
-    check_data_sets(cfg, training=not searches, makes=makes)
-    if searches:
+    check_data_sets(cfg, training=not step.searches, makes=makes)
+    if step.searches:
         _check_scores(cfg)
+    elif step.kind is Kind.SHORTLIST and cfg.DATASETS.TEST:
+        check_metric(cfg)
 
 
 def _check_scores(cfg: CfgNode) -> None:
@@ -193,8 +196,9 @@ def _check_scores(cfg: CfgNode) -> None:
 def _uses_of_data(procedure: Procedure) -> list[DataUse]:
     """Of every step; of the final detector also where it is not trained here."""
     uses = [
-        DataUse(step.name, procedure.config(step), searches=step.searches)
+        DataUse(step.name, cfg, searches=step.finds)
         for step in procedure.steps
+        for _, cfg, _ in configs_of(procedure, step)
     ]
     final = procedure.final_config()
     return [*uses, DataUse("SEARCH.FINAL", final, tests=True)] if final else uses

@@ -21,7 +21,8 @@ class DataUse:
     Attributes:
         step: its name.
         cfg: its config.
-        searches: architectures are compared on DATASETS.TEST, which is an archval.
+        searches: architectures are compared on DATASETS.TEST, which is an archval; by a search, or by
+            a short list.
         tests: DATASETS.TEST is what the final detectors are tested on.
     """
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from detectron2.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -17,7 +16,10 @@ from ..data.parts import count_images, describe_parts, table_of_parts
 from ..data.split_table import SplitTable
 from ..engine.forecast import Work
 from .measurement import Measurement, format_time, measure, remarks_of, sum_of
+from .shortlist_plan import ShortlistPlan
+from .steps import Kind, Step
 from .supernet_search import describe_limits, planned_evaluations, settled
+from .work import images_of, work_of_search, work_of_training
 
 if TYPE_CHECKING:
     from .procedure import Procedure
@@ -32,7 +34,8 @@ class StepOverview:
         folder: of its products.
         config: file of its config.
         searches: or else it trains.
-        size: iterations and images of a training, architectures and images of a search.
+        size: iterations and images of a training, architectures and images of a search, codes,
+            seeds and rungs of a short list.
         image_passes: images that pass through a network, and in which direction.
         work: what it has to do, for a forecast of its time.
         done: whether it has ended.
@@ -104,19 +107,7 @@ def overview(procedure: Procedure) -> list[StepOverview]:
     overviews = []
     for step in procedure.steps:
         standing = procedure.look()[step.name]
-        cfg = procedure.config(step)
-        codes, images = None, 0
-        if step.searches:
-            cfg = settled(cfg)
-            codes = planned_evaluations(cfg, procedure.final_config())
-            images = count_images(cfg)
-            size = f"{'?' if codes is None else f'{codes:,}'} architectures x {images:,} images"
-            passes = "?" if codes is None else f"{codes * images:,} forward"
-            codes = codes or 0
-        else:
-            batch = cfg.SOLVER.IMS_PER_BATCH
-            size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {batch:,} images"
-            passes = f"{cfg.SOLVER.MAX_ITER * batch:,} forward and backward"
+        cfg, (size, passes, work) = procedure.config(step), _size_of(procedure, step)
         overviews.append(
             StepOverview(
                 name=step.name,
@@ -126,12 +117,29 @@ def overview(procedure: Procedure) -> list[StepOverview]:
                 size=size,
                 image_passes=passes,
                 done=standing.done,
-                work=work_of(cfg, codes, images),
+                work=work,
                 seconds=standing.seconds,
                 results=standing.results,
             )
         )
     return overviews
+
+
+def _size_of(procedure: Procedure, step: Step) -> tuple[str, str, Work]:
+    """Size and image passes of a step, in words, and its work."""
+    cfg = procedure.config(step)
+    if step.searches:
+        cfg = settled(cfg)
+        codes, images = planned_evaluations(cfg, procedure.final_config()), count_images(cfg)
+        if codes is None:  # latencies that tell it are not measured yet
+            return f"? architectures x {images:,} images", "?", work_of_search(cfg, 0, images)
+        size = f"{codes:,} architectures x {images:,} images"
+        return size, f"{codes * images:,} forward", work_of_search(cfg, codes, images)
+    if step.kind is Kind.SHORTLIST:
+        shortlist = ShortlistPlan.of_step(procedure, step)
+        return shortlist.size, shortlist.image_passes, shortlist.work
+    size = f"{cfg.SOLVER.MAX_ITER:,} iterations x {cfg.SOLVER.IMS_PER_BATCH:,} images"
+    return size, f"{images_of(cfg):,} forward and backward", work_of_training(cfg)
 
 
 def split_tables(procedure: Procedure, *, makes: bool) -> list[SplitTable]:
@@ -143,28 +151,3 @@ def split_tables(procedure: Procedure, *, makes: bool) -> list[SplitTable]:
     return list(
         filter(None, procedure.look_at_searches(functools.partial(table_of_parts, makes=makes)))
     )
-
-
-def work_of(cfg: CfgNode, evaluations: int | None, images: int = 0) -> Work:
-    """What a step has to do.
-
-    Args:
-        cfg: of the step; of a search, :func:`~crnas_d2.procedure.supernet_search.settled`.
-        evaluations: how many architectures it evaluates; None of a training.
-        images: of archval, on which each of them is evaluated.
-    """
-    if evaluations is None:
-        images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
-        return Work(backward=images, pixels=_pixels(cfg, cfg.INPUT.MIN_SIZE_TRAIN))
-    norms = cfg.SEARCH.BN
-    if norms.MODE == "recalibrate":
-        images += norms.BATCHES * norms.IMAGES_PER_BATCH
-    return Work(forward=evaluations * images, pixels=_pixels(cfg, [cfg.INPUT.MIN_SIZE_TEST]))
-
-
-def _pixels(cfg: CfgNode, shorter_sides: Sequence[int]) -> float:
-    """Of an input, about: those of detectors are taken to be a third longer than high."""
-    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
-        return float(cfg.INPUT.CLASSIFICATION.CROP_SIZE**2)
-    side = sum(shorter_sides) / len(shorter_sides) or 480.0  # 0 is the image as it is
-    return side * side * 4 / 3

@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..architecture import Architecture
-from ..config import default_config, get_architecture, set_architecture
+from ..config import get_architecture, set_architecture
 from ..data.identity import Seen
 from ..data.copies import copies_between_parts, tell_copies
 from ..data.parts import tell
@@ -41,9 +41,10 @@ from ..search.result import ARCHITECTURE_FILE, RESULT_FILE, read_architectures
 from .products import describe_end, write_products
 from .roles import check_roles
 from .standing import Standing
-from .shortlist import run_shortlist
+from .shortlist import identify_shortlist, run_shortlist
+from .shortlist_plan import put_on_archtrain, search_of
 from .state import MODEL_FILE, StepState
-from .step_run import run_in_folder, train
+from .step_run import run_in_folder, start_from, train
 from .supernet_search import eligible_by_budget, get_space, run_search
 
 logger = logging.getLogger(__name__)
@@ -173,19 +174,16 @@ class Procedure:
         cfg.OUTPUT_DIR = os.path.join(self.output, step.name)
         cfg.MODEL.SUPERNET.TEST_PATHS = []  # the search evaluates
         if step.weights:
-            cfg.MODEL.WEIGHTS = self.path(step.weights, MODEL_FILE)
-            settings = cfg.MODEL.INIT.SETTINGS
-            cfg.MODEL.INIT = default_config().MODEL.INIT  # it is what the step is made for
-            cfg.MODEL.INIT.SETTINGS = settings
+            start_from(cfg, self.path(step.weights, MODEL_FILE))
         elif self.recipe.seed:
             self.recipe.seed.put_into(cfg)
         architecture = self._architecture_of(step)
         if architecture:
             set_architecture(cfg, architecture)
         if step.kind is Kind.TRAINING and step.config == self.recipe.names["FINAL"]:
-            cfg.SEED = (
-                max(cfg.SEED, 0) + step.seed
-            )  # also without one the two of a pair have the same
+            cfg.SEED = max(cfg.SEED, 0) + step.seed  # also without one, a pair has the same
+        if step.kind is Kind.SHORTLIST:
+            put_on_archtrain(cfg, self.config(search_of(self, step)))
         before = self._standings.get(step.weights, Standing())
         is_there = before.trained if step.weights else os.path.isfile(cfg.MODEL.WEIGHTS)
         if cfg.MODEL.INIT.SETTINGS == "take" and is_there:
@@ -254,14 +252,16 @@ class Procedure:
         return self._architecture_of(step) == get_architecture(self.baseline(step.budget))
 
     def _identify(self, step: Step) -> Identity:
-        final = self.final_config() if step.searches else None
-        return identify(
-            self.config(step),
-            self._seen,
-            searches=step.searches,
-            final_cfg=final,
-            processes=self._processes,
-        )
+        if step.kind is Kind.SHORTLIST:
+            return identify_shortlist(self, step)
+        if not step.searches:
+            return self.identify(self.config(step))
+        final = self.final_config()
+        return identify(self.config(step), self._seen, searches=True, final_cfg=final)
+
+    def identify(self, cfg: CfgNode) -> Identity:
+        """Of a training; called on the main process alone."""
+        return identify(cfg, self._seen, searches=False, processes=self._processes)
 
     def found(self, budget: str = "") -> Architecture | None:
         """Under a budget, by the last search or short list that is done."""

@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..config import default_config
 from ..engine import CRTrainer
 from ..engine.setup import prepare
 from ..main_process import decided_by_main
@@ -53,6 +54,13 @@ def run_in_folder(
         StepState(identity, DONE, results, seconds, hashes).write(folder)
 
     decided_by_main(end)
+
+
+def start_from(cfg: CfgNode, weights: str) -> None:
+    """Let a training start from the weights that an earlier step has made for it, as they are."""
+    settings = cfg.MODEL.INIT.SETTINGS
+    cfg.MODEL.WEIGHTS, cfg.MODEL.INIT = weights, default_config().MODEL.INIT
+    cfg.MODEL.INIT.SETTINGS = settings
 
 
 def train(cfg: CfgNode, config: str) -> Mapping[str, Any]:

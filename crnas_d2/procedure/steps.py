@@ -122,8 +122,11 @@ def _search_steps(recipe: Recipe, kind: str, budget: str, found: str = "") -> li
 def _shortlist(recipe: Recipe, kind: str, budget: str, search: str) -> list[Step]:
     if not recipe.cfg.SEARCH.RECIPE.SHORTLIST.CODES:
         return []
-    name, final = f"{folder_of(budget)}{kind}_shortlist", recipe.names["FINAL"]
-    return [Step(name, final, Kind.SHORTLIST, architecture=search, budget=budget)]
+    folder, weights = folder_of(budget), ""
+    if recipe.cfg.SEARCH.RECIPE.INHERIT:
+        weights = "stage_supernet" if kind == "stage" else f"{folder}dilation_supernet"
+    name, final = f"{folder}{kind}_shortlist", recipe.names["FINAL"]
+    return [Step(name, final, Kind.SHORTLIST, weights, search, budget)]
 
 
 def _final_steps(recipe: Recipe, budget: str, found: str) -> list[Step]:
@@ -177,7 +180,7 @@ def describe_start(recipe: Recipe, steps: Sequence[Step]) -> list[str]:
     if not recipe.seed:
         return []
     network = recipe.seed.network
-    names = [step.name for step in steps if not (step.weights or step.finds)]
+    names = [step.name for step in steps if not (step.weights or step.searches)]
     lines = [f"{', '.join(names)} start from {network.name}, remapped (SHA-256 {network.sha256})"]
     if recipe.cfg.MODEL.INIT.SETTINGS == "take" and network.settings:
         lines.append(f"All steps take the settings that it needs: {as_command(network.settings)}")

@@ -14,7 +14,7 @@ from ..architecture import Architecture
 from ..files import read_json, write_json, write_signed
 from ..architecture import Code, format_code, parse_code
 from .limits import Limits
-from .ranking import Ranking
+from .ranking import Ranking, ScoredCode
 
 ARCHITECTURE_FILE = "architecture.yaml"
 FINAL_FILE = "final.yaml"
@@ -170,6 +170,23 @@ def read_architectures(folder: str) -> dict[str, Architecture]:
         best = {budget: ranking["best"] for budget, ranking in rankings if ranking["best"]}
         found |= {budget: Architecture(parse_code(code)) for budget, code in best.items()}
     return found
+
+
+def read_ranking(folder: str, budget: str = "") -> Ranking:
+    """Of the stage codes under a budget, or of the operation codes; with an empty name of the first
+    budget, or of the only one.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_architecture`.
+    """
+    path = os.path.join(folder, RESULT_FILE)
+    try:
+        rankings = read_json(path)["rankings"]
+        ranking = rankings[budget] if budget in rankings else next(iter(rankings.values()))
+        scored = ranking["ranking"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no result of a search: {error!r}") from None
+    return Ranking(tuple(ScoredCode(parse_code(code), score) for code, score in scored))
 
 
 def as_yaml(content: Mapping[str, Any]) -> str:

@@ -81,12 +81,10 @@ class ShortlistResult:
         for candidate in self.candidates:
             means = [rung.means.get(candidate.code) for rung in self.rungs]
             mark = "wins" if candidate.code == self.winner else ""
-            origin = candidate.origin
-            if candidate.rank and origin != BASELINE:
-                origin = f"{origin} {candidate.rank}"
-            rows.append([format_code(candidate.code), origin, *means, mark])
+            code, origin, rank = format_code(candidate.code), candidate.origin, candidate.rank
+            rows.append([code, origin, rank, *means, mark])
         rungs = [f"{rung.iterations:,} iterations" for rung in self.rungs]
-        head = [f"{self.of} code", "origin", *rungs, ""]
+        head = [f"{self.of} code", "origin", "rank", *rungs, ""]
         return tabulate(rows, head, "github", floatfmt=".2f")
 
     def write(self, folder: str) -> None:

@@ -202,3 +202,26 @@ def test_a_picture_of_the_data_is_never_replaced(run, data, refused, tmp_path):
     with refused(f"output {path} is read too"):
         run(as_results(data["annotations"], 1.0), "--output", str(path))
     assert path.read_bytes() == before
+
+
+def test_the_detections_beside_the_weights_are_the_default(tool, data, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "inference").mkdir(parents=True)
+    detections = json.dumps(as_results(data["annotations"], 0.9))
+    (folder / "inference" / "coco_instances_results.json").write_text(detections)
+    pictures = {}
+    weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
+    given = ["--input", str(folder / "inference" / "coco_instances_results.json")]
+    for name, options, opts in (("default", [], weights), ("given", given, [])):
+        output = tmp_path / f"{name}.png"
+        files = ["--config-file", str(tmp_path / "config.yaml"), "--output", str(output)]
+        tool.main([*files, *options, *opts])
+        pictures[name] = output.read_bytes()
+    assert pictures["default"] == pictures["given"]
+
+
+def test_neither_weights_nor_detections(tool, data, tmp_path, capsys):
+    files = ["--config-file", tmp_path / "config.yaml", "--output", tmp_path / "out.png"]
+    with pytest.raises(SystemExit):
+        tool.main(list(map(str, files)))
+    assert "MODEL.WEIGHTS is empty; expected trained weights, or a file" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What is shown on standard output, and what the log file has."""
 
 import io
+import itertools
 import logging
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from hanging import HANGS_S
 from runs import train
 
 from crnas_d2.engine import terminal
+from crnas_d2.engine.forecast import Forecast
 from crnas_d2.engine.terminal import LoggedLines, Terminal
 
 OWN = logging.getLogger("crnas_d2.somewhere")
@@ -132,6 +134,26 @@ def test_plain_lines_now_and_then(monkeypatch):
     assert lines[1] == "step 2 of 3, final: iteration 1 of 9, loss 0.5"
     assert lines[-1].startswith("step 2 of 3, final: iteration 3 of 9, 0:00:00 left (all ~0:00:0")
     assert lines[-1].endswith(" images/s, loss 0.5")
+
+
+def test_parts_of_a_step(monkeypatch):
+    """What comes after a part counts too: 6 iterations of 2 images and 40 images at 2 in a second, and
+    10 images that pass forward alone in a third of the time."""
+    seconds = itertools.count()
+    monkeypatch.setattr(terminal, "Forecast", lambda: Forecast(lambda: next(seconds)))
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", -1.0)
+    file = io.StringIO()
+    attach(file, monkeypatch)
+    with terminal.step("stage_shortlist"):
+        terminal.begin_part("rung 1 of 2, 2-2-2-2, seed 1", terminal.Work(10, 40))
+        for iteration in range(1, 4):
+            terminal.report_images(2, backward=True)
+            terminal.report("iteration", iteration, 9, 2, backward=True)
+    seconds = round((6 * 2 + 40) / 2 + 10 / 6)
+    assert messages(file.getvalue())[-1] == (
+        "stage_shortlist: rung 1 of 2, 2-2-2-2, seed 1, iteration 3 of 9, "
+        f"0:00:{seconds} left, 2 images/s"
+    )
 
 
 def test_nothing_is_shown_without_a_step(monkeypatch):

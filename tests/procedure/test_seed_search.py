@@ -36,6 +36,7 @@ SMALL = {
     "SOLVER.MAX_ITER": 1,
     "SOLVER.STEPS": "()",
     "SEARCH.SURVIVORS": 1,
+    "SEARCH.RECIPE.SHORTLIST.CODES": 0,
     "SEARCH.BN.BATCHES": 1,
     "SEARCH.BN.IMAGES_PER_BATCH": 2,
 }
@@ -104,6 +105,18 @@ def test_what_it_started_from_is_on_record(folder, monkeypatch):
         page = file.read()
     names = "stage_supernet, dilation_supernet, baseline, final"
     assert f"{names} start from {WEIGHTS}, remapped (SHA-256 {sha256})." in page
+
+
+def test_a_short_list_starts_from_the_file_too(folder):
+    planned = procedure(folder, "SEARCH.RECIPE.SHORTLIST.CODES", 1)
+    names = (
+        "stage_supernet, stage_shortlist, dilation_supernet, operation_shortlist, baseline, final"
+    )
+    assert planned.start[0].startswith(f"{names} start from {WEIGHTS}, remapped")
+    for step in planned.steps:
+        if "shortlist" in step.name:
+            cfg = planned.config(step)
+            assert cfg.MODEL.WEIGHTS == str(folder / WEIGHTS) and cfg.MODEL.INIT.REMAP is True
 
 
 def test_the_found_detector_is_trained_again_from_the_file(folder, monkeypatch):
