@@ -23,7 +23,7 @@ class Cost:
     """The cost of a stage code, which it is called with.
 
     Attributes:
-        unit: of the numbers, such as "backbone GMACs".
+        unit: of the numbers, such as "M parameters".
         measure: gives the number for a stage code.
     """
 
@@ -63,12 +63,12 @@ def _weighted(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
 
 def _gmacs(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
     count = _counted("gmacs", cfg, space, detector, lambda cost: cost.backbone_macs)
-    return Cost("backbone GMACs", lambda code: count(code) / 1e9)
+    return Cost(f"backbone GMACs{_at_size(cfg)}", lambda code: count(code) / 1e9)
 
 
 def _detector_gmacs(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
     count = _counted("detector_gmacs", cfg, space, detector, lambda cost: cost.macs)
-    return Cost("detector GMACs", lambda code: count(code) / 1e9)
+    return Cost(f"detector GMACs{_at_size(cfg)}", lambda code: count(code) / 1e9)
 
 
 def _parameters(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
@@ -78,6 +78,11 @@ def _parameters(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
 
 def _latency(cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
     return Cost("ms", Latencies.read(cfg, space))
+
+
+def _at_size(cfg: CfgNode) -> str:
+    height, width = cfg.SEARCH.COST_SIZE
+    return f" at {height} x {width}"
 
 
 # By SEARCH.COST

@@ -13,6 +13,7 @@ from crnas_d2.config_effects import EFFECTS, Effect, effect_of
 from crnas_d2.files import file_sha256
 from crnas_d2.procedure.identity import Identity, identify
 from crnas_d2.procedure.standing import Standing
+from crnas_d2.search.cost import COSTS
 from crnas_d2.procedure.state import DONE, STATE_FILE, StepState
 
 NAMES = ("known_train", "known_val")
@@ -64,6 +65,9 @@ def setter(key, value):
         ("TEST.DETECTIONS_PER_IMAGE", 7, "verdict", "work"),
         ("SEARCH.SEED", 3, "", "work"),
         ("SEARCH.BUDGETS", [3], "", "verdict"),
+        ("SEARCH.COST", "parameters", "", "verdict"),
+        ("SEARCH.COST_SIZE", (480, 640), "", "verdict"),
+        ("SEARCH.BUDGET_IS", "at_most", "", "verdict"),
         ("SEARCH.METRIC", "bbox/AP50", "", "verdict"),
         ("SEARCH.GROUP_SIZE", 3, "", ""),
         ("MODEL.CR.ACTIVATION_CHECKPOINT", True, "", ""),
@@ -79,6 +83,17 @@ def test_what_a_key_changes(cfg, key, value, training, search):
             [key] if where == "work" else [],
             [key] if where == "verdict" else [],
         )
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_a_choice_by_what_the_detector_costs_depends_on_the_detector(cfg, cost):
+    cfg.SEARCH.COST = cost
+    final = cfg.clone()
+    before = identify(cfg, {}, searches=True, final_cfg=final)
+    final.MODEL.FPN.OUT_CHANNELS = 32
+    work, verdict = identify(cfg, {}, searches=True, final_cfg=final).list_changes(before)
+    assert work == []
+    assert len(verdict) == (cost not in ("blocks", "weighted"))
 
 
 def test_there_is_every_key_of_the_list():

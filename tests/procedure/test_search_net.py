@@ -18,11 +18,14 @@ from hanging import HANGS_S
 from killing import die_at
 from tiny_search import load, write_search_config
 
+from crnas_d2.analysis import analyze_detector
+from crnas_d2.architecture import Architecture
 from crnas_d2.commands import search as search_command
-from crnas_d2.config import read_config
+from crnas_d2.config import read_config, set_architecture
 from crnas_d2.search import Ledger
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
-from crnas_d2.procedure.supernet_search import run_search
+from crnas_d2.procedure.supernet_search import get_space, run_search
+from crnas_d2.search.cost import plain_detector
 from crnas_d2.search.ledger import LedgerError
 from crnas_d2.search.ranking import AllFailedError
 from detectron2.data import MetadataCatalog
@@ -466,6 +469,33 @@ def test_budget_in_multiply_adds(step, config):
     search(config, folder, *options)
     codes = [code for code, _ in next(iter(result_of(folder)["rankings"].values()))["ranking"]]
     assert {sum(map(int, code.split("-"))) for code in codes} == {5} and len(codes) == 4
+
+
+def test_parameters_as_an_upper_limit(step, config):
+    """All codes that have at most as many as the baseline, by the direct count of each."""
+    if step != "stage":
+        pytest.skip("an operation code costs nothing")
+    folder = config.parent / "parameters"
+    options = ["SEARCH.COST", "parameters", "SEARCH.BUDGET_IS", "at_most", "SEARCH.BUDGETS", "[]"]
+    search(config, folder, *options)
+    cfg = plain_detector(read_config(str(folder / "config.yaml")))
+    counted = {}
+    for code in get_space(read_config(str(config))):
+        set_architecture(cfg, Architecture(code))
+        counted["-".join(map(str, code))] = analyze_detector(cfg).parameters / 1e6
+    most = counted["1-1-2-1"]
+    expected = {code: number for code, number in counted.items() if number <= most}
+    assert 1 < len(expected) < len(counted)
+    result = result_of(folder)
+    assert result["limits"] == {
+        "unit": "M parameters",
+        "at_most": True,
+        "tolerance": 0.0,
+        "costs": expected,
+    }
+    [(budget, ranking)] = result["rankings"].items()
+    assert budget == str(most)
+    assert {code for code, _ in ranking["ranking"]} == expected.keys()
 
 
 def test_faults_are_told_before_any_work(step, config, tmp_path):

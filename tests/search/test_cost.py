@@ -22,8 +22,8 @@ DIRECT = {
 UNITS = {
     "blocks": "blocks",
     "weighted": "weighted blocks",
-    "gmacs": "backbone GMACs",
-    "detector_gmacs": "detector GMACs",
+    "gmacs": "backbone GMACs at 800 x 1088",
+    "detector_gmacs": "detector GMACs at 800 x 1088",
     "parameters": "M parameters",
 }
 
