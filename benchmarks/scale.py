@@ -234,7 +234,7 @@ def search(args: argparse.Namespace, folder: Path) -> None:
     cfg = load_config(SUPERNET, [*THIN, "INPUT.MIN_SIZE_TEST", 16, "SEARCH.BN.MODE", "running"])
     cfg.merge_from_list(["DATASETS.TEST", (NAME,), "DATALOADER.NUM_WORKERS", 0])
     cfg.merge_from_list(["SEARCH.METRIC", "segm/AP" if args.metric == "segm" else "bbox/AP"])
-    cfg.merge_from_list(["OUTPUT_DIR", str(folder), *args.opts])
+    cfg.merge_from_list(["MODEL.MASK_ON", args.masks, "OUTPUT_DIR", str(folder), *args.opts])
     heads = MadeHeads(found, args.images, args.forward_ms / 1000, args.masks)
     cfg, model = settled(cfg), StandIn(cfg, heads)
     evaluator = ArchitectureEvaluator(cfg, model)
