@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from enum import Enum
 
@@ -9,7 +10,8 @@ from enum import Enum
 class Effect(Enum):
     """What of a run depends on a key."""
 
-    WEIGHTS = "the weights that a training gives"
+    WEIGHTS = "the weights that a training gives, and what they give"
+    TRAINING = "the weights that a training gives alone"
     SCORES = "what given weights are scored"
     CHOICE = "which architectures a search evaluates, and which of them it takes"
     NOTHING = "where and how it runs, or what is known by its content"
@@ -61,6 +63,13 @@ EFFECTS = {
     "SEARCH.HALVING.ENABLED": Effect.CHOICE,
     "SEARCH.HALVING.MIN_IMAGES": Effect.CHOICE,
 }
+# What only the training of a detector reads, of the keys whose beginnings are not above
+OF_TRAININGS = (
+    *("INPUT.*_TRAIN*", "INPUT.CROP.*", "INPUT.RANDOM_FLIP", "MODEL.SUPERNET.SEED"),
+    *("MODEL.*_TRAIN", "MODEL.*LOSS*", "MODEL.*SMOOTH_L1*", "MODEL.*.IOU_THRESHOLDS"),
+    *("MODEL.*.IOU_LABELS", "MODEL.*.BATCH_SIZE_PER_IMAGE", "MODEL.*.POSITIVE_FRACTION"),
+    "MODEL.*.PROPOSAL_APPEND_GT",
+)
 OF_TESTS = (
     "_TEST"  # the end of Detectron2's keys of the tests, such as MODEL.ROI_HEADS.NMS_THRESH_TEST
 )
@@ -74,6 +83,8 @@ def effect_of(key: str) -> Effect:
     beginnings = [beginning for beginning in EFFECTS if key.startswith(beginning)]
     if beginnings:
         return EFFECTS[max(beginnings, key=len)]
+    if any(fnmatch.fnmatchcase(key, pattern) for pattern in OF_TRAININGS):
+        return Effect.TRAINING
     return Effect.SCORES if key.endswith(OF_TESTS) else Effect.WEIGHTS
 
 

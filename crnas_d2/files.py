@@ -256,7 +256,10 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     with contextlib.ExitStack() as stack:
         stack.callback(_remove, temporary)
-        raw = _Disk(temporary, "xb")
+        try:
+            raw = _Disk(temporary, "xb")
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno), path) from error
         try:
             with io.BufferedWriter(raw) as f:
                 yield f

@@ -88,7 +88,7 @@ def list_changes(used: ModelConfig, saved: ModelConfig, below: str | tuple[str, 
     changed = [
         key
         for key in _changed_keys(used, saved)
-        if key.startswith(below) and effect_of(key) is Effect.WEIGHTS
+        if key.startswith(below) and effect_of(key) in (Effect.WEIGHTS, Effect.TRAINING)
     ]
     return _show(changed, used, saved)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
@@ -29,6 +28,7 @@ from ..checkpoint.trained import load_trained
 from ..checkpoint.weights_file import read_checkpoint
 from ..config import read_config
 from ..data.catalog import warn_of_shared_images
+from ..data.splits import passing_draws
 from ..engine import CRTrainer, launch, setup, terminal
 from ..engine.examination import Examination
 from ..engine.setup import check_run
@@ -57,7 +57,7 @@ def dry_run(args: argparse.Namespace) -> None:
     cfg = read_config(args.config_file, args.opts)
     found = Examination()
     found.examine_data(cfg)
-    with tempfile.TemporaryDirectory() as folder:
+    with passing_draws() as folder:
         cfg.DATASETS.ARCHVAL.DIR = folder
         check_run(cfg, args, found.check, makes=False)
         if found.is_ready and not args.eval_only:

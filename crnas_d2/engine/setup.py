@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +33,7 @@ from ..data.catalog import draws_anew, warn_of_shared_images
 from ..data.parts import table_of_training, tell
 from ..data.picture_check import check_pictures
 from ..data.shared_images import is_made_at_first_use
+from ..data.splits import passing_draws
 from ..files import describe_error, is_remote, real_path, write_atomically
 from ..library_warnings import ignore_missing_cuda
 from ..lock import check_unlocked
@@ -85,7 +85,7 @@ def check_apart(cfgs: Sequence[CfgNode], check: Callable[[str], object]) -> None
 
     def check_anew() -> None:
         if any(map(draws_anew, cfgs)):
-            with tempfile.TemporaryDirectory() as folder:
+            with passing_draws() as folder:
                 check(folder)
 
     decided_by_main(check_anew)

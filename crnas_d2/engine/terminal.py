@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import errno
 import logging
+import math
 import os
 import re
 import shutil
@@ -137,7 +138,11 @@ def log_results(results: Mapping[str, Any], datasets: Sequence[str]) -> None:
         if any(isinstance(value, Mapping) for value in values.values()):
             log_results(values, [name])
             continue
-        metrics = {metric: value for metric, value in values.items() if "-" not in metric}
+        metrics = {
+            metric: "-" if math.isnan(value) else value  # nothing that it counts is there
+            for metric, value in values.items()
+            if "-" not in metric
+        }
         if metrics:
             logging.getLogger(__name__).info(
                 f"{name} of {', '.join(datasets)}:\n{create_small_table(metrics)}"

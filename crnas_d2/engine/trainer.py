@@ -154,6 +154,8 @@ class CRTrainer(DefaultTrainer):
         last = self.checkpointer.get_checkpoint_file() if self.start_iter > 0 else ""
         source = f"checkpoint {last}" if last else f"weights {self.cfg.MODEL.WEIGHTS or '(random)'}"
         logger.info(f"Starting at iteration {self.start_iter} of {self.max_iter} from {source}")
+        if self.start_iter >= self.max_iter:
+            logger.info("All iterations are done: other values of keys change no weights any more")
         if self.start_iter >= self.max_iter and os.path.basename(last) != f"{FINAL}.pth":
             # It was killed before it had saved the final checkpoint, or that is gone.
             self.iter = self.start_iter - 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 
 from detectron2.config import CfgNode
 
 from ..config import read_config
 from ..data.copies import foretell_copies
 from ..data.parts import count_images, describe_parts, table_of_parts
+from ..data.splits import passing_draws
 from ..engine.examination import Examination
 from .checks import check_procedure, check_search
 from .procedure import Procedure
@@ -31,7 +31,7 @@ def examine_recipe(recipe: Recipe, processes: int = 1) -> tuple[Procedure | None
             found.examine_data(cfg)
     procedure = found.check(Procedure, recipe, processes)
     if procedure:
-        with tempfile.TemporaryDirectory() as folder:
+        with passing_draws() as folder:
             check_procedure(procedure, found.check, makes=False, splits=folder)
     return procedure, found
 
@@ -46,7 +46,7 @@ def examine_search(args: argparse.Namespace) -> tuple[str | None, Examination]:
     cfg = read_config(args.config_file, args.opts)
     found = Examination()
     found.examine_data(cfg)
-    with tempfile.TemporaryDirectory() as folder:
+    with passing_draws() as folder:
         cfg, final_cfg = check_search(args, found.check, makes=False, splits=folder)
     return found.check(_describe, cfg, final_cfg), found
 

@@ -68,7 +68,7 @@ def identify(
     weights = _weights(cfg.MODEL.WEIGHTS)
     if not searches:
         flat = {key: value for key, value in flat.items() if not key.startswith("SEARCH.")}
-        work = with_effect(flat, Effect.WEIGHTS)
+        work = with_effect(flat, Effect.WEIGHTS, Effect.TRAINING)
         work |= weights | identify_data(cfg, cfg.DATASETS.TRAIN, seen)
         verdict = with_effect(flat, Effect.SCORES)
         verdict |= identify_data(cfg, cfg.DATASETS.TEST, seen)

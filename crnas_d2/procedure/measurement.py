@@ -6,7 +6,6 @@ import datetime
 import itertools
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from detectron2.utils.events import EventStorage
 
 from ..data import setup_datasets
 from ..data.digits import digits_root
+from ..data.splits import passing_draws
 from ..engine import CRTrainer
 from ..engine.forecast import BACKWARD_COST, Work
 from ..engine.hooks import UniformPathSampling
@@ -68,7 +68,7 @@ def measure(
     cfg.defrost()
     cfg.MODEL.WEIGHTS = ""
     remark = ""
-    with tempfile.TemporaryDirectory() as folder:
+    with passing_draws() as folder:
         cfg.OUTPUT_DIR = cfg.DATASETS.ARCHVAL.DIR = folder
         try:
             try:

@@ -1,4 +1,5 @@
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -19,7 +20,13 @@ from crnas_d2.data.catalog import setup_datasets
 from crnas_d2.files import file_sha256
 from crnas_d2.data.class_counts import count_classes
 from crnas_d2.data.shared_images import image_files, shared_images
-from crnas_d2.data.splits import register_splits, split_names, split_source, write_splits
+from crnas_d2.data.splits import (
+    passing_draws,
+    register_splits,
+    split_names,
+    split_source,
+    write_splits,
+)
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
@@ -75,6 +82,15 @@ def test_equal_settings_give_equal_bytes_and_others_other_files(cells, tmp_path)
     coco["annotations"][0]["category_id"] = 2
     Path(cells[0]).write_text(json.dumps(coco))
     assert not digests().keys() & first.keys()
+
+
+def test_a_draw_of_a_check_is_neither_told_nor_left(cells, caplog):
+    caplog.set_level(logging.INFO)
+    with passing_draws() as folder:
+        assert all(map(os.path.isfile, write_splits("cells_train", 4, 0, folder)))
+    assert not caplog.messages and not os.path.exists(folder)
+    _, archval = write_splits("cells_train", 4, 0)
+    assert f"Wrote 4 images of cells_train to {archval}" in caplog.messages
 
 
 def test_a_written_split_is_kept(cells, monkeypatch):

@@ -3,6 +3,7 @@
 import io
 import itertools
 import logging
+import math
 import subprocess
 import sys
 import warnings
@@ -12,7 +13,7 @@ from runs import train
 
 from crnas_d2.engine import terminal
 from crnas_d2.engine.forecast import Forecast
-from crnas_d2.engine.terminal import LoggedLines, Terminal
+from crnas_d2.engine.terminal import LoggedLines, Terminal, log_results
 
 OWN = logging.getLogger("crnas_d2.somewhere")
 OTHER = logging.getLogger("detectron2.somewhere")
@@ -188,6 +189,15 @@ def test_what_is_printed_is_logged_line_by_line(caplog):
     print("one\ntwo", end="", file=(file := LoggedLines("printed")))
     print(" and three", file=file)
     assert caplog.messages == ["one", "two and three"]
+
+
+def test_a_metric_without_objects_has_no_number(caplog):
+    caplog.set_level(logging.INFO, "crnas_d2")
+    log_results({"bbox": {"AP": 12.5, "APl": math.nan, "AP-red": 3.0}}, ["cells"])
+    (message,) = caplog.messages
+    assert message.startswith("bbox of cells:")
+    head, _, row = (line.strip("|").split("|") for line in message.splitlines()[1:])
+    assert dict(zip(map(str.strip, head), map(str.strip, row))) == {"AP": "12.500", "APl": "-"}
 
 
 def test_a_training(tiny_config, tmp_path, capsys):

@@ -48,8 +48,14 @@ def test_trains_evaluates_and_resumes(tiny_config, tmp_path, capsys):
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
     assert any(output.glob("events.out.tfevents.*"))
 
+    done = "All iterations are done: other values of keys change no weights any more"
+    train(tiny_config, "--resume", "SOLVER.MAX_ITER", 2, "SOLVER.BASE_LR", 0.5)
+    assert done in capsys.readouterr().out
     train(tiny_config, "--resume", "SOLVER.MAX_ITER", 3)
-    assert f"Starting at iteration 2 of 3 from checkpoint {output}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert (
+        f"Starting at iteration 2 of 3 from checkpoint {output}" in printed and done not in printed
+    )
     assert {"bbox/AP", "bbox/AP50"} <= last_metrics(output).keys()
     assert "total_loss" in (output / "metrics.json").read_text()
     saved = torch.load(output / "model_final.pth", weights_only=True)

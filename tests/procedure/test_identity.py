@@ -1,6 +1,7 @@
 """What makes a step another one, and what only ends it again or changes nothing."""
 
 import dataclasses
+import fnmatch
 import json
 import os
 
@@ -9,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tiny_coco import write_tiny_coco
 
 from crnas_d2.config import default_config, flatten_config
-from crnas_d2.config_effects import EFFECTS, Effect, effect_of
+from crnas_d2.config_effects import EFFECTS, OF_TRAININGS, Effect, effect_of
 from crnas_d2.files import file_sha256
 from crnas_d2.procedure.identity import Identity, identify
 from crnas_d2.procedure.standing import Standing
@@ -59,6 +60,13 @@ def setter(key, value):
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[7]], "work", "work"),
         ("MODEL.INIT.REMAP", True, "work", ""),
         ("TEST.PRECISE_BN.ENABLED", True, "work", "work"),
+        ("MODEL.SUPERNET.SEED", 3, "work", ""),
+        ("INPUT.MIN_SIZE_TRAIN", [64], "work", ""),
+        ("INPUT.CROP.ENABLED", True, "work", ""),
+        ("MODEL.RPN.LOSS_WEIGHT", 2.0, "work", ""),
+        ("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 7, "work", ""),
+        ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 7, "work", ""),
+        ("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0], "work", "work"),
         ("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.6, "verdict", "work"),
         ("INPUT.MIN_SIZE_TEST", 64, "verdict", "work"),
         ("MODEL.SUPERNET.TEST_PATHS", [[1]], "verdict", "work"),
@@ -101,7 +109,9 @@ def test_there_is_every_key_of_the_list():
     for beginning in EFFECTS:
         assert any(key.startswith(beginning) for key in keys), beginning
     assert effect_of("MODEL.RPN.POST_NMS_TOPK_TEST") is Effect.SCORES
-    assert effect_of("MODEL.RPN.POST_NMS_TOPK_TRAIN") is Effect.WEIGHTS
+    for pattern in OF_TRAININGS:
+        found = fnmatch.filter(keys, pattern)
+        assert found and {effect_of(key) for key in found} <= {Effect.TRAINING, Effect.SCORES}
 
 
 def test_data_are_known_by_their_content(cfg, tmp_path):
