@@ -69,7 +69,7 @@ def limit_files(size: int) -> None:
 
 
 def without_report() -> None:
-    search_command.report_procedure = lambda _: None
+    search_command.report_procedure = lambda *_: None
 
 
 class Run:

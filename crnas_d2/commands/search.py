@@ -89,7 +89,7 @@ def search(args: argparse.Namespace) -> None:
     cfg = read_config(args.config_file, args.opts)
     if is_recipe(cfg):
         procedure = Procedure(Recipe(args.config_file, args.opts))
-        table = procedure.run(report=lambda: report_procedure(procedure))
+        table = procedure.run(report=lambda changed: report_procedure(procedure, changed))
     else:
         table = search_supernet(args)
     if comm.is_main_process():

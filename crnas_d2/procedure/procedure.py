@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
@@ -82,11 +82,12 @@ class Procedure:
         self._seen: Seen = {}
         self._outcomes: dict[str, Outcome] = {}
 
-    def run(self, report: Callable[[], None] = lambda: None) -> str:
+    def run(self, report: Callable[[Sequence[str]], object] = lambda changed: None) -> str:
         """Run all steps that are not done.
 
         Args:
-            report: called on the main process after each step that has run, and at the end.
+            report: called on the main process after each step that has run, and after the last one
+                of a budget, with the budgets that it was for.
 
         Returns:
             The table of the detectors that were trained, or the architecture that was found.
@@ -101,7 +102,7 @@ class Procedure:
             self._run_all(report)
         return decided_by_main(lambda: describe_end(self))
 
-    def _run_all(self, report: Callable[[], None]) -> None:
+    def _run_all(self, report: Callable[[Sequence[str]], object]) -> None:
         for line in self.start:
             logger.info(line)
         if comm.is_main_process():
@@ -111,6 +112,7 @@ class Procedure:
             tell_copies(tuple(comparisons), self.output)
         self._measure_latencies()
         overviews = overview(self)
+        last = {step.budget: step for step in self.steps}
         for number, step in enumerate(self.steps, start=1):
             title = f"Step {number} of {len(self.steps)}, {step.name}"
             standing = self._standings[step.name]
@@ -127,11 +129,12 @@ class Procedure:
                     standing.refuse_changes()
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
-            if comm.is_main_process() and (not standing.done or step is self.steps[-1]):
-                for budget in self.recipe.budgets:
+            if comm.is_main_process() and (not standing.done or step is last[step.budget]):
+                changed = [step.budget] if step.budget else self.recipe.budgets
+                for budget in changed:
                     write_products(self, budget)
                 with report_if_possible():
-                    report()
+                    report(changed)
 
     def _measure_latencies(self) -> None:
         """Where they are the cost of a search: before the first step, as no code may fit a budget."""

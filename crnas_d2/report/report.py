@@ -3,52 +3,92 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Collection
 
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from ..config import set_architecture
 from ..procedure.networks import Network, networks_of
+from ..procedure.outputs import PAGE
 from ..procedure.overview import StepOverview, overview
 from ..procedure.procedure import Procedure
+from ..procedure.steps import Kind
 from ..search.cost import plain_detector
 from ..search.result import SearchResult
-from .search_page import SearchPage, attempt
+from ..search.shortlist_result import ShortlistResult
+from .budgets_page import Budget, write_budgets_page
+from .pages import attempt
+from .search_page import SearchPage
 from .search_record import SearchRecord
 
 logger = logging.getLogger(__name__)
 
 
-def report_procedure(procedure: Procedure) -> str:
-    """Write the page of a procedure, as far as it has come; of several budgets one for each.
+def report_procedure(procedure: Procedure, changed: Collection[str] | None = None) -> str:
+    """Write the page of a procedure, as far as it has come; of several budgets a page for each, and
+    one over all of them.
+
+    Args:
+        procedure: whose folder gets the page.
+        changed: the budgets whose own pages are written; None is all. Others stay as they are.
 
     Returns:
         Its path; empty before the first search has ended, when there is nothing to show, and where
         no page could be made, which the log tells. The search goes on.
     """
+    budgets = procedure.recipe.budgets
+    pages = {
+        budget: attempt("report", lambda: _write_page(procedure, budget), logger.warning) or ""
+        for budget in budgets
+        if changed is None or budget in changed
+    }
+    if budgets == [""]:
+        return pages[""]
+    return attempt("report", lambda: _write_over_all(procedure), logger.warning) or ""
 
-    def write() -> str:
-        recipe = procedure.recipe
-        with PathManager.open(recipe.path) as f:
-            settings = {f"Recipe {recipe.path}": f.read(), "Command line": " ".join(recipe.opts)}
-        return [_write(procedure, budget, settings) for budget in recipe.budgets][0]
 
-    return attempt("report", write, logger.warning) or ""
-
-
-def _write(procedure: Procedure, budget: str, settings: Mapping[str, str]) -> str:
+def _write_page(procedure: Procedure, budget: str) -> str:
     """The page of a budget; empty before it has a network."""
     networks = networks_of(procedure, budget)
     if len(networks) == 1:
         return ""
+    folder = procedure.folder(budget)
     steps = [
         step_overview
-        for step, step_overview in zip(procedure.steps, overview(procedure))
+        for step, step_overview in zip(procedure.steps, overview(procedure), strict=True)
         if step.budget in ("", budget)
     ]
-    page = SearchPage(procedure.folder(budget), steps, networks, procedure.start, budget)
-    return page.write(settings)
+    shortlists = [
+        ShortlistResult.read(procedure.path(step.name))
+        for step in procedure.steps
+        if step.kind is Kind.SHORTLIST
+        and step.budget == budget
+        and procedure.look()[step.name].done
+    ]
+    outcome = procedure.outcome(budget)
+    page = SearchPage(folder, steps, networks, procedure.start, budget, outcome, shortlists)
+    return page.write(_settings(procedure))
+
+
+def _write_over_all(procedure: Procedure) -> str:
+    """The page over all budgets; empty before any of them has a network."""
+    rows = []
+    for budget in procedure.recipe.budgets:
+        page = os.path.join(procedure.folder(budget), PAGE)
+        page = page if os.path.isfile(page) else ""
+        rows.append(Budget(budget, procedure.found(budget), procedure.outcome(budget), page))
+    if not any(row.found for row in rows):
+        return ""
+    return write_budgets_page(procedure.output, rows, _settings(procedure))
+
+
+def _settings(procedure: Procedure) -> dict[str, str]:
+    """Texts for the end of a page, by their headings."""
+    recipe = procedure.recipe
+    with PathManager.open(recipe.path) as f:
+        return {f"Recipe {recipe.path}": f.read(), "Command line": " ".join(recipe.opts)}
 
 
 def report_search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import logging
 import os
@@ -12,23 +13,25 @@ from typing import Any, TypeVar
 import yaml
 
 from detectron2.data import DatasetCatalog
-from detectron2.utils.collect_env import collect_env_info
 
-from .. import __version__
 from ..architecture import format_code
 from ..config import read_config
 from ..procedure.networks import Network
+from ..procedure.outcome import Outcome
+from ..procedure.outcome_text import data_sentences
 from ..procedure.overview import StepOverview
 from ..search.result import FINAL_FILE, architecture_keys
+from ..search.shortlist_result import ShortlistResult
 from .costs import Costs, InputSize
 from .curves import draw_curves
 from .networks import draw_fields, sketch
-from .pages import render_page, write_report
+from .pages import attempt, render_page, versions, write_report
 from .pictures import LOWEST_SCORE, draw_pictures
 from .search_record import SearchRecord
+from .seeds import chart_seeds, describe_difference, format_interval, seeds_table
+from .shortlists import chart_shortlist, shortlist_section
 from .shown_commands import how_to_use, how_to_watch
 from .tables import (
-    compare,
     copies_sentences,
     format_change,
     format_duration,
@@ -45,16 +48,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def attempt(part: str, make: Callable[[], T], tell: Callable[[str], object]) -> T | None:
-    """What a part of the report is made of; None where it fails, which is told and logged."""
-    try:
-        return make()
-    except Exception as error:
-        tell(f"The {part} could not be made: {error or type(error).__name__}")
-        logger.debug(f"The {part} could not be made", exc_info=True)
-        return None
-
-
 class SearchPage:
     """The page of a search.
 
@@ -62,6 +55,8 @@ class SearchPage:
         folder: ``OUTPUT_DIR``, where it is written.
         steps: of the search.
         budget: that it is for, of several; empty where there is one, or where it is for all.
+        outcome: that it has come to; None where the two networks are not compared, or not yet.
+        shortlists: that have ended.
         origins: a sentence for each thing that is to be said of what the trainings start from.
         left_out: a sentence for each part that could not be made, by section.
     """
@@ -73,9 +68,13 @@ class SearchPage:
         networks: Sequence[Network],
         origins: Sequence[str] = (),
         budget: str = "",
+        outcome: Outcome | None = None,
+        shortlists: Sequence[ShortlistResult] = (),
     ):
         self.folder = folder
         self.budget = budget
+        self.outcome = outcome
+        self.shortlists = shortlists
         self.steps = steps
         self.origins = origins
         self.baseline, self.found = networks
@@ -97,7 +96,11 @@ class SearchPage:
         content = render_page(
             "report.html",
             self._content(settings),
-            filters={"code": format_code, "duration": format_duration},
+            filters={
+                "code": format_code,
+                "duration": format_duration,
+                "interval": format_interval,
+            },
             change=format_change,
         )
         path = write_report(self.folder, content)
@@ -110,6 +113,7 @@ class SearchPage:
     def _content(self, settings: Mapping[str, str]) -> dict[str, Any]:
         baseline, found, last = self.baseline, self.found, self.records[-1]
         networks = [baseline, found]
+        comparison = self.outcome.comparison if self.outcome else None
         trained = all(network.weights for network in networks)
         test_set = baseline.cfg.DATASETS.TEST[0]
         images = self._attempt("networks", "list of test images", DatasetCatalog.get, test_set)
@@ -129,16 +133,26 @@ class SearchPage:
             fields = self._charts("networks", part, draw_fields, networks, last.cfg)
         return {
             "title": self.title,
+            "all_budgets": "../../report/index.html" if self.budget else "",
             "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "steps": [step_row(step) for step in self.steps],
             "origins": self.origins,
             "searches": [self._search(record) for record in self.records],
             "parts": self._attempt("data", "table of the classes", parts_tables, self.records)
             or [],
+            "statement": self._statement(),
             "copies": self._attempt("data", "near-copies", copies_sentences, self.records) or [],
             "baseline": baseline,
             "found": found,
-            "comparison": compare(last.metric, baseline, found),
+            "outcome": self.outcome,
+            "not_compared": self._why_not_compared(),
+            "seeds": seeds_table(self.outcome) if self.outcome else [],
+            "difference": list(describe_difference(comparison)) if comparison else [],
+            "seeds_figure": (
+                self._charts("seeds", "figure of the seeds", chart_seeds, comparison, last.metric)
+                if comparison
+                else []
+            ),
             "test_set": test_set,
             "trainings": trainings_text(baseline, found),
             "several_seeds": len(baseline.trainings) > 1,
@@ -159,10 +173,29 @@ class SearchPage:
             "settings": {
                 **settings,
                 **{f"Settings of {os.path.basename(r.folder)}": _settings(r) for r in self.records},
-                "Versions": f"crnas_d2 {__version__}\n{collect_env_info()}",
+                "Versions": versions(),
             },
             "left_out": self.left_out,
         }
+
+    def _statement(self) -> list[str]:
+        """Which images did what; near-copies are told of apart."""
+        if not self.outcome:
+            return []
+        data = dataclasses.replace(self.outcome.data, near_copies={})
+        return data_sentences(dataclasses.replace(self.outcome, data=data))
+
+    def _why_not_compared(self) -> str:
+        """A sentence; empty where the networks are compared."""
+        if self.outcome:
+            return ""
+        if all(step.done for step in self.steps):
+            return "Nothing was compared: this search trains no detectors."
+        before, after = (len(network.trainings) for network in (self.baseline, self.found))
+        return (
+            f"Nothing is compared yet: of the trainings of the two networks, {before} of the "
+            f"baseline and {after} of what was found have ended."
+        )
 
     @property
     def title(self) -> str:
@@ -175,6 +208,7 @@ class SearchPage:
         trials = record.records.trials.values()
         statuses = [trial.status for trial in trials]
         name = "stage" if record.of_stages else "operation"
+        of_all = ", of all budgets" if record.is_shared else ""
         ranking = ranking_table(record)
         baseline = self.baseline.architecture
         return {
@@ -183,14 +217,27 @@ class SearchPage:
             "metric": record.metric,
             "best": next(iter(record.rankings[ranking["shown"]].values())),
             "summary": (
-                f"{len(trials)} architectures in the ledger: {statuses.count('done')} done, "
+                f"{len(trials)} architectures in the ledger{of_all}: {statuses.count('done')} done, "
                 f"{statuses.count('failed')} failed, {statuses.count('dropped')} dropped. "
                 f"{format_duration(sum(trial.seconds for trial in trials))} of evaluation. "
                 f"{record.metric} is that on archval with the supernet's weights."
             ),
             "ties": record.ties,
+            "undistinguished": record.undistinguished,
             "figures": self._charts(name, f"chart of the {name} search", record.charts, baseline),
+            "shortlist": self._shortlist(name),
             **ranking,
+        }
+
+    def _shortlist(self, of: str) -> dict[str, Any] | None:
+        """Of stage or of operation codes."""
+        result = next((it for it in self.shortlists if it.of == of), None)
+        if not result:
+            return None
+        part = f"chart of the short list of {of} codes"
+        return {
+            **shortlist_section(result),
+            "figures": self._charts(of, part, chart_shortlist, result),
         }
 
     def _costs(self, images: Sequence[Mapping[str, Any]] | None) -> Costs | None:

@@ -98,16 +98,30 @@ class SearchRecord:
         }
 
     @property
+    def is_shared(self) -> bool:
+        """Whether it is for other budgets too, which are not told of."""
+        return self.budget in self.result["rankings"]
+
+    @property
     def _results(self) -> Mapping[str, Any]:
         """Of each ranking that is told of."""
         rankings = self.result["rankings"]
-        return {self.budget: rankings[self.budget]} if self.budget in rankings else rankings
+        return {self.budget: rankings[self.budget]} if self.is_shared else rankings
 
     @property
     def unranked(self) -> list[Trial]:
         """Those that failed or were dropped."""
         codes = [parse_code(text) for text in self.result["failed"] + self.result["dropped"]]
         return [self.records.trials[code] for code in codes]
+
+    @property
+    def undistinguished(self) -> list[str]:
+        """Of each ranking of which it is known, how many codes cannot be told from its first one."""
+        return [
+            f"{ranking['undistinguished']} of {len(ranking['ranking'])} codes"
+            for ranking in self._results.values()
+            if ranking.get("undistinguished") is not None
+        ]
 
     @property
     def ties(self) -> list[list[str]]:

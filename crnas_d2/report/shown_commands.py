@@ -45,7 +45,7 @@ def how_to_use(
         "Find objects on your own pictures:": _command(*predict),
         "Train both with another seed:": "\n".join(_command(*words) for words in again),
         "Compare their detections, image by image:": _command("compare", *trainings[::-1]),
-        "Test what was found again:": _command(*_training(final_config), "--eval-only"),
+        "Test that detector again:": _command(*_training(final_config), "--eval-only"),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -151,11 +150,10 @@ def trainings_text(baseline: Network, found: Network) -> str:
     return f"mean and standard deviation of {counts}"
 
 
-def _metrics_by_seed(network: Network) -> dict[str, list[float | None]]:
+def _metrics_by_seed(network: Network) -> dict[str, Sequence[float | None]]:
     """Each main metric of each training of a network."""
-    seeds = [replace(network, trainings=(t,)).main_metrics for t in network.trainings]
-    names = dict.fromkeys(name for metrics in seeds for name in metrics)
-    return {name: [metrics.get(name) for metrics in seeds] for name in names}
+    names = [name.split(" ", 1) for name in network.main_metrics]
+    return {f"{task} {name}": network.values(task, name) for task, name in names}
 
 
 def _metric_row(
@@ -189,23 +187,6 @@ def format_change(value: float, digits: int) -> str:
     """With its sign; 0 where nothing else would be seen."""
     text = f"{value:+.{digits}f}"
     return "0" if float(text) == 0 else text
-
-
-def compare(metric: str, baseline: Network, found: Network) -> dict[str, Any] | None:
-    """The metric of the search, of the two trained networks; None where one of them has none."""
-    task, name = metric.split("/")
-    values = [network.first_results.get(task, {}).get(name) for network in (baseline, found)]
-    if None in values:
-        return None
-    change = values[1] - values[0]
-    words = {"+": "better than", "-": "worse than", "0": "as good as"}
-    return {
-        "metric": metric,
-        "baseline": values[0],
-        "found": values[1],
-        "difference": format_change(change, 2),
-        "words": words[format_change(change, 1)[0]],
-    }
 
 
 def format_duration(seconds: float) -> str:

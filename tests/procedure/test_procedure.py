@@ -268,7 +268,7 @@ def test_products_that_are_gone_or_changed_are_made_again(output, recipe, told):
 
 
 def test_a_report_that_fails_ends_nothing(output, recipe, told):
-    def report():
+    def report(changed):
         raise KeyError("figure")
 
     procedure = Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(output[0])]))

@@ -1,12 +1,20 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+from made_outcomes import make_outcome, make_shortlist
 from pages import run_search_net
 from tiny_coco import write_tiny_coco
 from tiny_search import write_recipe, write_search_config
 
+from crnas_d2.architecture import Architecture
 from crnas_d2.commands import inspect as inspect_command
+from crnas_d2.procedure import Procedure, Recipe
+from crnas_d2.procedure.networks import networks_of
+from crnas_d2.procedure.overview import overview
+from crnas_d2.report.budgets_page import Budget, write_budgets_page
+from crnas_d2.report.search_page import SearchPage
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +22,40 @@ def procedure_page(tmp_path_factory):
     """Path of the page of a whole procedure."""
     recipe = write_recipe(tmp_path_factory.mktemp("report"))
     return run_search_net(recipe, recipe.parent / "out")
+
+
+@pytest.fixture(scope="session")
+def verdict_page(procedure_page, tmp_path_factory):
+    """Path of the page of the same procedure with five seeds and a short list, made of numbers."""
+    folder = procedure_page.parents[1]
+    procedure = Procedure(
+        Recipe(str(procedure_page.parents[2] / "recipe.yaml"), ["OUTPUT_DIR", str(folder)])
+    )
+    page = SearchPage(
+        str(tmp_path_factory.mktemp("verdict")),
+        overview(procedure),
+        networks_of(procedure),
+        budget="5",
+        outcome=make_outcome(budget="5"),
+        shortlists=[make_shortlist()],
+    )
+    return Path(page.write({"Recipe": "made"}))
+
+
+@pytest.fixture(scope="session")
+def budgets_page(tmp_path_factory, verdict_page):
+    """Path of the page over three budgets, the last of which is still open."""
+    folder = tmp_path_factory.mktemp("budgets")
+    outcomes = {
+        "6": make_outcome(budget="6", cost={"blocks": {"baseline": 6.0, "found": 6.0}}),
+        "8": make_outcome((72.0, 71.0, 73.5), (72.5, 71.9, 72.9), budget="8"),
+        "10": None,
+    }
+    budgets = [
+        Budget(name, Architecture((1, 2, 3, 2)), outcome, str(verdict_page) if outcome else "")
+        for name, outcome in outcomes.items()
+    ]
+    return Path(write_budgets_page(str(folder), budgets, {"Recipe": "made"}))
 
 
 @pytest.fixture(scope="session")

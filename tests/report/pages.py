@@ -21,7 +21,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tables, self.links, self.ids, self.text = [], [], [], ""
         self.in_cell = False
-        self.feed(path.read_text())
+        self.feed(Path(path).read_text())
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)

@@ -23,7 +23,9 @@ def path(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=["procedure_page", "stage_page", "inspection_page"])
+@pytest.fixture(
+    params=["procedure_page", "verdict_page", "budgets_page", "stage_page", "inspection_page"]
+)
 def any_path(request):
     return request.getfixturevalue(request.param)
 

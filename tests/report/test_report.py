@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from detectron2.utils import comm
+from made_outcomes import make_outcome, make_shortlist
 from pages import Page, run_search_net
 from tiny_search import STEPS, write_search_config
 
@@ -22,12 +23,13 @@ from crnas_d2.config import get_config, read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.report import report_procedure
 from crnas_d2.report.shown_commands import how_to_use
-from crnas_d2.report.tables import compare, format_duration, network_rows, step_row, trainings_text
+from crnas_d2.report.tables import format_duration, network_rows, step_row, trainings_text
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.search import Ledger
 from crnas_d2.architecture import format_code, parse_code
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.procedure.networks import Network, Training
+from crnas_d2.procedure.outcome import Outcome
 from crnas_d2.procedure.overview import StepOverview
 
 
@@ -177,16 +179,57 @@ def test_name_of_the_commands(monkeypatch, where):
     assert train.startswith(f"{program} train --config-file 'a b/final.yaml' --num-gpus 3 ")
 
 
+def text_of(path):
+    return re.sub(r"\s+", " ", Page(path).text)
+
+
 def test_the_answer_is_told_first(procedure_page):
-    folder = procedure_page.parent.parent
+    """One seed is too few: final.yaml is the baseline, which is said before all else."""
+    outcome = Outcome.read(str(procedure_page.parents[1]))
+    assert outcome.handed_over.network == "baseline"
+    text = text_of(procedure_page)
+    sentences = (outcome.handed_over.reason, outcome.sentence, outcome.reason, "Steps", "Found")
+    places = [text.index(sentence) for sentence in sentences]
+    assert places == sorted(places)
     found, baseline = (
-        results_of(folder, s)["results"]["bbox"]["AP"] for s in ("final", "baseline")
+        results_of(procedure_page.parents[1], s)["results"]["bbox"]["AP"]
+        for s in ("final", "baseline")
     )
-    text = re.sub(r"\s+", " ", Page(procedure_page).text)
-    start = text.index("What was found is")
-    assert start < text.index("Baseline and found")
-    answer = text[start : start + 300]
-    assert f"bbox/AP {found:.2f} against {baseline:.2f}" in answer and "one seed" in answer
+    assert outcome.comparison.found == (found,) and outcome.comparison.baseline == (baseline,)
+    row, _ = Page(procedure_page).table("training")
+    assert (row["baseline"], row["found"]) == (f"{baseline:.2f}", f"{found:.2f}")
+
+
+def test_numbers_of_the_verdict(verdict_page):
+    """Those of the outcome, on the first screen and in the tables."""
+    outcome = make_outcome(budget="5")
+    comparison, page = outcome.comparison, Page(verdict_page)
+    text = text_of(verdict_page)
+    first = text[: text.index("Seeds and difference", text.index("Parameters"))]
+    for number in (comparison.found_mean, comparison.baseline_mean, comparison.found_sd):
+        assert f"{number:.2f}" in first
+    low, high = comparison.interval
+    assert f"{low:+.2f} to {high:+.2f}; found won {comparison.wins} of 5, p" in first
+    assert f"smallest gain to be seen here {comparison.smallest_gain:.1f}" in first
+    assert text.index(outcome.sentence) < text.index(outcome.reason)
+    assert outcome.handed_over.network == "found"
+    *rows, mean, _ = page.table("training")
+    assert [row["difference"] for row in rows] == [f"{d:+.2f}" for d in comparison.differences]
+    assert mean["difference"] == f"{comparison.mean:+.2f}"
+    known = {row["what is known of it"]: row["value"] for row in page.table("value")}
+    assert known["sign-flip p that found is no better"] == f"{comparison.p_better:.3f}"
+    assert "Tests on own_test: 10." in text and "chosen by own_archval (200 images)" in text
+
+
+def test_a_short_list_on_the_page(verdict_page):
+    result = make_shortlist()
+    _, names, *rows = next(t for t in Page(verdict_page).tables if "from" in t[0])
+    assert names == ["seed 1", "seed 2", "mean"] * 2
+    for row, candidate in zip(rows, result.candidates, strict=True):
+        assert row[:2] == [format_code(candidate.code), candidate.origin]
+        assert row[4:6] == [f"{ap:.2f}" for ap in result.rungs[0].scores[candidate.code]]
+    agreements = Page(verdict_page).table("highest tau")
+    assert [row["rung"] for row in agreements] == ["rung 1", "rung 2"]
 
 
 def network(name, *results, tests=("first",)):
@@ -194,22 +237,6 @@ def network(name, *results, tests=("first",)):
     cfg = get_config("Digits/faster_rcnn_R_18_FPN.yaml")
     cfg.DATASETS.TEST = tests
     return Network(name, cfg, [Training(i, "", seed) for i, seed in enumerate(results)])
-
-
-@pytest.mark.parametrize(
-    "found, words, difference",
-    [
-        (31.263, "better than", "+1.26"),
-        (29.9, "worse than", "-0.10"),
-        (30.04, "as good as", "+0.04"),
-        (29.96, "as good as", "-0.04"),
-        (30.004, "as good as", "0"),
-    ],
-)
-def test_words_of_a_comparison(found, words, difference):
-    pair = [network(str(ap), {"bbox": {"AP": ap}}) for ap in (30.0, found)]
-    comparison = compare("bbox/AP", *pair)
-    assert (comparison["words"], comparison["difference"]) == (words, difference)
 
 
 def test_rows_of_several_seeds():
@@ -245,19 +272,14 @@ def test_rows_while_seeds_are_trained():
     assert trainings_text(*(network(name) for name in ("baseline", "found"))) == ""
 
 
-def test_what_cannot_be_compared():
-    trained = network("baseline", {"bbox": {"AP": 30.0}})
-    assert compare("bbox/AP", trained, network("found", {})) is None
-    assert compare("bbox/AP", trained, network("found", {"bbox": {"AP": None}})) is None
-
-
 def test_several_test_sets():
     """The first one counts; the steps tell all."""
     pair = []
     for name, ap in (("baseline", 30.0), ("found", 31.0)):
         results = {"first": {"bbox": {"AP": ap, "AP-cat": 5.0}}, "second": {"bbox": {"AP": 0.0}}}
         pair.append(network(name, results, tests=("first", "second")))
-    assert compare("bbox/AP", *pair)["difference"] == "+1.00"
+    row = next(row for row in network_rows(*pair, None) if row["name"] == "bbox AP")
+    assert row["difference"] == "+1.00"
     assert pair[1].main_metrics == {"bbox AP": 31.0}
     step = StepOverview("final", "", "", False, "", "", done=True, results=pair[1].results)
     assert step_row(step)["outcome"] == "first/bbox/AP 31.00, second/bbox/AP 0.00"
@@ -418,7 +440,8 @@ def test_before_the_end(procedure_page, tmp_path):
     procedure = Procedure(Recipe(str(recipe), ["OUTPUT_DIR", str(tmp_path)]))
     pages = []
 
-    def report():
+    def report(changed):
+        assert changed == [""]
         pages.append(report_procedure(procedure))
         if pages[-1]:
             raise KeyboardInterrupt

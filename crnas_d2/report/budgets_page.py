@@ -1,0 +1,111 @@
+"""The page over all budgets of a recipe, each of which has a page of its own."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..architecture import Architecture, format_code
+from ..procedure.outcome import Outcome, TrainedNetwork
+from .pages import attempt, render_page, versions, write_report
+from .pareto import chart_pareto
+from .seeds import format_interval
+from .tables import format_change
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """
+    Attributes:
+        name: as the stage search's result has it.
+        found: under it; None before the stage search has ended.
+        outcome: None where the two networks are not compared, or not yet.
+        page: file of its own page; empty where there is none.
+    """
+
+    name: str
+    found: Architecture | None
+    outcome: Outcome | None
+    page: str
+
+
+def write_budgets_page(folder: str, budgets: Sequence[Budget], settings: Mapping[str, str]) -> str:
+    """Write the page, whole or not at all. Returns its path.
+
+    Args:
+        folder: ``OUTPUT_DIR``.
+        budgets: in the order of the recipe.
+        settings: texts for its end, by their headings.
+    """
+    outcomes = [budget.outcome for budget in budgets if budget.outcome]
+    left_out: list[str] = []
+
+    def draw() -> list[dict[str, Any]]:
+        return [chart.embed("pareto") for chart in chart_pareto(outcomes)]
+
+    def tell(sentence: str) -> None:
+        logger.warning(sentence)
+        left_out.append(sentence)
+
+    content = {
+        "title": f"Architecture search in {os.path.basename(os.path.abspath(folder))}",
+        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "verdicts": list(map(_sentence, budgets)),
+        "metric": outcomes[0].metric if outcomes else "",
+        "test_set": next(iter(outcomes[0].data.tested)) if outcomes else "",
+        "unit": next((unit for outcome in outcomes for unit in outcome.cost), "cost"),
+        "rows": [_row(budget, folder) for budget in budgets],
+        "figures": attempt("chart of AP against cost", draw, tell) or [],
+        "settings": {**settings, "Versions": versions()},
+        "left_out": left_out,
+    }
+    return write_report(folder, render_page("budgets.html", content))
+
+
+def _sentence(budget: Budget) -> str:
+    if not budget.outcome:
+        return f"Under budget {budget.name}, nothing is compared yet."
+    return f"{budget.outcome.sentence} {budget.outcome.handed_over.reason}"
+
+
+def _row(budget: Budget, folder: str) -> dict[str, str]:
+    page = os.path.relpath(budget.page, os.path.join(folder, "report")) if budget.page else ""
+    row = {"budget": budget.name, "page": page.replace(os.sep, "/")}
+    outcome = budget.outcome
+    if not outcome:
+        code = budget.found and format_code(budget.found.stage_code)
+        empty = dict.fromkeys(("cost", "baseline", "found", "difference", "handed_over"), "")
+        return row | empty | {"code": code or "", "verdict": "open"}
+    comparison = outcome.comparison
+    difference = ""
+    if comparison:
+        difference = format_change(comparison.mean, 2)
+        if comparison.interval:
+            difference += f" ({format_interval(comparison.interval)})"
+    return row | {
+        "code": format_code(outcome.found.architecture.stage_code),
+        "cost": next(map(_costs, outcome.cost.values()), ""),
+        "baseline": _ap(outcome.baseline),
+        "found": _ap(outcome.found),
+        "difference": difference,
+        "verdict": outcome.verdict,
+        "handed_over": outcome.handed_over.network,
+    }
+
+
+def _costs(costs: dict[str, float]) -> str:
+    """Of what was found, and of the baseline where it is another."""
+    texts = [f"{costs[name]:.5g}" for name in ("found", "baseline")]
+    return texts[0] if texts[0] == texts[1] else f"{texts[0]} (baseline {texts[1]})"
+
+
+def _ap(network: TrainedNetwork) -> str:
+    if network.mean is None:
+        return "-"
+    return f"{network.mean:.2f}" + ("" if network.sd is None else f" ± {network.sd:.2f}")

@@ -1,0 +1,148 @@
+"""The pairs of trainings behind a verdict, as a table and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..analysis.style import BASELINE, FOUND, GRAY, INK, styled
+from ..evaluation.paired_comparison import PairedComparison
+from ..procedure.outcome import Outcome
+from .tables import format_change
+from .themes import NARROW, Chart
+
+Interval = tuple[float, float]
+
+WIDTH, HEIGHT = 8.6, 2.9  # inches
+
+
+def seeds_table(outcome: Outcome) -> list[dict[str, str]]:
+    """The metric of both networks with each seed, and of all of them; empty without a comparison."""
+    comparison = outcome.comparison
+    if not comparison:
+        return []
+    differences = [format_change(value, 2) for value in comparison.differences]
+    rows = [
+        {"name": f"seed {seed}", "baseline": f"{before:.2f}", "found": f"{after:.2f}"}
+        for seed, before, after in zip(
+            outcome.baseline.seeds, comparison.baseline, comparison.found, strict=True
+        )
+    ]
+    for row, difference in zip(rows, differences, strict=True):
+        row["difference"] = difference
+    rows.append(
+        {
+            "name": "mean",
+            "baseline": f"{comparison.baseline_mean:.2f}",
+            "found": f"{comparison.found_mean:.2f}",
+            "difference": format_change(comparison.mean, 2),
+        }
+    )
+    if comparison.baseline_sd is not None:
+        deviations = {"baseline": comparison.baseline_sd, "found": comparison.found_sd}
+        texts = {name: f"{value:.2f}" for name, value in deviations.items()}
+        rows.append({"name": "standard deviation", **texts, "difference": ""})
+    return rows
+
+
+def describe_difference(comparison: PairedComparison) -> Iterator[tuple[str, str]]:
+    """What is known of found minus baseline: its names, and the numbers as texts."""
+    yield "mean", f"{format_change(comparison.mean, 2)} AP"
+    for name, interval in _intervals(comparison).items():
+        yield f"95 % interval, had other {name} been drawn", format_interval(interval)
+    seeds = len(comparison.differences)
+    ties = f", {comparison.ties} with no difference" if comparison.ties else ""
+    yield "seeds with which found won", f"{comparison.wins} of {seeds}{ties}"
+    yield "sign-flip p that found is no better", f"{comparison.p_better:.3f}"
+    yield "sign-flip p that found is no worse", f"{comparison.p_worse:.3f}"
+    if comparison.smallest_gain is not None:
+        yield "smallest gain that 4 of 5 such runs would show", f"{comparison.smallest_gain:.2f} AP"
+
+
+def format_interval(interval: Interval) -> str:
+    return " to ".join(format_change(end, 2) for end in interval)
+
+
+def _intervals(comparison: PairedComparison) -> dict[str, Interval]:
+    """Those that are known, by what might have been drawn otherwise."""
+    intervals = {
+        "seeds and images": comparison.interval,
+        "seeds": comparison.interval_seeds,
+        "images": comparison.interval_images,
+    }
+    if comparison.interval_images is None:
+        del intervals["seeds and images"]  # which is that of the seeds
+    return {name: interval for name, interval in intervals.items() if interval is not None}
+
+
+def chart_seeds(comparison: PairedComparison, metric: str) -> list[Chart]:
+    """The figure of :func:`draw_seeds`, with its caption."""
+    seeds = len(comparison.differences)
+    known = " and ".join(f"other {name}" for name in list(_intervals(comparison))[-2:])
+    parts = f", with its 95 % interval for {known}" if known else ""
+    caption = (
+        f"Left: {metric} of both networks, a line for each of {seeds} "
+        f"{'seed' if seeds == 1 else 'seeds'}. Right: the difference{parts}"
+    )
+    return [Chart.draw(caption, draw_seeds, comparison, metric)]
+
+
+def draw_seeds(comparison: PairedComparison, metric: str, narrow: bool = False) -> Figure:
+    """Both networks with each seed, and their difference with its intervals.
+
+    Args:
+        comparison: of them.
+        metric: in percent, such as "bbox/AP".
+        narrow: for a phone, with the two panels one below the other.
+    """
+    with styled():
+        size = (NARROW, 1.8 * HEIGHT) if narrow else (WIDTH, HEIGHT)
+        figure = Figure(figsize=size, layout="constrained")
+        shape = {"nrows": 2} if narrow else {"ncols": 2, "width_ratios": (2, 3)}
+        pairs, differences = figure.subplots(**shape)
+        _draw_pairs(pairs, comparison)
+        pairs.set_ylabel(f"{metric}, %")
+        _draw_differences(differences, comparison)
+        differences.set_xlabel(f"found minus baseline, {metric}")
+    return figure
+
+
+def _draw_pairs(axes: Axes, comparison: PairedComparison) -> None:
+    columns = {
+        "baseline": (comparison.baseline, comparison.baseline_mean, BASELINE),
+        "found": (comparison.found, comparison.found_mean, FOUND),
+    }
+    for pair in zip(comparison.baseline, comparison.found, strict=True):
+        axes.plot((0, 1), pair, color=GRAY, lw=0.9, zorder=1)
+    for x, (values, mean, color) in enumerate(columns.values()):
+        axes.plot([x] * len(values), values, "o", color=color, ms=7, mec="white", zorder=2)
+        if len(values) > 1:
+            place, label = (-0.18, "mean") if x == 0 else (1.18, "")
+            axes.plot(place, mean, "_", color=INK, ms=16, mew=2.2, zorder=2, label=label)
+    axes.set_xticks((0, 1), labels=columns)
+    axes.set_xlim(-0.45, 1.45)
+    axes.margins(y=0.12)
+    axes.grid(axis="x", visible=False)
+    if len(comparison.differences) > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), borderpad=0, fontsize=9)
+
+
+def _draw_differences(axes: Axes, comparison: PairedComparison) -> None:
+    intervals = _intervals(comparison)
+    rows = ["each seed", *intervals]
+    axes.axvline(0, color=GRAY, lw=1, ls="--", zorder=1)
+    dots = comparison.differences
+    axes.plot(dots, [0] * len(dots), "o", color=FOUND, ms=7, mec="white", zorder=2)
+    for row, (low, high) in enumerate(intervals.values(), start=1):
+        width = 3 if row == 1 else 1.6
+        axes.plot((low, high), (row, row), "-|", color=INK, lw=width, ms=9, mew=width, zorder=2)
+        axes.plot(comparison.mean, row, "o", color=INK, ms=6, mec="white", zorder=3)
+    labels = [f"other {name}" if name in intervals else name for name in rows]
+    axes.set_yticks(range(len(rows)), labels=[label.replace(" and", "\nand") for label in labels])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.margins(x=0.1)
+    axes.locator_params(axis="x", nbins=6)
+    axes.grid(axis="y", visible=False)

@@ -1,0 +1,163 @@
+"""A short list: its candidates trained alone, beside the ranking that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..analysis.style import BASELINE, FOUND, GRAY, INK, styled
+from ..architecture import Code, format_code
+from ..evaluation.rank_agreement import RankAgreement, agree
+from ..search.shortlist_result import RungResult, ShortlistResult
+from ..search.shortlisting import Candidate
+from .themes import NARROW, WIDE, Chart
+
+PANEL, HEIGHT = 3.6, 3.3  # inches
+ORIGINS = {  # marker, colour and size
+    "baseline": ("s", BASELINE, 8),
+    "ranking": ("o", GRAY, 7),
+    "random": ("^", GRAY, 8),
+}
+CHOICE = ("D", FOUND, 8)
+
+
+def shortlist_section(result: ShortlistResult) -> dict[str, Any]:
+    """Its tables, for a template."""
+    seeds = [f"seed {seed}" for seed in result.seeds]
+    return {
+        "title": f"Short list of {result.of} codes",
+        "code": f"{result.of} code",
+        "metric": result.metric,
+        "rungs": [
+            {"title": f"rung {number}, {rung.iterations:,} iterations", "columns": [*seeds, "mean"]}
+            for number, rung in enumerate(result.rungs, start=1)
+        ],
+        "rows": [_row(result, candidate) for candidate in result.candidates],
+        "agreements": [
+            _agreement_row(number, found)
+            for number, rung in enumerate(result.rungs, start=1)
+            if (found := agreement(result, rung))
+        ],
+    }
+
+
+def _row(result: ShortlistResult, candidate: Candidate) -> dict[str, Any]:
+    code, score = candidate.code, candidate.score
+    cells = []
+    for rung in result.rungs:
+        if code in rung.scores:
+            values = [*rung.scores[code], rung.means[code]]
+            cells += ["failed" if value is None else f"{value:.2f}" for value in values]
+        else:
+            cells += [""] * (len(result.seeds) + 1)
+    return {
+        "code": format_code(code),
+        "origin": candidate.origin,
+        "rank": "" if candidate.rank is None else str(candidate.rank),
+        "score": "" if score is None else f"{score:.2f}",
+        "cells": cells,
+        "until": "wins" if code == result.winner else _last_rung(result, code),
+        "won": code == result.winner,
+    }
+
+
+def _last_rung(result: ShortlistResult, code: Code) -> str:
+    numbers = [n for n, rung in enumerate(result.rungs, start=1) if code in rung.scores]
+    return f"rung {numbers[-1]}" if numbers else ""
+
+
+def agreement(result: ShortlistResult, rung: RungResult) -> RankAgreement | None:
+    """Of the supernet's scores with a rung's APs; None where fewer than two codes have both."""
+    scores, alone = _scores(result), _trained(rung)
+    both = {code: aps for code, aps in alone.items() if code in scores}
+    return agree(scores, both) if len(both) > 1 else None
+
+
+def _scores(result: ShortlistResult) -> dict[Code, float]:
+    return {c.code: c.score for c in result.candidates if c.score is not None}
+
+
+def _trained(rung: RungResult) -> dict[Code, list[float]]:
+    """The APs of the codes of which no training failed."""
+    return {code: list(aps) for code, aps in rung.scores.items() if None not in aps}
+
+
+def _agreement_row(number: int, found: RankAgreement) -> list[str]:
+    taus = ("-" if tau is None else f"{tau:.2f}" for tau in (found.tau, found.highest_tau))
+    codes = (format_code(code) for code in (found.choice, found.best))
+    return [f"rung {number}", str(found.codes), *taus, *codes, f"{found.regret:.2f}"]
+
+
+def chart_shortlist(result: ShortlistResult) -> list[Chart]:
+    """The figure of :func:`draw_shortlist`, with its caption; empty where nothing was trained."""
+    if not result.rungs:
+        return []
+    caption = (
+        f"{result.metric} on archval of the codes trained alone, against the score that "
+        f"{result.search} has of them. Small dots are the seeds; a line across is a code without a "
+        "score"
+    )
+    return [Chart.draw(caption, draw_shortlist, result)]
+
+
+def draw_shortlist(result: ShortlistResult, narrow: bool = False) -> Figure:
+    """AP alone against the supernet's score, a panel for each rung."""
+    count = len(result.rungs)
+    with styled():
+        if narrow:
+            size, shape = (NARROW, HEIGHT * count + 0.9), (count, 1)
+        else:
+            size, shape = (min(WIDE, max(PANEL * count, 5.5)), HEIGHT), (1, count)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(*shape, squeeze=False).flat
+        for number, (axes, rung) in enumerate(zip(panels, result.rungs, strict=True), start=1):
+            _draw_rung(axes, result, rung)
+            axes.set_title(_panel_title(number, rung, agreement(result, rung)), size=9)
+            axes.set_xlabel(f"{result.metric} with the supernet's weights, %", size=9)
+            axes.set_ylabel(f"{result.metric} alone, %", size=9)
+        figure.legend(
+            handles=list(_handles(result)), loc="outside upper center", ncols=2 if narrow else 4
+        )
+    return figure
+
+
+def _handles(result: ShortlistResult) -> Iterator[Any]:
+    axes = Figure().subplots()
+    origins = {c.origin for c in result.candidates if c.code != result.winner}
+    for origin, (marker, color, size) in ORIGINS.items():
+        if origin in origins:
+            yield from axes.plot([], [], marker, color=color, ms=size, label=origin)
+    marker, color, size = CHOICE
+    yield from axes.plot(
+        [], [], marker, color=color, ms=size, label=f"wins: {format_code(result.winner)}"
+    )
+
+
+def _draw_rung(axes: Axes, result: ShortlistResult, rung: RungResult) -> None:
+    for candidate in result.candidates:
+        code, mean = candidate.code, rung.means.get(candidate.code)
+        if mean is None:
+            continue
+        marker, color, size = CHOICE if code == result.winner else ORIGINS[candidate.origin]
+        if candidate.score is None:  # no place of its own
+            axes.axhline(mean, color=color, ls="--", lw=1.4, zorder=1)
+            continue
+        seeds = rung.scores[code]
+        xs = [candidate.score] * len(seeds)
+        axes.plot(xs, seeds, "-", color=color, lw=0.8, marker=".", ms=5, zorder=1)
+        axes.plot(candidate.score, mean, marker, color=color, ms=size, mec="white", zorder=2)
+    axes.margins(0.12)
+    axes.tick_params(labelsize=8, labelcolor=INK)
+
+
+def _panel_title(number: int, rung: RungResult, found: RankAgreement | None) -> str:
+    title = f"rung {number}, {rung.iterations:,} iterations"
+    if found is None:
+        return title
+    tau = "no tau" if found.tau is None else f"tau {found.tau:.2f}"
+    if found.highest_tau is not None:
+        tau += f" ({found.highest_tau:.2f} would be perfect)"
+    return f"{title}\n{tau}, regret {found.regret:.2f} AP"
