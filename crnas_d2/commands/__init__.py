@@ -14,7 +14,7 @@ COMMANDS = {
     "sketch": "draw architectures, side by side",
     "erf": "draw effective receptive fields, side by side",
     "plot": "draw figures of trainings and searches",
-    "compare": "compare two detectors' results on one data set",
+    "compare": "say whether one trained detector is better than another, with intervals",
     "visualize": "draw detections beside the ground truth",
     "submit": "submit a training or a search as a job on Slurm",
 }

@@ -1,148 +1,219 @@
-"""Compare the detections of two trained detectors on one data set.
+"""Is detector B better than detector A? Both as they were trained with several seeds, or with one.
+
+A and B are each the OUTPUT_DIR of a training, with the detections of its test, or a folder that has
+one such folder for each seed. Any detector of Detectron2 will do. Of files of detections, or a folder
+of them, give the --annotations too. The OUTPUT_DIR of a recipe alone stands for its baseline and
+what it found.
 
 crnas compare output/search/baseline output/search/final
-crnas compare a/coco_instances_results.json b/coco_instances_results.json --ground-truth val.json
+crnas compare output/search --output comparison.json
+crnas compare a.json b.json --annotations val.json
 
-Prints COCO's metrics of both by pycocotools, and between which values the difference of their AP
-lies in 95 % of resamples of the images, drawn for both alike. That is the chance of the images
-alone: trained again with another seed, each detector would have another AP.
+Prints COCO's metrics of both as pycocotools has them, the AP of each seed, and a verdict with
+intervals for other seeds and for other test images. docs/verdict.md has the rule.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
-from detectron2.data import MetadataCatalog
-
-from ..config import read_config
-from ..data import setup_datasets
-from ..files import read_json, real_path
+from ..evaluation.bootstrap import METRICS, ResampledImages
+from ..evaluation.paired_comparison import PairedComparison, compare_pairs
+from ..evaluation.resampled_ap import (
+    REGION,
+    contiguous_ids,
+    once_and_resampled,
+    read_detections,
+    read_ground_truth,
+)
+from ..files import check_not_read, write_json
+from ..procedure.outcome_text import describe_comparison, fill
 from ..report.pictures import RESULTS, check_tested_classes
-from ..evaluation.bootstrap import ResampledImages, poisson_weights
-from ..evaluation.detections import Detections
-from ..evaluation.resampled_ap import contiguous_ids, index_quietly
+from ..report.runs import read_run
+from ..report.trained_detectors import (
+    TrainedDetector,
+    find_scored_on,
+    find_trained,
+    pair,
+    trained_by_recipe,
+)
 from .command_line import command, command_parser
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of COCOeval's stats
 RESAMPLES = 1000
-INTERVAL = (2.5, 97.5)  # percent
 TASKS = {"bbox": "boxes", "segm": "masks"}
+VERDICTS = {
+    "better": "B is better than A",
+    "not shown": "B is not shown to be better than A",
+    "worse": "B is worse than A",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one detector.
+
+    Attributes:
+        metrics: in percent, by their names in COCO; NaN where there are no such objects.
+        resampled: (R,), its AP in resamples of the test images; None where they are not known.
+    """
+
+    metrics: dict[str, float]
+    resampled: np.ndarray | None = None
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command_parser(__doc__)
-    for name in ("A", "B"):
-        parser.add_argument(
-            name, help=f"folder of a training, or {os.path.basename(RESULTS)} of one"
-        )
+    parser.add_argument("A", help=f"folder of one training or of several, or {RESULTS} of one")
+    parser.add_argument("B", nargs="?", help="the same; if left out, A is the folder of a recipe")
     parser.add_argument(
-        "--ground-truth",
+        "--annotations",
         metavar="JSON",
-        help="annotations in COCO's format; by default those of the test set of the trainings",
+        help="of the test images, in COCO's format; by default those of the trainings' test set",
     )
+    parser.add_argument("--output", metavar="JSON", help="write all numbers to this file")
     args = parser.parse_args(argv)
-    paths = [args.A, args.B]
-    truth_file = args.ground_truth or find_ground_truth(paths)
-    truth = index_quietly(read_json(truth_file))
-    if not truth.anns:
-        raise ValueError(f"{truth_file} has no annotations, so there is nothing to compare by")
-    results = [read_results(path, truth) for path in paths]
-    print(f"A: {args.A}\nB: {args.B}\n{len(truth.imgs)} images of {truth_file}\n")
-    rows, sentences = [], []
-    for task, things in TASKS.items():
-        if task == "segm" and not all("segmentation" in r for part in results for r in part):
-            continue
-        a, b = (evaluate(truth, part, task) for part in results)
-        for name, *values in zip(METRICS, a, b, b - a):
-            rows.append([things, name, *(None if np.isnan(value) else value for value in values)])
-        low, high = interval_of_difference(truth, results, task)
-        sentences.append(
-            f"AP of {things}, B - A: {b[0] - a[0]:+.2f}; from {low:+.2f} to {high:+.2f} in 95 % of "
-            f"{RESAMPLES:,} resamples of the images"
+    sides = [find_trained(args.A), find_trained(args.B)] if args.B else trained_by_recipe(args.A)
+    labels, pairs, paired = pair(*sides)
+    detectors = [detector for of_pair in pairs for detector in of_pair]
+    annotations, test, not_resampled = args.annotations, args.annotations, ""
+    if not annotations:
+        scored_on = find_scored_on(detectors)
+        annotations, test = scored_on.json_file, scored_on.describe()
+        if not annotations:
+            not_resampled = f"only what COCO scores is resampled, not {scored_on.kind!r}"
+    if args.output:
+        check_not_read(args.output, filter(None, [annotations, *(d.results for d in detectors)]))
+    scores = score_all(detectors, annotations) if annotations else read_scores(detectors)
+    comparisons = {task: compare(of_task) for task, of_task in scores.items()}
+
+    for name, side in zip("AB", zip(*pairs)):
+        print(f"{name}: {', '.join(detector.path for detector in side)}")
+    print(f"Tested on {test}; {paired}.")
+    for task, comparison in comparisons.items():
+        print(f"\n{metrics_table(TASKS[task], scores[task])}")
+        if len(pairs) > 1:
+            print(f"\n{seeds_table(TASKS[task], labels, comparison)}")
+        print(
+            f"\nAP of {TASKS[task]}, B - A: {comparison.mean:+.2f}. {VERDICTS[comparison.verdict]}."
         )
-    headers = ["", "", "A", "B", "B - A"]
-    print(tabulate(rows, headers, "github", floatfmt=".2f", missingval="-"), end="\n\n")
-    print(*sentences, "This is the chance of the images alone, not that of training.", sep="\n")
+        print(fill([comparison.reason, *describe_comparison(comparison, "B", not_resampled)]))
+    if args.output:
+        content = {
+            **{name: [d.path for d in side] for name, side in zip("AB", zip(*pairs))},
+            "pairs": labels,
+            "test": test,
+            "resamples": RESAMPLES if annotations else 0,
+            "metrics": {task: mean_metrics(of_task) for task, of_task in scores.items()},
+            "comparisons": {task: of_task.as_json() for task, of_task in comparisons.items()},
+        }
+        write_json(args.output, content)
 
 
-def find_ground_truth(folders: Sequence[str]) -> str:
-    """The annotations of the data set that trainings were tested on.
+def score_all(detectors: Sequence[TrainedDetector], annotations: str) -> dict[str, list[Score]]:
+    """By the detections of each detector, in resamples of the images that all share.
+
+    Returns:
+        By task: of boxes, and of masks where all detectors and the annotations have some.
 
     Raises:
-        FileNotFoundError: one of them is no folder of a training.
-        ValueError: they were tested on several sets, or on none in COCO's format.
+        OSError, ValueError: a file is not there, or not of this data set.
     """
-    files = []
-    for folder in folders:
-        cfg = read_config(os.path.join(folder, "config.yaml"))
-        setup_datasets(cfg)
-        file = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("json_file")
-        if not file:
-            raise ValueError(
-                f"{folder}: DATASETS.TEST is {cfg.DATASETS.TEST}; expected COCO's format"
+    truth = read_ground_truth(annotations, "bbox")
+    names = [truth.cats[category_id].get("name") for category_id in sorted(truth.cats)]
+    for detector in detectors:
+        if not os.path.isfile(detector.results):
+            raise FileNotFoundError(
+                f"{detector.results}: no such file; expected what a test of Detectron2 leaves there"
             )
-        files.append(os.fspath(file))
-    if real_path(files[0]) != real_path(files[1]):
-        raise ValueError(f"tested on {files[0]} and on {files[1]}; expected one data set")
-    return files[0]
+        check_tested_classes(detector.results, names)
+    has_masks = all(annotation.get(REGION["segm"]) for annotation in truth.anns.values())
+    weights = once_and_resampled(len(truth.imgs), RESAMPLES)
+    images = {
+        task: {
+            metric: ResampledImages(
+                truth,
+                contiguous_ids(truth),
+                weights if metric == "AP" else weights[:, :1],
+                task,
+                metric,
+            )
+            for metric in METRICS
+        }
+        for task in list(TASKS)[: 1 + has_masks]
+    }
+    scores: dict[str, list[Score]] = {task: [] for task in images}
+    for detector in detectors:
+        detections = read_detections(detector.results, truth)
+        if len(detections.masks) < len(detections):
+            scores.pop("segm", None)
+        for task, of_task in scores.items():
+            found = {metric: of.ap(detections) for metric, of in images[task].items()}
+            metrics = {metric: float(values[0]) for metric, values in found.items()}
+            of_task.append(Score(metrics, found["AP"][1:]))
+    return scores
 
 
-def read_results(path: str, truth: COCO) -> list[dict[str, Any]]:
+def read_scores(detectors: Sequence[TrainedDetector]) -> dict[str, list[Score]]:
+    """By the last test in the metrics of each training, whatever has scored it.
+
+    Raises:
+        OSError, ValueError: it has none.
+    """
+    scores = []
+    for detector in detectors:
+        run = read_run(detector.path)
+        run.metric("bbox/AP")
+        known = {metric: run.metrics.get(f"bbox/{metric}", np.nan) for metric in METRICS}
+        scores.append(Score(known))
+    return {"bbox": scores}
+
+
+def compare(scores: Sequence[Score]) -> PairedComparison:
     """
     Args:
-        path: of a file of results, or of the folder of the training that has left it.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: it has no detections, or some that are not of the data set, or of other classes.
+        scores: of A and B in turn, one pair after the other.
     """
-    if os.path.isdir(path):
-        path = os.path.join(path, RESULTS)
-    results = read_json(path)
-    keys = {"image_id", "category_id", "bbox", "score"}
-    if not results or not isinstance(results, list) or not all(keys <= set(r) for r in results):
-        raise ValueError(f"{path}: expected a list of detections that each have {sorted(keys)}")
-    for key, known in (("image_id", truth.imgs), ("category_id", truth.cats)):
-        foreign = next((r[key] for r in results if r[key] not in known), None)
-        if foreign is not None:
-            raise ValueError(f"{path}: {key} {foreign!r} is not in the ground truth")
-    check_tested_classes(path, [truth.cats[id].get("name") for id in sorted(truth.cats)])
-    return results
+    aps = [score.metrics["AP"] for score in scores]
+    resampled = None, None
+    if scores[0].resampled is not None:
+        drawn = np.stack([score.resampled for score in scores])
+        resampled = drawn[1::2], drawn[::2]
+    return compare_pairs(aps[1::2], aps[::2], *resampled)
 
 
-def evaluate(truth: COCO, results: Sequence[Mapping[str, Any]], task: str) -> np.ndarray:
-    """:data:`METRICS` by pycocotools, in percent; NaN where there are no such objects."""
-    kept = {"image_id", "category_id", "score", "bbox" if task == "bbox" else "segmentation"}
-    found = [{key: r[key] for key in kept} for r in results]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, truth.loadRes(found), task)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    stats = evaluation.stats[: len(METRICS)]
-    return np.where(stats < 0, np.nan, 100 * stats)
+def mean_metrics(scores: Sequence[Score]) -> dict[str, tuple[float, float]]:
+    """Of A and of B, over the seeds."""
+    return {
+        metric: tuple(
+            float(np.mean([score.metrics[metric] for score in side]))
+            for side in (scores[::2], scores[1::2])
+        )
+        for metric in METRICS
+    }
 
 
-def interval_of_difference(
-    truth: COCO, results: Sequence[Sequence[Mapping[str, Any]]], task: str
-) -> tuple[float, float]:
-    """Between which values the second AP less the first lies in 95 % of resamples of the images."""
-    index = contiguous_ids(truth)
-    weights = poisson_weights(len(truth.imgs), RESAMPLES, seed=0)
-    images = ResampledImages(truth, index, weights, task)
-    aps = []
-    for part in results:
-        numbered = [{**r, "category_id": index[r["category_id"]]} for r in part]
-        aps.append(images.ap(Detections.from_json(numbered)))
-    low, high = np.nanpercentile(aps[1] - aps[0], INTERVAL)
-    return float(low), float(high)
+def metrics_table(things: str, scores: Sequence[Score]) -> str:
+    means = mean_metrics(scores)
+    rows = [[metric, a, b, b - a] for metric, (a, b) in means.items() if not np.isnan(a + b)]
+    head = [things if len(scores) == 2 else f"{things}, mean", "A", "B", "B - A"]
+    return _table(rows, head)
+
+
+def seeds_table(things: str, labels: Sequence[str], comparison: PairedComparison) -> str:
+    columns = comparison.baseline, comparison.found, comparison.differences
+    rows = [
+        *map(list, zip(labels, *columns)),
+        ["mean", comparison.baseline_mean, comparison.found_mean, comparison.mean],
+        ["standard deviation", comparison.baseline_sd, comparison.found_sd, None],
+    ]
+    return _table(rows, [f"AP of {things}", "A", "B", "B - A"])
+
+
+def _table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
+    return tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"), missingval="-")

@@ -52,10 +52,15 @@ def resampled_ap(
     """
     truth = read_ground_truth(gt_json, task)
     detections = read_detections(results_json, truth, task)
-    drawn = poisson_weights(len(truth.imgs), resamples, seed)
-    weights = np.hstack([np.ones((len(drawn), 1), np.float32), drawn])
+    weights = once_and_resampled(len(truth.imgs), resamples, seed)
     ap, *resampled = ResampledImages(truth, contiguous_ids(truth), weights, task).ap(detections)
     return ResampledAP(float(ap), np.array(resampled))
+
+
+def once_and_resampled(images: int, resamples: int, seed: int = 0) -> np.ndarray:
+    """(images, 1 + resamples) weights: of each image once, and then of each resample."""
+    drawn = poisson_weights(images, resamples, seed)
+    return np.hstack([np.ones((images, 1), np.float32), drawn])
 
 
 def read_ground_truth(path: str, task: str) -> COCO:
@@ -72,6 +77,8 @@ def read_ground_truth(path: str, task: str) -> COCO:
         for key in (REGION[task], *SCORED_KEYS):
             if annotation.get(key) in (None, []):
                 raise ValueError(f"{path}: annotation {annotation.get('id')!r} has no {key!r}")
+    if all(annotation["iscrowd"] for annotation in content["annotations"]):
+        raise ValueError(f"{path}: every object is a crowd, so there is nothing to score")
     return index_quietly(content)
 
 
@@ -89,8 +96,11 @@ def contiguous_ids(truth: COCO) -> dict[int, int]:
     return {category_id: index for index, category_id in enumerate(sorted(truth.cats))}
 
 
-def read_detections(path: str, truth: COCO, task: str) -> Detections:
+def read_detections(path: str, truth: COCO, task: str | None = None) -> Detections:
     """What a detector found, with the categories counted from 0.
+
+    Args:
+        task: "bbox" or "segm", which needs masks; None takes masks where all have one.
 
     Raises:
         OSError: it cannot be read.
@@ -98,7 +108,7 @@ def read_detections(path: str, truth: COCO, task: str) -> Detections:
             or is in an image or of a category that the ground truth has not.
     """
     results = read_json(path)
-    keys = {"image_id", "category_id", "score", "bbox", REGION[task]}
+    keys = {"image_id", "category_id", "score", "bbox", REGION[task or "bbox"]}
     if not isinstance(results, list) or not all(
         isinstance(result, dict) and keys <= result.keys() for result in results
     ):
@@ -108,10 +118,11 @@ def read_detections(path: str, truth: COCO, task: str) -> Detections:
         if foreign is not None:
             raise ValueError(f"{path}: {key} {foreign!r} is not in the ground truth")
     index = contiguous_ids(truth)
+    with_masks = task != "bbox" and all(REGION["segm"] in result for result in results)
     for result in results:
         result["category_id"] = index[result["category_id"]]
-        if task == "bbox":
-            result.pop("segmentation", None)
+        if not with_masks:
+            result.pop(REGION["segm"], None)
     detections = Detections.from_json(results)
     if not detections.is_finite():
         raise ValueError(f"{path}: a box or a score is not finite")

@@ -39,24 +39,34 @@ def fill(lines: Iterable[str]) -> str:
 
 
 def _comparison(outcome: Outcome) -> Iterator[str]:
-    comparison, data = outcome.comparison, outcome.data
-    if comparison is None:
-        return
+    if outcome.comparison:
+        yield from describe_comparison(outcome.comparison, "Found", outcome.data.not_resampled)
+        if len(outcome.comparison.differences) < MIN_SEEDS:
+            yield f"No gain can be shown with fewer than {MIN_SEEDS} seeds (SEARCH.RECIPE.SEEDS)."
+
+
+def describe_comparison(
+    comparison: PairedComparison, found: str, not_resampled: str = ""
+) -> Iterator[str]:
+    """What a comparison tells, line by line.
+
+    Args:
+        found: name of the network that is compared with the baseline.
+        not_resampled: why there is no interval for other test images; empty where there is one.
+    """
     yield from _intervals(comparison)
-    if data.not_resampled:
-        yield f"No interval for other test images: {data.not_resampled}."
+    if not_resampled:
+        yield f"No interval for other test images: {not_resampled}."
     n = len(comparison.differences)
     ties = f", {comparison.ties} equal" if comparison.ties else ""
     yield (
-        f"Found won with {comparison.wins} of {n} seeds{ties}. Sign-flip p, one-sided: "
+        f"{found} won with {comparison.wins} of {n} seeds{ties}. Sign-flip p, one-sided: "
         f"{comparison.p_better:.3f} for better, {comparison.p_worse:.3f} for worse."
     )
     if comparison.smallest_gain is not None:
         yield (
             f"The smallest true gain that 4 of 5 such runs would show: {comparison.smallest_gain:.2f}."
         )
-    elif n < MIN_SEEDS:
-        yield f"No gain can be shown with fewer than {MIN_SEEDS} seeds (SEARCH.RECIPE.SEEDS)."
 
 
 def _intervals(comparison: PairedComparison) -> Iterator[str]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
@@ -21,6 +20,7 @@ from ..data.pictures import read_picture
 from ..files import read_json
 from ..procedure.networks import Network
 from .drawing import draw_objects
+from .runs import read_keys
 from .themes import data_uri
 
 IMAGES = 6
@@ -119,7 +119,9 @@ def check_tested_classes(path: str, class_names: Sequence[str]) -> None:
         ValueError: the run had other classes, or another order.
     """
     config = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "config.yaml")
-    tested, class_names = tell_apart(_read_class_names(config)), tell_apart(class_names)
+    model = read_keys(config).get("MODEL")
+    named = model.get("CLASS_NAMES", []) if isinstance(model, dict) else []
+    tested, class_names = tell_apart(named), tell_apart(class_names)
     if tested and tested != class_names:
         pairs = itertools.zip_longest(tested, class_names)
         index, (there, here) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
@@ -128,19 +130,6 @@ def check_tested_classes(path: str, class_names: Sequence[str]) -> None:
             f"the ground truth has {len(class_names)}; at index {index} stand {there!r} and {here!r}. "
             "Expected the same in the same order: test once more with this ground truth"
         )
-
-
-def _read_class_names(config: str) -> list[str]:
-    """Of a config.yaml, as a run writes it; empty where it is none, or has none."""
-    if not os.path.isfile(config):
-        return []
-    try:
-        with open(config, encoding="utf-8") as file:
-            keys = yaml.safe_load(file)
-    except (yaml.YAMLError, UnicodeDecodeError):  # such as Detectron2's of a lazy config
-        return []
-    model = keys.get("MODEL") if isinstance(keys, dict) else None
-    return list(model.get("CLASS_NAMES", [])) if isinstance(model, dict) else []
 
 
 def _draw_panels(

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
@@ -122,6 +124,19 @@ def read_run(folder: str) -> Run:
         if key.startswith(prefix) and key != "iteration"
     }
     return Run(folder, cfg, lines[-1]["iteration"], metrics)
+
+
+def read_keys(path: str) -> Mapping[str, Any]:
+    """The content of a config.yaml as a run of Detectron2 writes it, whatever keys it has. Nothing
+    where there is none, or one of another kind, such as that of a lazy config."""
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            keys = yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return keys if isinstance(keys, dict) else {}
 
 
 def parse_line(line: str) -> Mapping[str, Any]:

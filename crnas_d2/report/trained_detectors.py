@@ -1,0 +1,191 @@
+"""Detectors that were trained and tested, each with one seed or several, as their folders hold them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from detectron2.data import MetadataCatalog
+
+from ..config import default_config
+from ..config_values import merge_values
+from ..data import setup_datasets
+from ..files import file_sha256, real_path
+from ..procedure.outcome import Outcome
+from .pictures import RESULTS
+from .runs import CONFIG_FILE, read_keys
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """A detector that was tested.
+
+    Attributes:
+        path: ``OUTPUT_DIR`` of its training, or the detections of its test.
+    """
+
+    path: str
+
+    @property
+    def results(self) -> str:
+        """File of its detections."""
+        return os.path.join(self.path, RESULTS) if os.path.isdir(self.path) else self.path
+
+    @cached_property
+    def keys(self) -> Mapping[str, Any]:
+        """Of the config of its training; nothing where that is not known."""
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(self.results)))
+        return read_keys(os.path.join(folder, CONFIG_FILE))
+
+    @property
+    def seed(self) -> int | None:
+        """``SEED`` of its training; None where that is not known."""
+        seed = self.keys.get("SEED", -1)
+        return seed if isinstance(seed, int) and seed >= 0 else None
+
+
+class ScoredOn(NamedTuple):
+    """What detectors were tested on.
+
+    Attributes:
+        name: of the data set.
+        kind: its ``evaluator_type``, such as "coco".
+        json_file: its annotations, where it is "coco".
+    """
+
+    name: str
+    kind: str
+    json_file: str
+
+    def describe(self) -> str:
+        return self.json_file or self.name
+
+
+def find_trained(path: str) -> list[TrainedDetector]:
+    """
+    Args:
+        path: of a file of detections, of the folder of a training, or of a folder that has such
+            files or folders alone, one of each seed.
+
+    Returns:
+        One of each seed, in the order of their names.
+
+    Raises:
+        FileNotFoundError: there is nothing of this kind.
+    """
+    if os.path.isfile(path) or _is_training(path):
+        return [TrainedDetector(path)]
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    inside = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    found = [p for p in inside if _is_training(p)] or [p for p in inside if p.endswith(".json")]
+    if not found:
+        raise FileNotFoundError(
+            f"{path}: expected the OUTPUT_DIR of a training, with {RESULTS}, or a folder of several, "
+            "one of each seed"
+        )
+    return [TrainedDetector(p) for p in found]
+
+
+def trained_by_recipe(folder: str) -> tuple[list[TrainedDetector], list[TrainedDetector]]:
+    """The baseline and the network that was found, of a recipe that has ended.
+
+    Args:
+        folder: its ``OUTPUT_DIR``, or of several budgets the folder of one.
+
+    Raises:
+        OSError, ValueError: it has no result of a recipe.
+    """
+    outcome = Outcome.read(folder)
+    baseline, found = (
+        [TrainedDetector(os.path.join(folder, name)) for name in network.folders]
+        for network in (outcome.baseline, outcome.found)
+    )
+    return baseline, found
+
+
+def pair(
+    a: Sequence[TrainedDetector], b: Sequence[TrainedDetector]
+) -> tuple[list[str], list[tuple[TrainedDetector, TrainedDetector]], str]:
+    """Detectors whose trainings had the same seed, or else those at the same place.
+
+    Returns:
+        what each pair is called, the pairs, and how they were made.
+
+    Raises:
+        ValueError: there are more of one than of the other.
+    """
+    if len(a) != len(b):
+        raise ValueError(
+            f"{len(a)} of A ({', '.join(t.path for t in a)}) and {len(b)} of B "
+            f"({', '.join(t.path for t in b)}); expected as many seeds of both"
+        )
+    seeds = [[tested.seed for tested in side] for side in (a, b)]
+    if None not in seeds[0] and len(set(seeds[0])) == len(a) and set(seeds[0]) == set(seeds[1]):
+        of_seed = {tested.seed: tested for tested in b}
+        in_order = sorted(a, key=lambda tested: tested.seed)
+        pairs = [(tested, of_seed[tested.seed]) for tested in in_order]
+        return [f"seed {x.seed}" for x, _ in pairs], pairs, "paired by the seeds of their configs"
+    pairs = list(zip(a, b))
+    labels = [f"{_name(x)}, {_name(y)}" for x, y in pairs]
+    return labels, pairs, "paired in the order of their names, as configs do not tell equal seeds"
+
+
+def find_scored_on(detectors: Sequence[TrainedDetector]) -> ScoredOn:
+    """The one data set that all were tested on; it is registered.
+
+    Raises:
+        ValueError: they were tested on several, or that is not known.
+        FileNotFoundError: a file of it is not there.
+    """
+    first, *others = detectors
+    scored_on = _scored_on(first)
+    for other in others:
+        found = _scored_on(other)
+        if not _is_same(scored_on, found):
+            raise ValueError(
+                f"{first.path} was tested on {scored_on.describe()}, {other.path} on "
+                f"{found.describe()}; expected one test set"
+            )
+    return scored_on
+
+
+def _is_same(one: ScoredOn, other: ScoredOn) -> bool:
+    files = one.json_file, other.json_file
+    if not all(files):
+        return one == other
+    return real_path(files[0]) == real_path(files[1]) or file_sha256(files[0]) == file_sha256(
+        files[1]
+    )
+
+
+def _scored_on(tested: TrainedDetector) -> ScoredOn:
+    datasets, model = tested.keys.get("DATASETS"), tested.keys.get("MODEL")
+    if not isinstance(datasets, dict) or not datasets.get("TEST"):
+        raise ValueError(
+            f"{tested.path}: no {CONFIG_FILE} says what it was tested on; expected --annotations"
+        )
+    if len(datasets["TEST"]) > 1:
+        raise ValueError(
+            f"{tested.path} was tested on {', '.join(datasets['TEST'])}, whose detections go into one "
+            "file, the last ones; expected one test set, or its --annotations"
+        )
+    cfg = default_config()
+    known = {key: value for key, value in datasets.items() if key in cfg.DATASETS}
+    merge_values(cfg, {"DATASETS": {**known, "TRAIN": []}}, os.path.join(tested.path, CONFIG_FILE))
+    cfg.MODEL.MASK_ON = isinstance(model, dict) and bool(model.get("MASK_ON"))
+    setup_datasets(cfg)
+    meta = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    kind = meta.get("evaluator_type", "")
+    return ScoredOn(meta.name, kind, os.fspath(meta.json_file) if kind == "coco" else "")
+
+
+def _is_training(path: str) -> bool:
+    return any(os.path.isfile(os.path.join(path, name)) for name in (CONFIG_FILE, RESULTS))
+
+
+def _name(tested: TrainedDetector) -> str:
+    return os.path.basename(os.path.normpath(tested.path))

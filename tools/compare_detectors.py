@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+"""Is one trained detector better than another: `crnas compare`."""
+
+from crnas_d2.commands.compare import main
+
+if __name__ == "__main__":
+    main()
