@@ -44,7 +44,7 @@ def how_to_use(
     return {
         "Find objects on your own pictures:": _command(*predict),
         "Train both with another seed:": "\n".join(_command(*words) for words in again),
-        "Compare their detections, image by image:": _command("compare", *trainings[::-1]),
+        "Compare the two, with intervals:": _command("compare", *trainings[::-1]),
         "Test that detector again:": _command(*_training(final_config), "--eval-only"),
     }
 

@@ -28,7 +28,7 @@ MISSING = {
     "sketch": "no.yaml --output out.svg",
     "erf": "--config-file no.yaml --output out.svg",
     "plot": "flops no --output out.svg",
-    "compare": "no.json no.json --ground-truth no.json",
+    "compare": "no.json no.json --annotations no.json",
     "visualize": "--config-file no.yaml --input no.json --output out.png",
     "submit": "--gpus-per-node 1 --timeout-min 1 -- train --config-file no.yaml",
 }
