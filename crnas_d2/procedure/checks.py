@@ -121,6 +121,12 @@ def check_search(
     if final:
         file = find_config("SEARCH.FINAL", cfg.SEARCH.FINAL, args.config_file)
         _check_untrained(final, telling_places(check, file, args.opts))
+        if comm.is_main_process():
+            uses = [
+                DataUse("the search", cfg, searches=True),
+                DataUse("SEARCH.FINAL", final, tests=True),
+            ]
+            check_data(uses, check, makes=makes)
     return cfg, final
 
 

@@ -9,9 +9,16 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from ..data.catalog import register_own
-from ..data.shared_images import is_made_at_first_use, share_by_name, shared_images
+from ..data.shared_images import (
+    copied_pictures,
+    is_made_at_first_use,
+    share_by_name,
+    shared_images,
+)
 from ..data.splits import split_source
 from ..engine.examination import NotYet, call
+
+COPIED_SHARE = 0.5  # of the pictures that were compared; large data sets have a few copies
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,9 @@ class _Pair:
 def check_data(
     uses: Sequence[DataUse], check: Callable[..., object] = call, *, makes: bool = True
 ) -> None:
-    """Refuse data sets that share images where they have to be apart: in each step what is trained
-    on and what is tested on, and the test set of the final detectors and all that any step trains
-    on or chooses by. Nothing is written but what checks remember.
+    """Refuse data sets that share images, or the bytes of their pictures, where they have to be apart:
+    in each step what is trained on and what is tested on, and the test set of the final detectors
+    and all that any step trains on or chooses by. Nothing is written but what checks remember.
 
     Args:
         uses: of all steps.
@@ -58,7 +65,8 @@ def check_data(
 
     Raises:
         OSError: a data set is not there.
-        ValueError: they share images, or a data set has a fault.
+        ValueError: they share images, half of the pictures that are compared are copies, or a data
+            set has a fault.
         NotYet: a data set would be made.
     """
     for use in uses:
@@ -78,6 +86,14 @@ def _check(pair: _Pair, *, makes: bool) -> None:
         raise ValueError(
             f"{pair.test} is the DATASETS.TEST of {pair.tested_by}, and {len(shared)} of its images "
             f"are in {pair.other}, {pair.purpose}, such as {min(shared)}; expected none"
+        )
+    copies, compared = copied_pictures(*names, pair.data)
+    if copies and len(copies) >= COPIED_SHARE * compared:
+        path, copy = min(copies.items())
+        raise ValueError(
+            f"{pair.test} is the DATASETS.TEST of {pair.tested_by}, and {len(copies)} of its {compared} "
+            f"pictures are, byte for byte, pictures of {pair.other}, {pair.purpose}, such as {path}, "
+            f"which is {copy}; expected other pictures"
         )
 
 

@@ -204,8 +204,10 @@ def test_a_test_set_that_is_the_training_set(recipe):
     name = final.read_text().split('TRAIN: ["')[1].split('"')[0]
     edit(final, name.replace("_train", "_val"), name)
     message = check(recipe)
-    assert message.startswith(f"{name} is the DATASETS.TEST of final, and 12 of its images are in ")
-    assert "on which final trains" in message
+    assert message.startswith(
+        f"{name} is the DATASETS.TEST of baseline, and 12 of its images are in "
+    )
+    assert "on which baseline trains" in message
 
 
 def link_into_val(recipe, number):
@@ -237,7 +239,7 @@ def test_an_image_of_the_test_set_that_is_trained_on(recipe, in_final):
     message = check(recipe)
     assert "is the DATASETS.TEST of " in message and "1 of its images are in " in message
     assert str(recipe.parent / "data" / "images" / "0003.png") in message
-    assert ("on which final trains" in message) is in_final
+    assert ("on which baseline trains" in message) is in_final
 
 
 def test_an_own_archval_that_is_trained_on(recipe):

@@ -48,8 +48,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("from_weights")
     torch.manual_seed(0)
     torch.save(mobilenet_v2().state_dict(), folder / WEIGHTS)
-    for split, images in (("train", 6), ("val", 2)):
-        write_tiny_coco(folder / split, images=images)
+    for seed, (split, images) in enumerate((("train", 6), ("val", 2))):
+        write_tiny_coco(folder / split, images=images, seed=seed)
     procedure(folder).run()
     return folder
 
