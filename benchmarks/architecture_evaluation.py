@@ -48,7 +48,8 @@ from tabulate import tabulate
 from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
 from crnas_d2.config import read_config
 from crnas_d2.engine import CRTrainer
-from crnas_d2.engine.setup import check_config
+from crnas_d2.engine.config_check import check_network
+from crnas_d2.engine.setup import check_data_sets
 from crnas_d2.engine.trainer import without_sync_bn
 from crnas_d2.files import read_json, write_json
 from crnas_d2.evaluation.detections import Detections
@@ -159,7 +160,8 @@ class PlainLoop:
 
 def load_config(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args.config_file, args.opts)
-    check_config(cfg, training=False)
+    check_network(cfg, training=False)
+    check_data_sets(cfg, training=False)
     return settled(without_sync_bn(cfg, "an evaluation needs no other"))
 
 

@@ -20,7 +20,7 @@ from ..config import default_config, read_config
 from ..config_files import find_config_file
 from ..data import setup_datasets
 from ..engine import terminal
-from ..engine.setup import check_network
+from ..engine.config_check import check_network
 from ..procedure import Recipe, is_recipe
 from ..procedure.final_config import read_final
 from ..procedure.latency import detector_of, measure_latencies

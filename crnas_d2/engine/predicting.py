@@ -17,7 +17,7 @@ from ..config import read_config
 from ..data.class_names import tell_apart
 from ..files import expand_path
 from .hooks import find_supernet
-from .setup import prepare_trained
+from .config_check import prepare_trained
 from .trainer import CRTrainer
 
 # Of the models that come with Detectron2 and this project: what they give, where it is no detection.

@@ -13,7 +13,8 @@ from detectron2.utils import comm
 from ..config import read_config
 from ..engine.examination import call, telling_places
 from ..engine.model_check import check_model
-from ..engine.setup import check_apart, check_data_sets, check_network, check_run
+from ..engine.config_check import check_network
+from ..engine.setup import check_apart, check_data_sets, check_run
 from ..data.parts import count_images
 from ..evaluation.metric import check_metric
 from ..main_process import decided_by_main

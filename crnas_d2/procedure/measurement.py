@@ -20,7 +20,7 @@ from ..data.splits import passing_draws
 from ..engine import CRTrainer
 from ..engine.forecast import BACKWARD_COST, Work
 from ..engine.hooks import UniformPathSampling
-from ..engine.setup import check_network
+from ..engine.config_check import check_network
 from ..engine.trainer import without_sync_bn
 from ..evaluation.evaluator import ArchitectureEvaluator
 from .made_images import use_made_images

@@ -22,7 +22,8 @@ from ..data.identity import Seen
 from ..data.copies import copies_between_parts, tell_copies
 from ..data.parts import tell
 from ..engine import terminal
-from ..engine.setup import check_network, prepare, settle_settings
+from ..engine.config_check import check_network, settle_settings
+from ..engine.setup import prepare
 from ..lock import folder_lock
 from ..main_process import decided_by_main
 from .checks import check_before_run, check_space

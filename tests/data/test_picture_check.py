@@ -20,7 +20,7 @@ from voc_layout import CLASSES, edit_xml, write_voc_dir
 
 from crnas_d2.data import many_files, picture_check, setup_datasets
 from crnas_d2.data.picture_check import check_pictures, look_at_pictures
-from crnas_d2.engine.setup import check_config
+from crnas_d2.engine.setup import check_data_sets
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
@@ -421,11 +421,11 @@ def test_a_training_looks_before_its_first_step(write_coco, cfg, tmp_path):
     cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     with pytest.raises(ValueError, match="2.png has 30 x 40 pixels.*other way round"):
-        check_config(cfg, training=True)
+        check_data_sets(cfg, training=True)
     other, other_root = write_coco("others")
     cfg.DATASETS.COCO_JSON += [["others", other, other_root]]
     cfg.DATASETS.TEST = ("others",)
-    check_config(cfg, training=False, has_weights=False)  # an evaluation reads no other
+    check_data_sets(cfg, training=False)  # an evaluation reads no other
 
 
 def test_what_cannot_be_evaluated_is_told_before_pictures_are_looked_at(write_coco, cfg, tmp_path):
@@ -438,7 +438,7 @@ def test_what_cannot_be_evaluated_is_told_before_pictures_are_looked_at(write_co
     DatasetCatalog.register("of_code", lambda: pytest.fail("loaded"))
     MetadataCatalog.get("of_code").set(evaluator_type="none", thing_classes=["cup", "ball"])
     with pytest.raises(ValueError, match="evaluator_type"):
-        check_config(cfg, training=True)
+        check_data_sets(cfg, training=True)
 
 
 def test_voc_is_named_by_its_own_folder(cfg, tmp_path):

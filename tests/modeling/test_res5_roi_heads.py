@@ -7,7 +7,7 @@ from torch import nn
 
 import crnas_d2
 from crnas_d2 import CRResNet
-from crnas_d2.engine.setup import check_config
+from crnas_d2.engine.config_check import check_network
 from crnas_d2.modeling import CRRes5ROIHeads
 from crnas_d2.modeling.activation_checkpoint import CheckpointedStage
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_backbone, build_model
@@ -169,12 +169,12 @@ def test_heads_without_the_codes_are_refused(heads):
     cfg = make_cfg()
     cfg.MODEL.ROI_HEADS.NAME = heads
     message = f"MODEL.ROI_HEADS.NAME is '{heads}', .*; expected 'CRRes5ROIHeads'"
-    for build in (build_backbone, build_model, lambda c: check_config(c, training=True)):
+    for build in (build_backbone, build_model, lambda c: check_network(c, training=True)):
         with pytest.raises(ValueError, match=message):
             build(cfg)
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res4", "res5"]
     with pytest.raises(ValueError, match=message):
-        check_config(cfg, training=True)
+        check_network(cfg, training=True)
     cfg.MODEL.META_ARCHITECTURE = "RetinaNet"  # has no RoI heads, whatever the key says
     build_backbone(cfg)
 
@@ -196,7 +196,7 @@ def test_supernets_are_refused(builder):
     if "supernet" not in builder:
         build_model(cfg)
         return
-    for build in (build_backbone, lambda c: check_config(c, training=True)):
+    for build in (build_backbone, lambda c: check_network(c, training=True)):
         with pytest.raises(ValueError, match="'CRRes5ROIHeads', .*expected 'StandardROIHeads'"):
             build(cfg)
 
@@ -210,7 +210,7 @@ def test_mobilenetv2_is_refused(heads):
     message = (
         f"NAME is '{heads}', .* expected 'StandardROIHeads' .* MODEL.CR.FAMILY is 'mobilenetv2'"
     )
-    for build in (build_backbone, lambda c: check_config(c, training=True)):
+    for build in (build_backbone, lambda c: check_network(c, training=True)):
         with pytest.raises(ValueError, match=message):
             build(cfg)
 
