@@ -32,6 +32,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -139,11 +140,12 @@ class StandIn(GeneralizedRCNN):
 
 
 class Timeline:
-    """When this process was in a collective, and when it scored."""
+    """When this process was in a collective, and when it scored; and how often in which function."""
 
     def __init__(self):
         self.waits: list[Interval] = []
         self.scores: list[Interval] = []
+        self.counts: Counter[str] = Counter()
         self._inside = False
 
     def note(self, intervals: list[Interval], function: Callable) -> Callable:
@@ -157,11 +159,12 @@ class Timeline:
             finally:
                 self._inside = False
                 intervals.append((start, time.monotonic()))
+                self.counts[getattr(function, "__name__", "")] += 1
 
         return noted
 
     @contextlib.contextmanager
-    def running(self, score: Callable | None) -> Iterator[None]:
+    def running(self, score: Callable | None = None) -> Iterator[None]:
         """Within it, all is noted.
 
         Args:
@@ -342,31 +345,12 @@ def train(args: argparse.Namespace, folder: Path, processes: int) -> None:
     cfg = load_config(SUPERNET, [*THIN, "OUTPUT_DIR", str(folder), "DATASETS.TEST", ()])
     cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", processes, "SOLVER.MAX_ITER", 36])
     cfg.merge_from_list(["SOLVER.STEPS", (), "SOLVER.CHECKPOINT_PERIOD", 1, *args.opts])
-    trainer = Trainer(cfg)
-    counts, inside = dict.fromkeys((*COLLECTIVES, *OBJECT_COLLECTIVES), 0), False
-
-    def counted(name: str, function: Callable) -> Callable:
-        def collective(*args, **kwargs):
-            nonlocal inside
-            if inside:
-                return function(*args, **kwargs)
-            counts[name] += 1
-            inside = True
-            try:
-                return function(*args, **kwargs)
-            finally:
-                inside = False
-
-        return collective
-
-    with contextlib.ExitStack() as stack:
-        for name in counts:
-            replaced = counted(name, getattr(dist, name))
-            stack.enter_context(mock.patch.object(dist, name, replaced))
+    trainer, timeline = Trainer(cfg), Timeline()
+    with timeline.running():
         trainer.train()
     if comm.is_main_process():
         steps = cfg.SOLVER.MAX_ITER
-        found = {name: count / steps for name, count in counts.items() if count >= steps}
+        found = {name: count / steps for name, count in timeline.counts.items() if count >= steps}
         (folder / "row.json").write_text(json.dumps(found))
 
 
