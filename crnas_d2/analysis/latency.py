@@ -16,7 +16,7 @@ from torch import nn
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from ..architecture import Code, format_code
+from ..architecture import Code
 from ..files import no_garbage_collection
 from .made_outputs import replace_outputs
 
@@ -40,6 +40,11 @@ class Latency:
     lower: float
     upper: float
     runs: int
+
+    @property
+    def spread(self) -> float:
+        """Between the quartiles, as a share of the median."""
+        return (self.upper - self.lower) / self.median
 
     @classmethod
     def of(cls, seconds: list[float]) -> Latency:
@@ -123,7 +128,7 @@ def time_in_turn(
     Returns:
         Seconds of each timed run.
     """
-    rng = random.Random(seed)
+    rng, began = random.Random(seed), time.perf_counter()
     times: dict[Code, list[float]] = {code: [] for code in passes}
     for turn in range(warm_up + runs):
         with no_garbage_collection():
@@ -132,6 +137,9 @@ def time_in_turn(
                 passes[code]()
                 if turn >= warm_up:
                     times[code].append(clock() - start)
+        if turn == 0:
+            seconds = time.perf_counter() - began
+            logger.info(f"The first of {warm_up + runs} turns took {seconds:.1f} s")
     return times
 
 

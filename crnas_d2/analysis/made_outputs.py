@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, SemanticSegmentor
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, RetinaNet, SemanticSegmentor
 
 LIKELY, UNLIKELY = 3.0, -10.0  # logits; to the first one a number below 1 is added
 
@@ -31,7 +30,7 @@ def replace_outputs(model: nn.Module) -> None:
 
     Args:
         model: in evaluation mode; a ``GeneralizedRCNN`` or ``PanopticFPN`` with an RPN and box
-            heads, a ``ProposalNetwork`` with an RPN, a ``RetinaNet`` or ``FCOS``, or a
+            heads, a ``ProposalNetwork`` with an RPN, a ``RetinaNet``, or a
             ``SemanticSegmentor``, which has no boxes.
 
     Raises:
@@ -59,7 +58,7 @@ def _heads(model: nn.Module) -> Iterator[tuple[nn.Module, Make]]:
     """The heads whose outputs tell how many boxes go on, and what makes theirs."""
     if isinstance(model, SemanticSegmentor):
         return
-    if isinstance(model, DenseDetector):
+    if isinstance(model, RetinaNet):
         yield model.head, lambda output: _candidates(output, model.test_topk_candidates)
         return
     rpn = getattr(model, "proposal_generator", None)

@@ -6,6 +6,7 @@ import datetime
 import gc
 import logging
 import os
+import statistics
 import time
 from random import Random
 
@@ -26,6 +27,7 @@ from ..search.latencies import Latencies, NotMeasured, latency_file
 from ..spaces import PathSpace, StageSpace
 
 GROUP = 64  # stage codes that are measured in turn; the baseline's is in each group
+SPREAD = 0.1  # between the quartiles, above which something else seems to run on the machine
 PATIENCE_S = 120
 DRIFT = 0.05  # share by which the baseline may be slower or faster than in the first group
 
@@ -165,9 +167,11 @@ def _measure_missing(
         table.write(path)
         done = min(start + GROUP, len(codes))
         left = (time.perf_counter() - began) / done * (len(codes) - done)
-        logger.info(
-            f"{done:,} of {len(codes):,} measured, "
-            f"about {datetime.timedelta(seconds=round(left))} left"
+        spread = statistics.median(latency.spread for latency in found.values())
+        log = logger.warning if spread > SPREAD else logger.info
+        log(
+            f"{done:,} of {len(codes):,} measured, about {datetime.timedelta(seconds=round(left))} "
+            f"left; half of the runs of a code are within {spread:.1%} of each other"
         )
 
 

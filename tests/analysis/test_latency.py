@@ -108,6 +108,18 @@ FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
         (FASTER, [*THIN_FPN, "TEST.DETECTIONS_PER_IMAGE", 20], 20),
         (FASTER, [*THIN_FPN, "MODEL.MASK_ON", True, "TEST.DETECTIONS_PER_IMAGE", 5], 5),
         (
+            FASTER,
+            [*THIN_FPN, "MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8]]
+            + ["TEST.DETECTIONS_PER_IMAGE", 5],
+            5,
+        ),
+        (
+            FASTER,
+            [*THIN_FPN, "MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.MASK_ON", True]
+            + ["MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "TEST.DETECTIONS_PER_IMAGE", 5],
+            5,
+        ),
+        (
             "COCO-Cascade/cascade_mask_rcnn_R_101_FPN_20e.yaml",
             [*THIN_FPN, "TEST.DETECTIONS_PER_IMAGE", 20],
             20,
@@ -123,7 +135,7 @@ FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
             100,
         ),
     ],
-    ids=["Faster", "Mask", "Cascade", "C4", "RetinaNet"],
+    ids=["Faster", "Mask", "Keypoint", "Panoptic", "Cascade", "C4", "RetinaNet"],
 )
 def test_as_many_boxes_in_every_network(base, opts, found):
     cfg = detector(base, *opts)
