@@ -1,8 +1,10 @@
 """Measure on this device the latencies that a search takes for its budgets, where SEARCH.COST is
 "latency". On another machine the search then reads them.
 
-crnas latency --config-file my_search.yaml --output latency_of_jetson.csv
-crnas search --config-file my_search.yaml SEARCH.LATENCY.FILE latency_of_jetson.csv
+crnas latency --config-file Search/R_50.yaml --output jetson.csv \\
+    SEARCH.COST latency SEARCH.BUDGETS "[120]" SEARCH.TOLERANCE 0.05
+crnas search --config-file Search/R_50.yaml SEARCH.LATENCY.FILE jetson.csv \\
+    SEARCH.COST latency SEARCH.BUDGETS "[120]" SEARCH.TOLERANCE 0.05
 
 Stopped at any moment, the same command goes on. The data sets need not be here: without them the
 numbers of classes are those of the configs, such as MODEL.ROI_HEADS.NUM_CLASSES.

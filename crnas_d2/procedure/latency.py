@@ -18,6 +18,7 @@ from ..analysis.latency import Latency, Timing, describe_device, measure_latency
 from ..analysis.latency_table import LatencyTable
 from ..architecture import Architecture, Code
 from ..config import default_config, flatten_config, set_architecture
+from ..config_effects import Effect, with_effect
 from ..data import setup_datasets
 from ..engine.trainer import without_sync_bn
 from ..lock import folder_lock
@@ -31,9 +32,9 @@ SPREAD = 0.1  # between the quartiles, above which something else seems to run o
 PATIENCE_S = 120
 DRIFT = 0.05  # share by which the baseline may be slower or faster than in the first group
 
-# Keys of a detector that its latency does not depend on, or that the table has by code
-OTHERWISE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.INIT.", "MODEL.SUPERNET.", "MODEL.CLASS_NAMES")
-OTHERWISE += ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE", "MODEL.CR.ACTIVATION_CHECKPOINT")
+# Keys that a detector's weights or scores depend on, but not its latency, or that tables have by code
+OTHERWISE = ("MODEL.INIT.", "MODEL.SUPERNET.", "MODEL.CLASS_NAMES", "MODEL.PIXEL_")
+OTHERWISE += ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE")
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +230,7 @@ def _conditions(cfg: CfgNode, detector: CfgNode) -> dict[str, str]:
     network["TEST.DETECTIONS_PER_IMAGE"] = str(detector.TEST.DETECTIONS_PER_IMAGE)
     changes = {
         key: value
-        for key, value in network.items()
+        for key, value in with_effect(network, Effect.WEIGHTS, Effect.SCORES).items()
         if value != defaults.get(key) and not key.startswith(OTHERWISE)
     }
     return {key: search[key] for key in keys} | changes

@@ -22,6 +22,7 @@ MISSING = {
     "inspect": "--config-file no.yaml",
     "predict": "--model no.yaml --input no.jpg --output out",
     "analyze": "--config-file no.yaml",
+    "latency": "--config-file no.yaml",
     "convert": "no.pth out.safetensors",
     "remap": "no.pth out.safetensors --stage-code 1 1 1 1",
     "export": "--config-file no.yaml --output out",

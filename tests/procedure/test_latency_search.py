@@ -216,6 +216,13 @@ def test_a_table_under_other_conditions_is_refused(recipe, machine, opts, expect
     assert len(machine.groups) == 1
 
 
+def test_keys_of_trainings_alone_may_change(recipe, machine):
+    measure(recipe)
+    opts = ["MODEL.RPN.POST_NMS_TOPK_TRAIN", 30, "MODEL.RPN.LOSS_WEIGHT", 2.0, "MODEL.WEIGHTS", ""]
+    measure(recipe, *opts, "MODEL.CR.ACTIVATION_CHECKPOINT", True)
+    assert len(machine.groups) == 1
+
+
 def test_codes_are_added_on_the_same_device_alone(recipe, machine, monkeypatch):
     monkeypatch.setattr(latency, "GROUP", 12)
     machine.breaks_after = 1
