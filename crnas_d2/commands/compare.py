@@ -26,6 +26,7 @@ from ..evaluation.bootstrap import METRICS, ResampledImages
 from ..evaluation.paired_comparison import PairedComparison, compare_pairs
 from ..evaluation.resampled_ap import (
     REGION,
+    class_names,
     contiguous_ids,
     once_and_resampled,
     read_detections,
@@ -125,7 +126,7 @@ def score_all(detectors: Sequence[TrainedDetector], annotations: str) -> dict[st
         OSError, ValueError: a file is not there, or not of this data set.
     """
     truth = read_ground_truth(annotations, "bbox")
-    names = [truth.cats[category_id].get("name") for category_id in sorted(truth.cats)]
+    names = class_names(truth)
     for detector in detectors:
         if not os.path.isfile(detector.results):
             raise FileNotFoundError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,6 +25,26 @@ METRICS = {
 }
 NUM_RECALLS = len(Params("bbox").recThrs)
 MAX_ELEMENTS = 2**20  # of a temporary array
+
+
+def metric_and_category(name: str, class_names: Sequence[str]) -> tuple[str, int | None]:
+    """What :class:`ResampledImages` takes, of a metric's name in Detectron2's results.
+
+    Args:
+        name: one of :data:`METRICS`, or "AP-person".
+        class_names: in the order of the categories.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if name in METRICS:
+        return name, None
+    metric, _, of_class = name.partition("-")
+    if metric != "AP" or of_class not in class_names:
+        raise ValueError(
+            f"metric {name!r}; expected one of {', '.join(METRICS)}, or AP-NAME of a class"
+        )
+    return metric, class_names.index(of_class)
 
 
 def poisson_weights(images: int, resamples: int, seed: int) -> np.ndarray:

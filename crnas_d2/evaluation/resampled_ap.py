@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
+from ..data.class_names import tell_apart
 from ..data.coco_json import SCORED_KEYS
 from ..files import read_json
-from .bootstrap import ResampledImages, poisson_weights
+from .bootstrap import ResampledImages, metric_and_category, poisson_weights
 from .detections import Detections
 
 REGION = {"bbox": "bbox", "segm": "segmentation"}  # of an object or a detection, by task
@@ -33,7 +34,12 @@ class ResampledAP:
 
 
 def resampled_ap(
-    results_json: str, gt_json: str, task: str = "bbox", resamples: int = 1000, seed: int = 0
+    results_json: str,
+    gt_json: str,
+    task: str = "bbox",
+    resamples: int = 1000,
+    seed: int = 0,
+    metric: str = "AP",
 ) -> ResampledAP:
     """Score what a detector found, see :class:`~crnas_d2.evaluation.bootstrap.ResampledImages`.
 
@@ -44,16 +50,21 @@ def resampled_ap(
         results_json: ``coco_instances_results.json`` of Detectron2's ``COCOEvaluator``.
         gt_json: the annotations of its test set, in COCO's format.
         task: "bbox" or "segm".
+        metric: as Detectron2 names it, such as "AP50" or, of a class, "AP-person".
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: the annotations are none, the results are no list of detections with boxes and,
+        ValueError: the annotations are none or have nothing that the metric counts, the results are no list of detections with boxes and,
             for "segm", masks, or they are of another data set.
     """
     truth = read_ground_truth(gt_json, task)
     detections = read_detections(results_json, truth, task)
     weights = once_and_resampled(len(truth.imgs), resamples, seed)
-    ap, *resampled = ResampledImages(truth, contiguous_ids(truth), weights, task).ap(detections)
+    of = metric_and_category(metric, class_names(truth))
+    images = ResampledImages(truth, contiguous_ids(truth), weights, task, *of)
+    ap, *resampled = images.ap(detections)
+    if np.isnan(ap):
+        raise ValueError(f"{gt_json} has no object that {task}/{metric} counts")
     return ResampledAP(float(ap), np.array(resampled))
 
 
@@ -94,6 +105,11 @@ def index_quietly(content: Mapping[str, Any]) -> COCO:
 def contiguous_ids(truth: COCO) -> dict[int, int]:
     """From the ids of categories to 0, 1, ..., as Detectron2 counts them."""
     return {category_id: index for index, category_id in enumerate(sorted(truth.cats))}
+
+
+def class_names(truth: COCO) -> list[str]:
+    """In the order of :func:`contiguous_ids`, each once."""
+    return tell_apart(truth.cats[key].get("name", str(key)) for key in sorted(truth.cats))
 
 
 def read_detections(path: str, truth: COCO, task: str | None = None) -> Detections:

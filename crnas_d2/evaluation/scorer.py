@@ -19,7 +19,7 @@ from detectron2.evaluation import COCOEvaluator
 
 from ..data.class_names import tell_apart
 from ..data.coco_json import SCORED_KEYS
-from .bootstrap import METRICS, ResampledImages, poisson_weights
+from .bootstrap import ResampledImages, metric_and_category, poisson_weights
 from .detections import Detections, id_array
 
 try:
@@ -118,10 +118,7 @@ class Scorer(COCOEvaluator):
         task, name = metric.split("/", 1)
         if task == "segm":
             self._require("segmentation")
-        category = None
-        if name not in METRICS:
-            name, of_class = name.split("-", 1)
-            category = self._class_names.index(of_class)
+        name, category = metric_and_category(name, self._class_names)
         weights = poisson_weights(len(self._images), resamples, seed=0)
         return ResampledImages(self._coco_api, self.contiguous_ids, weights, task, name, category)
 

@@ -15,7 +15,7 @@ from ..architecture import format_code
 from ..data.shared_images import image_files
 from ..engine.coco_evaluator import RESULTS_FILE
 from ..evaluation.paired_comparison import PairedComparison, compare_pairs, same_network
-from ..evaluation.resampled_ap import REGION, resampled_ap
+from ..evaluation.resampled_ap import resampled_ap
 from ..files import read_json
 from ..search.result import RESULT_FILE
 from .networks import Network, final_steps, networks_of
@@ -127,17 +127,13 @@ def _resample(cfg: CfgNode, folder: str, metric: str, ap: float) -> np.ndarray:
     kind = meta.get("evaluator_type")
     if kind != "coco":
         raise ValueError(f"{test} is scored as {kind!r}, and only what COCO scores is resampled")
-    if task not in REGION or name != "AP":
-        raise ValueError(
-            f"{metric} is not resampled, only {' and '.join(f'{t}/AP' for t in REGION)}"
-        )
     if others:
         raise ValueError(f"the detections on {test} are not kept where there are more test sets")
     file = os.path.join(folder, "inference", RESULTS_FILE)
-    scored = resampled_ap(file, os.fspath(meta.json_file), task)
+    scored = resampled_ap(file, os.fspath(meta.json_file), task, metric=name)
     if abs(scored.ap - ap) > SAME_AP:
         raise ValueError(
-            f"{os.path.relpath(file, os.path.dirname(folder))} has an AP of {scored.ap:.2f}, and its "
+            f"{os.path.relpath(file, os.path.dirname(folder))} has {metric} {scored.ap:.2f}, and its "
             f"test had {ap:.2f}: it is of another test"
         )
     return scored.resampled

@@ -49,6 +49,28 @@ def test_equals_pycocotools(tmp_path, scene, task):
     assert found.resampled == pytest.approx(drawn, abs=1e-12, rel=0)
 
 
+@pytest.mark.parametrize("metric, of", [("AP75", {"metric": "AP75"}), ("AP-5", {"category": 0})])
+def test_other_metrics(tmp_path, scene, metric, of):
+    truth, results = scene
+    found = scored(tmp_path, resamples=2, metric=metric)
+    assert found.ap == pytest.approx(pycocotools_ap(truth, results, **of), abs=1e-12, rel=0)
+    drawn = [repeated_ap(truth, results, w, **of) for w in poisson_weights(len(IDS), 2, 0).T]
+    assert found.resampled == pytest.approx(drawn, abs=1e-12, rel=0)
+
+
+@pytest.mark.parametrize(
+    "metric, message",
+    [
+        ("AR", "metric 'AR'; expected one of AP, AP50, .*, or AP-NAME of a class"),
+        ("AP-dog", "metric 'AP-dog'; expected one of"),
+        ("AP-11", "truth.json has no object that bbox/AP-11 counts"),
+    ],
+)
+def test_no_such_metric(tmp_path, scene, metric, message):
+    with pytest.raises(ValueError, match=message):
+        scored(tmp_path, resamples=2, metric=metric)
+
+
 def test_detectors_are_paired(tmp_path, scene):
     """A detector that misses a part of what another one finds is behind in every resample."""
     _, results = scene
