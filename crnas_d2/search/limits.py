@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -14,8 +14,6 @@ from ..spaces import StageSpace
 from .cost import Cost, get_cost
 from .stage_search import eligible_codes
 
-BUDGET_IS = ("equal", "at_most")
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -24,12 +22,13 @@ class Limits:
     Attributes:
         space: of the stage codes.
         cost: of a stage code.
-        budgets, tolerance, at_most: as in :func:`eligible_codes`.
+        eligible: for each budget, its stage codes, at least one.
+        tolerance, at_most: as in :func:`eligible_codes`.
     """
 
     space: StageSpace
     cost: Cost
-    budgets: tuple[float, ...]
+    eligible: Mapping[float, Sequence[Code]]
     tolerance: float
     at_most: bool
 
@@ -43,22 +42,24 @@ class Limits:
                 supernet's, which has fewer channels in the ResNet series.
 
         Raises:
-            ValueError: there is no such cost, or the detector cannot be counted.
+            ValueError: there is no such cost, the detector cannot be counted, or no stage code fits
+                a budget.
         """
         search = cfg.SEARCH
         cost = get_cost(search.COST, cfg, space, final_cfg or cfg)
         budgets = search.BUDGETS or [float(cost(get_architecture(cfg).stage_code))]
         at_most = search.BUDGET_IS == "at_most"
-        return cls(space, cost, tuple(budgets), search.TOLERANCE, at_most)
+        try:
+            eligible = eligible_codes(space, budgets, search.TOLERANCE, cost, at_most)
+        except ValueError as error:
+            given = f"SEARCH.BUDGETS is {search.BUDGETS}, in {cost.unit}"
+            raise ValueError(f"{given}: {error}") from None
+        return cls(space, cost, eligible, search.TOLERANCE, at_most)
 
-    @cached_property
-    def eligible(self) -> dict[float, list[Code]]:
-        """For each budget, its stage codes.
-
-        Raises:
-            ValueError: as :func:`eligible_codes`.
-        """
-        return eligible_codes(self.space, self.budgets, self.tolerance, self.cost, self.at_most)
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """In the unit of the cost."""
+        return tuple(self.eligible)
 
     @property
     def codes(self) -> list[Code]:

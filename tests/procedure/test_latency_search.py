@@ -137,7 +137,7 @@ def test_the_budgets_take_what_was_measured_and_nothing_is_measured_again(recipe
 
 
 def test_no_code_fits_before_anything_is_trained(recipe, machine):
-    message = r"SEARCH.BUDGETS is \[90\]: budget 90: .*; the nearest costs are 42.8"
+    message = r"SEARCH.BUDGETS is \[90\], in ms: budget 90: .*; the nearest costs are 42.8"
     with pytest.raises(ValueError, match=message):
         run(recipe, "SEARCH.BUDGETS", [90])
     folder = recipe.parent / "data/output"

@@ -1,5 +1,7 @@
 """The limits that a config sets."""
 
+import re
+
 import pytest
 
 from crnas_d2 import get_config
@@ -37,6 +39,22 @@ def test_how_many_codes_fit(opts, least, most, cost):
     assert limits.codes == expected
     assert limits.describe() == f"{len(expected)} of 24 stage codes cost {cost}"
     assert limits.as_json()["costs"] == {"-".join(map(str, c)): sum(c) for c in expected}
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        ((), "SEARCH.BUDGETS is [3], in weighted blocks: budget 3: no stage code costs that, "),
+        (("SEARCH.COST", "parameters"), "SEARCH.BUDGETS is [3], in M parameters: budget 3: no "),
+        (
+            ("SEARCH.BUDGET_IS", "at_most"),
+            "[3], in weighted blocks: budget 3: no stage code costs at",
+        ),
+    ],
+)
+def test_no_code_fits(opts, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        limits_of("SEARCH.BUDGETS", [3], *opts)
 
 
 def test_a_line_for_each_budget():
