@@ -168,7 +168,7 @@ def count_level(ranking: Ranking, trials: Mapping[Code, Trial], metric: str) -> 
     Returns:
         None where the first code was not resampled, or its resamples have no objects.
     """
-    resampled = {code: trials[code].resampled for code, _ in ranking.scored}
+    resampled = {code: _trial_of(code, trials).resampled for code, _ in ranking.scored}
     leader = next(iter(resampled.values()), None)
     if leader is None or leader.metric != metric or np.isfinite(leader.values).sum() < 2:
         return None
@@ -181,3 +181,9 @@ def count_level(ranking: Ranking, trials: Mapping[Code, Trial], metric: str) -> 
     }
     values = np.stack([resampled[code].values for code in known])
     return int(level_with_leader(list(known.values()), values).sum())
+
+
+def _trial_of(code: Code, trials: Mapping[Code, Trial]) -> Trial:
+    """Its own, or that of its first entries where the rest of them is no choice, as the greedy search
+    leaves such entries out."""
+    return next(trials[code[:n]] for n in range(len(code), 0, -1) if code[:n] in trials)

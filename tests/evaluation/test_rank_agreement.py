@@ -159,6 +159,8 @@ def test_codes_of_a_ranking_that_are_level_with_its_leader():
     ranking = rank(CODES, aps)
     assert count_level(ranking, trials, "bbox/AP") == 3
     assert count_level(ranking, trials, "bbox/AP50") is None
+    longer = rank([(*code, 0, 0) for code in CODES], aps)  # by entries that are no choice
+    assert count_level(longer, trials, "bbox/AP") == 3
     first, second, third, *_ = CODES
     other = {
         second: Resampled.of("bbox/AP50", drawn[1]),

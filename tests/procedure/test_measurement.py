@@ -34,7 +34,8 @@ def test_it_writes_nothing_and_tells_a_time_of_each_step(recipe, catalogs, capsy
     search_command.main(["--config-file", str(recipe), "--dry-run", "--measure", *opts])
     assert files(recipe.parent) == before and not (recipe.parent / "nowhere").exists()
     out = capsys.readouterr().out
-    header, _, *rows = out.split("\n\n")[0].splitlines()[-7:]
+    header, _, *rows, limits = out.split("\n\n")[0].splitlines()[-8:]
+    assert limits == "4 of 24 stage codes cost 5 weighted blocks"
     assert out.splitlines()[-1].startswith("Ready: ")
     assert header.endswith("time")
     assert [row.split()[0] for row in rows] == [*STEPS[1:5], "together"]
@@ -50,7 +51,7 @@ def test_times_grow_with_the_work(recipe, monkeypatch, catalogs):
     assert measure_steps(procedure) == dict(zip(STEPS[1:5], map(Measurement, map(float, seconds))))
     halves = measure_steps(procedure, processes=2)
     assert [time.seconds for time in halves.values()] == [n / 2 for n in seconds]
-    *_, last = describe(procedure, halves).split("\n\n")[0].splitlines()
+    *_, last, _ = describe(procedure, halves).split("\n\n")[0].splitlines()
     assert last.split() == ["together", "~0:02:50"]
 
 
