@@ -88,6 +88,12 @@ def effect_of(key: str) -> Effect:
     return Effect.SCORES if key.endswith(OF_TESTS) else Effect.WEIGHTS
 
 
+def forget_trainings(there: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """What an earlier version has kept of a config, without the keys that only a training reads where
+    they do not count now: it did not tell them apart."""
+    return {k: v for k, v in there.items() if k in now or effect_of(k) is not Effect.TRAINING}
+
+
 def with_effect(flat: Mapping[str, str], *effects: Effect) -> dict[str, str]:
     """The keys of a flat config that have one of these effects."""
     return {key: value for key, value in flat.items() if effect_of(key) in effects}

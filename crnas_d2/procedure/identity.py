@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 
 from ..config import default_config, flatten_config, list_differences
-from ..config_effects import Effect, with_effect
+from ..config_effects import Effect, forget_trainings, with_effect
 from ..data.identity import Seen, identify_data
 from ..files import file_sha256, is_remote
 from ..search.cost import OF_CODES_ALONE
@@ -41,7 +41,9 @@ class Identity:
         defaults = flatten_config(default_config())
         pairs = ((there.work, self.work), (there.verdict, self.verdict))
         return tuple(
-            list_differences({k: v for k, v in defaults.items() if k in now} | dict(before), now)
+            list_differences(
+                {k: v for k, v in defaults.items() if k in now} | forget_trainings(before, now), now
+            )
             for before, now in pairs
         )
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ..architecture import Code, format_code, parse_code
 from ..config import list_differences
+from ..config_effects import forget_trainings
 from ..files import is_remote
 from .trial import Resampled, Trial
 
@@ -256,7 +257,7 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _compare(path: str, there: dict[str, str], now: dict[str, str]) -> None:
-    differences = list_differences(there, now)
+    differences = list_differences(forget_trainings(there, now), now)
     if differences:
         raise LedgerError(
             "\n  ".join([f"{path} holds trials under other settings:", *differences])

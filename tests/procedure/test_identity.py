@@ -164,6 +164,14 @@ def test_a_key_that_is_new_stood_at_its_default(cfg):
     assert [change.partition(": ")[0] for change in work] == ["SOLVER.BASE_LR"]
 
 
+def test_a_search_of_an_earlier_version_goes_on(cfg):
+    """It knew a search by what only a training reads, too."""
+    now = identify(cfg, {}, searches=True)
+    before = {**now.work, "MODEL.SUPERNET.SEED": "7", "INPUT.MIN_SIZE_TEST": "1"}
+    work, _ = now.list_changes(Identity(before, now.verdict))
+    assert [change.partition(": ")[0] for change in work] == ["INPUT.MIN_SIZE_TEST"]
+
+
 def test_how_far_a_step_has_come(tmp_path):
     identity = Identity({"a": "1", "processes": "2"}, {"b": "1"})
     (tmp_path / "model_final.pth").write_bytes(b"weights")

@@ -137,6 +137,16 @@ def test_other_settings_are_refused_with_the_difference(path):
         assert len(ledger.trials) == len(CODES)
 
 
+def test_what_only_a_training_reads_does_not_matter(path):
+    """Earlier versions have written it."""
+    with Ledger(path, SETTINGS | {"MODEL.SUPERNET.SEED": 7}) as ledger:
+        ledger.record(done((1, 1)))
+    for code in ((1, 2), (1, 3)):
+        with Ledger(path, SETTINGS) as ledger:
+            ledger.record(done(code))
+    assert list(Ledger.read(path).trials) == [(1, 1), (1, 2), (1, 3)]
+
+
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, b"bytes"])
 def test_settings_that_are_not_json(path, value):
     with pytest.raises(ValueError, match="setting weights = .* is not JSON"):
