@@ -19,7 +19,7 @@ from ..config import get_architecture
 from ..spaces import StageSpace
 
 LATENCY_FILE = "latency.csv"
-WHOLE = 100  # spaces of so many codes are measured whole
+WHOLE = 200  # spaces of so many codes are measured whole
 DRAWN = 16  # codes by chance among those that the model is fitted to
 MOST = 2000  # codes of a larger space that are measured
 
@@ -189,7 +189,8 @@ class Latencies:
             raise ValueError(
                 f"SEARCH.TOLERANCE is {self.tolerance}: so near to the budgets in ms are "
                 f"{near.sum():,} of {len(codes):,} stage codes, predicted to {error:.1%}; at most "
-                f"{MOST:,} can be measured. Expected a smaller tolerance, above 0, other budgets, "
-                "or fewer MODEL.SUPERNET.STAGE_CHOICES"
+                f"{MOST:,} can be measured. Expected a smaller tolerance, above 0, more "
+                "SEARCH.LATENCY.RUNS or a quieter machine for better predictions, other budgets, or "
+                "fewer MODEL.SUPERNET.STAGE_CHOICES"
             )
         return [code for code, is_near in zip(codes, near) if is_near]
