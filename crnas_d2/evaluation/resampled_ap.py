@@ -54,8 +54,8 @@ def resampled_ap(
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: the annotations are none or have nothing that the metric counts, the results are no list of detections with boxes and,
-            for "segm", masks, or they are of another data set.
+        ValueError: the annotations are none or have nothing that the metric counts, or the results
+            are no list of detections with boxes and, for "segm", masks, or of another data set.
     """
     truth = read_ground_truth(gt_json, task)
     detections = read_detections(results_json, truth, task)
