@@ -34,6 +34,9 @@ def be_rank(
             for number, file in enumerate((nothing, printed, printed)):
                 os.dup2(file.fileno(), number)
         os.environ.update(environment)
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # which a shell's "&" lets be ignored
         for patch in patches:
             patch()
         note_trials()
