@@ -34,9 +34,8 @@ def be_rank(
             for number, file in enumerate((nothing, printed, printed)):
                 os.dup2(file.fileno(), number)
         os.environ.update(environment)
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # which a shell's "&" lets be ignored
+        # A shell lets its background processes ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for patch in patches:
             patch()
         note_trials()
