@@ -177,7 +177,10 @@ def _scored_on(tested: TrainedDetector) -> ScoredOn:
     known = {key: value for key, value in datasets.items() if key in cfg.DATASETS}
     merge_values(cfg, {"DATASETS": {**known, "TRAIN": []}}, os.path.join(tested.path, CONFIG_FILE))
     cfg.MODEL.MASK_ON = isinstance(model, dict) and bool(model.get("MASK_ON"))
-    setup_datasets(cfg)
+    try:
+        setup_datasets(cfg)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{tested.path}: {error} Or give --annotations.") from None
     meta = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     kind = meta.get("evaluator_type", "")
     return ScoredOn(meta.name, kind, os.fspath(meta.json_file) if kind == "coco" else "")

@@ -294,6 +294,10 @@ def test_faults(tmp_path, truth, run, train, refused):
         run(one, train("c", results, COCO_JSON=own, TEST=["another"]))
     with refused("d was tested on compared, compared_2, whose detections go into one file"):
         run(train("d", results, TEST=["compared", "compared_2"]), one)
+    with refused(
+        "e: DATASETS.TRAIN or DATASETS.TEST names 'of_own_code', .* Or give --annotations"
+    ):
+        run(train("e", results, TEST=["of_own_code"]), one)
     (two / RESULTS).unlink()
     with refused(f"a/2/{RESULTS}: no such file; expected what a test of Detectron2 leaves there"):
         run(one, two)
