@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from ..architecture import format_code
 from ..data.shared_images import image_files
 from ..engine.coco_evaluator import RESULTS_FILE
 from ..evaluation.paired_comparison import PairedComparison, compare_pairs, same_network
+from ..evaluation.rank_agreement import agree
 from ..evaluation.resampled_ap import resampled_ap
 from ..files import read_json
 from ..search.result import RESULT_FILE
+from ..search.shortlist_result import ShortlistResult
 from .networks import Network, final_steps, networks_of
 from .outcome import BASELINE, FOUND, DataStatement, HandedOver, Outcome, SearchRanking
 from .outcome import TrainedNetwork
@@ -59,7 +62,9 @@ def judge(procedure: Procedure, budget: str = "") -> Outcome | None:
             is_baseline=trained[0].architecture == trained[1].architecture,
             take_found=procedure.recipe.cfg.SEARCH.RECIPE.TAKE_FOUND,
         ),
-        ranking=tuple(_ranking(step, result, budget) for step, result in results.items()),
+        ranking=tuple(
+            _ranking(procedure, steps, search, result) for search, result in results.items()
+        ),
         data=_state_data(procedure, steps, networks[0].cfg, results.values(), not_resampled),
     )
 
@@ -156,10 +161,32 @@ def _hand_over(
     )
 
 
-def _ranking(step: Step, result: Mapping[str, Any], budget: str) -> SearchRanking:
+def _ranking(
+    procedure: Procedure, steps: Sequence[Step], search: Step, result: Mapping[str, Any]
+) -> SearchRanking:
+    """How well a search has ranked, also by the short list that was made of it under the budget."""
+    shortlists = [
+        it for it in steps if it.kind is Kind.SHORTLIST and it.architecture == search.name
+    ]
+    alone = [_agreements(procedure.path(shortlist.name)) for shortlist in shortlists]
     rankings = result["rankings"]
-    ranking = rankings.get(budget) or next(iter(rankings.values()))
-    return SearchRanking(step.name, len(ranking["ranking"]), ranking.get("undistinguished"))
+    ranking = rankings.get(steps[-1].budget) or next(iter(rankings.values()))
+    return SearchRanking(
+        search.name,
+        len(ranking["ranking"]),
+        ranking["undistinguished"],
+        tuple(itertools.chain(*alone)),
+    )
+
+
+def _agreements(folder: str) -> Iterator[dict[str, Any]]:
+    """Of each rung of a short list in which the supernet's score is known of one that was trained."""
+    result = ShortlistResult.read(folder)
+    scores = {it.code: it.score for it in result.candidates if it.score is not None}
+    for rung in result.rungs:
+        trained = {code: aps for code, aps in rung.scores.items() if None not in aps}
+        if scores.keys() & trained.keys():
+            yield {"iterations": rung.iterations, **agree(scores, trained).as_json()}
 
 
 def _state_data(

@@ -86,11 +86,18 @@ class SearchRanking:
         codes: that it has ranked, under the budget.
         undistinguished: how many of them cannot be told from the leader; None where that was not
             asked.
+        alone: for each rung of its short list, :class:`RankAgreement` of the supernet's scores and
+            the trainings of the rung, as JSON, with their "iterations"; empty without a short list.
     """
 
     step: str
     codes: int
     undistinguished: int | None = None
+    alone: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> SearchRanking:
+        return cls(**{**content, "alone": tuple(content["alone"])})
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,7 @@ class Outcome:
             *(TrainedNetwork.from_json(content[name]) for name in (BASELINE, FOUND)),
             content["comparison"] and PairedComparison.from_json(content["comparison"]),
             HandedOver(**content["handed_over"]),
-            tuple(SearchRanking(**ranking) for ranking in content["ranking"]),
+            tuple(SearchRanking.from_json(ranking) for ranking in content["ranking"]),
             DataStatement(**content["data"]),
         )
 

@@ -87,6 +87,18 @@ def _searches(outcome: Outcome) -> Iterator[str]:
                 f"{ranking.step}: {ranking.undistinguished:,} of {ranking.codes:,} codes cannot be told "
                 "from the leader."
             )
+        for rung in ranking.alone:
+            tau, highest = (format_number(rung[key]) for key in ("tau", "highest_tau"))
+            yield (
+                f"{ranking.step} and {rung['codes']} codes trained alone for {rung['iterations']:,} "
+                f"iterations: tau {tau} (a perfect ranking could expect {highest}), regret "
+                f"{rung['regret']:.2f}."
+            )
+
+
+def format_number(value: float | None) -> str:
+    """Such as "0.33"; "unknown" where there is none."""
+    return "unknown" if value is None else f"{value:.2f}"
 
 
 def data_sentences(outcome: Outcome) -> list[str]:

@@ -460,12 +460,22 @@ def train_on_test(path):
     final.write_text(re.sub(r'TEST: \["(.*)_val"\]', r'TEST: ["\1_train"]', text))
 
 
+def copy_to_test(path):
+    data = path.parent / "data"
+    shutil.rmtree(data / "val")
+    shutil.copytree(data / "images", data / "val" / "images")
+    shutil.copy(data / "annotations.json", data / "val")
+
+
 IN_SEARCH = {
     "a `SEARCH.METRIC` that archval cannot have: no object of that size or class": [
         recipe(lambda path: None, "SEARCH.METRIC", metric)
         for metric in ("bbox/APl", "bbox/AP-green")
     ],
     "an image of the test set that a step trains on or chooses by": [recipe(train_on_test)],
+    "a test set, or an archval of your own, of which half of the pictures or more are, byte for byte, "
+    "others that a step trains on or chooses by: one data set under two names, or a copied folder (of "
+    "200 pictures, evenly spread)": [recipe(copy_to_test)],
 }
 SECTIONS = {
     "in a json in COCO format": (Coco, IN_COCO),

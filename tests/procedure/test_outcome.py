@@ -14,7 +14,12 @@ from crnas_d2.procedure.outcome import (
     SearchRanking,
     TrainedNetwork,
 )
+from crnas_d2.procedure.outcome_text import describe_outcome
 
+RUNG = {
+    **{"iterations": 600, "codes": 6, "seeds": 2, "tau": 0.6, "highest_tau": None},
+    **{"choice": "1-1-2-4", "best": "2-2-2-2", "regret": 1.25},
+}
 BASELINE_APS, FOUND_APS = (70.1, 71.3, 69.5, 70.6, 71.0), (73.0, 73.9, 72.8, 74.1, 73.2)
 
 
@@ -32,7 +37,7 @@ def make(found=FOUND_APS, baseline=BASELINE_APS, budget=""):
         network("final", Architecture((1, 1, 2, 4), (0, 0, 1, 0, 1, 0, 2, 1)), found),
         compare_pairs(found, baseline) if known else None,
         HandedOver("found", "final.yaml is the network that was found."),
-        (SearchRanking("stage_search", 25, 7), SearchRanking("operation_search", 9)),
+        (SearchRanking("stage_search", 25, 7, (RUNG,)), SearchRanking("operation_search", 9)),
         DataStatement(
             {"own_train": 300}, {"own_archval": 56}, {"own_val": 60}, 10, {"test in archtrain": 1}
         ),
@@ -76,3 +81,12 @@ def test_a_file_of_something_else(tmp_path):
     (tmp_path / "result.json").write_text('{"architecture": {}, "rankings": {}}')
     with pytest.raises(ValueError, match="result.json is no result of a recipe: KeyError"):
         Outcome.read(str(tmp_path))
+
+
+def test_how_well_the_supernet_has_ranked():
+    text = " ".join(describe_outcome(make()).split())
+    assert "stage_search: 7 of 25 codes cannot be told from the leader." in text
+    assert (
+        "stage_search and 6 codes trained alone for 600 iterations: tau 0.60 (a perfect ranking could "
+        "expect unknown), regret 1.25."
+    ) in text

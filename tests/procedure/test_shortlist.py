@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 from hanging import HANGS_S
+from scipy.stats import kendalltau
 from tiny_search import write_recipe
 
 from crnas_d2.architecture import format_code, parse_code
@@ -16,6 +18,7 @@ from crnas_d2.config import get_architecture, read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.step import DivergedError
 from crnas_d2.procedure import Procedure, Recipe
+from crnas_d2.procedure.outcome import Outcome
 from crnas_d2.procedure.overview import describe, measure_steps, overview
 from crnas_d2.procedure.shortlist_plan import ShortlistPlan, shorten
 from crnas_d2.search.result import read_architecture, read_ranking
@@ -434,3 +437,21 @@ def test_two_processes(searched, recipe, tmp_path):
     assert parse_code(done.stdout.rpartition("stage code ")[2].partition(",")[0]) == (
         result_of(folder).winner
     )
+
+
+def test_the_outcome_says_how_well_the_supernet_has_ranked(recipe, searched, tmp_path, scores):
+    folder = shutil.copytree(searched, tmp_path / "whole")
+    rng = Random(0)
+    scores(lambda cfg: rng.uniform(40, 60))
+    run(recipe, folder, f"{LIST}.SEEDS", 2, "SEARCH.RECIPE.TRAIN_FINAL", True)
+    (ranking,) = Outcome.read(str(folder)).ranking
+    result = result_of(folder)
+    by_supernet = {candidate.code: candidate.score for candidate in result.candidates}
+    assert ranking.step == "stage_search" and None not in by_supernet.values()
+    for rung, told in zip(result.rungs, ranking.alone, strict=True):
+        means = {code: sum(aps) / 2 for code, aps in rung.scores.items()}
+        tau = kendalltau([by_supernet[code] for code in means], list(means.values()))[0]
+        assert told["tau"] == pytest.approx(tau)
+        assert (told["codes"], told["iterations"]) == (len(means), rung.iterations)
+        first = max(means, key=by_supernet.get)
+        assert told["regret"] == pytest.approx(max(means.values()) - means[first])
