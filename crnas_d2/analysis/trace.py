@@ -124,7 +124,7 @@ def _run_res5(
 ) -> None:
     pooled = _pooled(features, heads.in_features, heads.pooler, proposals)
     heads.box_predictor(heads.res5(pooled).mean((2, 3)))
-    if heads.mask_on:
+    if heads.mask_on and isinstance(heads.mask_head, BaseMaskRCNNHead):
         pooled = _pooled(features, heads.in_features, heads.pooler, mask_rois)
         heads.mask_head.layers(heads.res5(pooled))
 

@@ -517,6 +517,12 @@ def config_with_own_mask_head():
     return cfg
 
 
+def c4_config_with_own_mask_head():
+    cfg = c4_config(mask=True)
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "UnknownMaskHead"
+    return cfg
+
+
 def config_with_own_proposals():
     cfg = config("R_18")
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "UnknownProposals"
@@ -544,6 +550,7 @@ def config_with_one_more_head():
         ),
         (config_with_uncountable_layer, r"backbone\.cells\.0, a BilinearOfItself, is not counted"),
         (config_with_own_mask_head, r"roi_heads\.mask_head\.layer, a Linear, is not counted"),
+        (c4_config_with_own_mask_head, r"roi_heads\.mask_head\.layer, a Linear, is not counted"),
         (config_with_own_proposals, r"proposal_generator\.layer, a Linear, is not counted"),
         (config_with_own_roi_heads, r"roi_heads\.layer, a Linear, is not counted"),
         (config_with_one_more_head, r"roi_heads\.quality, a Linear, is not counted"),
