@@ -120,6 +120,8 @@ def content(path: Path, folder: Path) -> Any:
         found = json.loads(path.read_text())
         found.pop("seconds", None)
         return found
+    if path.name == "README.md":  # tells of the page, which few starts write
+        return [line for line in path.read_text().splitlines()[1:] if "index.html" not in line]
     if path.suffix == ".yaml":
         return yaml.safe_load(path.read_text().replace(str(folder), ""))
     return path.read_bytes()
