@@ -94,6 +94,7 @@ class _Shortlist:
         self._folder = procedure.path(step.name)
         self._ledger: TrainingLedger | None = None
         self._left = self._plan.work  # after the training that runs
+        self._trained = 0
         self._pretrained: dict[Code, str] = {}  # files of the weights that candidates start from
 
     def run(self) -> ShortlistResult:
@@ -143,10 +144,11 @@ class _Shortlist:
     def _train(self, rung: int, cfg: CfgNode, code: Code, seed: int) -> float | None:
         """Its score; None where it failed."""
         text, plan = format_code(code), self._plan
-        title = f"rung {rung} of {len(plan.rungs)}, {text}, seed {seed}"
+        self._trained += 1
+        part = f"training {self._trained} of {plan.trainings}"
         cfg = self._of_candidate(cfg, code)
         if plan.pretraining:
-            start_from(cfg, self._pretrain(code, title))
+            start_from(cfg, self._pretrain(code, part))
         iterations, images = cfg.SOLVER.MAX_ITER, images_of(cfg)
         cfg.SEED = seed
         # By what makes it another training, so that a rung that moves finds it again.
@@ -154,7 +156,7 @@ class _Shortlist:
         if plan.pretraining:
             schedule += f"_after_{shorten(plan.pretraining, plan.share).SOLVER.MAX_ITER}"
         cfg.OUTPUT_DIR = os.path.join(self._folder, schedule, text, f"seed_{seed}")
-        standing = self._run(cfg, plan.file, (), title, Work(plan.test_images, images))
+        standing = self._run(cfg, plan.file, (), part, Work(plan.test_images, images))
         metrics = flatten(standing.results)
         reason = standing.results.get(FAILED, "")
         score = metrics.get(plan.cfg.SEARCH.METRIC)
@@ -165,10 +167,10 @@ class _Shortlist:
             numbers = (code, rung, seed, iterations, images, status, metrics, reason)
             self._ledger.record(TrainingRow(*numbers, standing.seconds))
         told = f"failed: {reason}" if reason else f"{plan.cfg.SEARCH.METRIC} {score:.2f}"
-        logger.info(f"{title[0].upper()}{title[1:]}: {told}")
+        logger.info(f"Rung {rung} of {len(plan.rungs)}, {text}, seed {seed}: {told}")
         return score
 
-    def _pretrain(self, code: Code, title: str) -> str:
+    def _pretrain(self, code: Code, part: str) -> str:
         """The weights that all trainings of a candidate start from."""
         plan = self._plan
         if code not in self._pretrained:
@@ -177,7 +179,7 @@ class _Shortlist:
             cfg.OUTPUT_DIR = os.path.join(self._folder, schedule, format_code(code))
             pixels = work_of_training(cfg).pixels / self._left.pixels
             work = Work(backward=images_of(cfg) * pixels)
-            self._run(cfg, plan.pretraining_file, (MODEL_FILE,), f"{title}, pre-training", work)
+            self._run(cfg, plan.pretraining_file, (MODEL_FILE,), f"{part}, pre-training", work)
             self._pretrained[code] = os.path.join(cfg.OUTPUT_DIR, MODEL_FILE)
         return self._pretrained[code]
 
@@ -188,9 +190,10 @@ class _Shortlist:
         return cfg
 
     def _run(
-        self, cfg: CfgNode, file: str, products: Sequence[str], title: str, work: Work
+        self, cfg: CfgNode, file: str, products: Sequence[str], part: str, work: Work
     ) -> Standing:
-        """Run a training that is not done, and leave of its weights the products alone."""
+        """Run a training that is not done, which the terminal calls a part of the step, and leave of
+        its weights the products alone."""
         folder = cfg.OUTPUT_DIR
         left = self._left
         left = Work(left.forward - work.forward, left.backward - work.backward, left.pixels)
@@ -204,7 +207,7 @@ class _Shortlist:
         standing = decided_by_main(look)
         standing.refuse_changes()
         if not standing.done:
-            terminal.begin_part(title, left)
+            terminal.begin_part(part, left)
             run_in_folder(
                 folder,
                 lambda: self._procedure.identify(cfg),

@@ -146,14 +146,13 @@ def test_parts_of_a_step(monkeypatch):
     file = io.StringIO()
     attach(file, monkeypatch)
     with terminal.step("stage_shortlist"):
-        terminal.begin_part("rung 1 of 2, 2-2-2-2, seed 1", terminal.Work(10, 40))
+        terminal.begin_part("training 1 of 8", terminal.Work(10, 40))
         for iteration in range(1, 4):
             terminal.report_images(2, backward=True)
             terminal.report("iteration", iteration, 9, 2, backward=True)
     seconds = round((6 * 2 + 40) / 2 + 10 / 6)
     assert messages(file.getvalue())[-1] == (
-        "stage_shortlist: rung 1 of 2, 2-2-2-2, seed 1, iteration 3 of 9, "
-        f"0:00:{seconds} left, 2 images/s"
+        "stage_shortlist: training 1 of 8, iteration 3 of 9, " f"0:00:{seconds} left, 2 images/s"
     )
 
 
