@@ -14,7 +14,7 @@ from ..procedure.outcome import Outcome, TrainedNetwork
 from .pages import attempt, render_page, versions, write_report
 from .pareto import chart_pareto
 from .seeds import format_interval
-from .tables import format_change
+from .tables import format_change, format_cost
 
 logger = logging.getLogger(__name__)
 
@@ -99,10 +99,10 @@ def _row(budget: Budget, folder: str) -> dict[str, str]:
     }
 
 
-def _costs(costs: dict[str, float]) -> str:
+def _costs(costs: Mapping[str, float | None]) -> str:
     """Of what was found, and of the baseline where it is another."""
-    texts = [f"{costs[name]:.5g}" for name in ("found", "baseline")]
-    return texts[0] if texts[0] == texts[1] else f"{texts[0]} (baseline {texts[1]})"
+    found, baseline = (format_cost(costs[name]) for name in ("found", "baseline"))
+    return found if found == baseline else f"{found} (baseline {baseline})"
 
 
 def _ap(network: TrainedNetwork) -> str:

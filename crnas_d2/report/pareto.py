@@ -47,7 +47,7 @@ def costed_networks(outcomes: Sequence[Outcome]) -> list[CostedNetwork]:
             networks += [
                 CostedNetwork(outcome.budget, name, costs[name], it.mean, seeds_half_width(it))
                 for name, it in pair.items()
-                if it.mean is not None
+                if it.mean is not None and costs[name] is not None
             ]
     return networks
 

@@ -156,7 +156,9 @@ class SearchPage:
             "test_set": test_set,
             "trainings": trainings_text(baseline, found),
             "several_seeds": len(baseline.trainings) > 1,
-            "network_rows": network_rows(baseline, found, costs),
+            "network_rows": network_rows(
+                baseline, found, costs, self.outcome.cost if self.outcome else {}
+            ),
             "costs": costs,
             "sizes_note": costs.explain() if costs else "",
             "curves": self._charts("training", *curves),

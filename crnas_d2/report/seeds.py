@@ -33,6 +33,8 @@ def seeds_table(outcome: Outcome) -> list[dict[str, str]]:
     ]
     for row, difference in zip(rows, differences, strict=True):
         row["difference"] = difference
+    if len(rows) == 1:
+        return rows
     rows.append(
         {
             "name": "mean",
@@ -41,11 +43,9 @@ def seeds_table(outcome: Outcome) -> list[dict[str, str]]:
             "difference": format_change(comparison.mean, 2),
         }
     )
-    if comparison.baseline_sd is not None:
-        deviations = {"baseline": comparison.baseline_sd, "found": comparison.found_sd}
-        texts = {name: f"{value:.2f}" for name, value in deviations.items()}
-        rows.append({"name": "standard deviation", **texts, "difference": ""})
-    return rows
+    deviations = {"baseline": comparison.baseline_sd, "found": comparison.found_sd}
+    texts = {name: f"{value:.2f}" for name, value in deviations.items()}
+    return [*rows, {"name": "standard deviation", **texts, "difference": ""}]
 
 
 def describe_difference(comparison: PairedComparison) -> Iterator[tuple[str, str]]:
@@ -83,10 +83,8 @@ def chart_seeds(comparison: PairedComparison, metric: str) -> list[Chart]:
     seeds = len(comparison.differences)
     known = " and ".join(f"other {name}" for name in list(_intervals(comparison))[-2:])
     parts = f", with its 95 % interval for {known}" if known else ""
-    caption = (
-        f"Left: {metric} of both networks, a line for each of {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}. Right: the difference{parts}"
-    )
+    lines = "of one seed" if seeds == 1 else f"a line for each of {seeds} seeds"
+    caption = f"Left: {metric} of both networks, {lines}. Right: the difference{parts}"
     return [Chart.draw(caption, draw_seeds, comparison, metric)]
 
 

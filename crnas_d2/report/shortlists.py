@@ -159,5 +159,5 @@ def _panel_title(number: int, rung: RungResult, found: RankAgreement | None) -> 
         return title
     tau = "no tau" if found.tau is None else f"tau {found.tau:.2f}"
     if found.highest_tau is not None:
-        tau += f" ({found.highest_tau:.2f} would be perfect)"
+        tau += f" (highest expected: {found.highest_tau:.2f})"
     return f"{title}\n{tau}, regret {found.regret:.2f} AP"

@@ -40,11 +40,12 @@ def how_to_use(
         [*_training(f"{path}/config.yaml"), "SEED", str(seed), "OUTPUT_DIR", f"{path}_seed{seed}"]
         for path in trainings
     )
+    compared = [folder] if len(found.trainings) > 1 else trainings[::-1]
     predict = ["predict", "--model", folder, "--input", "photos", "--output", "predictions"]
     return {
         "Find objects on your own pictures:": _command(*predict),
         "Train both with another seed:": "\n".join(_command(*words) for words in again),
-        "Compare the two, with intervals:": _command("compare", *trainings[::-1]),
+        "Compare the two, with intervals:": _command("compare", *compared),
         "Test that detector again:": _command(*_training(final_config), "--eval-only"),
     }
 

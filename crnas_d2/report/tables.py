@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
+from types import MappingProxyType
 from typing import Any
 
 from ..data.copies import Comparison, describe
@@ -117,8 +118,17 @@ def _sentence_of(table: SplitTable) -> str:
     return f"Here {'; '.join(parts)}."
 
 
-def network_rows(baseline: Network, found: Network, costs: Costs | None) -> list[dict[str, str]]:
-    """Codes, test results and costs of the two networks, and found minus baseline."""
+def network_rows(
+    baseline: Network,
+    found: Network,
+    costs: Costs | None,
+    limited: Mapping[str, Mapping[str, float | None]] = MappingProxyType({}),
+) -> list[dict[str, str]]:
+    """Codes, test results and costs of the two networks, and found minus baseline.
+
+    Args:
+        limited: what the budget counts, by its unit, as in an outcome.
+    """
     rows = [
         _row("stage code", *(format_code(n.architecture.stage_code) for n in (baseline, found))),
         _row(
@@ -131,6 +141,10 @@ def network_rows(baseline: Network, found: Network, costs: Costs | None) -> list
         _metric_row(name, before.get(name, []), after.get(name, []))
         for name in dict.fromkeys((*before, *after))
     ]
+    for unit, of in limited.items():
+        pair = of["baseline"], of["found"]
+        change = "" if None in pair else format_change(pair[1] - pair[0], 3)
+        rows.append(_row(f"{unit} (the budget)", *map(format_cost, pair), change))
     if costs:
         for size, (before, after) in costs.by_size.items():
             rows.append(_difference(f"GMACs, {size}", before.macs / 1e9, after.macs / 1e9, 3))
@@ -177,6 +191,11 @@ def _difference(
     texts = (_format(value, digits) for value in (baseline, found))
     known = baseline is not None and found is not None
     return _row(name, *texts, format_change(found - baseline, digits) if known else "")
+
+
+def format_cost(value: float | None) -> str:
+    """In the unit of a budget."""
+    return "-" if value is None else f"{value:.5g}"
 
 
 def _format(value: float | None, digits: int) -> str:

@@ -166,6 +166,14 @@ def test_how_to_use_it(procedure_page):
     assert keys == yaml.safe_load((procedure_page.parents[1] / "architecture.yaml").read_text())
 
 
+def test_command_to_compare_several_seeds():
+    """The folder of the recipe stands for all of its trainings."""
+    seeds = [network(name, {}, {}) for name in ("baseline", "found")]
+    assert how_to_use("out", "out/final.yaml", *seeds)["Compare the two, with intervals:"].endswith(
+        "compare out"
+    )
+
+
 @pytest.mark.parametrize("where", ["beside python", "elsewhere", "nowhere"])
 def test_name_of_the_commands(monkeypatch, where):
     """The console script, if the one that is found belongs to this Python."""
@@ -196,7 +204,7 @@ def test_the_answer_is_told_first(procedure_page):
         for s in ("final", "baseline")
     )
     assert outcome.comparison.found == (found,) and outcome.comparison.baseline == (baseline,)
-    row, _ = Page(procedure_page).table("training")
+    (row,) = Page(procedure_page).table("training")
     assert (row["baseline"], row["found"]) == (f"{baseline:.2f}", f"{found:.2f}")
 
 
@@ -228,7 +236,7 @@ def test_a_short_list_on_the_page(verdict_page):
     for row, candidate in zip(rows, result.candidates, strict=True):
         assert row[:2] == [format_code(candidate.code), candidate.origin]
         assert row[4:6] == [f"{ap:.2f}" for ap in result.rungs[0].scores[candidate.code]]
-    agreements = Page(verdict_page).table("highest tau")
+    agreements = Page(verdict_page).table("highest tau expected")
     assert [row["rung"] for row in agreements] == ["rung 1", "rung 2"]
 
 
@@ -258,6 +266,16 @@ def test_rows_of_several_seeds():
         "difference": "",
     }
     assert trainings_text(*pair) == "mean and standard deviation of 3 trainings each"
+
+
+def test_row_of_what_the_budget_counts():
+    pair = [network(name, {"bbox": {"AP": 30.0}}) for name in ("baseline", "found")]
+    for costs, texts in (
+        ({"baseline": 12.34567, "found": 12.0}, ["12.346", "12", "-0.346"]),
+        ({"baseline": None, "found": 12.0}, ["-", "12", ""]),
+    ):
+        rows = {row["name"]: row for row in network_rows(*pair, None, {"ms": costs})}
+        assert list(rows["ms (the budget)"].values())[1:] == texts
 
 
 def test_rows_while_seeds_are_trained():
