@@ -43,7 +43,7 @@ def test_whole_procedure_with_retinanet(tmp_path):
     table = Procedure(Recipe(str(recipe), opts)).run()
     output = tmp_path / "data" / "output"
     searched = json.loads((output / "operation_search/result.json").read_text())["architecture"]
-    _, numbers = table.split("\n\n")
+    *_, numbers = table.split("\n\n")
     header, _, *rows = ([c.strip() for c in row.split("|")[1:-1]] for row in numbers.splitlines())
     assert header[1:3] == ["baseline", "found"]
     rows = {name: [None if v == "-" else float(v) for v in values] for name, *values in rows}
