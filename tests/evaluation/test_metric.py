@@ -5,6 +5,7 @@ import math
 from random import Random
 
 import pytest
+from pycocotools.coco import COCO
 from detectron2.config import get_cfg
 from tiny_coco import write_tiny_coco
 from tiny_search import add_masks
@@ -14,6 +15,7 @@ from crnas_d2.data import setup_datasets
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.metric import check_metric
 from crnas_d2.evaluation.scorer import Scorer
+from detectron2.data import MetadataCatalog
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AP-red", "AP-blue"]
@@ -22,16 +24,16 @@ NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AP-red", "AP-blue"]
 def perfect_results(archval):
     """Of detections that are the ground truth."""
     scorer = Scorer(archval, fast=False)
-    annotations = scorer.ground_truth.dataset["annotations"]
+    truth = COCO(MetadataCatalog.get(archval).json_file)
     found = [
         {
             "image_id": annotation["image_id"],
             "category_id": scorer.contiguous_ids[annotation["category_id"]],
             "bbox": annotation["bbox"],
             "score": 0.9,
-            "segmentation": scorer.ground_truth.annToRLE(annotation),
+            "segmentation": truth.annToRLE(annotation),
         }
-        for annotation in annotations
+        for annotation in truth.anns.values()
     ]
     return scorer(Detections.from_json(found))
 
