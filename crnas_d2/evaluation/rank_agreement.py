@@ -13,6 +13,7 @@ from scipy.stats import kendalltau, norm
 
 from ..architecture import Code, format_code
 from ..search.ranking import Ranking, find_leader
+from ..search.shortlist_result import RungResult, ShortlistResult
 from ..search.trial import Trial
 
 MIN_CODES = 3  # for a variance between codes
@@ -72,6 +73,14 @@ def agree(scores: Mapping[Code, float], alone: Mapping[Code, Sequence[float]]) -
         best=best,
         regret=means[best] - means[choice],
     )
+
+
+def agree_in_rung(result: ShortlistResult, rung: RungResult) -> RankAgreement | None:
+    """Of the supernet's scores and the trainings of a rung of a short list, over the codes of which
+    no training failed; None where no such code has a score."""
+    scores = {it.code: it.score for it in result.candidates if it.score is not None}
+    trained = {code: aps for code, aps in rung.scores.items() if None not in aps}
+    return agree(scores, trained) if scores.keys() & trained.keys() else None
 
 
 def kendall_tau(first: Mapping[Code, float], second: Mapping[Code, float]) -> float | None:

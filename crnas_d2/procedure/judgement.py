@@ -16,7 +16,7 @@ from ..architecture import format_code
 from ..data.shared_images import image_files
 from ..engine.coco_evaluator import RESULTS_FILE
 from ..evaluation.paired_comparison import PairedComparison, compare_pairs, same_network
-from ..evaluation.rank_agreement import agree
+from ..evaluation.rank_agreement import agree_in_rung
 from ..evaluation.resampled_ap import resampled_ap
 from ..files import read_json
 from ..search.result import RESULT_FILE
@@ -182,11 +182,9 @@ def _ranking(
 def _agreements(folder: str) -> Iterator[dict[str, Any]]:
     """Of each rung of a short list in which the supernet's score is known of one that was trained."""
     result = ShortlistResult.read(folder)
-    scores = {it.code: it.score for it in result.candidates if it.score is not None}
     for rung in result.rungs:
-        trained = {code: aps for code, aps in rung.scores.items() if None not in aps}
-        if scores.keys() & trained.keys():
-            yield {"iterations": rung.iterations, **agree(scores, trained).as_json()}
+        if agreement := agree_in_rung(result, rung):
+            yield {"iterations": rung.iterations, **agreement.as_json()}
 
 
 def _state_data(

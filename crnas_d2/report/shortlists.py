@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ..analysis.style import BASELINE, FOUND, GRAY, INK, styled
 from ..architecture import Code, format_code
-from ..evaluation.rank_agreement import RankAgreement, agree
+from ..evaluation.rank_agreement import RankAgreement, agree_in_rung
 from ..search.shortlist_result import RungResult, ShortlistResult
 from ..search.shortlisting import Candidate
 from .themes import NARROW, WIDE, Chart
@@ -39,7 +39,7 @@ def shortlist_section(result: ShortlistResult) -> dict[str, Any]:
         "agreements": [
             _agreement_row(number, found)
             for number, rung in enumerate(result.rungs, start=1)
-            if (found := agreement(result, rung))
+            if (found := agree_in_rung(result, rung))
         ],
     }
 
@@ -67,22 +67,6 @@ def _row(result: ShortlistResult, candidate: Candidate) -> dict[str, Any]:
 def _last_rung(result: ShortlistResult, code: Code) -> str:
     numbers = [n for n, rung in enumerate(result.rungs, start=1) if code in rung.scores]
     return f"rung {numbers[-1]}" if numbers else ""
-
-
-def agreement(result: ShortlistResult, rung: RungResult) -> RankAgreement | None:
-    """Of the supernet's scores with a rung's APs; None where fewer than two codes have both."""
-    scores, alone = _scores(result), _trained(rung)
-    both = {code: aps for code, aps in alone.items() if code in scores}
-    return agree(scores, both) if len(both) > 1 else None
-
-
-def _scores(result: ShortlistResult) -> dict[Code, float]:
-    return {c.code: c.score for c in result.candidates if c.score is not None}
-
-
-def _trained(rung: RungResult) -> dict[Code, list[float]]:
-    """The APs of the codes of which no training failed."""
-    return {code: list(aps) for code, aps in rung.scores.items() if None not in aps}
 
 
 def _agreement_row(number: int, found: RankAgreement) -> list[str]:
@@ -115,7 +99,7 @@ def draw_shortlist(result: ShortlistResult, narrow: bool = False) -> Figure:
         panels = figure.subplots(*shape, squeeze=False).flat
         for number, (axes, rung) in enumerate(zip(panels, result.rungs, strict=True), start=1):
             _draw_rung(axes, result, rung)
-            axes.set_title(_panel_title(number, rung, agreement(result, rung)), size=9)
+            axes.set_title(_panel_title(number, rung, agree_in_rung(result, rung)), size=9)
             axes.set_xlabel(f"{result.metric} with the supernet's weights, %", size=9)
             axes.set_ylabel(f"{result.metric} alone, %", size=9)
         figure.legend(

@@ -6,7 +6,8 @@ from made_outcomes import BASELINE, CODES, THIRD, make_shortlist
 from scipy.stats import kendalltau
 
 from crnas_d2.architecture import format_code
-from crnas_d2.report.shortlists import agreement, draw_shortlist, shortlist_section
+from crnas_d2.evaluation.rank_agreement import agree_in_rung
+from crnas_d2.report.shortlists import draw_shortlist, shortlist_section
 from crnas_d2.search.shortlist_result import RungResult
 
 
@@ -37,21 +38,22 @@ def test_agreement_by_scipy():
     """Over the codes that have a score and of which no training failed."""
     result = make_shortlist()
     scores, alone = [20.5, 25.0, 24.0, 23.0], [30.5, 29.25, 31.25, 31.5]
-    found = agreement(result, result.rungs[0])
+    found = agree_in_rung(result, result.rungs[0])
     assert found.tau == pytest.approx(kendalltau(scores, alone)[0])
     assert found.regret == pytest.approx(31.5 - 29.25)
     row = shortlist_section(result)["agreements"][0]
     assert row[:3] == ["rung 1", "4", f"{found.tau:.2f}"]
     assert row[4:] == ["1-3-2-2", "1-2-2-3", "2.25"]
-    failed = agreement(make_shortlist(failed=True), result.rungs[0])
-    assert failed == agreement(result, result.rungs[0])  # of a rung, whatever the others have
-    assert agreement(result, make_shortlist(failed=True).rungs[0]).codes == 3
+    failed = agree_in_rung(make_shortlist(failed=True), result.rungs[0])
+    assert failed == agree_in_rung(result, result.rungs[0])  # of a rung, whatever the others have
+    assert agree_in_rung(result, make_shortlist(failed=True).rungs[0]).codes == 3
 
 
-def test_no_agreement_without_two_scores():
+def test_no_agreement_without_a_score():
     result = make_shortlist(scored=False)
+    assert agree_in_rung(result, RungResult(0.5, 300, 2400, {BASELINE: [1.0, 2.0]})) is None
     rung = RungResult(0.5, 300, 2400, {BASELINE: [1.0, 2.0], THIRD: [2.0, 3.0]})
-    assert agreement(result, rung) is None
+    assert agree_in_rung(result, rung).tau is None
 
 
 @pytest.mark.parametrize("narrow", [False, True])
