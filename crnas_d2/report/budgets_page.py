@@ -71,7 +71,8 @@ def write_budgets_page(folder: str, budgets: Sequence[Budget], settings: Mapping
 def _sentence(budget: Budget) -> str:
     if not budget.outcome:
         return f"Under budget {budget.name}, nothing is compared yet."
-    return f"{budget.outcome.sentence} {budget.outcome.handed_over.reason}"
+    network = {"baseline": "baseline", "found": "network that was found"}
+    return f"{budget.outcome.sentence} final.yaml is the {network[budget.outcome.handed_over.network]}."
 
 
 def _row(budget: Budget, folder: str) -> dict[str, str]:

@@ -17,10 +17,10 @@ from ..procedure.procedure import Procedure
 from ..procedure.steps import Kind
 from ..search.cost import plain_detector
 from ..search.result import SearchResult
-from ..search.shortlist_result import ShortlistResult
 from .budgets_page import Budget, write_budgets_page
 from .pages import attempt
 from .search_page import SearchPage
+from .shortlists import Shortlist
 from .search_record import SearchRecord
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def _write_page(procedure: Procedure, budget: str) -> str:
         if step.budget in ("", budget)
     ]
     shortlists = [
-        ShortlistResult.read(procedure.path(step.name))
+        Shortlist.read(procedure.path(step.name))
         for step in procedure.steps
         if step.kind is Kind.SHORTLIST
         and step.budget == budget

@@ -21,7 +21,6 @@ from ..procedure.outcome import Outcome
 from ..procedure.outcome_text import data_sentences
 from ..procedure.overview import StepOverview
 from ..search.result import FINAL_FILE, architecture_keys
-from ..search.shortlist_result import ShortlistResult
 from .costs import Costs, InputSize
 from .curves import draw_curves
 from .networks import draw_fields, sketch
@@ -29,7 +28,7 @@ from .pages import attempt, render_page, versions, write_report
 from .pictures import LOWEST_SCORE, draw_pictures
 from .search_record import SearchRecord
 from .seeds import chart_seeds, describe_difference, format_interval, seeds_table
-from .shortlists import chart_shortlist, shortlist_section
+from .shortlists import Shortlist, chart_shortlist, shortlist_section
 from .shown_commands import how_to_use, how_to_watch
 from .tables import (
     copies_sentences,
@@ -69,7 +68,7 @@ class SearchPage:
         origins: Sequence[str] = (),
         budget: str = "",
         outcome: Outcome | None = None,
-        shortlists: Sequence[ShortlistResult] = (),
+        shortlists: Sequence[Shortlist] = (),
     ):
         self.folder = folder
         self.budget = budget
@@ -233,13 +232,13 @@ class SearchPage:
 
     def _shortlist(self, of: str) -> dict[str, Any] | None:
         """Of stage or of operation codes."""
-        result = next((it for it in self.shortlists if it.of == of), None)
-        if not result:
+        shortlist = next((it for it in self.shortlists if it.result.of == of), None)
+        if not shortlist:
             return None
         part = f"chart of the short list of {of} codes"
         return {
-            **shortlist_section(result),
-            "figures": self._charts(of, part, chart_shortlist, result),
+            **shortlist_section(shortlist),
+            "figures": self._charts(of, part, chart_shortlist, shortlist.result),
         }
 
     def _costs(self, images: Sequence[Mapping[str, Any]] | None) -> Costs | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -24,8 +25,31 @@ ORIGINS = {  # marker, colour and size
 CHOICE = ("D", FOUND, 8)
 
 
-def shortlist_section(result: ShortlistResult) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Shortlist:
+    """One that has ended.
+
+    Attributes:
+        result: its candidates, rungs and winner.
+        taus: between the scores that each two checkpoints of the supernet give the candidates, behind
+            the names of the two; None where it has no value.
+    """
+
+    result: ShortlistResult
+    taus: Sequence[Sequence[Any]] = ()
+
+    @classmethod
+    def read(cls, folder: str) -> Shortlist:
+        """
+        Raises:
+            OSError, ValueError: it has not ended, or its result is damaged.
+        """
+        return cls(ShortlistResult.read(folder))
+
+
+def shortlist_section(shortlist: Shortlist) -> dict[str, Any]:
     """Its tables, for a template."""
+    result = shortlist.result
     seeds = [f"seed {seed}" for seed in result.seeds]
     return {
         "title": f"Short list of {result.of} codes",
@@ -41,6 +65,7 @@ def shortlist_section(result: ShortlistResult) -> dict[str, Any]:
             for number, rung in enumerate(result.rungs, start=1)
             if (found := agree_in_rung(result, rung))
         ],
+        "checkpoints": [[a, b, _format_tau(tau)] for a, b, tau in shortlist.taus],
     }
 
 
@@ -70,9 +95,13 @@ def _last_rung(result: ShortlistResult, code: Code) -> str:
 
 
 def _agreement_row(number: int, found: RankAgreement) -> list[str]:
-    taus = ("-" if tau is None else f"{tau:.2f}" for tau in (found.tau, found.highest_tau))
+    taus = map(_format_tau, (found.tau, found.highest_tau))
     codes = (format_code(code) for code in (found.choice, found.best))
     return [f"rung {number}", str(found.codes), *taus, *codes, f"{found.regret:.2f}"]
+
+
+def _format_tau(tau: float | None) -> str:
+    return "-" if tau is None else f"{tau:.2f}"
 
 
 def chart_shortlist(result: ShortlistResult) -> list[Chart]:

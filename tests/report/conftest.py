@@ -15,6 +15,7 @@ from crnas_d2.procedure.networks import networks_of
 from crnas_d2.procedure.overview import overview
 from crnas_d2.report.budgets_page import Budget, write_budgets_page
 from crnas_d2.report.search_page import SearchPage
+from crnas_d2.report.shortlists import Shortlist
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def verdict_page(procedure_page, tmp_path_factory):
         networks_of(procedure),
         budget="5",
         outcome=make_outcome(budget="5"),
-        shortlists=[make_shortlist()],
+        shortlists=[Shortlist(make_shortlist(), [["model_0000099", "model_final", 0.4]])],
     )
     return Path(page.write({"Recipe": "made"}))
 

@@ -127,6 +127,8 @@ def test_rows_of_made_outcomes(tmp_path):
     assert (same["verdict"], same["final.yaml is"]) == ("not shown", "baseline")
     assert (still_open["verdict"], still_open["baseline"]) == ("open", "")
     assert still_open["stage code"] == format_code((1, 2, 3, 2))
+    assert f"{outcomes['6'].sentence} final.yaml is the network that was found." in page.text
+    assert f"{outcomes['8'].sentence} final.yaml is the baseline." in page.text
     assert "Under budget 10, nothing is compared yet." in page.text
     assert "Pareto front" in page.text
 

@@ -238,6 +238,8 @@ def test_a_short_list_on_the_page(verdict_page):
         assert row[4:6] == [f"{ap:.2f}" for ap in result.rungs[0].scores[candidate.code]]
     agreements = Page(verdict_page).table("highest tau expected")
     assert [row["rung"] for row in agreements] == ["rung 1", "rung 2"]
+    (row,) = Page(verdict_page).table("checkpoint")
+    assert list(row.values()) == ["model_0000099", "model_final", "0.40"]
 
 
 def network(name, *results, tests=("first",)):
@@ -389,6 +391,7 @@ def test_budgets_are_ranked_apart(stage_page):
     assert all(float(row["backbone GMACs at 800 x 1088"]) > 0 for row in rows)
     text = stage_page.read_text()
     assert "<option selected>budget 5</option>" in text
+    assert "Nothing was compared: this search trains no detectors." in text
     # Without a detector to train, there is no final config, and random weights stand for trained ones.
     assert "final.yaml" not in text and "with random weights" in text
 
@@ -471,6 +474,8 @@ def test_before_the_end(procedure_page, tmp_path):
     assert [row["time"] == "open" for row in page.table("image passes")] == [False] * 3 + [True] * 4
     assert "operation" not in page.ids and "stage" in page.ids
     assert "not comparable to a trained detector" in page.text
+    told = "Nothing is compared yet: of the trainings of the two networks, 0 of the baseline and 0"
+    assert told in re.sub(r"\s+", " ", page.text)
     assert "Effective receptive fields" not in page.text  # made once, at the end
 
 

@@ -7,12 +7,12 @@ from scipy.stats import kendalltau
 
 from crnas_d2.architecture import format_code
 from crnas_d2.evaluation.rank_agreement import agree_in_rung
-from crnas_d2.report.shortlists import draw_shortlist, shortlist_section
+from crnas_d2.report.shortlists import Shortlist, draw_shortlist, shortlist_section
 from crnas_d2.search.shortlist_result import RungResult
 
 
 def test_table():
-    section = shortlist_section(make_shortlist(failed=True))
+    section = shortlist_section(Shortlist(make_shortlist(failed=True)))
     assert [rung["title"] for rung in section["rungs"]] == [
         "rung 1, 150 iterations",
         "rung 2, 300 iterations",
@@ -41,7 +41,7 @@ def test_agreement_by_scipy():
     found = agree_in_rung(result, result.rungs[0])
     assert found.tau == pytest.approx(kendalltau(scores, alone)[0])
     assert found.regret == pytest.approx(31.5 - 29.25)
-    row = shortlist_section(result)["agreements"][0]
+    row = shortlist_section(Shortlist(result))["agreements"][0]
     assert row[:3] == ["rung 1", "4", f"{found.tau:.2f}"]
     assert row[4:] == ["1-3-2-2", "1-2-2-3", "2.25"]
     failed = agree_in_rung(make_shortlist(failed=True), result.rungs[0])
@@ -72,3 +72,12 @@ def test_figure(narrow):
     across = [line for line in first.lines if line.get_linestyle() == "--"]
     assert [line.get_ydata()[0] for line in across] == [28.25]
     assert "regret" in first.get_title() and "tau" in last.get_title()
+
+
+def test_checkpoints():
+    taus = [["model_0000099", "model_final", 0.4], ["model_0000199", "model_final", None]]
+    section = shortlist_section(Shortlist(make_shortlist(), taus))
+    assert section["checkpoints"] == [
+        ["model_0000099", "model_final", "0.40"],
+        ["model_0000199", "model_final", "-"],
+    ]
