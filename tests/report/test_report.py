@@ -218,6 +218,7 @@ def test_numbers_of_the_verdict(verdict_page):
         assert f"{number:.2f}" in first
     low, high = comparison.interval
     assert f"{low:+.2f} to {high:+.2f}; found won {comparison.wins} of 5, p" in first
+    assert f"{comparison.p_better:.3f} for better" in first
     assert f"smallest gain to be seen here {comparison.smallest_gain:.1f}" in first
     assert text.index(outcome.sentence) < text.index(outcome.reason)
     assert outcome.handed_over.network == "found"
