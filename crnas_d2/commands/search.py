@@ -28,7 +28,7 @@ from ..report import report_procedure, report_search
 from ..procedure import Procedure, Recipe, is_recipe, run_search
 from ..procedure.checks import check_before_search
 from ..procedure.dry_run import examine_recipe, examine_search
-from ..procedure.final_config import read_baseline, write_final
+from ..procedure.final_config import NOT_COMPARED, read_baseline, write_final
 from ..procedure.overview import describe, measure_steps
 from ..procedure.outputs import report_if_possible
 from .command_line import command, end_dry_run, parse_run, run_parser
@@ -110,7 +110,7 @@ def search_supernet(args: argparse.Namespace) -> str:
             write_final(cfg.OUTPUT_DIR, final_cfg, result.architecture)
         with report_if_possible():
             report_search(cfg, args.config_file, final_cfg, result)
-    return result.table()
+    return f"{result.table()}\n\nThe first one is in architecture.yaml. {NOT_COMPARED}"
 
 
 def tell_of_data(cfg: CfgNode, final_cfg: CfgNode | None) -> None:

@@ -21,6 +21,7 @@ from ..evaluation.resampled_ap import resampled_ap
 from ..files import read_json
 from ..search.result import RESULT_FILE
 from ..search.shortlist_result import ShortlistResult
+from .checkpoint_agreement import read_taus
 from .networks import Network, final_steps, networks_of
 from .outcome import BASELINE, FOUND, DataStatement, HandedOver, Outcome, SearchRanking
 from .outcome import TrainedNetwork
@@ -168,14 +169,15 @@ def _ranking(
     shortlists = [
         it for it in steps if it.kind is Kind.SHORTLIST and it.architecture == search.name
     ]
-    alone = [_agreements(procedure.path(shortlist.name)) for shortlist in shortlists]
+    folders = [procedure.path(shortlist.name) for shortlist in shortlists]
     rankings = result["rankings"]
     ranking = rankings.get(steps[-1].budget) or next(iter(rankings.values()))
     return SearchRanking(
-        search.name,
-        len(ranking["ranking"]),
-        ranking["undistinguished"],
-        tuple(itertools.chain(*alone)),
+        step=search.name,
+        codes=len(ranking["ranking"]),
+        undistinguished=ranking["undistinguished"],
+        alone=tuple(itertools.chain(*map(_agreements, folders))),
+        checkpoints=tuple(map(tuple, itertools.chain(*map(read_taus, folders)))),
     )
 
 

@@ -88,16 +88,20 @@ class SearchRanking:
             asked.
         alone: for each rung of its short list, :class:`RankAgreement` of the supernet's scores and
             the trainings of the rung, as JSON, with their "iterations"; empty without a short list.
+        checkpoints: of the supernet, every two with Kendall's tau between their scores of the short
+            list's codes, None where it has no value; empty where there was but one.
     """
 
     step: str
     codes: int
     undistinguished: int | None = None
     alone: tuple[Mapping[str, Any], ...] = ()
+    checkpoints: tuple[tuple[str, str, float | None], ...] = ()
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SearchRanking:
-        return cls(**{**content, "alone": tuple(content["alone"])})
+        alone, checkpoints = tuple(content["alone"]), tuple(map(tuple, content["checkpoints"]))
+        return cls(**{**content, "alone": alone, "checkpoints": checkpoints})
 
 
 @dataclass(frozen=True)

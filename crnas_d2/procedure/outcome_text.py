@@ -94,6 +94,11 @@ def _searches(outcome: Outcome) -> Iterator[str]:
                 f"iterations: tau {tau} (a perfect ranking could expect {highest}), regret "
                 f"{rung['regret']:.2f}."
             )
+        for one, other, tau in ranking.checkpoints:
+            yield (
+                f"{ranking.step}: the checkpoints {one} and {other} rank these codes with tau "
+                f"{format_number(tau)}."
+            )
 
 
 def format_number(value: float | None) -> str:

@@ -26,6 +26,7 @@ from ..engine.config_check import check_network, settle_settings
 from ..engine.setup import prepare
 from ..lock import folder_lock
 from ..main_process import decided_by_main
+from .checkpoint_agreement import compare_checkpoints
 from .checks import check_before_run, check_space
 from .identity import Identity, identify
 from .outputs import report_if_possible
@@ -157,7 +158,7 @@ class Procedure:
 
     def _run(self, step: Step) -> None:
         run = {Kind.TRAINING: self._train, Kind.SEARCH: self._search}
-        run[Kind.SHORTLIST] = functools.partial(run_shortlist, self)
+        run[Kind.SHORTLIST] = self._shorten
         products = (RESULT_FILE, ARCHITECTURE_FILE) if step.finds else (MODEL_FILE,)
         identify = functools.partial(self._identify, step)
         run_in_folder(self.path(step.name), identify, products, lambda: run[step.kind](step))
@@ -171,6 +172,11 @@ class Procedure:
         cfg, seed = prepare(self.config(step), args), self.recipe.seed
         result = run_search(cfg, self.final_config(), seed and seed.identity)
         return {result.metric: result.ranking.scored[0].score}
+
+    def _shorten(self, step: Step) -> Mapping[str, Any]:
+        results = run_shortlist(self, step)
+        compare_checkpoints(self, step)
+        return results
 
     def config(self, step: Step) -> CfgNode:
         """Of a step, with what earlier steps have given already."""

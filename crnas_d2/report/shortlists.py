@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from ..analysis.style import BASELINE, FOUND, GRAY, INK, styled
 from ..architecture import Code, format_code
 from ..evaluation.rank_agreement import RankAgreement, agree_in_rung
+from ..procedure.checkpoint_agreement import read_taus
 from ..search.shortlist_result import RungResult, ShortlistResult
 from ..search.shortlisting import Candidate
 from .themes import NARROW, WIDE, Chart
@@ -44,7 +45,7 @@ class Shortlist:
         Raises:
             OSError, ValueError: it has not ended, or its result is damaged.
         """
-        return cls(ShortlistResult.read(folder))
+        return cls(ShortlistResult.read(folder), read_taus(folder))
 
 
 def shortlist_section(shortlist: Shortlist) -> dict[str, Any]:

@@ -37,7 +37,10 @@ def make(found=FOUND_APS, baseline=BASELINE_APS, budget=""):
         network("final", Architecture((1, 1, 2, 4), (0, 0, 1, 0, 1, 0, 2, 1)), found),
         compare_pairs(found, baseline) if known else None,
         HandedOver("found", "final.yaml is the network that was found."),
-        (SearchRanking("stage_search", 25, 7, (RUNG,)), SearchRanking("operation_search", 9)),
+        (
+            SearchRanking("stage_search", 25, 7, (RUNG,), (("model_0000499", "model_final", 0.2),)),
+            SearchRanking("operation_search", 9),
+        ),
         DataStatement(
             {"own_train": 300}, {"own_archval": 56}, {"own_val": 60}, 10, {"test in archtrain": 1}
         ),
@@ -90,3 +93,4 @@ def test_how_well_the_supernet_has_ranked():
         "stage_search and 6 codes trained alone for 600 iterations: tau 0.60 (a perfect ranking could "
         "expect unknown), regret 1.25."
     ) in text
+    assert "checkpoints model_0000499 and model_final rank these codes with tau 0.20." in text

@@ -1,6 +1,7 @@
 """Short lists of a tiny recipe: their trainings, their choice, and how they go on."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -437,6 +438,24 @@ def test_two_processes(searched, recipe, tmp_path):
     assert parse_code(done.stdout.rpartition("stage code ")[2].partition(",")[0]) == (
         result_of(folder).winner
     )
+
+
+def test_the_last_checkpoints_of_a_supernet_are_compared(recipe, tmp_path):
+    folder = tmp_path / "whole"
+    run(recipe, folder, "SOLVER.CHECKPOINT_PERIOD", 2)
+    told = json.loads((folder / "stage_shortlist" / "checkpoints.json").read_text())
+    names = ["model_0000003", "model_final"]  # model_0000005 is the final one
+    codes = {format_code(candidate.code) for candidate in result_of(folder).candidates}
+    assert list(told["scores"]) == names
+    assert all(scores.keys() == codes for scores in told["scores"].values())
+    ranking = read_ranking(str(folder / "stage_search"), "")
+    final = {
+        format_code(code): score for code, score in ranking.scored if format_code(code) in codes
+    }
+    assert told["scores"]["model_final"] == pytest.approx(final)
+    one, other = ([scores[code] for code in sorted(codes)] for scores in told["scores"].values())
+    tau = kendalltau(one, other)[0]
+    assert told["taus"] == [[*names, None if math.isnan(tau) else pytest.approx(tau)]]
 
 
 def test_the_outcome_says_how_well_the_supernet_has_ranked(recipe, searched, tmp_path, scores):
