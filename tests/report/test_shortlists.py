@@ -1,5 +1,7 @@
 """A short list's tables and figure, against its result."""
 
+import json
+
 import numpy as np
 import pytest
 from made_outcomes import BASELINE, CODES, THIRD, make_shortlist
@@ -81,3 +83,13 @@ def test_checkpoints():
         ["model_0000099", "model_final", "0.40"],
         ["model_0000199", "model_final", "-"],
     ]
+
+
+def test_a_folder_with_and_without_compared_checkpoints(tmp_path):
+    make_shortlist().write(str(tmp_path))
+    assert list(Shortlist.read(str(tmp_path)).taus) == []
+    (tmp_path / "checkpoints.json").write_text(
+        json.dumps({"taus": [["a", "b", 0.5]], "scores": {}})
+    )
+    read = Shortlist.read(str(tmp_path))
+    assert read.taus == [["a", "b", 0.5]] and read.result.as_json() == make_shortlist().as_json()
