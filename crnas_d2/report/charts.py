@@ -39,7 +39,7 @@ def draw_depths(
     Args:
         space: of the codes. Stages with one choice alone have no panel.
         scores: by stage code.
-        found: the code that the search chose.
+        found: the first code of the ranking, which a short list may not choose.
         baseline: may be without a score.
         metric: name of the score, which is in percent.
         narrow: for a phone.
@@ -79,7 +79,7 @@ def draw_depths(
         key.plot([], [], "_", color=INK, ms=12, mew=2, label="mean")
         if baseline in scores:
             key.plot([], [], "s", color=BASELINE, ms=8, label=f"baseline {format_code(baseline)}")
-        key.plot([], [], "D", color=FOUND, ms=8, label=f"found {format_code(found)}")
+        key.plot([], [], "D", color=FOUND, ms=8, label=f"first {format_code(found)}")
         figure.legend(loc="outside upper center", ncols=1 if narrow else 4)
     return figure
 
@@ -96,7 +96,7 @@ def draw_dilations(
     Args:
         space: of the codes.
         scores: by whole operation code.
-        found: the code that the search chose.
+        found: the first code of the ranking, which a short list may not choose.
         metric: name of the score, which is in percent.
         narrow: for a phone, with the blocks from top to bottom.
     """
@@ -109,7 +109,9 @@ def draw_dilations(
                     chosen = found[unit.index] == operation
                     place = _place(number, float(np.mean(with_it)), narrow)
                     _draw_block(axes, place, operation, chosen)
-        _finish_blocks(figure, axes, len(space.units), f"mean {metric}, %", "framed: found", narrow)
+        _finish_blocks(
+            figure, axes, len(space.units), f"mean {metric}, %", "framed: of the first", narrow
+        )
     return figure
 
 
@@ -148,7 +150,7 @@ def draw_greedy_path(
                     axes.plot(x, y, zorder=1, **style)
             before = places
         axes.plot([], [], "x", color=GRAY, ms=4, label="not kept")
-        chosen = "framed, bold line: found"
+        chosen = "framed, bold line: the first"
         _finish_blocks(figure, axes, len(space.units), f"{metric}, %", chosen, narrow)
     return figure
 

@@ -50,7 +50,7 @@ def test_depths(family, network, budget, narrow):
             assert mean == pytest.approx(np.mean(same))
         assert points(axes, "D") == [(labels.index(found[stage]), scores[found])]
         assert points(axes, "s") == [(labels.index(baseline[stage]), scores[baseline])]
-    assert f"found {'-'.join(map(str, found))}" in legend(figure)
+    assert f"first {'-'.join(map(str, found))}" in legend(figure)
     assert render(figure, "svg").startswith(b"<?xml")
 
 
