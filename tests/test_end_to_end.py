@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from tiny_coco import write_tiny_coco
@@ -119,10 +120,11 @@ def test_predictions_are_pictures_and_a_data_set(user):
 def test_result_moves_to_another_folder_without_its_data(user, tmp_path):
     before = predict(user, user.folder, "output/search", "photographs", "before")
     shutil.copytree(user.folder / "photographs", tmp_path / "photographs")
-    kept = tmp_path / "kept"
-    (kept / "final").mkdir(parents=True)
-    for name in ("final.yaml", "final/model_final.pth"):
-        shutil.copy(user.folder / "output/search" / name, kept / name)
+    output, kept = user.folder / "output/search", tmp_path / "kept"
+    weights = yaml.safe_load((output / "final.yaml").read_text())["MODEL"]["WEIGHTS"]
+    for name in ("final.yaml", weights):
+        (kept / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(output / name, kept / name)
     hidden = user.folder.rename(user.folder.with_name("hidden"))
     try:
         after = predict(user, tmp_path, "kept/final.yaml", "photographs", "after")

@@ -196,7 +196,7 @@ def test_results_of_another_order_are_not_read(original, tested, tmp_path, capsy
     data = json.loads(path.read_text())
     shown = ["--config-file", str(original), "--output", str(tmp_path / "picture.png")]
     shown += ["--input", str(folder / RESULTS)]
-    compare.main([str(folder), str(folder), "--ground-truth", str(path)])
+    compare.main([str(folder), str(folder), "--annotations", str(path)])
     visualize.main(shown)
     for entry in (*data["categories"], *data["annotations"]):
         key = "id" if "name" in entry else "category_id"
@@ -206,7 +206,7 @@ def test_results_of_another_order_are_not_read(original, tested, tmp_path, capsy
     capsys.readouterr()
     told = "at index 0 stand 'red' and 'blue'"
     with pytest.raises(SystemExit):
-        compare.main([str(folder), str(folder), "--ground-truth", str(exchanged)])
+        compare.main([str(folder), str(folder), "--annotations", str(exchanged)])
     assert told in capsys.readouterr().err
     sets = read_config(str(original)).DATASETS.COCO_JSON
     sets = [["exchanged_train", str(exchanged), sets[0][2]]]

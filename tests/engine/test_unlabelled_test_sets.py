@@ -92,7 +92,7 @@ def test_nothing_is_compared_by_it(config, tmp_path, capsys):
     path = config("no key")
     truth = path.parent / "data" / "unlabelled.json"
     with pytest.raises(SystemExit) as ended:
-        compare.main([str(path), str(path), "--ground-truth", str(truth)])
+        compare.main([str(path), str(path), "--annotations", str(truth)])
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert f"{truth} has no annotations, so there is nothing to compare by\n" in said
