@@ -81,9 +81,10 @@ def read_ground_truth(path: str, task: str) -> COCO:
         ValueError: it has no annotations in COCO's format, or one lacks what the task needs.
     """
     content = read_json(path)
-    sections = ("images", "categories", "annotations")
-    if not isinstance(content, dict) or not all(content.get(section) for section in sections):
-        raise ValueError(f"{path}: expected COCO's format, with {', '.join(sections)}")
+    if not isinstance(content, dict) or not (content.get("images") and content.get("categories")):
+        raise ValueError(f"{path}: expected COCO's format, with images, categories, annotations")
+    if not content.get("annotations"):
+        raise ValueError(f"{path} has no annotations, so there is nothing to compare by")
     for annotation in content["annotations"]:
         for key in (REGION[task], *SCORED_KEYS):
             if annotation.get(key) in (None, []):
