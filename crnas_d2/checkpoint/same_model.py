@@ -97,14 +97,16 @@ def _changed_keys(used: ModelConfig, saved: ModelConfig) -> list[str]:
     return [
         key
         for key, value in used.items()
-        if _normal(saved.get(key, value)) != _normal(value)
+        if _normal(key, saved.get(key, value)) != _normal(key, value)
         and not (key == CLASS_NAMES and "[]" in (saved[key], value))
     ]
 
 
-def _normal(value: str) -> str:
-    """The text of a value, tuples in it written as lists, as in a dumped config, and a builder by the
-    name that it has today."""
+def _normal(key: str, value: str) -> str:
+    """The text of a value, tuples in it written as lists, as in a dumped config, a builder by the name
+    that it has today, and no dilation as no operation code."""
+    if key == "MODEL.CR.OPERATION_CODE" and not any(ast.literal_eval(value)):
+        return "[]"
     return without_family(re.sub(r",?\)", "]", value.replace("(", "[")))
 
 

@@ -18,6 +18,7 @@ from .faults import PACKAGE, is_expected, sentence_of
 
 T = TypeVar("T")
 SHOWN_FAULTS = 100  # of one data set
+PLACE = "; it is set "  # between a fault and where its value was set
 
 
 def call(check: Callable[..., T], *args: Any, **options: Any) -> T:
@@ -45,7 +46,7 @@ def telling_places(
             place = place_of(str(error), files, opts)
             if type(error) is not ValueError or not place or place in str(error):
                 raise
-            raise ValueError(f"{error}; it is set {place}") from error.__cause__
+            raise ValueError(f"{error}{PLACE}{place}") from error.__cause__
 
     return functools.partial(check, run)
 
@@ -75,8 +76,9 @@ class Examination:
             if not is_expected(error):
                 raise
             sentence = sentence_of(error)
-            is_told = any(fault.startswith(f"{sentence}; it is set ") for fault in self._faults)
+            is_told = any(fault.startswith(f"{sentence}{PLACE}") for fault in self._faults)
             if sentence not in self._told and not is_told:
+                self._faults.pop(sentence.rpartition(PLACE)[0], None)
                 self._faults[sentence] = None
             return None
 

@@ -121,7 +121,12 @@ class Procedure:
             if not standing.done:  # what it depends on is there now
                 standing = self._standings[step.name] = decided_by_main(lambda: self._look_at(step))
             if standing.done:
-                logger.info(f"{title}: done already")
+                told = (
+                    f"is the same network as {standing.folder}"
+                    if standing.folder
+                    else "done already"
+                )
+                logger.info(f"{title}: {told}")
             else:
                 logger.info(f"{title}: {standing.why or 'begins'}")
                 began = time.perf_counter()

@@ -99,9 +99,14 @@ def test_a_training_goes_on_where_no_weights_depend_on_what_has_changed():
     assert refusal(config(STAGE, **changes), saved(STAGE), check_same_model) == keys
 
 
+@pytest.mark.parametrize("check", [check_same_model, check_same_network])
+def test_no_operation_code_is_one_of_zeros(check):
+    zeros, none = (config(DETECTOR, CR__OPERATION_CODE=code) for code in ([0] * 8, []))
+    assert refusal(zeros, flatten_model_config(none), check) == []
+    assert refusal(none, flatten_model_config(zeros), check) == []
+
+
 def test_equal_values_that_are_written_differently():
-    zeros = config(DETECTOR, CR__OPERATION_CODE=[0] * 8)
-    assert refusal(zeros, saved(DETECTOR, CR__OPERATION_CODE=[])) == []
     paper = config(STAGE, SUPERNET__STAGE_CHOICES=[list(range(1, 11))] * 4)
     space = crnas_d2.spaces.get_stage_space("resnet").choices
     paper.MODEL.SUPERNET.STAGE_CHOICES = [list(choices) for choices in space]

@@ -201,3 +201,12 @@ def test_a_dry_run_tells_the_faults_of_all_steps(recipe):
     )
     for words in ("SOLVER.GAMMA is -1.0", "SEARCH.COST is 'flops'", "NUM_WORKERS is -2"):
         assert sum(words in fault for fault in found.faults) == 1
+
+
+def test_a_fault_of_several_steps_is_told_once(recipe):
+    found = Examination()
+    opts = ["SEARCH.BUDGETS", [5, 100]]
+    splits = str(recipe.parent / "splits")
+    check_procedure(Procedure(Recipe(str(recipe), opts)), found.check, splits=splits)
+    assert [fault.count("budget 100: no stage code") for fault in found.faults] == [1]
+    assert found.faults[0].endswith("; it is set on the command line")
