@@ -47,7 +47,7 @@ SMALL = {
 }
 
 # Of a recipe. After two iterations all networks have AP 0, of which a short list takes the baseline's, and
-# the documents show what was found beside it.
+# the documents show what was found beside it. One seed, or two where the command names more.
 OF_A_RECIPE = {"SEARCH.RECIPE.SHORTLIST.CODES": "0", "SEARCH.RECIPE.SEEDS": "1"}
 
 # Keys that make supernets, and what is searched over them, small enough. Detectors that take the
@@ -148,10 +148,14 @@ def is_submit(arguments):
     return SCRIPTS.get(name, name) == "submit"
 
 
-def unfold_make(target, root):
-    """The commands of a target of the Makefile, but for those that build the environment."""
+def unfold_make(arguments, root):
+    """The commands of a target of the Makefile, but for those that build the environment.
+
+    Args:
+        arguments: the target, and variables.
+    """
     run = subprocess.run(
-        ["make", "--dry-run", "--no-print-directory", target],
+        ["make", "--dry-run", "--no-print-directory", *arguments],
         cwd=root,
         capture_output=True,
         text=True,
@@ -196,6 +200,8 @@ def reduce_script(arguments, folder):
     keys = dict(SMALL) if command in RUN or MATCHES in arguments else {}
     if is_recipe(cfg):
         keys.update(OF_A_RECIPE)
+        if "SEARCH.RECIPE.SEEDS" in arguments:
+            keys["SEARCH.RECIPE.SEEDS"] = "2"
         recipe = cfg.SEARCH.RECIPE
         supernet = recipe.STAGE_SUPERNET or recipe.DILATION_SUPERNET
         cfg = read_config(find_config("the recipe", supernet, find_config_file(config)))

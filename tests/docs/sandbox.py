@@ -35,9 +35,9 @@ def make_sandbox():
     for name in LINKS:
         (folder / name).symlink_to(ROOT / name)
     write_coco(folder / "datasets" / "coco")
-    for split in ("train", "val"):
-        write_image_folder(folder / "datasets" / "imagenet" / split)
-        write_image_folder(folder / "birds" / split)
+    for seed, split in enumerate(("train", "val")):
+        write_image_folder(folder / "datasets" / "imagenet" / split, seed=seed)
+        write_image_folder(folder / "birds" / split, seed=seed)
     digits = Path(datasets_root()).resolve() / "digits"
     if digits.is_dir():  # else it is generated when it is used
         (folder / "datasets" / "digits").symlink_to(digits)
@@ -79,8 +79,8 @@ def write_coco(folder):
     things = [category for category in COCO_CATEGORIES if category["isthing"]]
     categories = [{"id": category["id"], "name": category["name"]} for category in things]
     (folder / "annotations").mkdir(parents=True)
-    for split, images in (("train2017", 8), ("val2017", 4)):
-        path = write_tiny_coco(folder / split, images=images)
+    for seed, (split, images) in enumerate((("train2017", 8), ("val2017", 4))):
+        path = write_tiny_coco(folder / split, images=images, seed=seed)
         data = json.loads(path.read_text())
         add_polygons(data)
         for image in data["images"]:

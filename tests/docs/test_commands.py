@@ -84,7 +84,7 @@ def run_bash(block, reader):
         if command.text in NOT_RUN or not command.words:
             continue
         of_make = command.words[0] == "make"
-        for words in unfold_make(command.words[1], ROOT) if of_make else [command.words]:
+        for words in unfold_make(command.words[1:], ROOT) if of_make else [command.words]:
             arguments = reduce(words, reader.folder)
             printed = run(block, reader, command.text, arguments, command)
             if is_submit(arguments):
