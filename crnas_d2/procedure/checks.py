@@ -18,6 +18,7 @@ from ..engine.setup import check_apart, check_data_sets, check_run
 from ..data.parts import count_images
 from ..evaluation.metric import check_metric
 from ..main_process import decided_by_main
+from ..search.result import RESULT_FILE
 from ..search.study import find_rungs
 from .data_use import DataUse, check_data
 from .final_config import read_baseline
@@ -169,7 +170,11 @@ def _check_outputs(procedure: Procedure) -> None:
             recipe.seed.put_into(cfgs[-1])
     configs = [recipe.path, *filter(None, recipe.names.values())]
     written = [step.name for step in open_steps]
-    written += [README_FILE, *(folder_of(b) + name for b in recipe.budgets for name in OF_A_RECIPE)]
+    written += [
+        README_FILE,
+        RESULT_FILE,
+        *(folder_of(b) + name for b in recipe.budgets for name in OF_A_RECIPE),
+    ]
     check_outputs(procedure.output, written, files_read(configs, cfgs))
 
 

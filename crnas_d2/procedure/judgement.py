@@ -150,7 +150,7 @@ def _hand_over(
 ) -> HandedOver:
     if is_baseline:
         return HandedOver(BASELINE, "final.yaml is the baseline.")
-    if comparison is None or comparison.verdict == "better":
+    if comparison and comparison.verdict == "better":
         return HandedOver(FOUND, "final.yaml is the network that was found.")
     key = "SEARCH.RECIPE.TAKE_FOUND"
     if take_found:

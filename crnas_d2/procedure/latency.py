@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gc
 import logging
@@ -78,7 +79,7 @@ def measure_if_cost(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -
 
     if not cfg.SEARCH.LATENCY.FILE:
         decided_by_main(measure)
-        _wait_for(path)
+        _wait_for_latencies(cfg, space)
 
 
 def is_cost(cfg: CfgNode, space: PathSpace) -> bool:
@@ -110,10 +111,11 @@ def check_latencies(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -
             ) from None
 
 
-def _wait_for(path: str) -> None:
-    """As a network file system shows a new file to other machines some time later."""
+def _wait_for_latencies(cfg: CfgNode, space: StageSpace) -> None:
+    """As a network file system shows a file, or what it has become, to other machines some time later."""
     for _ in range(PATIENCE_S):
-        if os.path.isfile(path):
+        with contextlib.suppress(NotMeasured):
+            Latencies.read(cfg, space)
             return
         time.sleep(1)
 

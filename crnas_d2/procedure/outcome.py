@@ -135,8 +135,7 @@ class Outcome:
     Attributes:
         budget: its name, of several; empty where there is one.
         cost: of both networks in the unit of ``SEARCH.COST``, by :data:`BASELINE` and
-            :data:`FOUND`, under the name of the unit; empty without a stage search, and None of a
-            baseline that fits no budget.
+            :data:`FOUND`, under the name of the unit; empty without a stage search.
         metric: by which they are compared, such as "bbox/AP".
         baseline, found: the networks; one of them where the baseline itself was found.
         comparison: of the two, found less baseline; None where a training has no such metric.

@@ -188,8 +188,9 @@ class Procedure:
         cfg = self.recipe.config(step.config)
         cfg.OUTPUT_DIR = os.path.join(self.output, step.name)
         cfg.MODEL.SUPERNET.TEST_PATHS = []  # the search evaluates
+        before = self._standings.get(step.weights, Standing())
         if step.weights:
-            start_from(cfg, self.path(step.weights, MODEL_FILE))
+            start_from(cfg, self.path(before.folder or step.weights, MODEL_FILE))
         elif self.recipe.seed:
             self.recipe.seed.put_into(cfg)
         architecture = self._architecture_of(step)
@@ -199,7 +200,6 @@ class Procedure:
             cfg.SEED = max(cfg.SEED, 0) + step.seed  # also without one, a pair has the same
         if step.kind is Kind.SHORTLIST:
             put_on_archtrain(cfg, self.config(search_of(self, step)))
-        before = self._standings.get(step.weights, Standing())
         is_there = before.trained if step.weights else os.path.isfile(cfg.MODEL.WEIGHTS)
         if cfg.MODEL.INIT.SETTINGS == "take" and is_there:
             settle_settings(cfg)
@@ -221,11 +221,16 @@ class Procedure:
 
     @functools.cached_property
     def _scaled(self) -> dict[str, Architecture]:
-        """The baseline's stage code under each of several budgets."""
+        """The baseline under each of several budgets: as it is where it fits, or else another stage
+        code."""
         cfg, final = self.config(self.searches[0]), self.final_config()
-        code = get_architecture(final or cfg).stage_code
+        baseline = get_architecture(final or cfg)
         eligible = eligible_by_budget(cfg, final)
-        return {name: Architecture(scaled_code(code, codes)) for name, codes in eligible.items()}
+        codes = {name: scaled_code(baseline.stage_code, fit) for name, fit in eligible.items()}
+        return {
+            name: baseline if code == baseline.stage_code else Architecture(code)
+            for name, code in codes.items()
+        }
 
     def final_config(self) -> CfgNode | None:
         """Of the detector to improve, as it is; None where the recipe has none."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
 from ..architecture import Architecture, format_code
 from ..data import setup_datasets
-from ..search.result import RESULT_FILE, write_architecture
+from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, write_architecture
 from .final_config import FOUND_NETWORK, NOT_COMPARED, NOT_YET, write_final
 from .networks import compare, final_steps, networks_of
 from .outcome import BASELINE, Outcome
@@ -38,6 +39,9 @@ def write_products(procedure: Procedure, budget: str = "") -> None:
     data = data_sentences(outcome) if outcome else ()
     write_readme(folder, headline(procedure, budget), numbers(procedure, budget), data)
     if budget:
+        for name in (ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE):  # of one budget, before
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(procedure.output, name))
         headlines = [headline(procedure, it) for it in procedure.recipe.budgets]
         write_readme(procedure.output, "\n\n".join(headlines))
 

@@ -61,7 +61,7 @@ class Recipe:
         self.seed = Seed(weights, self.cfg.MODEL.INIT) if weights else None
         budgets = []
         if self.names["STAGE_SUPERNET"]:
-            budgets = self.config(self.names["STAGE_SUPERNET"]).SEARCH.BUDGETS
+            budgets = dict.fromkeys(self.config(self.names["STAGE_SUPERNET"]).SEARCH.BUDGETS)
         self.budgets = list(map(str, budgets)) if len(budgets) > 1 else [""]
 
     def config(self, path: str) -> CfgNode:

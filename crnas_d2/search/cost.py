@@ -123,7 +123,7 @@ def _counted(
 
 def _sum_of_blocks(space: StageSpace, count: Callable[[Code], int]) -> Callable[[Code], int]:
     """As ``count``, for backbones of which all blocks of a stage but the first are alike: two depths
-    of each stage tell all."""
+    of each stage tell those of all codes of the space; others are counted."""
     shortest = tuple(choices[0] for choices in space.choices)
     fixed = count(shortest)
     added = [0] * len(shortest)
@@ -133,6 +133,8 @@ def _sum_of_blocks(space: StageSpace, count: Callable[[Code], int]) -> Callable[
             added[index] = count(deeper) - fixed
 
     def sum_up(code: Code) -> int:
+        if code not in space:  # whose stages may have other depths where the space has but one
+            return count(tuple(code))
         blocks = zip(code, shortest, added, strict=True)
         return fixed + sum((number - least) * amount for number, least, amount in blocks)
 

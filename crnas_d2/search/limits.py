@@ -22,12 +22,14 @@ class Limits:
     Attributes:
         space: of the stage codes.
         cost: of a stage code.
+        baseline: stage code of the detector to improve, which need not fit a budget.
         eligible: for each budget, its stage codes, at least one.
         tolerance, at_most: as in :func:`eligible_codes`.
     """
 
     space: StageSpace
     cost: Cost
+    baseline: Code
     eligible: Mapping[float, Sequence[Code]]
     tolerance: float
     at_most: bool
@@ -46,7 +48,8 @@ class Limits:
                 a budget.
         """
         search = cfg.SEARCH
-        cost = get_cost(search.COST, cfg, space, final_cfg or cfg)
+        detector = final_cfg or cfg
+        cost = get_cost(search.COST, cfg, space, detector)
         budgets = search.BUDGETS or [float(cost(get_architecture(cfg).stage_code))]
         at_most = search.BUDGET_IS == "at_most"
         try:
@@ -54,7 +57,8 @@ class Limits:
         except ValueError as error:
             given = f"SEARCH.BUDGETS is {search.BUDGETS}, in {cost.unit}"
             raise ValueError(f"{given}: {error}") from None
-        return cls(space, cost, eligible, search.TOLERANCE, at_most)
+        baseline = get_architecture(detector).stage_code
+        return cls(space, cost, baseline, eligible, search.TOLERANCE, at_most)
 
     @property
     def budgets(self) -> tuple[float, ...]:
@@ -67,12 +71,13 @@ class Limits:
         return sorted(set().union(*self.eligible.values()))
 
     def as_json(self) -> dict[str, Any]:
-        """What was limited, and what each code costs."""
+        """What was limited, and what each code costs that fits a budget, and the baseline's."""
+        codes = sorted({*self.codes, self.baseline})
         return {
             "unit": self.cost.unit,
             "at_most": self.at_most,
             "tolerance": self.tolerance,
-            "costs": {format_code(code): float(self.cost(code)) for code in self.codes},
+            "costs": {format_code(code): float(self.cost(code)) for code in codes},
         }
 
     def describe(self) -> str:

@@ -15,7 +15,7 @@ from crnas_d2.commands import search as search_command
 from crnas_d2.procedure import Procedure, Recipe, latency
 from crnas_d2.procedure.dry_run import examine_recipe
 from crnas_d2.procedure.overview import describe
-from crnas_d2.procedure.supernet_search import eligible_by_budget
+from crnas_d2.procedure.supernet_search import eligible_by_budget, get_space
 from detectron2.engine import default_argument_parser
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -300,6 +300,26 @@ def test_a_search_without_a_recipe(tmp_path, machine, monkeypatch):
         result = json.loads((tmp_path / "output/result.json").read_text())
         assert len(result["rankings"]["33"]["ranking"]) == len(machine.fitting(33))
     assert len(machine.groups) == 1 and (tmp_path / "output/latency.csv").exists()
+
+
+def test_a_table_that_another_machine_sees_late(recipe, machine, monkeypatch):
+    """What it was before is there all along."""
+    measure(recipe)
+    procedure = Procedure(made(recipe))
+    cfg = procedure.config(procedure.searches[0])
+    whole = table_of(recipe)
+    part = LatencyTable(whole.conditions, {BASELINE: whole.rows[BASELINE]})
+    path, waited = str(search_folder(recipe) / "latency.csv"), []
+    part.write(path)
+
+    def wait(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            whole.write(path)
+
+    monkeypatch.setattr(latency.time, "sleep", wait)
+    latency._wait_for_latencies(cfg, get_space(cfg))
+    assert len(waited) == 3
 
 
 def test_no_two_latencies_are_equal(recipe, machine):

@@ -7,9 +7,10 @@ import torch
 import yaml
 from tiny_search import write_recipe
 
-from crnas_d2.config import read_config
+from crnas_d2.config import get_architecture, read_config
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.networks import networks_of
+from crnas_d2.procedure.standing import Standing
 from crnas_d2.procedure.steps import plan
 
 # Without the operation search, so that it takes seconds
@@ -99,6 +100,18 @@ def test_the_baseline_that_was_found_is_trained_once(recipe):
     assert all(standing.done for standing in again.look().values())
 
 
+def test_what_starts_from_a_pretraining_that_another_stands_for(recipe):
+    text = (recipe.parent / "stage_pretraining.yaml").read_text()
+    text = text.replace("stage.yaml", "final.yaml").replace(
+        "stage_supernet_backbone", "cr_backbone"
+    )
+    (recipe.parent / "final_pretraining.yaml").write_text(text)
+    made = procedure(recipe, "out", "SEARCH.RECIPE.FINAL_PRETRAINING", "final_pretraining.yaml")
+    made._standings["final_pretraining"] = Standing(True, True, folder="baseline_pretraining")
+    starts = {step.name: made.config(step).MODEL.WEIGHTS for step in made.steps if step.weights}
+    assert starts["final"] == starts["baseline"] == "out/baseline_pretraining/model_final.pth"
+
+
 def test_each_budget_has_its_own_networks(budgets):
     folder, table = budgets
     assert {p.name for p in folder.iterdir() if p.is_dir()} == {
@@ -118,6 +131,35 @@ def test_each_budget_has_its_own_networks(budgets):
         *(1, 1, 2, 1)
     ]
     assert not (folder / "final.yaml").exists()
+
+
+def test_a_budget_that_is_there_twice_is_one(recipe):
+    for budgets, names in (([5, 7, 5.0], ["5", "7"]), ([6, 6.0], [""])):
+        made = procedure(recipe, "out", "SEARCH.BUDGETS", budgets)
+        assert made.recipe.budgets == names
+        assert len({step.name for step in made.steps}) == len(made.steps) == 2 + 2 * len(names)
+        assert made.look().keys() == {step.name for step in made.steps}
+
+
+def test_the_baseline_keeps_its_dilations_where_it_fits_a_budget(recipe):
+    opts = ("SEARCH.BUDGETS", [5, 7], "MODEL.CR.OPERATION_CODE", [0, 0, 0, 1, 0])
+    made = procedure(recipe, "out", *opts)
+    trained = {step.budget: made.config(step) for step in made.steps if "baseline" in step.name}
+    for budget, dilations in (("5", (0, 0, 0, 1, 0)), ("7", (0,) * 7)):
+        for cfg in (made.baseline(budget), trained[budget]):
+            assert get_architecture(cfg).operation_code == dilations
+
+
+def test_products_of_one_budget_do_not_stay_beside_those_of_several(recipe, one_seed):
+    folder = recipe.parent / "more_budgets"
+    shutil.copytree(one_seed, folder)
+    names = ("architecture.yaml", "final.yaml", "result.json")
+    assert all((folder / name).is_file() for name in names)
+    procedure(recipe, folder, "SEED", -1, "SEARCH.BUDGETS", [5, 7]).run()
+    readme = (folder / "README.md").read_text()
+    for name in names:
+        assert not (folder / name).exists() and f"`{name}`" not in readme
+        assert (folder / "budget_5" / name).is_file()
 
 
 def test_a_run_of_several_budgets_that_has_ended_is_done(recipe, budgets):

@@ -111,7 +111,7 @@ def test_better_by_seeds_and_images(recipe, folder):
         *found["stage_code"],
     )
     (costs,) = outcome.cost.values()
-    assert costs == {"baseline": None, "found": 6.0}
+    assert costs == {"baseline": 5.0, "found": 6.0}
     assert outcome.found.mean == pytest.approx(np.mean(aps["final"]))
     assert table.startswith("What was found is better than the baseline. ")
     assert max(map(len, table.splitlines())) <= 100
@@ -171,14 +171,16 @@ def test_the_same_run_writes_the_same_bytes(recipe, trained):
     assert str(trained) not in (trained / "result.json").read_text()
 
 
-def test_a_test_set_without_the_metric_is_no_comparison(recipe, folder):
+@pytest.mark.parametrize("take_found, taken", [(False, "baseline"), (True, "final")])
+def test_a_test_set_without_the_metric_is_no_comparison(recipe, folder, take_found, taken):
+    """And so no better."""
     set_aps(folder, [50, 51, 52, 53, None], [50, 51, 52, 53, 54])
-    table = procedure(recipe, folder).run()
+    table = procedure(recipe, folder, "SEARCH.RECIPE.TAKE_FOUND", take_found).run()
     assert table.startswith(
         "What was found is not compared with the baseline. A test has no bbox/AP."
     )
     assert Outcome.read(str(folder)).comparison is None
-    assert read_trained(str(folder)).MODEL.WEIGHTS == str(folder / "final" / "model_final.pth")
+    assert read_trained(str(folder)).MODEL.WEIGHTS == str(folder / taken / "model_final.pth")
 
 
 def test_images_of_another_evaluator_are_not_resampled(recipe, folder, monkeypatch):
