@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import functools
 import gc
+import glob
 import hashlib
 import io
 import json
@@ -299,6 +300,12 @@ def clean_temporaries(folder: str) -> None:
         return
     for name in filter(TEMPORARY.fullmatch, os.listdir(folder)):
         _remove(os.path.join(folder, name))
+
+
+def tell_places(folder: str, pattern: str) -> str:
+    """For an error: below which folders there are such files; empty where there are none."""
+    found = sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
+    return f"; there is one in {', '.join(map(os.path.dirname, found))}" if found else ""
 
 
 def describe_error(error: Exception) -> str:

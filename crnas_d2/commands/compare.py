@@ -103,7 +103,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(
             f"\nAP of {TASKS[task]}, B - A: {comparison.mean:+.2f}. {VERDICTS[comparison.verdict]}."
         )
-        print(fill([comparison.reason, *describe_comparison(comparison, "B", not_resampled)]))
+        told = [comparison.reason, *describe_comparison(comparison, "B", not_resampled)]
+        same = all(a.path == b.path for a, b in pairs)
+        print(
+            fill(["A and B are the same trainings: there is nothing to compare."] if same else told)
+        )
     if args.output:
         content = {
             **{name: [d.path for d in side] for name, side in zip("AB", zip(*pairs))},

@@ -15,7 +15,7 @@ from ..checkpoint.checkpointer import find_checkpoint
 from ..checkpoint.trained import load_trained
 from ..config import read_config
 from ..data.class_names import tell_apart
-from ..files import expand_path
+from ..files import expand_path, tell_places
 from .hooks import find_supernet
 from .config_check import prepare_trained
 from .trainer import CRTrainer
@@ -90,7 +90,7 @@ def read_trained(path: str, opts: Sequence[str] = ()) -> CfgNode:
     if checkpoint is None:
         raise FileNotFoundError(
             f"{path}: expected final.yaml, as a search that has ended leaves it, or config.yaml and "
-            "a checkpoint, as a training does"
+            f"a checkpoint, as a training does{tell_places(path, 'budget_*/final.yaml')}"
         )
     return read_config(config, ["MODEL.WEIGHTS", checkpoint, *opts])
 

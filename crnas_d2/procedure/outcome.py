@@ -155,6 +155,11 @@ class Outcome:
     data: DataStatement
 
     @property
+    def finds_baseline(self) -> bool:
+        """Whether the network that was found is the baseline itself."""
+        return self.found.architecture == self.baseline.architecture
+
+    @property
     def verdict(self) -> str:
         """Such as "better"; "not compared" without a metric."""
         return self.comparison.verdict if self.comparison else "not compared"

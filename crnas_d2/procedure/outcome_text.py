@@ -39,7 +39,7 @@ def fill(lines: Iterable[str]) -> str:
 
 
 def _comparison(outcome: Outcome) -> Iterator[str]:
-    if outcome.comparison:
+    if outcome.comparison and not outcome.finds_baseline:
         yield from describe_comparison(outcome.comparison, "Found", outcome.data.not_resampled)
         if len(outcome.comparison.differences) < MIN_SEEDS:
             yield f"No gain can be shown with fewer than {MIN_SEEDS} seeds (SEARCH.RECIPE.SEEDS)."
@@ -119,5 +119,5 @@ def data_sentences(outcome: Outcome) -> list[str]:
         f"Architectures were chosen by {chose}.",
         f"Final detectors were tested on {tested}. None of these images has trained or chosen.",
         f"Tests on {first}: {data.looks:,}. The verdict alone depends on them.",
-        *(f"Near-copies, {parts}: {count:,} images." for parts, count in data.near_copies.items()),
+        *(f"Near-copies, {parts}: {count:,}." for parts, count in data.near_copies.items()),
     ]

@@ -41,7 +41,7 @@ def costed_networks(outcomes: Sequence[Outcome]) -> list[CostedNetwork]:
     networks = []
     for outcome in outcomes:
         pair = {"baseline": outcome.baseline, "found": outcome.found}
-        if outcome.baseline.architecture == outcome.found.architecture:
+        if outcome.finds_baseline:
             del pair["found"]
         for costs in outcome.cost.values():
             networks += [

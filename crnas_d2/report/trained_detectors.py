@@ -13,8 +13,9 @@ from detectron2.data import MetadataCatalog
 from ..config import default_config
 from ..config_values import merge_values
 from ..data import setup_datasets
-from ..files import file_sha256, real_path
+from ..files import file_sha256, real_path, tell_places
 from ..procedure.outcome import Outcome
+from ..search.result import RESULT_FILE
 from .pictures import RESULTS
 from .runs import CONFIG_FILE, read_keys
 
@@ -99,6 +100,12 @@ def trained_by_recipe(folder: str) -> tuple[list[TrainedDetector], list[TrainedD
     Raises:
         OSError, ValueError: it has no result of a recipe.
     """
+    path = os.path.join(folder, RESULT_FILE)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{path}: no such file; expected the OUTPUT_DIR of a recipe that has ended, or B"
+            f"{tell_places(folder, os.path.join('budget_*', RESULT_FILE))}"
+        )
     outcome = Outcome.read(folder)
     baseline, found = (
         [TrainedDetector(os.path.join(folder, name)) for name in network.folders]

@@ -245,6 +245,14 @@ def test_a_recipe_is_its_baseline_and_what_it_found(tmp_path, truth, run, train)
     assert content["B"] == [str(tmp_path / "search" / name) for name in folders["found"]]
 
 
+def test_the_same_trainings_are_not_told_apart(tmp_path, truth, run, train):
+    for seed in (1, 2):
+        train(f"a/{seed}", detect(truth, seed, 3), seed)
+    printed, _ = run(tmp_path / "a", tmp_path / "a")
+    assert "the same trainings: there is nothing to compare" in printed
+    assert "interval" not in printed and "Sign-flip" not in printed
+
+
 def test_vocs_images_are_not_resampled(tmp_path, run, catalogs):
     write_voc_dir(tmp_path / "voc")
     entry = ["voc_val", str(tmp_path / "voc"), "val", 2012, CLASSES]
@@ -308,8 +316,16 @@ def test_faults(tmp_path, truth, run, train, refused):
         run(tmp_path / "absent", one)
     with refused("data/images: expected the OUTPUT_DIR of a training"):
         run(tmp_path / "data/images", one)
-    with refused("result.json"):
+    with refused(
+        "result.json: no such file; expected the OUTPUT_DIR of a recipe that has ended, or B\n$"
+    ):
         run(two)
+    for budget in (5, 6):
+        path = tmp_path / f"search/budget_{budget}/result.json"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    with refused("or B; there is one in .*search/budget_5, .*search/budget_6\n$"):
+        run(tmp_path / "search")
     assert not (tmp_path / "comparison.json").exists()
 
 

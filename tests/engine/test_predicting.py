@@ -99,6 +99,14 @@ def test_folder_of_neither(training):
         read_trained(str(training / "absent"))
 
 
+def test_folder_of_a_search_with_several_budgets(tmp_path):
+    final = tmp_path / "budget_5" / "final.yaml"
+    final.parent.mkdir()
+    final.touch()
+    with pytest.raises(FileNotFoundError, match=f"; there is one in {final.parent}$"):
+        read_trained(str(tmp_path))
+
+
 def test_number_and_names_of_classes_come_from_the_checkpoint(tmp_path):
     path = write_detector(tmp_path, FASTER, NAMES)
     cfg = read_config(path, ["MODEL.ROI_HEADS.NUM_CLASSES", 80, "MODEL.CLASS_NAMES", []])
