@@ -7,8 +7,8 @@ ranking_signal.py ... --search output/recalibrated output/running --only-report
 
 Trains some of the stage codes that a search has evaluated, at equal steps of its ranking, alone and
 with the recipe of the config; stopped, it goes on. Prints Kendall's tau between the APs alone and
-those in each search, and the regret: by how much the search's choice among these codes is worse
-than the best of them.
+those in each search, the highest tau to be expected, and the regret: by how much the search's choice
+among these codes is worse than the best of them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import kendalltau
 from tabulate import tabulate
 
 from crnas_d2.engine import CRTrainer, setup
+from crnas_d2.evaluation.rank_agreement import agree
 from crnas_d2.files import write_atomically
+from crnas_d2.procedure.outcome_text import format_number
 from crnas_d2.report.runs import read_stage_ranking
 from crnas_d2.architecture import Code
 from detectron2.engine import default_argument_parser
@@ -78,15 +79,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             train_alone(args, code, seed)
         if parts > 1:
             return
-    alone = {
-        code: np.mean([train_alone(args, code, seed) for seed in args.seeds]) for code in codes
-    }
-    best = max(alone.values())
+    alone = {code: [train_alone(args, code, seed) for seed in args.seeds] for code in codes}
+    means = {code: np.mean(aps) for code, aps in alone.items()}
     print(
         tabulate(
             [
                 ["-".join(map(str, code)), ap, *(table[code] for table in tables.values())]
-                for code, ap in sorted(alone.items(), key=lambda item: -item[1])
+                for code, ap in sorted(means.items(), key=lambda item: -item[1])
             ],
             ["stage code", "alone", *tables],
             "github",
@@ -94,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     )
     for name, table in tables.items():
-        tau, p = kendalltau(list(alone.values()), [table[code] for code in codes])
-        chosen = max(codes, key=table.get)
-        print(f"{name}: Kendall tau {tau:.2f} (p {p:.3f}), regret {best - alone[chosen]:.2f} AP")
+        found = agree(table, alone)
+        tau, highest = map(format_number, (found.tau, found.highest_tau))
+        print(f"{name}: Kendall tau {tau} (highest: {highest}), regret {found.regret:.2f} AP")
 
 
 if __name__ == "__main__":

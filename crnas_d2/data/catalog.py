@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import log_first_n
 
 from .class_names import tell_apart
 from .coco_json import SCORED_KEYS, JsonRules, register_coco_json
@@ -61,9 +62,8 @@ def setup_datasets(cfg: CfgNode) -> None:
         class_names = tell_apart(categories)
         if cfg.MODEL.CLASS_NAMES != class_names:
             cfg.MODEL.CLASS_NAMES = class_names
-        logging.getLogger(__name__).info(
-            f"NUM_CLASSES = {len(categories)}, from the categories of {names[0]}"
-        )
+        told = f"NUM_CLASSES = {len(categories)}, from the categories of {names[0]}"
+        log_first_n(logging.INFO, told, key="message")  # each step reads its config many times
 
 
 def register_own(cfg: CfgNode) -> None:

@@ -38,6 +38,10 @@ OF_THE_SEARCH = (
 WIDTH = 100
 FOUND_NETWORK = "This is the network that a search has found."
 NOT_COMPARED = "It was not trained here, nor compared with the baseline: no test has shown a gain."
+ON_ARCHVAL = (
+    "A short list has compared it with the baseline, on archval alone: no test has shown a gain."
+)
+IS_BASELINE = "It is the baseline itself."
 NOT_YET = "It was not compared with the baseline yet."
 
 HEADER = """\

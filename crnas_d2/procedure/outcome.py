@@ -109,7 +109,7 @@ class DataStatement:
     """Which images trained, chose and tested. They are apart, or the recipe would not have begun.
 
     Attributes:
-        trained: images of each data set that the final networks are trained on.
+        trained: images of each data set that any detector of the recipe is trained on.
         chose: images of each data set by which architectures were chosen.
         tested: images of each test set; the metric is that on the first.
         looks: how often networks were tested on the first test set, tests while they were trained

@@ -7,9 +7,10 @@ import os
 from typing import TYPE_CHECKING
 
 from ..architecture import Architecture, format_code
+from ..config import get_architecture
 from ..data import setup_datasets
 from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, write_architecture
-from .final_config import FOUND_NETWORK, NOT_COMPARED, NOT_YET, write_final
+from .final_config import FOUND_NETWORK, IS_BASELINE, NOT_COMPARED, NOT_YET, ON_ARCHVAL, write_final
 from .networks import compare, final_steps, networks_of
 from .outcome import BASELINE, Outcome
 from .outcome_text import data_sentences, describe_outcome, fill
@@ -17,6 +18,7 @@ from .readme import write_readme
 from .recipe import folder_of
 from .standing import Standing
 from .state import MODEL_FILE
+from .steps import Kind
 
 if TYPE_CHECKING:
     from .procedure import Procedure
@@ -80,7 +82,14 @@ def headline(procedure: Procedure, budget: str = "") -> str:
 
 
 def _why_not_compared(procedure: Procedure, budget: str) -> str:
-    return NOT_YET if final_steps(procedure, budget) else NOT_COMPARED
+    """A sentence on what was found, where there is no outcome, or not yet."""
+    if procedure.found(budget) == get_architecture(procedure.baseline(budget)):
+        return IS_BASELINE
+    if final_steps(procedure, budget):
+        return NOT_YET
+    shortlists = [it for it in procedure.steps if it.kind is Kind.SHORTLIST and it.budget == budget]
+    compared = any(procedure.look()[step.name].done for step in shortlists)
+    return ON_ARCHVAL if compared else NOT_COMPARED
 
 
 def describe_end(procedure: Procedure) -> str:

@@ -225,7 +225,8 @@ def test_the_best_on_archval_wins_and_goes_on(searched, recipe, tmp_path, scores
     table = {s.code: 10 + 3 * place for place, s in enumerate(ranking.scored)}
     table[BASELINE] = 1
     trained = scores(lambda cfg: table[code_of(cfg)] + (0, 0.5, -0.5)[cfg.SEED])
-    run(recipe, folder, f"{LIST}.SEEDS", 2)
+    told = run(recipe, folder, f"{LIST}.SEEDS", 2)
+    assert "compared it with the baseline, on archval alone" in " ".join(told.split())
     result = result_of(folder)
     codes = {c.code for c in result.candidates}
     assert len(trained) == 2 * 8 and {code_of(cfg) for cfg in trained} == codes
@@ -241,8 +242,10 @@ def test_the_baseline_can_win(searched, recipe, tmp_path, scores):
     folder = tmp_path / "baseline"
     shutil.copytree(searched, folder)
     scores(lambda cfg: 5)
-    run(recipe, folder)
+    table = run(recipe, folder)
     assert result_of(folder).winner == BASELINE
+    assert "It is the baseline itself." in table and "no test has shown" not in table
+    assert "It is the baseline itself." in (folder / "final.yaml").read_text()
     state = json.loads((folder / "stage_shortlist/step.json").read_text())
     assert state["results"] == {"bbox/AP": 5.0}
 
