@@ -175,11 +175,14 @@ def count_level(ranking: Ranking, trials: Mapping[Code, Trial], metric: str) -> 
             first one, is not counted.
 
     Returns:
-        None where the first code was not resampled, or its resamples have no objects.
+        None where there is no second code, or the first one was not resampled, or its resamples have
+        no objects.
     """
     resampled = {code: _trial_of(code, trials).resampled for code, _ in ranking.scored}
     leader = next(iter(resampled.values()), None)
-    if leader is None or leader.metric != metric or np.isfinite(leader.values).sum() < 2:
+    if len(resampled) < 2 or leader is None or leader.metric != metric:
+        return None
+    if np.isfinite(leader.values).sum() < 2:
         return None
     known = {
         code: score

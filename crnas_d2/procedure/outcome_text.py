@@ -84,8 +84,8 @@ def _searches(outcome: Outcome) -> Iterator[str]:
     for ranking in outcome.ranking:
         if ranking.undistinguished is not None:
             yield (
-                f"{ranking.step}: {ranking.undistinguished:,} of {ranking.codes:,} codes cannot be told "
-                "from the leader."
+                f"{ranking.step}: {ranking.undistinguished:,} of the {ranking.codes - 1:,} other codes "
+                "cannot be told from the leader."
             )
         for rung in ranking.alone:
             tau, highest = (format_number(rung[key]) for key in ("tau", "highest_tau"))

@@ -118,7 +118,7 @@ class SearchRecord:
     def undistinguished(self) -> list[str]:
         """Of each ranking of which it is known, how many codes cannot be told from its first one."""
         return [
-            f"{ranking['undistinguished']} of {len(ranking['ranking'])} codes"
+            f"{ranking['undistinguished']} of the {len(ranking['ranking']) - 1} other codes"
             for ranking in self._results.values()
             if ranking.get("undistinguished") is not None
         ]

@@ -70,8 +70,8 @@ class SearchResult:
             level = self.undistinguished[budget]
             if level is not None:
                 tables.append(
-                    f"{level} of {len(ranking.scored)} cannot be told from the first one: on other "
-                    "images of the same kind they might be as good."
+                    f"{level} of the {len(ranking.scored) - 1} others cannot be told from the first one: "
+                    "on other images of the same kind they might be as good."
                 )
         for status in ("failed", "dropped"):
             codes = self._codes_that(status)

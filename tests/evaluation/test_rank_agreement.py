@@ -172,6 +172,7 @@ def test_codes_of_a_ranking_that_are_level_with_its_leader():
         unknown = {first: replace(trials[first], resampled=nothing)}
         assert count_level(ranking, trials | unknown, "bbox/AP") is None
     assert count_level(rank(CODES, [None] * 5), trials, "bbox/AP") is None
+    assert count_level(rank(CODES[:1], aps[:1]), trials, "bbox/AP") is None
 
 
 def test_codes_equal_to_a_given_leader_are_told_from_it_in_few_draws():

@@ -88,7 +88,7 @@ def test_a_file_of_something_else(tmp_path):
 
 def test_how_well_the_supernet_has_ranked():
     text = " ".join(describe_outcome(make()).split())
-    assert "stage_search: 7 of 25 codes cannot be told from the leader." in text
+    assert "stage_search: 7 of the 24 other codes cannot be told from the leader." in text
     assert (
         "stage_search and 6 codes trained alone for 600 iterations: tau 0.60 (a perfect ranking could "
         "expect unknown), regret 1.25."
