@@ -58,7 +58,12 @@ def test_a_process_that_is_killed(folder):
 
 
 def test_ctrl_c_ends_all_processes(folder):
-    assert run(folder, "endless") == (130, "")
+    # A shell lets its background processes ignore it, and so would their children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run(folder, "endless") == (130, "")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def fail(error):
