@@ -125,6 +125,8 @@ def draw_pareto(
         for name, (marker, color) in MARKERS.items():
             axes.plot([], [], marker, color=color, ms=7, label=name)
         axes.plot([], [], "-o", color=INK, lw=1, ms=11, mfc="none", mew=1.1, label="Pareto front")
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -5), min(high, 105))  # of an AP; a bar of few seeds may be longer
         figure.legend(loc="outside upper center", ncols=3, fontsize=9)
         settle_layout(figure)
         place_labels(axes, [(n.budget, n.cost, n.ap) for n in networks])

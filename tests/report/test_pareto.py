@@ -65,3 +65,12 @@ def test_figure(narrow):
     assert axes.get_xlabel() == "GMACs"
     bars = [segment for bars in axes.collections for segment in bars.get_segments()]
     assert sorted((b[1][1] - b[0][1]) / 2 for b in bars) == pytest.approx([0.5, 1.0, 2.0])
+
+
+def test_bars_that_are_longer_than_an_ap_can_be_do_not_shrink_the_figure():
+    networks = [
+        CostedNetwork("6", "baseline", 6.0, 30.0, 68.0),
+        CostedNetwork("6", "found", 6.0, 90.0, None),
+    ]
+    (axes,) = draw_pareto(networks, "GMACs", "bbox/AP").axes
+    assert axes.get_ylim() == (-5, 105)
