@@ -56,8 +56,7 @@ def check_metric(cfg: CfgNode) -> None:
     """
     check_metric_name(cfg)
     (archval,) = cfg.DATASETS.TEST
-    metadata, metric = MetadataCatalog.get(archval), cfg.SEARCH.METRIC
-    kind = metadata.get("evaluator_type")
+    kind = MetadataCatalog.get(archval).get("evaluator_type")
     if kind != "coco":
         raise ValueError(
             f"the test set {archval!r} of a search has evaluator_type {kind!r}; expected 'coco'"
@@ -66,7 +65,21 @@ def check_metric(cfg: CfgNode) -> None:
         raise ValueError(
             f"{archval}, on which a search compares architectures, has no annotations to do it by"
         )
-    names = [name for name in results_of(archval, cfg) if name.startswith(TASKS)]
+    check_counted(cfg)
+
+
+def check_counted(cfg: CfgNode) -> None:
+    """Check that the first test set, which is scored as COCO, has what ``SEARCH.METRIC`` counts.
+
+    Args:
+        cfg: of a detector, its data sets registered.
+
+    Raises:
+        ValueError: it has no such class, or no object that the metric counts.
+    """
+    test, metric = cfg.DATASETS.TEST[0], cfg.SEARCH.METRIC
+    metadata = MetadataCatalog.get(test)
+    names = [name for name in results_of(test, cfg) if name.startswith(TASKS)]
     if metric not in names:
         raise ValueError(f"SEARCH.METRIC is {metric!r}; expected one of {shown_names(names)}")
     json_file = os.fspath(metadata.json_file)
@@ -74,15 +87,15 @@ def check_metric(cfg: CfgNode) -> None:
     objects = (o for o in read_json(json_file).get("annotations", []) if not o["iscrowd"])
     if not any(map(counts, objects)):
         raise ValueError(
-            f"SEARCH.METRIC is {metric!r}, and {archval} ({_origin(archval)}) has no {what} (with iscrowd 0) "
-            "to measure it by; expected another metric, or an archval that has some"
+            f"SEARCH.METRIC is {metric!r}, and {test} ({_origin(test)}) has no {what} (with iscrowd 0) "
+            "to measure it by; expected another metric, or a data set that has some"
         )
 
 
-def _origin(archval: str) -> str:
+def _origin(name: str) -> str:
     """The user's own file."""
-    is_drawn = MetadataCatalog.get(archval).get("split_settings")
-    metadata = MetadataCatalog.get(split_source(archval) if is_drawn else archval)
+    is_drawn = MetadataCatalog.get(name).get("split_settings")
+    metadata = MetadataCatalog.get(split_source(name) if is_drawn else name)
     path = os.fspath(metadata.get("source") or metadata.json_file)
     return f"drawn from {path}" if is_drawn else path
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ..config import read_config
@@ -16,13 +17,15 @@ from ..engine.model_check import check_model
 from ..engine.config_check import check_network
 from ..engine.setup import check_apart, check_data_sets, check_run
 from ..data.parts import count_images
-from ..evaluation.metric import check_metric
+from ..data.labels import is_labelled
+from ..evaluation.metric import check_counted, check_metric, check_metric_name
 from ..main_process import decided_by_main
 from ..search.result import RESULT_FILE
 from ..search.study import find_rungs
 from .data_use import DataUse, check_data
 from .final_config import read_baseline
 from .latency import check_latencies
+from .networks import final_steps
 from .outputs import OF_A_RECIPE, check_outputs, check_search_outputs, files_read
 from .readme import README_FILE
 from .recipe import find_config, folder_of
@@ -77,10 +80,12 @@ def check_procedure(
             else:
                 check_here(check_model, cfg)  # the search's is that of its supernet
             check_here(_check_data, cfg, step, makes=makes)
-    if final and all(step.config != recipe.names["FINAL"] for step in procedure.steps):
-        _check_untrained(
-            final, telling_places(check, recipe.names["FINAL"], recipe.opts, [recipe.path])
-        )
+    if final:
+        check_final = telling_places(check, recipe.names["FINAL"], recipe.opts, [recipe.path])
+        if final_steps(procedure, recipe.budgets[0]):
+            check_final(_check_compared, procedure, final)
+        elif all(step.config != recipe.names["FINAL"] for step in procedure.steps):
+            _check_untrained(final, check_final)
     check(_check_begun, procedure)
     if comm.is_main_process():
         check_data(check(_uses_of_data, procedure) or [], check, makes=makes)
@@ -136,6 +141,23 @@ def _check_untrained(cfg: CfgNode, check: Callable[..., Any]) -> None:
     """Of the final detector where it is not trained here: all but its weights and pictures."""
     if check_network(cfg, training=True, has_weights=False, check=check) is not None:
         check(check_model, cfg)
+
+
+def _check_compared(procedure: Procedure, final: CfgNode) -> None:
+    """That the final detectors are tested by the metric that they are compared by. A test set without
+    annotations, or one that COCO does not score, is let through: nothing is compared there, or less.
+    """
+    if not final.DATASETS.TEST:
+        raise ValueError(
+            "DATASETS.TEST is empty; expected a test set, on which the final detectors are compared"
+        )
+    final = final.clone()
+    final.SEARCH.METRIC = procedure.config(procedure.searches[-1]).SEARCH.METRIC
+    check_metric_name(final)
+    test = final.DATASETS.TEST[0]
+    if test in DatasetCatalog and MetadataCatalog.get(test).get("evaluator_type") == "coco":
+        if os.path.isfile(MetadataCatalog.get(test).json_file) and is_labelled(test):
+            check_counted(final)
 
 
 def check_space(cfg: CfgNode, final_cfg: CfgNode | None = None, *, is_known: bool = True) -> None:

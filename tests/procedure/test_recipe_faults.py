@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 from PIL import Image
-from tiny_search import write_recipe
+from tiny_search import add_masks, write_recipe
 
 from crnas_d2 import ARCHITECTURES
 from crnas_d2.commands import search as search_command
@@ -53,6 +53,36 @@ def edit(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def test_the_final_detectors_cannot_be_compared(recipe):
+    """Which would come to light after all trainings."""
+    final, val = recipe.parent / "final.yaml", recipe.parent / "data/val/annotations.json"
+    content = json.loads(val.read_text())
+    content["annotations"] = [it for it in content["annotations"] if it["category_id"] == 3]
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    assert len(names) == 2 and content["annotations"]
+    val.write_text(json.dumps(content))
+    lacking = next(name for key, name in names.items() if key != 3)
+    message = check(recipe, "SEARCH.METRIC", f"bbox/AP-{lacking}")
+    assert f"_val ({val}) has no object of class '{lacking}'" in message
+    assert is_ready(recipe, "SEARCH.METRIC", f"bbox/AP-{names[3]}")
+    text = final.read_text()
+    final.write_text(text[: text.index("DATASETS:")] + "DATASETS: {TRAIN: [], TEST: []}\n")
+    edit(final, "TRAIN: []", text[text.index("TRAIN:") : text.index(", TEST")])
+    message = check(recipe)
+    assert message.startswith("DATASETS.TEST is empty; expected a test set, on which the final")
+    assert is_ready(recipe, "SEARCH.RECIPE.TRAIN_FINAL", False)
+
+
+def test_final_detectors_without_the_masks_that_are_compared(recipe):
+    for part in ("", "val"):
+        add_masks(recipe.parent / "data" / part / "annotations.json")
+    for name in ("stage.yaml", "dilation.yaml"):
+        edit(recipe.parent / name, "MASK_ON: False", "MASK_ON: True")
+    edit(recipe.parent / "final.yaml", "MODEL:\n", "MODEL:\n  MASK_ON: False\n")
+    message = check(recipe, "SEARCH.METRIC", "segm/AP")
+    assert message.startswith("SEARCH.METRIC is 'segm/AP', and MODEL.MASK_ON is False")
 
 
 STAGE, DILATION = "a detector with a stage supernet", "a detector with a dilation supernet"
