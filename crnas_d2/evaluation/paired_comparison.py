@@ -73,6 +73,17 @@ class PairedComparison:
     verdict: str
     reason: str
 
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Those of 95 % that are known and not equal by nature, by what might have been drawn
+        otherwise."""
+        intervals = {
+            "seeds and images": self.interval if self.interval_images else None,
+            "seeds": self.interval_seeds,
+            "images": self.interval_images,
+        }
+        return {name: interval for name, interval in intervals.items() if interval}
+
     def as_json(self) -> dict[str, Any]:
         """Its attributes by name; tuples are lists."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

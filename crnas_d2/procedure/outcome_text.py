@@ -54,7 +54,8 @@ def describe_comparison(
         found: name of the network that is compared with the baseline.
         not_resampled: why there is no interval for other test images; empty where there is one.
     """
-    yield from _intervals(comparison)
+    for drawn, (low, high) in comparison.intervals.items():
+        yield f"95 % interval of the difference, other {drawn}: {low:+.2f} to {high:+.2f}."
     if not_resampled:
         yield f"No interval for other test images: {not_resampled}."
     n = len(comparison.differences)
@@ -67,17 +68,6 @@ def describe_comparison(
         yield (
             f"The smallest true gain that 4 of 5 such runs would show: {comparison.smallest_gain:.2f}."
         )
-
-
-def _intervals(comparison: PairedComparison) -> Iterator[str]:
-    for interval, drawn in (
-        (comparison.interval, "seeds and test images"),
-        (comparison.interval_seeds, "seeds alone"),
-        (comparison.interval_images, "test images alone"),
-    ):
-        if interval and not (drawn == "seeds and test images" and not comparison.interval_images):
-            low, high = interval
-            yield f"95 % interval of the difference, other {drawn}: {low:+.2f} to {high:+.2f}."
 
 
 def _searches(outcome: Outcome) -> Iterator[str]:
@@ -113,11 +103,11 @@ def data_sentences(outcome: Outcome) -> list[str]:
         " and ".join(f"{name} ({count:,} images)" for name, count in part.items())
         for part in (data.trained, data.chose, data.tested)
     )
-    first = next(iter(data.tested))
+    first, of_budget = next(iter(data.tested)), " under this budget" if outcome.budget else ""
     return [
         f"Networks were trained on {trained}.",
         f"Architectures were chosen by {chose}.",
         f"Final detectors were tested on {tested}. None of these images has trained or chosen.",
-        f"Tests on {first}: {data.looks:,}. The verdict alone depends on them.",
+        f"Tests on {first}{of_budget}: {data.looks:,}. The verdict alone depends on them.",
         *(f"Near-copies, {parts}: {count:,}." for parts, count in data.near_copies.items()),
     ]

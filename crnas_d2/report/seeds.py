@@ -51,7 +51,7 @@ def seeds_table(outcome: Outcome) -> list[dict[str, str]]:
 def describe_difference(comparison: PairedComparison) -> Iterator[tuple[str, str]]:
     """What is known of found minus baseline: its names, and the numbers as texts."""
     yield "mean", f"{format_change(comparison.mean, 2)} AP"
-    for name, interval in _intervals(comparison).items():
+    for name, interval in comparison.intervals.items():
         yield f"95 % interval, had other {name} been drawn", format_interval(interval)
     seeds = len(comparison.differences)
     ties = f", {comparison.ties} with no difference" if comparison.ties else ""
@@ -66,22 +66,10 @@ def format_interval(interval: Interval) -> str:
     return " to ".join(format_change(end, 2) for end in interval)
 
 
-def _intervals(comparison: PairedComparison) -> dict[str, Interval]:
-    """Those that are known, by what might have been drawn otherwise."""
-    intervals = {
-        "seeds and images": comparison.interval,
-        "seeds": comparison.interval_seeds,
-        "images": comparison.interval_images,
-    }
-    if comparison.interval_images is None:
-        del intervals["seeds and images"]  # which is that of the seeds
-    return {name: interval for name, interval in intervals.items() if interval is not None}
-
-
 def chart_seeds(comparison: PairedComparison, metric: str) -> list[Chart]:
     """The figure of :func:`draw_seeds`, with its caption."""
     seeds = len(comparison.differences)
-    known = " and ".join(f"other {name}" for name in list(_intervals(comparison))[-2:])
+    known = " and ".join(f"other {name}" for name in list(comparison.intervals)[-2:])
     parts = f", with its 95 % interval for {known}" if known else ""
     lines = "of one seed" if seeds == 1 else f"a line for each of {seeds} seeds"
     caption = f"Left: {metric} of both networks, {lines}. Right: the difference{parts}"
@@ -129,7 +117,7 @@ def _draw_pairs(axes: Axes, comparison: PairedComparison) -> None:
 
 
 def _draw_differences(axes: Axes, comparison: PairedComparison) -> None:
-    intervals = _intervals(comparison)
+    intervals = comparison.intervals
     rows = ["each seed", *intervals]
     axes.axvline(0, color=GRAY, lw=1, ls="--", zorder=1)
     dots = comparison.differences

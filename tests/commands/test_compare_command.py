@@ -140,7 +140,7 @@ def test_one_seed_has_the_interval_of_the_images_alone(run_files, truth):
     assert low < comparison["mean"] < high and comparison["mean"] > 0
     assert comparison["interval"] is comparison["interval_seeds"] is None
     assert comparison["verdict"] == "not shown"
-    assert f"other test images alone: {low:+.2f} to {high:+.2f}" in printed
+    assert f"other images: {low:+.2f} to {high:+.2f}" in printed
     assert "1 seed is too few for any test" in printed
     _, turned = run_files(b, a)
     assert turned["comparisons"]["bbox"]["interval_images"] == pytest.approx([-high, -low])
