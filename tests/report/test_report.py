@@ -227,7 +227,10 @@ def test_numbers_of_the_verdict(verdict_page):
     assert mean["difference"] == f"{comparison.mean:+.2f}"
     known = {row["what is known of it"]: row["value"] for row in page.table("value")}
     assert known["sign-flip p that found is no better"] == f"{comparison.p_better:.3f}"
-    assert "Tests on own_test: 10." in text and "chosen by own_archval (200 images)" in text
+    assert (
+        "Tests on own_test under this budget: 10." in text
+        and "chosen by own_archval (200 images)" in text
+    )
 
 
 def test_a_short_list_on_the_page(verdict_page):
