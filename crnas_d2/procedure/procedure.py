@@ -114,7 +114,7 @@ class Procedure:
             tell_copies(tuple(comparisons), self.output)
         self._measure_latencies()
         overviews = overview(self)
-        last = {step.budget: step for step in self.steps}
+        last = {step.name for budget in self.recipe.budgets for step in self._of(budget)[-1:]}
         for number, step in enumerate(self.steps, start=1):
             title = f"Step {number} of {len(self.steps)}, {step.name}"
             standing = self._standings[step.name]
@@ -136,7 +136,7 @@ class Procedure:
                     standing.refuse_changes()
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
-            if comm.is_main_process() and (not standing.done or step is last[step.budget]):
+            if comm.is_main_process() and (not standing.done or step.name in last):
                 changed = [step.budget] if step.budget else self.recipe.budgets
                 for budget in changed:
                     write_products(self, budget)
@@ -285,9 +285,13 @@ class Procedure:
 
     def found(self, budget: str = "") -> Architecture | None:
         """Under a budget, by the last search or short list that is done."""
-        finding = [step for step in self.steps if step.finds and step.budget in ("", budget)]
+        finding = [step for step in self._of(budget) if step.finds]
         found = [self.look()[step.name].found(budget) for step in finding]
         return next(filter(None, reversed(found)), None)
+
+    def _of(self, budget: str) -> list[Step]:
+        """The steps of a budget, and those that all budgets share."""
+        return [step for step in self.steps if step.budget in ("", budget)]
 
     def path(self, step: str, name: str = "") -> str:
         """Of a file in the folder of a step, or of the folder."""

@@ -16,7 +16,7 @@ FILES = {  # patterns of what may be there
     ARCHITECTURE_FILE: "the codes that the search has found, as config keys",
     RESULT_FILE: "the verdict and all its numbers",
     "report/index.html": "the search on one page, with figures",
-    "budget_*": "what was found under this budget, with its own `final.yaml` and README",
+    "budget_*": "what was found under this budget, with a detector and a README of its own",
     "baseline": "training of the baseline with the first seed; `baseline_2` is the second, and so on",
     "final": "training of the network that was found, likewise",
     "*_pretraining": "pre-trainings",

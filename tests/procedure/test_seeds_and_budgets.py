@@ -41,8 +41,12 @@ def one_seed(recipe):
 def budgets(recipe):
     """Folder of a run with two budgets, with the operation search, and what it has printed."""
     folder = recipe.parent / "budgets"
+    return folder, two_budgets(recipe, folder).run()
+
+
+def two_budgets(recipe, folder):
     opts = ["OUTPUT_DIR", folder, "SEARCH.BUDGETS", [5, 7], "SEARCH.RECIPE.STAGE_PRETRAINING", ""]
-    return folder, Procedure(Recipe(str(recipe), list(map(str, opts)))).run()
+    return Procedure(Recipe(str(recipe), list(map(str, opts))))
 
 
 def weights(folder):
@@ -131,6 +135,12 @@ def test_each_budget_has_its_own_networks(budgets):
         *(1, 1, 2, 1)
     ]
     assert not (folder / "final.yaml").exists()
+
+
+def test_a_run_of_what_is_done_reports_each_budget_once(budgets, recipe):
+    reported = []
+    two_budgets(recipe, budgets[0]).run(reported.append)
+    assert reported == [["5"], ["7"]]
 
 
 def test_a_budget_that_is_there_twice_is_one(recipe):
