@@ -180,8 +180,10 @@ def describe_start(recipe: Recipe, steps: Sequence[Step]) -> list[str]:
     if not recipe.seed:
         return []
     network = recipe.seed.network
-    names = [step.name for step in steps if not (step.weights or step.searches)]
-    lines = [f"{', '.join(names)} start from {network.name}, remapped (SHA-256 {network.sha256})"]
+    first = [step for step in steps if not step.seed]
+    names = [step.name for step in first if not (step.weights or step.searches)]
+    all_of_them = f"{', '.join(names)}{' of each seed' if len(first) < len(steps) else ''}"
+    lines = [f"{all_of_them} start from {network.name}, remapped (SHA-256 {network.sha256})"]
     if recipe.cfg.MODEL.INIT.SETTINGS == "take" and network.settings:
         lines.append(f"All steps take the settings that it needs: {as_command(network.settings)}")
     searched: dict[str, str] = {}

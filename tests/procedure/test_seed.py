@@ -20,7 +20,7 @@ from crnas_d2.procedure.overview import describe
 pytestmark = pytest.mark.usefixtures("catalogs")
 
 NO_PRETRAINING = ["SEARCH.RECIPE.STAGE_PRETRAINING", ""]
-START = ["stage_supernet", "dilation_supernet", "final", "baseline"]
+START = ["stage_supernet", "dilation_supernet", "baseline", "final"]
 ALL = ["stage_supernet", "stage_search", "dilation_supernet", "operation_search", *START[2:]]
 SEED = "SEARCH.RECIPE.SEED_WEIGHTS"
 

@@ -105,14 +105,15 @@ def test_what_it_started_from_is_on_record(folder, monkeypatch):
     )  # its figures
     with open(report_procedure(procedure(folder))) as file:
         page = file.read()
-    names = "stage_supernet, dilation_supernet, baseline, final"
+    names = "stage_supernet, dilation_supernet, baseline, final of each seed"
     assert f"{names} start from {WEIGHTS}, remapped (SHA-256 {sha256})." in page
 
 
 def test_a_short_list_starts_from_the_file_too(folder):
     planned = procedure(folder, "SEARCH.RECIPE.SHORTLIST.CODES", 1)
     names = (
-        "stage_supernet, stage_shortlist, dilation_supernet, operation_shortlist, baseline, final"
+        "stage_supernet, stage_shortlist, dilation_supernet, operation_shortlist, baseline, final "
+        "of each seed"
     )
     assert planned.start[0].startswith(f"{names} start from {WEIGHTS}, remapped")
     for step in planned.steps:
