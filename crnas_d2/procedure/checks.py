@@ -12,12 +12,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ..config import read_config
-from ..engine.examination import call, telling_places
+from ..engine.examination import NotYet, call, telling_places
 from ..engine.model_check import check_model
 from ..engine.config_check import check_network
 from ..engine.setup import check_apart, check_data_sets, check_run
 from ..data.parts import count_images
 from ..data.labels import is_labelled
+from ..data.shared_images import is_made_at_first_use
 from ..evaluation.metric import check_counted, check_metric, check_metric_name
 from ..main_process import decided_by_main
 from ..search.result import RESULT_FILE
@@ -83,7 +84,7 @@ def check_procedure(
     if final:
         check_final = telling_places(check, recipe.names["FINAL"], recipe.opts, [recipe.path])
         if final_steps(procedure, recipe.budgets[0]):
-            check_final(_check_compared, procedure, final)
+            check_final(_check_compared, procedure, final, makes=makes)
         elif all(step.config != recipe.names["FINAL"] for step in procedure.steps):
             _check_untrained(final, check_final)
     check(_check_begun, procedure)
@@ -143,7 +144,7 @@ def _check_untrained(cfg: CfgNode, check: Callable[..., Any]) -> None:
         check(check_model, cfg)
 
 
-def _check_compared(procedure: Procedure, final: CfgNode) -> None:
+def _check_compared(procedure: Procedure, final: CfgNode, *, makes: bool) -> None:
     """That the final detectors are tested by the metric that they are compared by. A test set without
     annotations, or one that COCO does not score, is let through: nothing is compared there, or less.
     """
@@ -155,6 +156,8 @@ def _check_compared(procedure: Procedure, final: CfgNode) -> None:
     final.SEARCH.METRIC = procedure.config(procedure.searches[-1]).SEARCH.METRIC
     check_metric_name(final)
     test = final.DATASETS.TEST[0]
+    if not makes and is_made_at_first_use(test):
+        raise NotYet(f"the data set {test!r}, which is made when it is first used")
     if test in DatasetCatalog and MetadataCatalog.get(test).get("evaluator_type") == "coco":
         if os.path.isfile(MetadataCatalog.get(test).json_file) and is_labelled(test):
             check_counted(final)
