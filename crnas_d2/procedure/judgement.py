@@ -34,7 +34,8 @@ SAME_AP = 0.01  # in percent, within which detections give the AP that their tes
 
 
 def judge(procedure: Procedure, budget: str = "") -> Outcome | None:
-    """The outcome under a budget, for the main process; None where no final trainings are planned, or not all have ended.
+    """The outcome under a budget, for the main process; None where no final trainings are planned, or
+    not all have ended.
 
     Raises:
         OSError, ValueError: a data set or the result of a search is not there any more.
@@ -43,7 +44,7 @@ def judge(procedure: Procedure, budget: str = "") -> Outcome | None:
     if not finals or not all(procedure.look()[step.name].done for step in finals):
         return None
     networks = networks_of(procedure, budget)
-    steps = [step for step in procedure.steps if step.budget in ("", budget)]
+    steps = procedure.steps_of(budget)
     searches = [step for step in steps if step.searches]
     metric = procedure.config(searches[-1]).SEARCH.METRIC
     trained = [_trained(network, metric, procedure.folder(budget)) for network in networks]

@@ -114,7 +114,7 @@ class Procedure:
             tell_copies(tuple(comparisons), self.output)
         self._measure_latencies()
         overviews = overview(self)
-        last = {step.name for budget in self.recipe.budgets for step in self._of(budget)[-1:]}
+        last = {step.name for budget in self.recipe.budgets for step in self.steps_of(budget)[-1:]}
         for number, step in enumerate(self.steps, start=1):
             title = f"Step {number} of {len(self.steps)}, {step.name}"
             standing = self._standings[step.name]
@@ -285,11 +285,11 @@ class Procedure:
 
     def found(self, budget: str = "") -> Architecture | None:
         """Under a budget, by the last search or short list that is done."""
-        finding = [step for step in self._of(budget) if step.finds]
+        finding = [step for step in self.steps_of(budget) if step.finds]
         found = [self.look()[step.name].found(budget) for step in finding]
         return next(filter(None, reversed(found)), None)
 
-    def _of(self, budget: str) -> list[Step]:
+    def steps_of(self, budget: str) -> list[Step]:
         """The steps of a budget, and those that all budgets share."""
         return [step for step in self.steps if step.budget in ("", budget)]
 

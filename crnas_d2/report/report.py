@@ -55,17 +55,13 @@ def _write_page(procedure: Procedure, budget: str) -> str:
     if len(networks) == 1:
         return ""
     folder = procedure.folder(budget)
-    steps = [
-        step_overview
-        for step, step_overview in zip(procedure.steps, overview(procedure), strict=True)
-        if step.budget in ("", budget)
-    ]
+    of_budget = procedure.steps_of(budget)
+    names = {step.name for step in of_budget}
+    steps = [step for step in overview(procedure) if step.name in names]
     shortlists = [
         Shortlist.read(procedure.path(step.name))
-        for step in procedure.steps
-        if step.kind is Kind.SHORTLIST
-        and step.budget == budget
-        and procedure.look()[step.name].done
+        for step in of_budget
+        if step.kind is Kind.SHORTLIST and procedure.look()[step.name].done
     ]
     outcome = procedure.outcome(budget)
     page = SearchPage(folder, steps, networks, procedure.start, budget, outcome, shortlists)
