@@ -23,4 +23,5 @@ demo: install
 		--output output/demo/detections.png
 
 lint: install
-	$(VENV_PYTHON) -m black --check --quiet benchmarks crnas_d2 tests tools *.py
+	$(VENV_PYTHON) -m ruff check --quiet .
+	$(VENV_PYTHON) -m ruff format --check --quiet .

@@ -33,6 +33,7 @@ from tabulate import tabulate
 
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.scorer import Scorer
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator

@@ -31,6 +31,7 @@ from crnas_d2.engine.hooks import (
 )
 from crnas_d2.engine.shared_statistics import SharedStatistics
 from crnas_d2.engine.step import Step
+
 from detectron2.engine import HookBase, launch
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer

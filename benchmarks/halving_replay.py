@@ -27,11 +27,11 @@ import numpy as np
 from pycocotools.coco import COCO
 from tabulate import tabulate
 
-from crnas_d2.files import read_json
+from crnas_d2.architecture import Code, format_code, parse_code
 from crnas_d2.evaluation.bootstrap import ResampledImages
 from crnas_d2.evaluation.detections import Detections, id_array
 from crnas_d2.evaluation.resampled_ap import contiguous_ids
-from crnas_d2.architecture import Code, format_code, parse_code
+from crnas_d2.files import read_json
 from crnas_d2.search.halving import keep_best, rungs
 
 HEADER = ["factor", "images", "true winner", "AP loss", "worst loss", "left", "times fewer passes"]

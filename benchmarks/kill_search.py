@@ -39,7 +39,7 @@ from tqdm import tqdm
 from undisturbed import CHANGED, VARIANTS, References, change_data
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from killing import die_at  # noqa: E402
+from killing import die_at
 
 REPORTS = 0.1  # of the starts write the report; it takes longer than all the steps
 PARTS = 3  # of a procedure; a start is stopped in the first of what is left of it

@@ -22,12 +22,13 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from crnas_d2.architecture import Code
 from crnas_d2.engine import CRTrainer, setup
 from crnas_d2.evaluation.rank_agreement import agree
 from crnas_d2.files import write_atomically
 from crnas_d2.procedure.outcome_text import format_number
 from crnas_d2.report.runs import read_stage_ranking
-from crnas_d2.architecture import Code
+
 from detectron2.engine import default_argument_parser
 
 

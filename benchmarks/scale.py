@@ -60,8 +60,8 @@ from crnas_d2.search.ledger import Ledger
 from crnas_d2.search.progress import Progress
 from crnas_d2.search.study import Study
 from crnas_d2.search.trial import Resampled, Trial
+
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import launch
 from detectron2.modeling import GeneralizedRCNN, build_backbone

@@ -29,6 +29,7 @@ from crnas_d2.checkpoint import inherit_subnet
 from crnas_d2.engine.hooks import find_supernet
 from crnas_d2.engine.loader import seed_from
 from crnas_d2.engine.step import AMPStep, Step
+
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer

@@ -9,6 +9,7 @@ import torch
 from crnas_d2 import get_config
 from crnas_d2.engine.trainer import without_needless_sync_bn
 from crnas_d2.modeling.builder_names import supernet_kind, without_supernet
+
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 

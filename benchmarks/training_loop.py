@@ -19,6 +19,7 @@ import torch
 from tabulate import tabulate
 
 from crnas_d2.engine import CRTrainer, setup
+
 from detectron2.engine import default_argument_parser
 from detectron2.engine.hooks import CallbackHook
 

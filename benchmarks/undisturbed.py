@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,18 @@ import crnas_d2
 from crnas_d2.search.ledger import Ledger
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from killing import count_writes  # noqa: E402
-from tiny_search import write_recipe  # noqa: E402
+from killing import count_writes
+from tiny_search import write_recipe
 
 VARIANTS = ("as it was", "json changed", "key changed")
 # What two runs need not have in common
 OWN_FILES = ("*.tfevents.*", "log.txt*", "metrics.json", "report/*", "last_checkpoint", "*.lock")
 OWN_FILES += ("model_[0-9]*.pth*", "*.changed", "near_copies.csv", "config.yaml")
 CHANGED = ("SOLVER.BASE_LR", "0.03")
+
+
+def _count_writes() -> None:
+    count_writes(lambda n: Path("writes.txt").write_text(str(n)))
 
 
 def change_data(folder: Path) -> None:
@@ -69,8 +72,7 @@ class References:
             if variant == "json changed":
                 change_data(folder)
             options, start = CHANGED if variant == "key changed" else (), time.monotonic()
-            count = lambda: count_writes(lambda n: Path("writes.txt").write_text(str(n)))
-            run = Run(folder, ranks, options, [count])
+            run = Run(folder, ranks, options, [_count_writes])
             run.wait(HANGS_S)
             if not run.succeeded:
                 run.kill()

@@ -72,9 +72,9 @@ def each(range_: Range, least: int = 1, most: float = math.inf) -> Range:
         count = f"{most} entries" if least == most else f"{least} to {most} entries"
     return Range(
         f"{count}, each of them {range_.expected}",
-        lambda v: isinstance(v, (list, tuple))
-        and least <= len(v) <= most
-        and all(map(range_.holds, v)),
+        lambda v: (
+            isinstance(v, (list, tuple)) and least <= len(v) <= most and all(map(range_.holds, v))
+        ),
     )
 
 
@@ -109,10 +109,12 @@ BOX_LOSS = one_of("smooth_l1", "giou", "diou", "ciou")
 POOLER = one_of("ROIPool", "ROIAlign", "ROIAlignV2", "ROIAlignRotated")
 EXPECTED_RESULT = Range(
     "[data set, task, metric, value, tolerance]",
-    lambda v: isinstance(v, (list, tuple))
-    and len(v) in (4, 5)
-    and all(map(_number, v[-2:]))
-    and all(isinstance(word, str) for word in v[:-2]),
+    lambda v: (
+        isinstance(v, (list, tuple))
+        and len(v) in (4, 5)
+        and all(map(_number, v[-2:]))
+        and all(isinstance(word, str) for word in v[:-2])
+    ),
 )
 
 # By key; "*" stands for any part of it

@@ -23,10 +23,11 @@ for path in REAL_DATASETS.glob("*"):
     if path.is_dir() and not path.name.startswith("crnas_d2_"):
         Path(OWN_DATASETS.name, path.name).symlink_to(path)
 
-from built_package import installed, sdist, source, wheel  # noqa: E402, F401
+from built_package import installed, sdist, source, wheel  # noqa: F401
 
 from crnas_d2.engine.terminal import LOGGERS
 from crnas_d2.lock import folder_lock
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 

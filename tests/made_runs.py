@@ -5,8 +5,8 @@ import os
 
 import yaml
 
-from crnas_d2.config import configs_dir
 from crnas_d2.architecture import format_code
+from crnas_d2.config import configs_dir
 
 R_18 = "COCO-Detection/faster_rcnn_R_18_FPN_1x.yaml"
 R_18_CLASSIFIER = "ImageNet/R_18.yaml"

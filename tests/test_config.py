@@ -1,13 +1,12 @@
 """The config keys, and the architecture that they describe."""
 
-import os
-
 import pytest
 import torch
 
 import crnas_d2
 from crnas_d2 import ARCHITECTURES, Architecture, add_crnas_config, get_config
-from crnas_d2.config import configs_dir, get_architecture
+from crnas_d2.config import get_architecture
+
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone

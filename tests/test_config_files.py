@@ -9,6 +9,7 @@ from crnas_d2 import add_crnas_config, configs_dir, get_config
 from crnas_d2.config import read_config
 from crnas_d2.config_files import config_name, find_config_file
 from crnas_d2.procedure import Recipe
+
 from detectron2.config import get_cfg
 
 NAME = "COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"

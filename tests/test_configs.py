@@ -4,15 +4,16 @@ import glob
 import math
 import os
 import re
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
 
 import crnas_d2
-import detectron2
 from crnas_d2.config import configs_dir, flatten_config, get_architecture
 from crnas_d2.engine.hooks import find_supernet
+
+import detectron2
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
@@ -96,7 +97,7 @@ def test_detector_builds_and_detects(name):
     assert len(result["instances"]) <= cfg.TEST.DETECTIONS_PER_IMAGE
 
 
-@lru_cache(maxsize=None)
+@cache
 def build_meta_classifier(name):
     cfg = crnas_d2.get_config(name)
     cfg.MODEL.DEVICE = "meta"

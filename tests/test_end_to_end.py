@@ -61,9 +61,9 @@ def user(installed, tmp_path_factory):
         "my_search.yaml",
         "datasets",
     }
-    assert [path.name for path in (folder / "datasets").iterdir()] == [
-        "crnas_d2_cache"
-    ], "a dry run leaves nothing behind but what its checks remember"
+    assert [path.name for path in (folder / "datasets").iterdir()] == ["crnas_d2_cache"], (
+        "a dry run leaves nothing behind but what its checks remember"
+    )
     user.printed = user.crnas(folder, "search", "--config-file", "my_search.yaml")
     return user
 

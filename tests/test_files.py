@@ -93,18 +93,16 @@ def test_a_full_disk_is_what_is_told(tmp_path, full_disk, write):
     """Not that torch.save has found another place in the file than it expected."""
     path = tmp_path / "file"
     path.write_bytes(b"before")
-    with pytest.raises(OSError) as error:
-        with open_atomically(str(path)) as file:
-            write(file)
+    with pytest.raises(OSError) as error, open_atomically(str(path)) as file:
+        write(file)
     assert error.value.errno == errno.EFBIG and error.value.filename == str(path)
     assert path.read_bytes() == b"before" and os.listdir(tmp_path) == ["file"]
 
 
 def test_another_error_stays_what_it_is(tmp_path):
     for error in (KeyError("a"), KeyboardInterrupt(), OSError("of the network")):
-        with pytest.raises(type(error)) as raised:
-            with open_atomically(str(tmp_path / "file")):
-                raise error
+        with pytest.raises(type(error)) as raised, open_atomically(str(tmp_path / "file")):
+            raise error
         assert raised.value is error
     with pytest.raises(FileNotFoundError) as raised:  # and not of its temporary name
         write_atomically(str(tmp_path / "absent" / "file"), b"")

@@ -11,9 +11,10 @@ from omegaconf.errors import MissingMandatoryValue
 from tiny_coco import write_tiny_coco
 
 import crnas_d2
-import detectron2
 from crnas_d2 import ARCHITECTURES, Architecture, CRResNet, lazy_model
 from crnas_d2.config import configs_dir
+
+import detectron2
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog

@@ -23,9 +23,8 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, hold):
     first = hold(folder, child=True)
     temporary.touch()
     expected = f"{folder} is being written by process {first.pid} on {socket.gethostname()}; wait"
-    with pytest.raises(BlockingIOError, match=expected):
-        with folder_lock(str(folder)):
-            pass
+    with pytest.raises(BlockingIOError, match=expected), folder_lock(str(folder)):
+        pass
     with pytest.raises(BlockingIOError, match=expected):
         check_unlocked(str(folder))
     assert temporary.exists()  # which the first one still writes

@@ -85,7 +85,7 @@ def test_installed_wheel_serves_its_own_configs(wheel, tmp_path):
     version = re.fullmatch(r"crnas_d2-(.+?)-py3-none-any\.whl", wheel.name).group(1)
     with zipfile.ZipFile(wheel) as file:
         entry_points = file.read(f"crnas_d2-{version}.dist-info/entry_points.txt").decode()
-    assert entry_points.split() == "[console_scripts] crnas = crnas_d2.__main__:main".split()
+    assert entry_points.split() == ["[console_scripts]", "crnas", "=", "crnas_d2.__main__:main"]
     package = str(tmp_path / "crnas_d2" / "__init__.py")
     assert output.splitlines() == [package, version, "[1, 3, 5, 7]"]
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import crnas_d2
-import detectron2
 from crnas_d2.config import flatten_config, get_architecture
+
+import detectron2
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 

@@ -17,6 +17,7 @@ from crnas_d2.config import configs_dir, get_architecture, read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.data.digits import DigitsRecipe, generate
 from crnas_d2.engine import CRTrainer
+
 from detectron2.modeling import build_model
 
 NETWORKS = {"R_50": "ResNet50", "R_101": "ResNet101", "MNV2": "MobileNetV2"}

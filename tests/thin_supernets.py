@@ -25,7 +25,7 @@ KINDS = {
 }
 STAGE_NAMES = {
     "resnet": ["res2", "res3", "res4", "res5"],
-    "mobilenetv2": "stem c16 c24 c32 c64 c96 c160 c320 c1280 pool".split(),
+    "mobilenetv2": ["stem", "c16", "c24", "c32", "c64", "c96", "c160", "c320", "c1280", "pool"],
 }
 STAGE_CHOICES = {
     "resnet": [[1, 2], [1, 3], [2, 4], [1, 2, 3]],

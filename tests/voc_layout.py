@@ -1,10 +1,11 @@
 """A small data set in VOC layout, edits of its files, and VOC's AP by its definition."""
 
 import torch
+from PIL import Image
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
-from PIL import Image
 
 CLASSES = ["cup", "ball"]
 # image -> [(class, xmin, ymin, xmax, ymax, difficult)], corners counted from 1, both inclusive

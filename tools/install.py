@@ -74,8 +74,8 @@ class Environment:
         """
         if os.path.lexists(self.path) and not self.is_ours():
             raise InstallError(
-                "{} was not made by this installer and is left as it is. Move it away and run the "
-                "same make command again.".format(self.path)
+                f"{self.path} was not made by this installer and is left as it is. Move it away and run the "
+                "same make command again."
             )
         self.path.mkdir(exist_ok=True)
         self.set_built(None)
@@ -159,14 +159,14 @@ def build(environment: Environment, plan: dict, run):
     before = environment.built()
     environment.claim()
     if not before or before["foundation"] != foundation:
-        say("building {}".format(environment.path))
+        say(f"building {environment.path}")
         environment.empty()
         run([sys.executable, "-m", "venv", str(environment.path)])
 
     pip = [str(environment.python), "-m", "pip", "install", "--disable-pip-version-check"]
     if foundation["detectron2"]:
         say("using {}, installing what is missing beside it".format(foundation["detectron2"]))
-        calls = ["site.addsitedir({!a})".format(d) for d in foundation["site_packages"]]
+        calls = [f"site.addsitedir({d!a})" for d in foundation["site_packages"]]
         link = environment.site_packages() / "existing_detectron2.pth"
         link.write_text("; ".join(["import site"] + calls) + "\n")
         constraints = environment.path / "constraints.txt"
@@ -202,7 +202,7 @@ def locked(path: Path):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("waiting for the installation that is running in {}".format(path.parent))
+            say(f"waiting for the installation that is running in {path.parent}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
 
@@ -227,7 +227,7 @@ def main(root=ROOT, run=subprocess.run):
         # `.venv` is active: the interpreter that made it decides, and can make it again.
         interpreter = environment.state()["interpreter"]
         if not Path(interpreter).exists():
-            raise InstallError("{} is gone: deactivate .venv first".format(interpreter))
+            raise InstallError(f"{interpreter} is gone: deactivate .venv first")
         os.execv(interpreter, [interpreter, str(Path(__file__).resolve())])
     plan = make_plan(root)
     if environment.built() == plan:
@@ -245,13 +245,13 @@ def main(root=ROOT, run=subprocess.run):
             raise InstallError(
                 "this command failed, for the reason it gives above: {}\nOnce that is mended, run "
                 "the same make command again.".format(" ".join(error.cmd))
-            )
+            ) from error
 
 
 if __name__ == "__main__":
     try:
         main()
     except InstallError as error:
-        sys.exit("install: {}".format(error))
+        sys.exit(f"install: {error}")
     except KeyboardInterrupt:
         sys.exit("install: interrupted; run the same make command again")

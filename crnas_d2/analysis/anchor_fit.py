@@ -235,7 +235,7 @@ def _candidates(anchors: Anchors, ratios: np.ndarray) -> Iterator[Anchors]:
     yield anchors
     count = len(anchors.ratios[0])
     quantiles = np.quantile(np.log2(ratios), (np.arange(count) + 0.5) / count)
-    own = tuple(float(f"{2 ** q:.2g}") for q in quantiles)
+    own = tuple(float(f"{2**q:.2g}") for q in quantiles)
     same = len({len(r) for r in anchors.ratios}) == 1
     choices = [anchors.ratios, *([(own,) * len(anchors.names)] if same else [])]
     first = anchors.sizes[0]

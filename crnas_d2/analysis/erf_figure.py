@@ -5,14 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 
 from .erf import ERF, SHARE_THRESHOLD
 from .style import INK, styled

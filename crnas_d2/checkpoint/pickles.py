@@ -151,7 +151,7 @@ class _Function:
         raise pickle.UnpicklingError(f"it sets {name} of a function")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _of_weights() -> dict[tuple[str, str], Any]:
     array = np.zeros(1)
     rebuild = _Function(lambda *args: torch._utils._rebuild_tensor(*args[:4]))

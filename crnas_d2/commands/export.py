@@ -50,8 +50,8 @@ from ..data import setup_datasets
 from ..data.naming_mapper import NamingMapper
 from ..engine import CRTrainer
 from ..engine.agreement import Selection, leave_out_ties, match_detections
-from ..engine.hooks import find_supernet
 from ..engine.config_check import prepare_trained
+from ..engine.hooks import find_supernet
 from ..files import write_atomically
 from ..modeling.supernet import ChoiceBlock
 from .command_line import command, command_parser

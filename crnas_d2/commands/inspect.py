@@ -36,8 +36,8 @@ from ..data.shared_images import share_by_name
 from ..data.sound_part import read_sound_part
 from ..files import check_not_read, is_remote, write_atomically
 from ..library_warnings import ignore_missing_cuda
-from ..report.inspection import DataSet, Inspection
 from ..procedure.recipe import Recipe, is_recipe
+from ..report.inspection import DataSet, Inspection
 from .command_line import command, command_parser
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def inspect(cfg: CfgNode, steps: Sequence[CfgNode]) -> Inspection:
     for name in _once((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         try:
             data = read_data_set(name, cfg)
-            data.objects  # which raises of images without a size
+            _ = data.objects  # which raises of images without a size
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
             notes.append(f"Nothing of {name} can be shown: {error or type(error).__name__}")
             logger.debug(f"{name} cannot be shown", exc_info=True)

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from ..analysis.style import figure_format, write_figure
+from ..architecture import format_code
 from ..report import correlation, plots, points
 from ..report.runs import Run, common_dataset, read_runs, read_stage_ranking
-from ..architecture import format_code
 from .command_line import command, command_parser
 
 

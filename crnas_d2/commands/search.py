@@ -24,13 +24,13 @@ from ..data.picture_check import check_pictures
 from ..engine import launch, terminal
 from ..engine.setup import prepare
 from ..main_process import decided_by_main
-from ..report import report_procedure, report_search
 from ..procedure import Procedure, Recipe, is_recipe, run_search
 from ..procedure.checks import check_before_search
 from ..procedure.dry_run import examine_recipe, examine_search
 from ..procedure.final_config import NOT_COMPARED, read_baseline, write_final
-from ..procedure.overview import describe, measure_steps
 from ..procedure.outputs import report_if_possible
+from ..procedure.overview import describe, measure_steps
+from ..report import report_procedure, report_search
 from .command_line import command, end_dry_run, parse_run, run_parser
 
 

@@ -3,8 +3,9 @@
 import itertools
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from reprlib import repr as short
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -97,7 +98,7 @@ def register_own(cfg: CfgNode) -> None:
             )
 
 
-def voc_dir_entries(cfg: CfgNode) -> Iterator[Dict[str, Any]]:
+def voc_dir_entries(cfg: CfgNode) -> Iterator[dict[str, Any]]:
     """The own data sets in VOC's layout, as :func:`register_voc_dir` takes them.
 
     Raises:
@@ -117,7 +118,7 @@ def voc_dir_entries(cfg: CfgNode) -> Iterator[Dict[str, Any]]:
         yield {**dict(zip(keys, entry)), "scored": scored, "trained": trained}
 
 
-def image_folder_entries(cfg: CfgNode) -> Iterator[List[str]]:
+def image_folder_entries(cfg: CfgNode) -> Iterator[list[str]]:
     """Name and folder of the own data sets of one class for each image.
 
     Raises:
@@ -147,7 +148,7 @@ def json_rules(cfg: CfgNode) -> JsonRules:
     return JsonRules(tuple(data.LEFT_OUT_CATEGORIES), data.IMAGES_OUTSIDE_ROOT, data.CACHE_DIR)
 
 
-def coco_json_entries(cfg: CfgNode) -> Iterator[Dict[str, Any]]:
+def coco_json_entries(cfg: CfgNode) -> Iterator[dict[str, Any]]:
     """Name, json_file, image_root and required of the own data sets in COCO format, as
     :func:`register_coco_json` takes them.
 
@@ -234,7 +235,7 @@ def _check_task(name: str, meta_architecture: str) -> None:
         )
 
 
-def _common_categories(names: Sequence[str]) -> List[str]:
+def _common_categories(names: Sequence[str]) -> list[str]:
     """Category names of the data sets; empty where they have none."""
     first = _categories(names[0]) if names else []
     for name in names[1:]:
@@ -250,7 +251,7 @@ def _common_categories(names: Sequence[str]) -> List[str]:
     return first
 
 
-def _categories(name: str) -> List[str]:
+def _categories(name: str) -> list[str]:
     meta = MetadataCatalog.get(name)
     if not meta.get("thing_classes") and (meta.get("json_file") or is_classification(name)):
         # The categories of such a data set are learned when it is loaded.

@@ -9,6 +9,7 @@ from reprlib import repr as short
 from typing import Any
 
 import pycocotools.mask as mask_util
+
 from detectron2.structures import PolygonMasks
 
 from .boxes import IN_A_TEST, LEFT_OUT, box_kind

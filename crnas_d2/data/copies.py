@@ -17,10 +17,10 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import log_first_n
 
 from ..files import cache_folder, is_remote, write_atomically
+from .findings import Warned
 from .fingerprints import Fingerprints
 from .near_copies import find_near_copies
 from .parts import is_registered, names_of_parts
-from .findings import Warned
 from .picture_facts import FileState, PictureFacts
 from .picture_fingerprints import count_unknown, fingerprints_of, states_of
 from .picture_header import Fault, read_facts

@@ -1,6 +1,7 @@
 """Scenes of handwritten digits on photographs, from scikit-learn's sample data."""
 
-from typing import Dict, NamedTuple, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -65,13 +66,13 @@ class Scene(NamedTuple):
     """Digits on a square of a photograph."""
 
     pixels: np.ndarray  # (size, size, 3) uint8 RGB
-    photo: Dict[str, Union[str, int]]  # name; x, y, side of the square in the photograph's pixels
+    photo: dict[str, str | int]  # name; x, y, side of the square in the photograph's pixels
     digits: Sequence[DrawnDigit]
 
 
 def compose(
     sources: DigitSources,
-    digits: Sequence[Tuple[int, float]],
+    digits: Sequence[tuple[int, float]],
     size: int,
     max_overlap: float,
     rng: np.random.RandomState,
@@ -115,7 +116,7 @@ def compose(
 
 def _background(
     sources: DigitSources, size: int, rng: np.random.RandomState
-) -> Tuple[np.ndarray, Dict[str, Union[str, int]]]:
+) -> tuple[np.ndarray, dict[str, str | int]]:
     name = sorted(sources.photos)[rng.randint(len(sources.photos))]
     photo = sources.photos[name]
     side = rng.randint(96, 241)
@@ -142,7 +143,7 @@ def _shape(scan: np.ndarray, longer_side: float) -> np.ndarray:
     return np.asarray(outline.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _overlap(a: Tuple[int, ...], b: Tuple[int, ...]) -> float:
+def _overlap(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     """Part of the smaller of two boxes (x0, y0, x1, y1) that the two have in common."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])

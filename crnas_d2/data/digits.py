@@ -16,13 +16,14 @@ import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Tuple
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.data.datasets import register_coco_instances
 from iopath.common.file_io import LazyPath, file_lock
 from PIL import Image
+
+from detectron2.data.datasets import register_coco_instances
 
 from ..files import datasets_root, file_sha256, read_json, write_atomically
 from .digit_scenes import DigitSources, compose
@@ -55,12 +56,12 @@ class DigitsRecipe:
         ValueError: an attribute is out of its range.
     """
 
-    num_scenes: Tuple[int, int] = (1500, 300)
-    num_crops: Tuple[int, int] = (300, 50)
+    num_scenes: tuple[int, int] = (1500, 300)
+    num_crops: tuple[int, int] = (300, 50)
     scene_size: int = 256
     crop_size: int = 64
     # 3.8 octaves. At 256 pixels this gives digits of all three size classes of COCO.
-    digit_sizes: Tuple[int, int] = (16, 224)
+    digit_sizes: tuple[int, int] = (16, 224)
     max_digits: int = 6
     max_overlap: float = 0.2
     seed: int = 0
@@ -144,7 +145,7 @@ def _annotation_file(root: str, split: str) -> str:
     return os.path.join(root, "annotations", f"instances_{split}.json")
 
 
-def _settings(recipe: DigitsRecipe) -> Dict[str, Any]:
+def _settings(recipe: DigitsRecipe) -> dict[str, Any]:
     """As they are when read back from json."""
     return json.loads(json.dumps({"version": VERSION, "recipe": asdict(recipe)}))
 
@@ -179,7 +180,7 @@ def _write(root: str, recipe: DigitsRecipe) -> None:
 
 def _write_scenes(
     folder: str, split: int, sources: DigitSources, recipe: DigitsRecipe
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Write the scenes of a split and return their annotations in COCO format.
 
     Besides, each image has its ``photo`` (see :class:`Scene`) and each annotation its ``scan``, the

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .trained_objects import trained_objects
 from .sizes import Sizes, nearest_size
 from .stratification import stratify
+from .trained_objects import trained_objects
 
 
 @dataclass(frozen=True)

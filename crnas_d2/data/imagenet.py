@@ -7,11 +7,12 @@ ImageNet-1k itself is expected below Detectron2's folder of data sets::
 
 import logging
 import os
-from typing import Any, Dict, List, Union
+from typing import Any
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..files import datasets_root, raise_faults, real_path
 
@@ -25,7 +26,7 @@ def register_imagenet() -> None:
         register_image_folder(f"imagenet_{split}", root)
 
 
-def register_image_folder(name: str, root: Union[str, os.PathLike]) -> None:
+def register_image_folder(name: str, root: str | os.PathLike) -> None:
     """Register a data set of images with one class each. Nothing is read before first use.
 
     Loaded, it is a list of ``{"file_name": str, "label": int}``, and ``thing_classes`` in its
@@ -56,7 +57,7 @@ def is_classification(name: str) -> bool:
     return MetadataCatalog.get(name).get("evaluator_type") == "classification"
 
 
-def list_images(root: str) -> Dict[str, List[str]]:
+def list_images(root: str) -> dict[str, list[str]]:
     """List the images of each class; no image is opened.
 
     Args:
@@ -86,7 +87,7 @@ def list_images(root: str) -> Dict[str, List[str]]:
     return images
 
 
-def _image_files(folder: str) -> List[str]:
+def _image_files(folder: str) -> list[str]:
     return sorted(
         entry
         for entry in PathManager.ls(folder)
@@ -94,7 +95,7 @@ def _image_files(folder: str) -> List[str]:
     )
 
 
-def _load(name: str, root: str) -> List[Dict[str, Any]]:
+def _load(name: str, root: str) -> list[dict[str, Any]]:
     images = list_images(root)
     MetadataCatalog.get(name).thing_classes = list(images)
     counts = [len(files) for files in images.values()]

@@ -7,7 +7,6 @@ that are no copies are taken for ones, is measured by ``benchmarks/near_copies.p
 
 from __future__ import annotations
 
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple

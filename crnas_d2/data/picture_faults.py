@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import Union
 
 from .findings import Findings
 from .listing import Listed
 from .picture_facts import PictureFacts
 from .picture_header import STORE_TURNED, Fault
 
-Seen = Union[PictureFacts, Fault, None]  # None where there is no file
+Seen = PictureFacts | Fault | None  # None where there is no file
 
 TURNED = (
     "picture that its EXIF data turn or mirror, as Detectron2 does, while its size does not tell "

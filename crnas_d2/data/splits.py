@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote
 
+from iopath.common.file_io import LazyPath, file_lock
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from iopath.common.file_io import LazyPath, file_lock
 
 from ..files import (
     cache_folder,

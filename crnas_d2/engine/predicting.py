@@ -16,8 +16,8 @@ from ..checkpoint.trained import load_trained
 from ..config import read_config
 from ..data.class_names import tell_apart
 from ..files import expand_path, tell_places
-from .hooks import find_supernet
 from .config_check import prepare_trained
+from .hooks import find_supernet
 from .trainer import CRTrainer
 
 # Of the models that come with Detectron2 and this project: what they give, where it is no detection.

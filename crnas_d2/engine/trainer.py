@@ -29,8 +29,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, Tensorboar
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import CRCheckpointer
-from ..checkpoint.checkpointer import FINAL
-from ..checkpoint.checkpointer import OF_OPTIMIZER
+from ..checkpoint.checkpointer import FINAL, OF_OPTIMIZER
 from ..data.classification import ClassificationMapper, build_classification_test_loader
 from ..data.imagenet import is_classification
 from ..data.naming_mapper import NamingMapper

@@ -19,14 +19,14 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import ImageList
 from detectron2.utils import comm
 
+from ..architecture import Code
 from ..data.naming_mapper import NamingMapper
 from ..engine.hooks import find_supernet
 from ..engine.terminal import report_images
 from ..main_process import patient_group
+from ..search.trial import Resampled, Trial
 from ..spaces import PathSpace
 from .detections import Detections
-from ..architecture import Code
-from ..search.trial import Resampled, Trial
 from .recalibration import Statistics, keeping_statistics, recalibrate, use_statistics
 from .scorer import Scorer
 

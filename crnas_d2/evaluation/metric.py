@@ -12,8 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..data.class_names import tell_apart
-from ..data.splits import split_source
 from ..data.labels import is_labelled
+from ..data.splits import split_source
 from ..engine.evaluators import AP, OUTPUTS, results_of, shown_names
 from ..files import read_json
 

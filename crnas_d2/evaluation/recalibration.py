@@ -12,8 +12,8 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.structures import ImageList
 from detectron2.utils import comm
 
-from ..modeling.supernet import Supernet, active_modules
 from ..architecture import Code
+from ..modeling.supernet import Supernet, active_modules
 
 Statistics = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]  # mean and variance of a norm
 

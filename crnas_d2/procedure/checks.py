@@ -12,13 +12,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ..config import read_config
+from ..data.labels import is_labelled
+from ..data.parts import count_images
+from ..data.shared_images import is_made_at_first_use
+from ..engine.config_check import check_network
 from ..engine.examination import NotYet, call, telling_places
 from ..engine.model_check import check_model
-from ..engine.config_check import check_network
 from ..engine.setup import check_apart, check_data_sets, check_run
-from ..data.parts import count_images
-from ..data.labels import is_labelled
-from ..data.shared_images import is_made_at_first_use
 from ..evaluation.metric import check_counted, check_metric, check_metric_name
 from ..main_process import decided_by_main
 from ..search.result import RESULT_FILE

@@ -18,8 +18,8 @@ from ..config import default_config, read_config, set_architecture
 from ..config_values import DATA_SETS, map_paths
 from ..data import setup_datasets
 from ..files import is_remote, write_signed
-from .recipe import find_config
 from ..search.result import FINAL_FILE, as_yaml
+from .recipe import find_config
 
 # Of the config of a search's detector: what is of the supernet, or of the search itself
 OF_THE_SEARCH = (

@@ -23,8 +23,15 @@ from ..search.result import RESULT_FILE
 from ..search.shortlist_result import ShortlistResult
 from .checkpoint_agreement import read_taus
 from .networks import Network, final_steps, networks_of
-from .outcome import BASELINE, FOUND, DataStatement, HandedOver, Outcome, SearchRanking
-from .outcome import TrainedNetwork
+from .outcome import (
+    BASELINE,
+    FOUND,
+    DataStatement,
+    HandedOver,
+    Outcome,
+    SearchRanking,
+    TrainedNetwork,
+)
 from .steps import Kind, Step
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from ..data import setup_datasets
 from ..data.digits import digits_root
 from ..data.splits import passing_draws
 from ..engine import CRTrainer
+from ..engine.config_check import check_network
 from ..engine.forecast import BACKWARD_COST, Work
 from ..engine.hooks import UniformPathSampling
-from ..engine.config_check import check_network
 from ..engine.trainer import without_sync_bn
 from ..evaluation.evaluator import ArchitectureEvaluator
 from .made_images import use_made_images

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from detectron2.config import CfgNode
 from tabulate import tabulate
+
+from detectron2.config import CfgNode
 
 from ..analysis import DetectorCost, analyze_detector
 from ..architecture import Architecture, format_code

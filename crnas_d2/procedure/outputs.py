@@ -13,11 +13,11 @@ from ..config_files import find_config_file, read_config_files
 from ..config_values import DATA_SETS
 from ..files import TEMPORARY, describe_error, is_remote, is_signed, real_path
 from ..lock import LOCK_FILE, check_unlocked
+from ..search.latencies import LATENCY_FILE
+from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_result
 from .readme import README_FILE
 from .recipe import find_config
 from .state import STATE_FILE
-from ..search.latencies import LATENCY_FILE
-from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_result
 
 LEDGER_FILE = "ledger.sqlite"
 PAGE = os.path.join("report", "index.html")

@@ -18,35 +18,35 @@ from detectron2.utils import comm
 
 from ..architecture import Architecture
 from ..config import get_architecture, set_architecture
-from ..data.identity import Seen
 from ..data.copies import copies_between_parts, tell_copies
+from ..data.identity import Seen
 from ..data.parts import tell
 from ..engine import terminal
 from ..engine.config_check import check_network, settle_settings
 from ..engine.setup import prepare
 from ..lock import folder_lock
 from ..main_process import decided_by_main
-from .checkpoint_agreement import compare_checkpoints
-from .checks import check_before_run, check_space
-from .identity import Identity, identify
-from .outputs import report_if_possible
-from .steps import Kind, Step, describe_start, plan
-from .recipe import Recipe, folder_of
-from .judgement import judge
-from .latency import is_cost, measure_if_cost
-from .outcome import Outcome
-from .overview import overview, split_tables
 from ..search.baseline import scaled_code
 from ..search.cost import plain_detector
 from ..search.latencies import NotMeasured
 from ..search.result import ARCHITECTURE_FILE, RESULT_FILE, read_architectures
+from .checkpoint_agreement import compare_checkpoints
+from .checks import check_before_run, check_space
+from .identity import Identity, identify
+from .judgement import judge
+from .latency import is_cost, measure_if_cost
+from .outcome import Outcome
+from .outputs import report_if_possible
+from .overview import overview, split_tables
 from .products import describe_end, write_products
+from .recipe import Recipe, folder_of
 from .roles import check_roles
-from .standing import Standing
 from .shortlist import identify_shortlist, run_shortlist
 from .shortlist_plan import put_on_archtrain, search_of
+from .standing import Standing
 from .state import MODEL_FILE, StepState
 from .step_run import run_in_folder, start_from, train
+from .steps import Kind, Step, describe_start, plan
 from .supernet_search import eligible_by_budget, get_space, run_search
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from ..architecture import Architecture
+from ..architecture import Architecture, Code
 from ..checkpoint.trained import load_trained
 from ..config import get_architecture
 from ..data.cache import state_of
@@ -25,25 +25,24 @@ from ..data.copies import copies_between_parts
 from ..data.parts import table_of_parts
 from ..engine import CRTrainer
 from ..engine.trainer import without_sync_bn
+from ..evaluation.evaluator import ArchitectureEvaluator
+from ..evaluation.metric import check_metric, check_metric_name
+from ..evaluation.rank_agreement import count_level
 from ..files import file_sha256
 from ..lock import folder_lock
 from ..modeling.builder_names import neck_of, supernet_kind
-from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space, get_stage_space
-from ..architecture import Code
-from ..search.study import Study
-from ..evaluation.evaluator import ArchitectureEvaluator
 from ..search.evolutionary_search import evolutionary_search
 from ..search.latencies import NotMeasured
 from ..search.ledger import Ledger
 from ..search.limits import Limits
-from ..evaluation.metric import check_metric, check_metric_name
-from ..evaluation.rank_agreement import count_level
 from ..search.operation_search import greedy_evaluations, greedy_operation_search
 from ..search.progress import Progress
 from ..search.random_search import random_search
 from ..search.ranking import AllFailedError, Ranking
 from ..search.result import SearchResult
 from ..search.stage_search import stage_search
+from ..search.study import Study
+from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space, get_stage_space
 from .identity import evaluation_settings
 from .latency import measure_if_cost
 

@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..analysis.style import BASELINE, DILATION_COLORS, FOUND, GRAY, INK, styled
-from ..architecture import get_family
-from ..architecture import Code, format_code
+from ..architecture import Code, format_code, get_family
 from ..search.ranking import ScoredCode
 from ..spaces import OperationSpace, StageSpace
 from .themes import NARROW, WIDE

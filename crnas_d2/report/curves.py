@@ -7,9 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from detectron2.utils.file_io import PathManager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from detectron2.utils.file_io import PathManager
 
 from ..analysis.style import BASELINE, FOUND, INK, styled
 from ..procedure.networks import Network

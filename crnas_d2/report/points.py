@@ -12,9 +12,8 @@ from ..analysis.flops import analyze_detector
 from ..analysis.paper_results import PAPER_RESULTS
 from ..analysis.sketch import NETWORKS
 from ..analysis.style import BASELINE, FOUND, GREEN, SKY
-from ..architecture import ARCHITECTURES, Architecture
+from ..architecture import ARCHITECTURES, Architecture, format_code
 from ..config import get_config
-from ..architecture import format_code
 from .runs import BOX_AP, TOP1, Run, common_dataset, group_seeds
 
 PAPER_DATASET, PAPER_CLASSIFICATION = "coco_2017_val", "imagenet_val"

@@ -20,8 +20,8 @@ from ..search.result import SearchResult
 from .budgets_page import Budget, write_budgets_page
 from .pages import attempt
 from .search_page import SearchPage
-from .shortlists import Shortlist
 from .search_record import SearchRecord
+from .shortlists import Shortlist
 
 logger = logging.getLogger(__name__)
 

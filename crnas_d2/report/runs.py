@@ -15,10 +15,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from ..analysis.flops import analyze_detector
-from ..architecture import Architecture
+from ..architecture import Architecture, Code, parse_code
 from ..config import flatten_config, get_architecture, read_config
 from ..files import read_json, real_path
-from ..architecture import Code, parse_code
 from ..search.result import RESULT_FILE
 
 CONFIG_FILE = "config.yaml"

@@ -10,17 +10,16 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..architecture import Architecture
+from ..architecture import Architecture, Code, parse_code
 from ..config import read_config
 from ..files import read_json
+from ..procedure.networks import Network
+from ..procedure.supernet_search import get_space
 from ..search.cost import get_cost
-from ..architecture import Code, parse_code
-from ..search.trial import Trial
 from ..search.ledger import Ledger, Records
 from ..search.ranking import ScoredCode, rank
-from ..procedure.networks import Network
 from ..search.result import RESULT_FILE, read_architectures
-from ..procedure.supernet_search import get_space
+from ..search.trial import Trial
 from ..spaces import OperationSpace, StageSpace
 from .charts import draw_depths, draw_dilations, draw_greedy_path
 from .themes import Chart

@@ -7,12 +7,12 @@ from statistics import mean, stdev
 from types import MappingProxyType
 from typing import Any
 
+from ..architecture import format_code
 from ..data.copies import Comparison, describe
 from ..data.split_table import SplitTable
-from ..architecture import format_code
-from ..search.trial import Trial
 from ..procedure.networks import Network
 from ..procedure.overview import StepOverview
+from ..search.trial import Trial
 from .costs import Costs
 from .search_record import SearchRecord
 

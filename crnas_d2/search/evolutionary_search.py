@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import TypeVar
 
-from ..spaces import PathSpace
 from ..architecture import Code
+from ..spaces import PathSpace
 from .random_search import draw_paths
 from .ranking import Evaluate, Ranking, check_count, rank
 

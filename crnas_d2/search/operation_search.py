@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..spaces import OperationSpace
 from ..architecture import Code
+from ..spaces import OperationSpace
 from .ranking import AllFailedError, Evaluate, Ranking, ScoredCode, check_count, format_codes, rank
 
 

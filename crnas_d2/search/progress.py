@@ -11,10 +11,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from detectron2.utils import comm
 
-from ..engine.terminal import report
 from ..architecture import Code, format_code
-from .trial import Trial
+from ..engine.terminal import report
 from .ranking import find_leader
+from .trial import Trial
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from random import Random
 
-from ..spaces import PathSpace
 from ..architecture import Code
+from ..spaces import PathSpace
 from .ranking import Evaluate, Ranking, check_count, rank
 
 

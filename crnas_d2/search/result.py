@@ -10,9 +10,8 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from ..architecture import Architecture
+from ..architecture import Architecture, Code, format_code, parse_code
 from ..files import read_json, write_json, write_signed
-from ..architecture import Code, format_code, parse_code
 from .limits import Limits
 from .ranking import Ranking, ScoredCode
 

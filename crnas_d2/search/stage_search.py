@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from numbers import Real
 
+from ..architecture import Code
 from ..spaces import StageSpace
 from ..spaces.stage import as_exact
-from ..architecture import Code
 from .ranking import Evaluate, Ranking, rank
 
 

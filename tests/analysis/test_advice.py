@@ -9,6 +9,7 @@ from crnas_d2 import get_config
 from crnas_d2.analysis.advice import advise
 from crnas_d2.analysis.anchor_fit import Anchors
 from crnas_d2.data.objects import Objects
+
 from detectron2.structures import BoxMode
 
 

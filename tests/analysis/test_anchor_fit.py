@@ -11,6 +11,7 @@ import torch
 from crnas_d2 import get_config
 from crnas_d2.analysis.anchor_fit import Anchors, Levels, suggest
 from crnas_d2.data.objects import Objects
+
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator
 from detectron2.structures import Boxes, BoxMode, pairwise_iou

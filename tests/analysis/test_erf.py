@@ -5,10 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from matplotlib.patches import Rectangle
 from PIL import Image
 from thin_supernets import assert_same, make_final, make_supernet, randomize
@@ -27,6 +23,11 @@ from crnas_d2.analysis.erf import (
 from crnas_d2.analysis.erf_figure import anchor_sizes, draw_erfs
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.modeling.nas_fpn import NASFPN
+
+from detectron2.data import DatasetCatalog
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 THIN = {"stem_out_channels": 8, "res2_out_channels": 16, "width_per_group": 4}
 FEATURES = ["res2", "res3", "res4", "res5"]

@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import crnas_d2
-import detectron2
 from crnas_d2.analysis import analyze_detector
+
+import detectron2
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (

@@ -9,8 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import crnas_d2
-import detectron2
 from crnas_d2.analysis import analyze_detector
+
+import detectron2
 from detectron2.config import get_cfg, instantiate
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 

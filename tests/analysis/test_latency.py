@@ -32,7 +32,7 @@ class Machine:
 
 
 def test_each_turn_has_each_detector_once_in_an_order_by_chance():
-    machine = Machine({code: 1.0 for code in itertools.product((1, 2), repeat=3)})
+    machine = Machine(dict.fromkeys(itertools.product((1, 2), repeat=3), 1.0))
     times = time_in_turn(machine.passes(), runs=6, warm_up=2, clock=machine.clock)
     turns = [machine.log[start : start + 8] for start in range(0, len(machine.log), 8)]
     assert len(turns) == 8

@@ -11,9 +11,9 @@ from matplotlib.patches import Rectangle
 import crnas_d2
 from crnas_d2 import ARCHITECTURES, Architecture
 from crnas_d2.analysis.flops import analyze_detector
-from crnas_d2.analysis.trace import trace_detector
 from crnas_d2.analysis.sketch import SketchedNetwork, draw_sketches
 from crnas_d2.analysis.style import DILATION_COLORS, GRAY, PALE, render, styled
+from crnas_d2.analysis.trace import trace_detector
 
 # 1e9 multiply-adds at 800x1088 of stem and stages (see test_flops.py), and of the backbone
 R_50 = (2.047, 11.587, 17.826, 25.402, 14.038), 70.899

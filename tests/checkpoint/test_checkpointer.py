@@ -10,6 +10,7 @@ import crnas_d2
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.checkpoint.same_model import check_same_model
 from crnas_d2.modeling import CRResNet
+
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 

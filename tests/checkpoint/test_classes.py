@@ -16,6 +16,7 @@ from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.checkpoint.classes import describe_difference, find_class_rows, match_class_rows
 from crnas_d2.config import configs_dir, read_config
 from crnas_d2.modeling.classifier import ImageClassifier
+
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K

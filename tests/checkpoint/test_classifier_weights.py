@@ -9,6 +9,7 @@ from test_checkpointer import SETTINGS
 
 import crnas_d2
 from crnas_d2.checkpoint import CRCheckpointer
+
 from detectron2.modeling import build_model
 
 DETECTOR = "COCO-Detection/faster_rcnn_CR_R_18_FPN_1x.yaml"

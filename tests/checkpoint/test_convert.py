@@ -11,6 +11,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from crnas_d2.checkpoint.convert import convert
 from crnas_d2.checkpoint.weights_file import read_weights_file
+
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec

@@ -25,6 +25,7 @@ from thin_supernets import (
 from crnas_d2 import ARCHITECTURES, CRMobileNetV2, CRResNet, add_crnas_config
 from crnas_d2.checkpoint.inherit import inherit_subnet
 from crnas_d2.spaces import get_operation_space, get_stage_space
+
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances

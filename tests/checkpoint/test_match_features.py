@@ -62,7 +62,7 @@ def test_loss_is_the_mean_error_of_the_stages(kind):
     images, outputs = next(batches(4)), []
     for network in (copy.deepcopy(target).train(), copy.deepcopy(seed).train()):
         x, outs = images, []
-        for name, stage in network.named_children():
+        for stage in network.children():
             x = stage(x)
             outs.append(x)
         outputs.append(outs)

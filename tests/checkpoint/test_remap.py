@@ -25,6 +25,7 @@ from crnas_d2 import CRMobileNetV2, CRResNet
 from crnas_d2.checkpoint.convert import convert
 from crnas_d2.checkpoint.inherit import inherit_subnet
 from crnas_d2.checkpoint.remap import remap_backbone
+
 from detectron2.modeling import FPN, build_model
 
 DOUBLED = ("stem_out_channels", "res2_out_channels", "width_per_group", "width_multiplier")

@@ -9,6 +9,7 @@ from crnas_d2.checkpoint.same_model import (
     check_same_network,
     flatten_model_config,
 )
+
 from detectron2.modeling import BACKBONE_REGISTRY
 
 DETECTOR = "COCO-Detection/faster_rcnn_CR_R_18_FPN_1x.yaml"

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import zoo_files
+from iopath.common.file_io import PathHandler, PathManager
 from safetensors import safe_open
 from torchvision.models import mobilenet_v2, resnet18
 
@@ -12,8 +13,8 @@ from crnas_d2.checkpoint import CRCheckpointer, read_seed_network, save_network
 from crnas_d2.checkpoint.save import check_output
 from crnas_d2.checkpoint.settings import take_settings
 from crnas_d2.config import add_crnas_config
+
 from detectron2.config import get_cfg
-from iopath.common.file_io import PathHandler, PathManager
 
 
 class Elsewhere(PathHandler):

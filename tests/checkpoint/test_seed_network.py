@@ -19,9 +19,10 @@ from crnas_d2.checkpoint.seed_network import SeedNetwork, read_seed_network
 from crnas_d2.checkpoint.settings import find_contradictions, take_settings
 from crnas_d2.checkpoint.start import remap_seed
 from crnas_d2.files import file_sha256
+
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling import build_model
 from detectron2.modeling.backbone import build_resnet_backbone
 
 RGB = {

@@ -27,6 +27,7 @@ from crnas_d2.checkpoint.settings import (
     take_settings,
 )
 from crnas_d2.config import read_config
+
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 

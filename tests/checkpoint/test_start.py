@@ -14,6 +14,7 @@ import crnas_d2
 from crnas_d2.checkpoint import CRCheckpointer, read_seed_network, remap_backbone
 from crnas_d2.checkpoint.convert import convert
 from crnas_d2.checkpoint.start import start
+
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 

@@ -5,6 +5,7 @@ import torch
 from test_classifier_weights import load, thin
 
 from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
+
 from detectron2.modeling import build_model
 
 CODES = {"MODEL.CR.STAGE_CODE": [2, 1, 3, 2], "MODEL.CR.OPERATION_CODE": [0, 2, 1, 0, 0, 1, 2, 1]}

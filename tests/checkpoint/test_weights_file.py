@@ -8,7 +8,6 @@ import json
 import logging
 import pathlib
 import pickle
-import shutil
 import tarfile
 import types
 import zipfile
@@ -24,6 +23,7 @@ from torchvision.models import mobilenet_v2, resnet18
 from crnas_d2 import CRResNet, add_crnas_config
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.checkpoint.weights_file import read_checkpoint, read_weights_file
+
 from detectron2.config import get_cfg
 
 

@@ -7,6 +7,7 @@ import zoo_files
 
 from crnas_d2.config import read_config
 from crnas_d2.engine.predicting import Predictor
+
 from detectron2.engine import DefaultPredictor
 
 BASELINE = ["MODEL.CR.STAGE_CODE", "[3, 4, 6, 3]"]

@@ -6,6 +6,7 @@ import zoo_files
 from thin_supernets import assert_same
 
 from crnas_d2.checkpoint.seed_network import read_seed_network
+
 from detectron2 import model_zoo
 from detectron2.data import MetadataCatalog
 

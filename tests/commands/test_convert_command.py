@@ -14,6 +14,7 @@ import crnas_d2
 from crnas_d2 import add_crnas_config
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.config import read_config
+
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
 

@@ -15,6 +15,7 @@ from thin_detector import write_detector
 from crnas_d2.commands import predict
 from crnas_d2.config import read_config
 from crnas_d2.report.drawing import class_color
+
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import BitMasks, Boxes, Instances
 
@@ -228,7 +229,9 @@ def test_nothing_is_written_over_an_input_or_what_is_not_ours(
 def test_a_second_run_replaces_the_first_and_does_not_read_it(photos, predictor):
     run("photos", output="photos/out")
     assert len(run("photos", output="photos/out")["images"]) == 2
-    predict.main("--model x --input photos --output photos/out --conf-threshold 0".split())
+    predict.main(
+        ["--model", "x", "--input", "photos", "--output", "photos/out", "--conf-threshold", "0"]
+    )
     assert drawn("photos/out/a.png") == [True, True, True]
 
 
@@ -251,7 +254,7 @@ def test_a_model_of_another_kind(photos, predictor, refused, monkeypatch):
 
 def test_bad_threshold(capsys):
     with pytest.raises(SystemExit, match="2"):
-        predict.main("--model x --input y --output z --conf-threshold 50".split())
+        predict.main(["--model", "x", "--input", "y", "--output", "z", "--conf-threshold", "50"])
     assert "--conf-threshold 50.0: expected a value from 0 to 1" in capsys.readouterr().err
 
 
@@ -282,5 +285,5 @@ def test_predictions_of_a_detector_are_those_of_detectron2(tmp_path):
 def test_without_opencv(monkeypatch, capsys):
     monkeypatch.setattr(predict, "cv2", None)
     with pytest.raises(SystemExit, match="2"):
-        predict.main("--model x --input y --output z".split())
+        predict.main(["--model", "x", "--input", "y", "--output", "z"])
     assert "pip install opencv-python-headless" in capsys.readouterr().err

@@ -15,10 +15,11 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from crnas_d2 import CRMobileNetV2, CRResNet
 from crnas_d2.checkpoint import CRCheckpointer
+from crnas_d2.checkpoint.remap_report import describe_frozen
 from crnas_d2.checkpoint.seed_network import read_seed_network
 from crnas_d2.checkpoint.settings import find_contradictions
-from crnas_d2.checkpoint.remap_report import describe_frozen
 from crnas_d2.config import configs_dir, read_config
+
 from detectron2.modeling import build_backbone
 
 SUPERNET = f"{configs_dir()}/Digits/stage_supernet_R_18_FPN.yaml"
@@ -121,8 +122,7 @@ def test_frozen_stages_are_counted_as_the_backbones_do(changes, family, freeze_a
         assert text == ""
         return
     assert text.endswith(
-        f"{', '.join(f'{n} (cut)' for n in frozen)}. Train with\n"
-        f"MODEL.BACKBONE.FREEZE_AT {best}"
+        f"{', '.join(f'{n} (cut)' for n in frozen)}. Train with\nMODEL.BACKBONE.FREEZE_AT {best}"
     )
     network = {
         "resnet": CRResNet((1, 1, 1, 1), block="basic", freeze_at=best),

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tiny_coco import write_tiny_coco
 
 from crnas_d2.report.drawing import class_color, draw_objects
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 CONFIG = """
 DATASETS:

@@ -1,11 +1,12 @@
 import json
 
 import pytest
-from detectron2.config import get_cfg
 from PIL import Image
 from voc_layout import write_voc_dir
 
 import crnas_d2
+
+from detectron2.config import get_cfg
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import re
 import time
 
 import pytest
-from coco_edits import append, box, by_id, drop, mask, score_truth, set_in, trained_boxes
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from coco_edits import append, box, by_id, mask, score_truth, set_in, trained_boxes
 
 from crnas_d2.data import coco_json, setup_datasets
 from crnas_d2.data.coco_json import SCORED_KEYS, JsonRules, check_coco_json, register_coco_json
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 

@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 from coco_edits import append, box, drop, mask, score_truth, set_in
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
 from crnas_d2.data.catalog import setup_datasets
-from crnas_d2.data.coco_json import SCORED_KEYS, register_coco_json, validate_coco_json
+from crnas_d2.data.coco_json import register_coco_json, validate_coco_json
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -20,6 +18,9 @@ from crnas_d2.data import digits
 from crnas_d2.data.coco_json import SCORED_KEYS, validate_coco_json
 from crnas_d2.data.digit_scenes import DigitSources, compose
 from crnas_d2.data.digits import DigitsRecipe, crops_root, generate
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
 pytest.importorskip("sklearn")
 SMALL = DigitsRecipe(num_scenes=(120, 60), num_crops=(4, 2))

@@ -3,13 +3,14 @@
 import os
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from image_folder import write_image_folder
 from torchvision.datasets import ImageFolder
 
 from crnas_d2.data import digits
 from crnas_d2.data.catalog import setup_datasets
 from crnas_d2.data.imagenet import list_images, register_image_folder
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 

@@ -3,14 +3,13 @@
 import imagehash
 import numpy as np
 import pytest
+from made_pictures import COPIES, make_picture
 from PIL import Image, ImageOps
 
 from crnas_d2.data import near_copies
 from crnas_d2.data.alignment import likeness
 from crnas_d2.data.fingerprints import BOXES, Fingerprints, fingerprint, fingerprint_of
 from crnas_d2.data.near_copies import LEAST_LIKENESS, candidates, find_near_copies
-
-from made_pictures import COPIES, make_picture
 
 COUNT = 40
 WHOLE = np.array([[1.0, 0.0, 1.0, 0.0]])

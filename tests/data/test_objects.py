@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from crnas_d2.data.objects import Objects
+
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import filter_empty_instances
 from detectron2.data.transforms import ResizeShortestEdge

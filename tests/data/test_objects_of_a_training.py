@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 from pycocotools import mask as mask_util
 from voc_layout import CLASSES, write_set
 
 from crnas_d2.data.catalog import setup_datasets
 from crnas_d2.data.voc import examine_voc_dir
+
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 

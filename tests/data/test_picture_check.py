@@ -21,6 +21,7 @@ from voc_layout import CLASSES, edit_xml, write_voc_dir
 from crnas_d2.data import many_files, picture_check, setup_datasets
 from crnas_d2.data.picture_check import check_pictures, look_at_pictures
 from crnas_d2.engine.setup import check_data_sets
+
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 

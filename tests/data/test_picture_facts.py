@@ -25,7 +25,7 @@ def test_facts_and_hashes_are_there_for_the_next_one(tmp_path):
     files = make_files(tmp_path, 1200)
     with PictureStore(str(tmp_path / "cache")) as store:
         assert store.facts(files) == {}
-        store.add_facts({file: FACTS for file in files[:1100]})
+        store.add_facts(dict.fromkeys(files[:1100], FACTS))
         store.add_facts({files[0]: PictureFacts(1, 2, "L", 1, "PNG", True)})
         store.add_hashes({files[1]: b"\0\xff"}, "phash 1")
     with PictureStore(str(tmp_path / "cache")) as store:
@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_made_is_done_without(tmp_path, caplog):
 def test_a_damaged_file_is_made_anew(tmp_path, damage):
     files = make_files(tmp_path, 600)
     with PictureStore(str(tmp_path)) as store:
-        store.add_facts({file: FACTS for file in files})
+        store.add_facts(dict.fromkeys(files, FACTS))
         path = store.path
     with open(path, "r+b") as f:
         f.seek(0 if damage == "head" else 4096)
@@ -112,7 +112,7 @@ def test_what_a_killed_process_had_added_is_kept_and_its_lock_is_free(tmp_path):
     process.join()
     with PictureStore(str(tmp_path)) as store, store.lock():
         assert files[0].path in store.facts(files)
-        store.add_facts({file: FACTS for file in files})
+        store.add_facts(dict.fromkeys(files, FACTS))
         assert len(store.facts(files)) == len(files)
     with sqlite3.connect(store.path) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)

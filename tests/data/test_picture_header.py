@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from crnas_d2.data.picture_header import Fault, read_facts
+
 from detectron2.data.detection_utils import read_image
 
 FORMATS = {"jpg": {}, "png": {}, "tif": {}, "webp": {"lossless": True}}

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from crnas_d2.data.pictures import Source, UnreadableError, Video, find_sources, read_picture
+
 from detectron2.data.detection_utils import read_image
 
 RNG = np.random.default_rng(0)
@@ -17,9 +18,16 @@ PIXELS = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """A tree of files with nothing in them."""
-    names = (
-        "b.png a.JPG notes.txt c.mp4 deep/a.jpg deep/deeper/d.tiff out/a.jpg deep/[x].png".split()
-    )
+    names = [
+        "b.png",
+        "a.JPG",
+        "notes.txt",
+        "c.mp4",
+        "deep/a.jpg",
+        "deep/deeper/d.tiff",
+        "out/a.jpg",
+        "deep/[x].png",
+    ]
     for name in names:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).touch()

@@ -10,6 +10,7 @@ from plain_draw import plain_draw
 
 from crnas_d2.data.catalog import register_own, setup_datasets, warn_of_shared_images
 from crnas_d2.data.shared_images import image_files, is_made_at_first_use, shared_images
+
 from detectron2.data import DatasetCatalog
 
 pytestmark = pytest.mark.usefixtures("catalogs")

@@ -5,14 +5,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
-from detectron2.data.transforms import ResizeShortestEdge
 
 from crnas_d2.data.catalog import setup_datasets
 from crnas_d2.data.class_counts import count_classes
 from crnas_d2.data.split_table import SplitTable
 from crnas_d2.data.voc import register_voc_dir
+
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.data.transforms import ResizeShortestEdge
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 ROLES = {"archtrain": ["cells_archtrain"], "archval": ["cells_archval"], "test": ["cells_val"]}

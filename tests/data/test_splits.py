@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
-from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, Instances
 from plain_draw import plain_draw
 
 from crnas_d2.config import default_config
 from crnas_d2.data import cache, listing, splits
 from crnas_d2.data import shared_images as shared_images_module
 from crnas_d2.data.catalog import setup_datasets
-from crnas_d2.files import file_sha256
 from crnas_d2.data.class_counts import count_classes
 from crnas_d2.data.shared_images import image_files, shared_images
 from crnas_d2.data.splits import (
@@ -27,6 +22,12 @@ from crnas_d2.data.splits import (
     split_source,
     write_splits,
 )
+from crnas_d2.files import file_sha256
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 

@@ -2,12 +2,20 @@ import os
 import random
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from voc_layout import CLASSES, OBJECTS, average_precision, edit_xml, evaluate, random_detections
-from voc_layout import write_set
+from voc_layout import (
+    CLASSES,
+    OBJECTS,
+    average_precision,
+    edit_xml,
+    evaluate,
+    random_detections,
+    write_set,
+)
 
 from crnas_d2.data.catalog import setup_datasets
 from crnas_d2.data.voc import examine_voc_dir, register_voc_dir
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 

@@ -4,15 +4,16 @@ import os
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.data.datasets.pascal_voc import load_voc_instances
-from detectron2.evaluation import PascalVOCDetectionEvaluator
 from PIL import Image
 from voc_layout import CLASSES, OBJECTS, edit_xml, evaluate, write_set
 
 from crnas_d2.data import boxes, voc_images
 from crnas_d2.data.catalog import setup_datasets
 from crnas_d2.data.voc import examine_voc_dir, load_voc_dir, register_voc_dir
+
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.datasets.pascal_voc import load_voc_instances
+from detectron2.evaluation import PascalVOCDetectionEvaluator
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 

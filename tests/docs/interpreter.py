@@ -62,8 +62,8 @@ class Interpreter:
 
 
 def serve():
-    import crnas_d2.analysis  # noqa: F401
-    import crnas_d2.engine  # noqa: F401
+    import crnas_d2.analysis
+    import crnas_d2.engine
     import crnas_d2.procedure  # noqa: F401
 
     for line in sys.stdin:

@@ -94,7 +94,7 @@ MATCHES = "--match-features"  # which runs the network on pictures
 
 # What other commands get behind their own arguments. After two iterations no detection is sure.
 MORE = {
-    "erf": "--size 128 --num-images 2".split(),
+    "erf": ["--size", "128", "--num-images", "2"],
     "export": [
         *("INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "192"),
         *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),

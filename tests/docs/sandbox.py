@@ -15,6 +15,7 @@ from zoo_files import write_zoo_detector
 
 from crnas_d2.files import datasets_root
 from crnas_d2.modeling import CRResNet
+
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,6 +21,7 @@ from reductions import NOT_RUN, is_submit, job_number, reduce, unfold_make
 from sandbox import ROOT
 
 from crnas_d2.config import add_crnas_config, read_config
+
 from detectron2.config import CfgNode, get_cfg
 
 RECORD = "docs/results.md"

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from crnas_d2 import add_crnas_config
+
 from detectron2.config import CfgNode, get_cfg
 
 PAGE = Path(__file__).parents[2] / "docs" / "spaces_and_budgets.md"

@@ -20,6 +20,7 @@ from crnas_d2.engine.examination import Examination
 from crnas_d2.engine.setup import check_run
 from crnas_d2.procedure import Recipe
 from crnas_d2.procedure.dry_run import examine_recipe
+
 from detectron2.engine import default_argument_parser
 
 pytestmark = pytest.mark.usefixtures("catalogs")

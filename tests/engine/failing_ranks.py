@@ -16,6 +16,7 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 from crnas_d2.commands.command_line import command  # noqa: E402
 from crnas_d2.engine import launch, shared_faults  # noqa: E402
 from crnas_d2.engine.terminal import open_log  # noqa: E402
+
 from detectron2.engine import default_argument_parser  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 

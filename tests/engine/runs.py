@@ -18,6 +18,7 @@ from tiny_coco import write_tiny_coco
 
 from crnas_d2.commands import train as train_command
 from crnas_d2.engine import CRTrainer, setup
+
 from detectron2.engine import default_argument_parser
 
 TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"

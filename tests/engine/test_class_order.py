@@ -14,6 +14,7 @@ from crnas_d2.config import read_config
 from crnas_d2.data.pictures import read_picture
 from crnas_d2.engine.predicting import Predictor
 from crnas_d2.search import Ledger
+
 from detectron2.engine import default_argument_parser
 
 IDS = {3: 30, 7: 1}  # blue comes first now

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from crnas_d2.engine.classification_evaluator import ClassificationEvaluator
+
 from detectron2.engine import launch
 
 metrics = pytest.importorskip("sklearn.metrics")

@@ -22,6 +22,7 @@ from two_ranks import EXACT, INTERRUPTED, PRECISE_BN, WITH_BN, make_norms, train
 
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.engine import CRTrainer, setup
+
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils.events import EventStorage
 

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from runs import last_metrics, parse, train
 from tiny_coco import write_tiny_coco
@@ -14,6 +13,7 @@ from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.config import read_config
 from crnas_d2.engine import CRTrainer, evaluators, setup
 from crnas_d2.engine.evaluators import KINDS, build_evaluator, check_evaluation, list_results
+
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import (
     COCOEvaluator,

@@ -9,6 +9,7 @@ from exports import NAMES, write_cvat, write_label_studio, write_labelme, write_
 from crnas_d2.commands import train as train_command
 from crnas_d2.config import read_config
 from crnas_d2.data import setup_datasets
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 pytestmark = pytest.mark.usefixtures("catalogs")

@@ -12,6 +12,7 @@ from runs import TORCHRUN, Run
 from crnas_d2.engine.faults import tell_faults
 from crnas_d2.engine.launch import launch
 from crnas_d2.engine.terminal import open_log
+
 from detectron2.engine import default_argument_parser
 
 SCRIPT = Path(__file__).parent / "failing_ranks.py"

@@ -23,6 +23,7 @@ from crnas_d2.engine.step_message import StepMessage
 from crnas_d2.modeling import StageSupernet
 from crnas_d2.modeling.cr_resnet import ResNetStages
 from crnas_d2.spaces import get_operation_space, get_stage_space
+
 from detectron2.engine import TrainerBase
 
 SPACES = {
@@ -148,8 +149,10 @@ def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(
     options = [*NETWORKS[network], "SOLVER.MAX_ITER", 8, "DATASETS.TEST", "()"]
     monkeypatch.setattr(
         "detectron2.modeling.roi_heads.fast_rcnn.cross_entropy",
-        lambda *args, **kwargs: torch.nn.functional.cross_entropy(*args, **kwargs)
-        * (math.nan if len(checkpoints(output)) == 2 else 1),
+        lambda *args, **kwargs: (
+            torch.nn.functional.cross_entropy(*args, **kwargs)
+            * (math.nan if len(checkpoints(output)) == 2 else 1)
+        ),
     )
     with pytest.raises(FloatingPointError) as error:
         train(tiny_config, *options)

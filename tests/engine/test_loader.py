@@ -9,6 +9,7 @@ from runs import mixed_data, parse
 
 from crnas_d2.engine import CRTrainer, setup
 from crnas_d2.engine.loader import build_train_loader, own_random_state, seed_from
+
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
@@ -160,11 +161,10 @@ def test_own_random_state_leaves_no_trace():
         seed_from(4)
         inside = draw()
     assert draw() == expected[1]
-    with pytest.raises(KeyError):
-        with own_random_state():
-            seed_from(4)
-            assert draw() == inside
-            raise KeyError
+    with pytest.raises(KeyError), own_random_state():
+        seed_from(4)
+        assert draw() == inside
+        raise KeyError
     assert draw() == expected[2]
     seed_from(1, 2, 4)
     assert draw() != expected[0]

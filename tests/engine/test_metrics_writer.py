@@ -6,6 +6,7 @@ import math
 import pytest
 
 from crnas_d2.engine.metrics_writer import MetricsWriter
+
 from detectron2.utils.events import EventStorage
 
 

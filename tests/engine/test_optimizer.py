@@ -8,6 +8,7 @@ from crnas_d2.config import read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.hooks import find_supernet
 from crnas_d2.engine.step import AMPStep, Step
+
 from detectron2.utils.events import EventStorage
 
 LR, DECAY = 0.1, 0.01

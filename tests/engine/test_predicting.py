@@ -9,6 +9,7 @@ from thin_detector import write_detector
 
 from crnas_d2.config import configs_dir, read_config
 from crnas_d2.engine.predicting import Predictor, name_classes, read_trained
+
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 

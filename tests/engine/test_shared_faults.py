@@ -47,7 +47,8 @@ def run(tmp_path, environment):
 
 
 @pytest.mark.parametrize(
-    "how, failed", [("one", 1), ("far", 1), ("first", 0)]  # rank 0 keeps the store
+    "how, failed",
+    [("one", 1), ("far", 1), ("first", 0)],  # rank 0 keeps the store
 )
 def test_all_ranks_hear_of_it(run, how, failed):
     """In a collective, in long work and in a log file of its own."""

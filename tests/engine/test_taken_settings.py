@@ -8,6 +8,7 @@ from runs import parse, train
 import crnas_d2.checkpoint.seed_network as seed_network
 from crnas_d2.config import read_config
 from crnas_d2.engine import CRTrainer, setup
+
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 

@@ -42,7 +42,7 @@ def log_some():
         OTHER.info("chatter")
         OTHER.warning("\nthe other warns\n")
         OWN.error("fails", exc_info=ZeroDivisionError("why"))
-        warnings.warn("obsolete", FutureWarning)
+        warnings.warn("obsolete", FutureWarning, stacklevel=1)
 
 
 def test_lines_of_a_file(monkeypatch, tmp_path):
@@ -152,7 +152,7 @@ def test_parts_of_a_step(monkeypatch):
             terminal.report("iteration", iteration, 9, 2, backward=True)
     seconds = round((6 * 2 + 40) / 2 + 10 / 6)
     assert messages(file.getvalue())[-1] == (
-        "stage_shortlist: training 1 of 8, iteration 3 of 9, " f"0:00:{seconds} left, 2 images/s"
+        f"stage_shortlist: training 1 of 8, iteration 3 of 9, 0:00:{seconds} left, 2 images/s"
     )
 
 

@@ -9,6 +9,7 @@ from image_folder import write_image_folder
 from crnas_d2.commands import train as train_command
 from crnas_d2.config import configs_dir
 from crnas_d2.engine import CRTrainer, setup
+
 from detectron2.engine import default_argument_parser
 
 TINY = """

@@ -13,6 +13,7 @@ from hanging import HANGS_S
 from runs import last_metrics
 
 from crnas_d2.commands import train as train_command
+
 from detectron2.engine import default_argument_parser
 
 ROOT = Path(__file__).resolve().parents[2]

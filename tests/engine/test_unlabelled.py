@@ -14,6 +14,7 @@ from crnas_d2.config import read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.engine import CRTrainer, setup
 from crnas_d2.engine.unlabelled import unlabelled_batches
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 PIXELS = ["MODEL.PIXEL_MEAN", "[10, 20, 30]", "MODEL.PIXEL_STD", "[2, 3, 4]"]

@@ -10,6 +10,7 @@ from crnas_d2.data import setup_datasets
 from crnas_d2.engine import CRTrainer, setup
 from crnas_d2.engine.evaluators import list_results
 from crnas_d2.evaluation.metric import check_metric
+
 from detectron2.data import DatasetCatalog
 
 pytestmark = pytest.mark.usefixtures("catalogs")

@@ -14,6 +14,7 @@ from crnas_d2.data.naming_mapper import NamingMapper
 from crnas_d2.data.pictures import UnreadableError
 from crnas_d2.engine.faults import tell_faults
 from crnas_d2.engine.loader import build_train_loader
+
 from detectron2.data import DatasetMapper, build_detection_test_loader
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

@@ -12,6 +12,7 @@ from crnas_d2.commands import remap
 from crnas_d2.config import configs_dir, read_config
 from crnas_d2.data.pictures import read_picture
 from crnas_d2.engine.predicting import Predictor
+
 from detectron2.data import MetadataCatalog
 
 CONFIG = """

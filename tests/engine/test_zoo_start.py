@@ -12,6 +12,7 @@ from tiny_coco import write_tiny_coco
 
 from crnas_d2.commands import remap as remap_command
 from crnas_d2.config import configs_dir
+
 from detectron2.data import MetadataCatalog
 
 COCO = list(MetadataCatalog.get("coco_2017_val").thing_classes)

@@ -27,6 +27,7 @@ from crnas_d2.engine import launch  # noqa: E402
 from crnas_d2.engine.hooks import ActiveGradientReduction  # noqa: E402
 from crnas_d2.engine.shared_statistics import SharedStatistics  # noqa: E402
 from crnas_d2.modeling.supernet import ChoiceBlock  # noqa: E402
+
 from detectron2.engine import hooks  # noqa: E402
 from detectron2.layers import FrozenBatchNorm2d  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
@@ -98,7 +99,7 @@ def train_exactly(config, output):
                 }
             )
 
-        before_step = lambda _: seen.clear()  # noqa: E731
+        before_step = lambda _: seen.clear()
         trainer.register_hooks([hooks.CallbackHook(before_step=before_step, after_step=after_step)])
 
     with seeing_collectives() as seen:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from pycocotools.cocoeval import Params
 from evaluation.made_scenes import (
     CONTIGUOUS_IDS,
     make_annotations,
@@ -11,6 +10,7 @@ from evaluation.made_scenes import (
     pycocotools_ap,
     repeat_images,
 )
+from pycocotools.cocoeval import Params
 
 from crnas_d2.evaluation import bootstrap, matching
 from crnas_d2.evaluation.bootstrap import ResampledImages, poisson_weights

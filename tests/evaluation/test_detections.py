@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from crnas_d2.evaluation.detections import Detections
+
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 

@@ -20,14 +20,15 @@ from crnas_d2.engine.hooks import find_supernet
 from crnas_d2.evaluation.bootstrap import poisson_weights
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator, _draw_images
-from crnas_d2.evaluation.recalibration import active_norms, recalibrate
 from crnas_d2.evaluation.metric import check_metric
+from crnas_d2.evaluation.recalibration import active_norms, recalibrate
 from crnas_d2.files import read_json
 from crnas_d2.procedure.supernet_search import settled
 from crnas_d2.search.trial import Trial
+
 from detectron2.data import (
-    MetadataCatalog,
     DatasetMapper,
+    MetadataCatalog,
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )

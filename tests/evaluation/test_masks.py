@@ -6,6 +6,7 @@ from tiny_search import build, build_subnet, load, some_paths, write_search_conf
 
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.procedure.supernet_search import settled
+
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,

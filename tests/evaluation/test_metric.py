@@ -6,7 +6,6 @@ from random import Random
 
 import pytest
 from pycocotools.coco import COCO
-from detectron2.config import get_cfg
 from tiny_coco import write_tiny_coco
 from tiny_search import add_masks
 
@@ -15,6 +14,8 @@ from crnas_d2.data import setup_datasets
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.metric import check_metric
 from crnas_d2.evaluation.scorer import Scorer
+
+from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 
 pytestmark = pytest.mark.usefixtures("catalogs")

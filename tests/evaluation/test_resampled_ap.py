@@ -4,8 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from evaluation.made_scenes import CONTIGUOUS_IDS, make_annotations, make_coco, make_results
-from evaluation.made_scenes import pycocotools_ap
+from evaluation.made_scenes import (
+    CONTIGUOUS_IDS,
+    make_annotations,
+    make_coco,
+    make_results,
+    pycocotools_ap,
+)
 from test_bootstrap import repeated_ap
 
 from crnas_d2.evaluation.bootstrap import poisson_weights

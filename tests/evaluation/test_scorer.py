@@ -5,14 +5,14 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from pycocotools.coco import COCO
-
 from evaluation.made_scenes import repeat_images
+from pycocotools.coco import COCO
 
 from crnas_d2.evaluation import scorer as scorer_module
 from crnas_d2.evaluation.bootstrap import METRICS, ResampledImages, poisson_weights
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.scorer import Scorer
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
@@ -249,7 +249,7 @@ def test_without_detections_the_metrics_are_those_of_a_false_one(register, fast)
     false_one.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
     false_one.scores, false_one.pred_classes = torch.tensor([0.0]), torch.tensor([0])
     false_one.pred_masks = torch.eye(HEIGHT, WIDTH, dtype=torch.bool)[None]
-    expected = plain_metrics({first: false_one, **{image: false_one[:0] for image in others}})
+    expected = plain_metrics({first: false_one, **dict.fromkeys(others, false_one[:0])})
     assert set(np.nan_to_num(list(expected.values()), nan=-1)) == {0, -1}
     nothing = Detections.from_json([])
     assert_same(Scorer("cells", fast=fast, masks=True)(nothing), expected)

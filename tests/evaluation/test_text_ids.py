@@ -10,9 +10,8 @@ from test_scorer import (
     assert_same,
     draw_scene,
     plain_metrics,
-    register,
     to_detections,
-)  # noqa: F401
+)
 
 from crnas_d2.evaluation import scorer as scorer_module
 from crnas_d2.evaluation.bootstrap import ResampledImages
@@ -44,7 +43,7 @@ BOTH = IMAGES | {"categories": "category_id"}
 @pytest.mark.parametrize("fast", [True, False], ids=["hotcoco", "pycocotools"])
 @pytest.mark.parametrize("keys", [IMAGES, BOTH], ids=["images", "both"])
 @pytest.mark.parametrize("with_masks", [False, True])
-def test_scores(register, keys, fast, with_masks):  # noqa: F811
+def test_scores(register, keys, fast, with_masks):
     if fast and scorer_module.hotcoco is None:
         pytest.skip("hotcoco is not installed")
     coco, found = draw_scene(5, with_masks=with_masks)

@@ -7,6 +7,7 @@ import torch
 
 from crnas_d2 import ARCHITECTURES, CRMobileNetV2, CRResNet, add_crnas_config
 from crnas_d2.modeling.activation_checkpoint import CheckpointedStage
+
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 
@@ -14,7 +15,7 @@ RESNET_FEATURES = ["res2", "res3", "res4", "res5"]
 STAGES = {
     "CR-ResNet18": RESNET_FEATURES,
     "CR-ResNet50": RESNET_FEATURES,
-    "CR-MobileNetV2": "stem c16 c24 c32 c64 c96 c160 c320 c1280".split(),
+    "CR-MobileNetV2": ["stem", "c16", "c24", "c32", "c64", "c96", "c160", "c320", "c1280"],
 }
 CLASSES = {"resnet": CRResNet, "mobilenetv2": CRMobileNetV2}
 

@@ -16,6 +16,7 @@ from crnas_d2.modeling.builder_names import (
     without_family,
     without_supernet,
 )
+
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, build_backbone

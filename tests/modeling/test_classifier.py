@@ -8,6 +8,7 @@ import crnas_d2
 from crnas_d2 import CRResNet
 from crnas_d2.checkpoint.convert import convert
 from crnas_d2.modeling import ImageClassifier
+
 from detectron2.modeling import build_model
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -13,6 +13,7 @@ from torchvision.models._utils import _make_divisible
 from crnas_d2 import ARCHITECTURES, CRMobileNetV2, add_crnas_config
 from crnas_d2.modeling import build_cr_backbone
 from crnas_d2.modeling.cr_mobilenetv2 import round_channels
+
 from detectron2.config import LazyCall, LazyConfig, get_cfg, instantiate
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
@@ -267,7 +268,7 @@ def test_group_norm_keeps_detectron2s_groups_where_they_fit():
         model = CRMobileNetV2(BASELINE, norm="GN")
     norms = [m.norm for m in model.modules() if isinstance(m, nn.Conv2d)]
     groups = {norm.num_channels: norm.num_groups for norm in norms}
-    fits = {channels: 32 for channels in (32, 64, 96, 160, 192, 320, 384, 576, 960, 1280)}
+    fits = dict.fromkeys((32, 64, 96, 160, 192, 320, 384, 576, 960, 1280), 32)
     assert groups == {**fits, 16: 16, 24: 8, 144: 16}
 
 

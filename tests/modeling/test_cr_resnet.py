@@ -10,6 +10,7 @@ from torch import nn
 
 from crnas_d2 import ARCHITECTURES, CRResNet, add_crnas_config
 from crnas_d2.modeling import build_cr_backbone
+
 from detectron2.config import LazyCall, LazyConfig, get_cfg, instantiate
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_resnet_backbone

@@ -17,6 +17,7 @@ from thin_supernets import (
 
 from crnas_d2.checkpoint import inherit_subnet
 from crnas_d2.modeling import DilationSupernet, StageSupernet
+
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 

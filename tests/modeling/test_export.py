@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from crnas_d2 import ARCHITECTURES, CRMobileNetV2, CRResNet
+
 from detectron2.export import TracingAdapter
 from detectron2.modeling import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool

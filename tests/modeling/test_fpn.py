@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from crnas_d2 import ARCHITECTURES, CRMobileNetV2, CRResNet, add_crnas_config
+
 from detectron2.config import LazyCall, get_cfg, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, build_backbone

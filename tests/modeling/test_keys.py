@@ -6,6 +6,7 @@ from test_fpn import make_cfg
 
 from crnas_d2.modeling.builders import BUILDERS
 from crnas_d2.modeling.keys import DEPTHS, check_keys
+
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from detectron2.projects.deeplab import add_deeplab_config

@@ -15,6 +15,7 @@ from crnas_d2.analysis import analyze_detector
 from crnas_d2.engine.trainer import without_sync_bn
 from crnas_d2.modeling import NASFPN, DilationSupernet, StageSupernet
 from crnas_d2.modeling.nas_fpn import CELL, NODE_LEVELS, OPS, OUTPUTS
+
 from detectron2.config import LazyCall, get_cfg, instantiate
 from detectron2.export import TracingAdapter
 from detectron2.layers import ShapeSpec

@@ -10,6 +10,7 @@ from crnas_d2 import CRResNet
 from crnas_d2.engine.config_check import check_network
 from crnas_d2.modeling import CRRes5ROIHeads
 from crnas_d2.modeling.activation_checkpoint import CheckpointedStage
+
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_backbone, build_model
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from detectron2.structures import BitMasks, Boxes, Instances

@@ -10,6 +10,7 @@ from crnas_d2 import ARCHITECTURES, add_crnas_config
 from crnas_d2.modeling import DilationSupernet, StageSupernet
 from crnas_d2.modeling.activation_checkpoint import CheckpointedStage
 from crnas_d2.spaces import get_operation_space, get_stage_space
+
 from detectron2.config import get_cfg
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import FPN, build_backbone

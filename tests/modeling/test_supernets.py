@@ -31,6 +31,7 @@ from crnas_d2.modeling import DilationSupernet, StageSupernet
 from crnas_d2.modeling.cr_resnet import ResNetStages
 from crnas_d2.modeling.supernet import ChoiceBlock, Supernet
 from crnas_d2.spaces import get_operation_space, get_stage_space
+
 from detectron2.config import LazyCall, instantiate
 from detectron2.layers import FrozenBatchNorm2d
 

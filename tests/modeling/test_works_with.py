@@ -9,6 +9,7 @@ import yaml
 
 import crnas_d2
 from crnas_d2.analysis import analyze_detector
+
 from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import build_model
 from detectron2.projects.point_rend import add_pointrend_config

@@ -15,6 +15,7 @@ from tiny_search import write_recipe
 import crnas_d2
 from crnas_d2.config import read_config
 from crnas_d2.procedure import Procedure, Recipe
+
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 

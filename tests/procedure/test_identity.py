@@ -6,7 +6,6 @@ import json
 import os
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from tiny_coco import write_tiny_coco
 
 from crnas_d2.config import default_config, flatten_config
@@ -14,8 +13,10 @@ from crnas_d2.config_effects import EFFECTS, OF_TRAININGS, Effect, effect_of
 from crnas_d2.files import file_sha256
 from crnas_d2.procedure.identity import Identity, identify
 from crnas_d2.procedure.standing import Standing
-from crnas_d2.search.cost import COSTS
 from crnas_d2.procedure.state import DONE, STATE_FILE, StepState
+from crnas_d2.search.cost import COSTS
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 NAMES = ("known_train", "known_val")
 

@@ -12,18 +12,19 @@ from tiny_search import STEPS, write_recipe
 from torchvision.models import mobilenet_v2, resnet50
 
 from crnas_d2 import ARCHITECTURES, get_config
+from crnas_d2.analysis import analyze_detector
 from crnas_d2.commands import search as search_command
 from crnas_d2.commands import train as train_command
 from crnas_d2.config import configs_dir, get_architecture, read_config
 from crnas_d2.engine import CRTrainer
-from crnas_d2.analysis import analyze_detector
 from crnas_d2.procedure import Procedure, Recipe, is_recipe
 from crnas_d2.procedure.dry_run import examine_recipe
-from crnas_d2.procedure.steps import plan
 from crnas_d2.procedure.networks import Network, Training, compare
-from crnas_d2.procedure.supernet_search import get_space
-from crnas_d2.procedure.state import StepState
 from crnas_d2.procedure.overview import describe, overview
+from crnas_d2.procedure.state import StepState
+from crnas_d2.procedure.steps import plan
+from crnas_d2.procedure.supernet_search import get_space
+
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 

@@ -22,12 +22,13 @@ from crnas_d2.analysis import analyze_detector
 from crnas_d2.architecture import Architecture
 from crnas_d2.commands import search as search_command
 from crnas_d2.config import read_config, set_architecture
-from crnas_d2.search import Ledger
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.procedure.supernet_search import get_space, run_search
+from crnas_d2.search import Ledger
 from crnas_d2.search.cost import plain_detector
 from crnas_d2.search.ledger import LedgerError
 from crnas_d2.search.ranking import AllFailedError
+
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 

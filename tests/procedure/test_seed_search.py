@@ -13,9 +13,9 @@ from crnas_d2.checkpoint.seed_network import read_seed_network
 from crnas_d2.commands import predict
 from crnas_d2.config import read_config
 from crnas_d2.files import file_sha256
-from crnas_d2.report import report_procedure
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.overview import describe
+from crnas_d2.report import report_procedure
 
 WEIGHTS = "mobilenet_v2-b0353104.pth"
 # The recipe that ships, so small that it takes seconds

@@ -9,6 +9,7 @@ from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.dry_run import examine_recipe
 from crnas_d2.procedure.final_config import read_baseline
 from crnas_d2.procedure.overview import describe
+
 from detectron2.modeling import build_model
 
 OPTS = ["SEARCH.RECIPE.STAGE_PRETRAINING", "", "SEARCH.RECIPE.DILATION_SUPERNET", ""]

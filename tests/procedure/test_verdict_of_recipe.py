@@ -17,6 +17,7 @@ from crnas_d2.evaluation.resampled_ap import resampled_ap
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.judgement import tests_of as count_tests
 from crnas_d2.procedure.outcome import Outcome
+
 from detectron2.config import get_cfg
 from detectron2.data import Metadata
 from detectron2.engine.hooks import EvalHook

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from crnas_d2.commands import search as search_command
+
 from detectron2.engine import default_argument_parser
 
 

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tiny_coco import write_tiny_coco
 
 from crnas_d2.config import get_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.report.pictures import check_tested_classes, draw_pictures
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 NAME = "pictured_rectangles"
 

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetMapper
-from detectron2.modeling import build_model
 from PIL import Image
 
 from crnas_d2.analysis import analyze_detector
 from crnas_d2.config import get_config
-from crnas_d2.report.costs import Costs, InputSize
 from crnas_d2.procedure.networks import Network
+from crnas_d2.report.costs import Costs, InputSize
+
+from detectron2.data import DatasetMapper
+from detectron2.modeling import build_model
 
 COCO = "COCO-Detection/faster_rcnn_R_18_FPN_1x.yaml"
 

@@ -8,9 +8,9 @@ from matplotlib.colors import to_hex
 
 from crnas_d2.analysis.style import BASELINE, FOUND
 from crnas_d2.config import get_config
-from crnas_d2.report.curves import MOST_POINTS, Curves, draw_curves
 from crnas_d2.procedure.networks import Network, Training
 from crnas_d2.procedure.overview import StepOverview
+from crnas_d2.report.curves import MOST_POINTS, Curves, draw_curves
 
 
 def write_metrics(folder, lines):

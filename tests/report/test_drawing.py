@@ -36,7 +36,7 @@ def write_font(path, name, characters):
     pen.closePath()
     square = pen.glyph()
     builder.setupGlyf({g: TTGlyphPen(None).glyph() if g == ".notdef" else square for g in glyphs})
-    builder.setupHorizontalMetrics({g: (1000, 0) for g in glyphs})
+    builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 0)))
     builder.setupHorizontalHeader(ascent=900, descent=-100)
     builder.setupNameTable({"familyName": name, "styleName": "Regular"})
     builder.setupOS2(usWeightClass=400)

@@ -29,7 +29,7 @@ def test_a_recipe(folder, capsys):
     crnas(["inspect", "--config-file", "recipe.yaml"])
     printed = capsys.readouterr().out
     assert printed == (
-        "wrote out/inspection/index.html and out/inspection/index.json: 0 errors, " "0 warnings\n"
+        "wrote out/inspection/index.html and out/inspection/index.json: 0 errors, 0 warnings\n"
     )
     numbers = json.loads((folder / "out/inspection/index.json").read_text())
     sets = numbers["data_sets"]

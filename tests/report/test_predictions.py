@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 
 from crnas_d2.report.drawing import draw_objects
 from crnas_d2.report.predictions import Predictions, is_of_predictions
+
 from detectron2.structures import Boxes, Instances
 
 

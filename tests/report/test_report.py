@@ -13,24 +13,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from detectron2.utils import comm
 from made_outcomes import make_outcome, make_shortlist
 from pages import Page, run_search_net
 from tiny_search import STEPS, write_search_config
 
 from crnas_d2.analysis import analyze_detector
+from crnas_d2.architecture import format_code, parse_code
 from crnas_d2.config import get_config, read_config
 from crnas_d2.data import setup_datasets
-from crnas_d2.report import report_procedure
-from crnas_d2.report.shown_commands import how_to_use
-from crnas_d2.report.tables import format_duration, network_rows, step_row, trainings_text
-from crnas_d2.procedure import Procedure, Recipe
-from crnas_d2.search import Ledger
-from crnas_d2.architecture import format_code, parse_code
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
+from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.networks import Network, Training
 from crnas_d2.procedure.outcome import Outcome
 from crnas_d2.procedure.overview import StepOverview
+from crnas_d2.report import report_procedure
+from crnas_d2.report.shown_commands import how_to_use
+from crnas_d2.report.tables import format_duration, network_rows, step_row, trainings_text
+from crnas_d2.search import Ledger
+
+from detectron2.utils import comm
 
 
 def results_of(folder, step):

@@ -15,6 +15,7 @@ from crnas_d2.report.runs import (
     read_runs,
     read_stage_ranking,
 )
+
 from detectron2.utils.events import EventStorage, JSONWriter
 
 TRAINING = {"iteration": 19, "total_loss": 2.5, "fast_rcnn/cls_accuracy": 0.5}

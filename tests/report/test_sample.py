@@ -7,6 +7,7 @@ import pytest
 
 from crnas_d2.data.objects import Objects
 from crnas_d2.report.sample import choose
+
 from detectron2.structures import BoxMode
 
 SIDES = (10, 50, 150)  # one of each of COCO's classes of size

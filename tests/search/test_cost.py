@@ -12,6 +12,7 @@ from crnas_d2.config_ranges import RANGES
 from crnas_d2.modeling import CRResNet
 from crnas_d2.search.cost import COSTS, get_cost, plain_detector
 from crnas_d2.spaces import get_stage_space
+
 from detectron2.modeling import BACKBONE_REGISTRY
 
 DIRECT = {

@@ -11,10 +11,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from crnas_d2.files import write_atomically
 from crnas_d2.architecture import format_code, parse_code
-from crnas_d2.search.trial import Resampled, Trial
+from crnas_d2.files import write_atomically
 from crnas_d2.search.ledger import Ledger, LedgerError
+from crnas_d2.search.trial import Resampled, Trial
 
 SETTINGS = {"step": "stage", "weights": "ab12", "SEARCH.SEED": 0, "SEARCH.BN": [1, 0.1, None]}
 CODES = [(10, 1), (2, 3), (2, 1), (1, 17), (1, 2, 3)]

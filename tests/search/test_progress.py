@@ -5,8 +5,8 @@ import logging
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from crnas_d2.search.trial import Trial
 from crnas_d2.search.progress import Progress
+from crnas_d2.search.trial import Trial
 
 AP = "bbox/AP"
 

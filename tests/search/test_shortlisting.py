@@ -29,7 +29,7 @@ def make_ranking(size=len(SPACE), seed=0):
 
 def pick(ranking, codes, baseline=BASELINE, space=SPACE, seed=0):
     beside = [code for code in space if code != baseline]
-    draw = lambda rng: rng.choice(space)  # noqa: E731
+    draw = lambda rng: rng.choice(space)
     return pick_candidates(ranking, baseline, codes, len(beside), draw, seed)
 
 

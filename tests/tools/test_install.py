@@ -17,15 +17,15 @@ SCRIPT = ROOT / "tools" / "install.py"
 STEPS = ["venv", "requirements.txt", "requirements-detectron2.txt", "editable", "check"]
 
 # A child process that installs into the checkout argv[1] with Commands(stop_at=argv[2], ...).
-CHILD = """
+CHILD = f"""
 import sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_install import Commands, installer
 from pathlib import Path
 installer.find_detectron2 = lambda: None
 root = Path(sys.argv[1])
 installer.main(root, Commands(root, stop_at=sys.argv[2], how=sys.argv[3]))
-""".format(tests=str(Path(__file__).parent))
+"""
 
 
 def load_installer():
@@ -273,8 +273,8 @@ def own_python(tmp_path):
 
 def plan_of(python, root):
     script = (
-        "import json, sys; sys.path.insert(0, {!r}); import install; from pathlib import Path\n"
-        "print(json.dumps(install.make_plan(Path({!r}))))".format(str(SCRIPT.parent), str(root))
+        f"import json, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import install; from pathlib import Path\n"
+        f"print(json.dumps(install.make_plan(Path({str(root)!r}))))"
     )
     return json.loads(subprocess.check_output([str(python), "-B", "-c", script]))
 
