@@ -66,6 +66,9 @@ def add_crnas_config(cfg: CN) -> None:
     supernet.STAGE_WEIGHTS = []
     # O of the dilation supernet: the operations of a choice block
     supernet.OPERATIONS = [0, 1, 2]
+    # How training draws paths: each one "uniform" by itself, as in the paper, or in "cycles", over each of
+    # which a choice unit takes all of its choices once
+    supernet.SAMPLING = "uniform"
     # Seed of the paths that training draws; the path of an iteration is a function of both
     supernet.SEED = 0
     # Paths on which a trained supernet is evaluated; the search has its own evaluation

@@ -65,7 +65,8 @@ EFFECTS = {
 }
 # What only the training of a detector reads, of the keys whose beginnings are not above
 OF_TRAININGS = (
-    *("INPUT.*_TRAIN*", "INPUT.CROP.*", "INPUT.RANDOM_FLIP", "MODEL.SUPERNET.SEED"),
+    *("INPUT.*_TRAIN*", "INPUT.CROP.*", "INPUT.RANDOM_FLIP"),
+    *("MODEL.SUPERNET.SAMPLING", "MODEL.SUPERNET.SEED"),
     *("MODEL.*_TRAIN", "MODEL.*LOSS*", "MODEL.*SMOOTH_L1*", "MODEL.*.IOU_THRESHOLDS"),
     *("MODEL.*.IOU_LABELS", "MODEL.*.BATCH_SIZE_PER_IMAGE", "MODEL.*.POSITIVE_FRACTION"),
     "MODEL.*.PROPOSAL_APPEND_GT",

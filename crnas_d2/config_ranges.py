@@ -230,6 +230,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         ),
         "MODEL.RETINANET.FOCAL_LOSS_ALPHA": SHARE,
         "MODEL.RETINANET.FOCAL_LOSS_GAMMA": ZERO,
+        "MODEL.SUPERNET.SAMPLING": one_of("uniform", "cycles"),
         "MODEL.SUPERNET.SEED": WHOLE,
         "SEARCH.COST": one_of(
             "blocks", "weighted", "gmacs", "detector_gmacs", "parameters", "latency"

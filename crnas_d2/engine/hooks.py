@@ -72,6 +72,21 @@ class UniformPathSampling(HookBase):
         self._supernet.set_path(self.path(self.trainer.iter))
 
 
+class CyclicPathSampling(UniformPathSampling):
+    """Paths in cycles, over each of which a choice unit trains all of its choices equally often.
+
+    It is one path an iteration too, and a function of the same; see
+    :meth:`~crnas_d2.spaces.path_space.PathSpace.sample_in_cycles`.
+    """
+
+    def path(self, iteration: int) -> tuple[int, ...]:
+        return self._supernet.space.sample_in_cycles(self._seed, iteration)
+
+
+# By the values of MODEL.SUPERNET.SAMPLING
+SAMPLINGS = {"uniform": UniformPathSampling, "cycles": CyclicPathSampling}
+
+
 class ActiveGradientReduction(HookBase):
     """Averages over all ranks, in one collective, the gradients that are there: those of the path,
     which is the same on all of them, and nothing else.

@@ -34,16 +34,17 @@ from ..data.classification import ClassificationMapper, build_classification_tes
 from ..data.imagenet import is_classification
 from ..data.naming_mapper import NamingMapper
 from ..lock import folder_lock
+from ..modeling.supernet import Supernet
 from .best_checkpoint import BestCheckpointer
 from .evaluators import build_evaluator
 from .hooks import (
+    SAMPLINGS,
     ActiveGradientReduction,
     LossNormalizer,
     ProcessCount,
     Reporting,
     SeededStep,
     StopOnSignal,
-    UniformPathSampling,
     find_supernet,
 )
 from .loader import ReportedLoader, build_train_loader
@@ -59,7 +60,7 @@ class CRTrainer(DefaultTrainer):
     """Detectron2's default trainer, which also
 
     * trains on the CPU in several processes,
-    * trains a supernet by single-path uniform sampling, moving the gradients of the path alone,
+    * trains a supernet by single-path sampling, moving the gradients of the path alone,
     * has one network on all ranks, the running statistics of BN included,
     * resumes to the state that it would have reached without the interruption, given a ``SEED``,
     * saves and ends on SIGTERM, and stops with all ranks when a loss is not finite,
@@ -108,7 +109,7 @@ class CRTrainer(DefaultTrainer):
         return [
             SeededStep(cfg.SEED) if cfg.SEED >= 0 else None,
             Reporting(cfg.SOLVER.IMS_PER_BATCH) if main else None,
-            UniformPathSampling(supernet, cfg.MODEL.SUPERNET.SEED) if supernet else None,
+            self._build_path_sampling(supernet) if supernet else None,
             *(LossNormalizer(m, message) for m in self.model.modules() if isinstance(m, RetinaNet)),
             ProcessCount(),
             hooks.IterationTimer(),
@@ -129,6 +130,10 @@ class CRTrainer(DefaultTrainer):
         PathManager.mkdirs(folder)
         metrics = MetricsWriter(os.path.join(folder, "metrics.json"))
         return [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(folder)]
+
+    def _build_path_sampling(self, supernet: Supernet) -> HookBase:
+        keys = self.cfg.MODEL.SUPERNET
+        return SAMPLINGS[keys.SAMPLING](supernet, keys.SEED)
 
     def _build_precise_bn(self) -> HookBase:
         cfg = self.cfg.clone()

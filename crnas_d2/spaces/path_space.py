@@ -61,6 +61,29 @@ class PathSpace:
             for choices in self.choices
         )
 
+    def sample_in_cycles(self, seed: int, iteration: int) -> tuple[int, ...]:
+        """The path of an iteration where each unit draws without replacement, as strict fairness in
+        FairNAS does (Chu et al., 2021), for units of any numbers of choices.
+
+        A unit of k choices takes each of them once in k iterations, its cycle, in an order that is
+        drawn anew for each cycle and by itself for each unit. So an iteration's path is uniform over
+        the space, and independent of those in which every unit is in another cycle.
+
+        Args:
+            seed: of all cycles.
+            iteration: from 0.
+        """
+
+        def choose(index: int, choices: tuple[int, ...]) -> int:
+            cycle, place = divmod(iteration, len(choices))
+            rng = Random(f"{seed}/{index}/{cycle}")
+            return sorted(choices, key=lambda _: rng.random())[place]
+
+        return tuple(
+            choose(index, choices) if len(choices) > 1 else choices[0]
+            for index, choices in enumerate(self.choices)
+        )
+
     def __contains__(self, path: object) -> bool:
         return (
             isinstance(path, Sequence)

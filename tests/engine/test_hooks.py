@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import NETWORKS, assert_same_state, checkpoints, last_checkpoint, train
+from runs import NETWORKS, assert_same_state, checkpoints, last_checkpoint, run_trainer, train
 from scipy.stats import chisquare
 
 from crnas_d2.architecture import ARCHITECTURES
 from crnas_d2.checkpoint.checkpointer import find_checkpoint
 from crnas_d2.engine.hooks import (
+    SAMPLINGS,
     LossNormalizer,
     ProcessCount,
     StopOnSignal,
@@ -25,6 +26,7 @@ from crnas_d2.modeling.cr_resnet import ResNetStages
 from crnas_d2.spaces import get_operation_space, get_stage_space
 
 from detectron2.engine import TrainerBase
+from detectron2.engine.hooks import CallbackHook
 
 SPACES = {
     "stage": get_stage_space("resnet"),
@@ -80,7 +82,8 @@ def test_path_is_a_function_of_seed_and_iteration():
     assert paths[:3] == [(4, 7, 20, 6), (8, 5, 14, 6), (8, 4, 23, 13)]
 
 
-def test_path_is_set_before_each_step():
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_path_is_set_before_each_step(sampling):
     space = get_stage_space("resnet", [[1, 2], [1, 2], [1, 2], [1, 2]])
     stages = ResNetStages(block="basic", stem_out_channels=8, res2_out_channels=8)
     supernet = StageSupernet(stages, space)
@@ -95,9 +98,33 @@ def test_path_is_set_before_each_step():
             trained.append(supernet.path)
 
     trainer = Trainer()
-    trainer.register_hooks([UniformPathSampling(find_supernet(model), 5)])
+    trainer.register_hooks([SAMPLINGS[sampling](find_supernet(model), 5)])
     trainer.train(10, 20)
-    assert trained == draw(space, 20, seed=5)[10:]
+    cycles = [space.sample_in_cycles(5, iteration) for iteration in range(20)]
+    assert trained == {"uniform": draw(space, 20, seed=5), "cycles": cycles}[sampling][10:]
+
+
+@pytest.mark.parametrize("start", [0, 3])  # of a resumed training, too
+def test_training_in_cycles(tiny_config, tmp_path, start):
+    """Of 6 iterations each choice of two has 3, each one of three has 2."""
+    paths = []
+
+    def see(trainer):
+        supernet = find_supernet(trainer.model)
+        trainer.register_hooks([CallbackHook(after_step=lambda _: paths.append(supernet.path))])
+
+    options = [*NETWORKS["stage"], "MODEL.SUPERNET.SAMPLING", "cycles", "DATASETS.TEST", "()"]
+    if start:
+        run_trainer(tiny_config, *options, "SOLVER.MAX_ITER", start)
+    run_trainer(tiny_config, "--resume", *options, "SOLVER.MAX_ITER", 6, change=see)
+    space = get_stage_space("resnet", [[1, 2], [1, 2], [1, 2, 3], [1, 2]])
+    assert paths == [space.sample_in_cycles(0, iteration) for iteration in range(start, 6)]
+    if not start:
+        assert [Counter(entries) for entries in zip(*paths)] == [
+            *2 * [{1: 3, 2: 3}],
+            {1: 2, 2: 2, 3: 2},
+            {1: 3, 2: 3},
+        ]
 
 
 class SlowStep(TrainerBase):

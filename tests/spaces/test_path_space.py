@@ -1,6 +1,7 @@
 """What holds for the paths of any space: membership, and uniform sampling from a stable stream."""
 
 from collections import Counter
+from itertools import permutations, product
 from random import Random
 
 import numpy as np
@@ -17,7 +18,8 @@ SPACES = {
     "own stages": get_stage_space("resnet", [[1, 2], [3], [1, 2, 4], [2, 3]]),
 }
 # What a draw of chi-square exceeds with probability 1e-4, by degrees of freedom.
-CHI_SQUARE = {1: 15.14, 2: 18.42, 4: 23.51, 8: 31.83, 9: 33.72, 24: 58.61, 99: 160.06}
+CHI_SQUARE = {1: 15.14, 2: 18.42, 4: 23.51, 5: 25.74, 8: 31.83, 9: 33.72, 23: 57.07}
+CHI_SQUARE |= {24: 58.61, 35: 74.93, 99: 160.06}
 DRAWS = 9000
 
 
@@ -102,6 +104,56 @@ def test_the_largest_random_number_gives_the_last_choice():
 
     for space in SPACES.values():
         assert space.sample(AlmostOne()) == tuple(choices[-1] for choices in space.choices)
+
+
+def cycles_of(space, iterations, seed=0):
+    return [space.sample_in_cycles(seed, iteration) for iteration in range(iterations)]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_cycle_has_every_choice_once(name):
+    """Whatever the numbers of choices of the other units."""
+    space = SPACES[name]
+    paths = cycles_of(space, 600)
+    assert all(type(path) is tuple and path in space for path in paths)
+    for index, choices in enumerate(space.choices):
+        drawn, k = [path[index] for path in paths], len(choices)
+        for start in range(0, len(drawn) // k * k, k):
+            assert sorted(drawn[start : start + k]) == list(choices)
+
+
+def test_the_orders_of_a_cycle_are_uniform():
+    """All 3! and 4! of them, whatever that of the cycle before and of the other units."""
+    space = get_stage_space("resnet", [[1, 2, 4], [3], [1, 2, 3, 5], [2, 4, 6]])
+    paths = cycles_of(space, 6000)
+    by_unit = {
+        unit.index: [
+            tuple(path[unit.index] for path in paths[start : start + len(unit.choices)])
+            for start in range(0, len(paths), len(unit.choices))
+        ]
+        for unit in space.units
+    }
+    for unit in space.units:
+        orders = list(permutations(unit.choices))
+        assert chi_square(by_unit[unit.index], orders) < CHI_SQUARE[len(orders) - 1]
+    orders = list(permutations(range(3)))
+    ranks = {i: [tuple(map(sorted(o).index, o)) for o in by_unit[i]] for i in (0, 3)}
+    cells = list(product(orders, orders))
+    assert chi_square(list(zip(ranks[0], ranks[3])), cells) < CHI_SQUARE[35]
+    assert chi_square(list(zip(ranks[0][::2], ranks[0][1::2])), cells) < CHI_SQUARE[35]
+
+
+def test_paths_in_cycles_are_uniform_over_the_space():
+    space = get_stage_space("resnet", [[1, 2, 5], [1, 3], [2, 4], [1, 2, 3]])
+    draws = [space.sample_in_cycles(seed, 7) for seed in range(DRAWS)]
+    assert chi_square(draws, list(space)) < CHI_SQUARE[35]
+
+
+def test_a_seed_gives_these_cycles_everywhere():
+    space = get_stage_space("resnet", [[1, 2, 3], [1, 2, 3, 4], [2, 3], [5]])
+    paths = [(3, 4, 2, 5), (2, 1, 3, 5), (1, 2, 2, 5), (1, 3, 3, 5), (3, 4, 3, 5), (2, 2, 2, 5)]
+    assert cycles_of(space, 6) == paths
+    assert cycles_of(space, 6) != cycles_of(space, 6, seed=1)
 
 
 @pytest.mark.parametrize(
