@@ -131,7 +131,7 @@ def test_arguments():
     yaml = get_yaml(RETINANET, *THIN_YAML)
     yaml.MODEL.RESNETS.NORM, yaml.MODEL.BACKBONE.FREEZE_AT = "GN", 0
     yaml.MODEL.RETINANET.NUM_CLASSES = 3
-    lazy.backbone.norm, yaml.MODEL.FPN.NORM = "", ""
+    lazy.backbone.norm, yaml.MODEL.FPN.NORM = "BN", "BN"
     assert_same_network(lazy, yaml)
 
 
@@ -178,7 +178,7 @@ def test_unknown_names(arguments, words):
 
 @pytest.mark.parametrize("detector", ["retinanet", "fcos"])
 def test_dense_detectors_are_detectron2s(detector):
-    """All but the backbone, the norm of FPN and the input is that of Detectron2's own lazy config."""
+    """All but the backbone and the input is that of Detectron2's own lazy config."""
     folder = os.path.join(os.path.dirname(detectron2.__file__), "model_zoo", "configs")
     path = os.path.join(folder, "common", "models", f"{detector}.py")
     theirs, ours = LazyConfig.load(path).model, lazy_model("CR-ResNet50", detector)
@@ -187,7 +187,6 @@ def test_dense_detectors_are_detectron2s(detector):
         ours.input_format = theirs.input_format
         assert ours.pop("test_score_thresh") == 0.05  # the default
     ours.backbone.bottom_up = theirs.backbone.bottom_up
-    ours.backbone.norm = ""
     with torch.device("meta"):
         models = [instantiate(model) for model in (ours, theirs)]
     assert repr(models[0]) == repr(models[1])

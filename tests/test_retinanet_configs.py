@@ -57,8 +57,8 @@ def test_detector_is_detectron2s(name):
     assert cfg.SOLVER.IMS_PER_BATCH == theirs.SOLVER.IMS_PER_BATCH
     if name.endswith("CR_R_50_FPN_1x.yaml"):
         return
-    for key in ("FPN", "RESNETS"):
-        cfg.MODEL[key].NORM = theirs.MODEL[key].NORM
+    assert cfg.MODEL.FPN.NORM == theirs.MODEL.FPN.NORM
+    cfg.MODEL.RESNETS.NORM = theirs.MODEL.RESNETS.NORM
     shapes = []
     for config in (cfg, theirs):
         config.MODEL.DEVICE = "meta"

@@ -39,7 +39,7 @@ def test_recipe_of_fine_tuning(name):
     assert (solver.IMS_PER_BATCH, solver.BASE_LR) == (16, 0.00125 * 16)
     assert (solver.GAMMA, solver.MOMENTUM, solver.WEIGHT_DECAY) == (0.1, 0.9, 0.0001)
     assert solver.WARMUP_ITERS > 0
-    assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.FPN.NORM == "SyncBN"
+    assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM) == ("SyncBN", "")
     assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((800,), 1333)
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)

@@ -69,7 +69,8 @@ def lazy_model(
         architecture: one of :data:`ARCHITECTURES` by its name, such as "CR-ResNet50", or codes.
         detector: "faster_rcnn", "mask_rcnn", "retinanet" or "fcos", with Detectron2's FPN.
         num_classes: of the data set.
-        norm: of backbone and FPN, see :func:`detectron2.layers.get_norm`. "SyncBN" is for GPUs.
+        norm: of the backbone, see :func:`detectron2.layers.get_norm`. "SyncBN" is for GPUs. FPN has
+            none, as the YAML configs have it.
         freeze_at: stages to freeze, see :meth:`detectron2.modeling.ResNet.freeze`. By default 2 in
             a published plain network and 1 in all others, as the YAML configs have it.
         body: further arguments of :class:`CRResNet` or :class:`CRMobileNetV2`. Codes of the ResNet
@@ -223,7 +224,7 @@ def _fpn(bottom_up: DictConfig, top_block: DictConfig) -> DictConfig:
         bottom_up=bottom_up,
         in_features="${.bottom_up.out_features}",
         out_channels=256,
-        norm="${.bottom_up.norm}",
+        norm="",
         top_block=top_block,
     )
 

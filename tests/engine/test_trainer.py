@@ -22,7 +22,7 @@ def test_sync_bn_stays_where_several_gpu_processes_train(monkeypatch):
 def test_one_process_trains_plain_bn(device):
     cfg = crnas_d2.get_config(CONFIG)
     cfg.MODEL.DEVICE = device
-    cfg.MODEL.ROI_BOX_HEAD.NORM = "SyncBN"
+    cfg.MODEL.FPN.NORM = cfg.MODEL.ROI_BOX_HEAD.NORM = "SyncBN"
     cfg.MODEL.RESNETS.NORM = "GN"
     cfg.freeze()
     changed = without_needless_sync_bn(cfg)
