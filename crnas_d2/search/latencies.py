@@ -17,6 +17,8 @@ from ..analysis.latency_table import LatencyTable
 from ..architecture import Code
 from ..config import get_architecture
 from ..spaces import StageSpace
+from ..spaces.stage import cost_range
+from .stage_search import margin
 
 LATENCY_FILE = "latency.csv"
 WHOLE = 200  # spaces of so many codes are measured whole
@@ -182,9 +184,9 @@ class Latencies:
         predicted, error = self._model.predict(codes), self._model.error + 1e-9
         near = np.zeros(len(codes), dtype=bool)
         for budget in self.budgets or [self.measured[self.baseline]]:
-            least = 0 if self.at_most and not self.tolerance else budget * (1 - self.tolerance)
-            most = budget if self.at_most else budget * (1 + self.tolerance)
-            near |= (predicted * (1 + error) >= least) & (predicted * (1 - error) <= most)
+            least, most = cost_range(budget, margin(budget, self.tolerance), self.at_most)
+            highest, lowest = predicted * (1 + error), predicted * (1 - error)
+            near |= (highest >= float(least)) & (lowest <= float(most))
         if near.sum() > MOST:
             raise ValueError(
                 f"SEARCH.TOLERANCE is {self.tolerance}: so near to the budgets in ms are "

@@ -11,8 +11,9 @@ from detectron2.config import CfgNode
 from ..architecture import Code, format_code
 from ..config import get_architecture
 from ..spaces import StageSpace
+from ..spaces.stage import cost_range
 from .cost import Cost, get_cost
-from .stage_search import eligible_codes
+from .stage_search import eligible_codes, margin
 
 
 @dataclass(frozen=True)
@@ -91,5 +92,5 @@ class Limits:
     def _range(self, budget: float) -> str:
         if not self.tolerance:
             return f"at most {budget:g}" if self.at_most else f"{budget:g}"
-        most = budget if self.at_most else budget * (1 + self.tolerance)
-        return f"{budget * (1 - self.tolerance):g} to {most:g}"
+        least, most = cost_range(budget, margin(budget, self.tolerance), self.at_most)
+        return f"{float(least):g} to {float(most):g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from numbers import Real
 
 from ..architecture import Code
@@ -72,9 +73,8 @@ def eligible_codes(
         raise ValueError(f"budgets: {budgets!r}; expected one or more positive numbers")
     if not (isinstance(tolerance, Real) and tolerance >= 0):
         raise ValueError(f"tolerance: {tolerance!r}; expected a share of the budget, 0 or more")
-    share = as_exact("tolerance", tolerance)
     eligible = {
-        budget: space.eligible(budget, share * as_exact("budget", budget), cost, at_most)
+        budget: space.eligible(budget, margin(budget, tolerance), cost, at_most)
         for budget in budgets
     }
     for budget, codes in eligible.items():
@@ -85,6 +85,11 @@ def eligible_codes(
                 f"the nearest costs are {_nearest_costs(space, budget, cost or space.cost)}"
             )
     return eligible
+
+
+def margin(budget: float, tolerance: float) -> Fraction:
+    """A tolerance, which is a share of a budget, in the budget's own unit."""
+    return as_exact("tolerance", tolerance) * as_exact("budget", budget)
 
 
 def _nearest_costs(space: StageSpace, budget: float, cost: Callable[[Code], float]) -> str:

@@ -99,17 +99,12 @@ class StageSpace(PathSpace):
         Raises:
             ValueError: one of the numbers is not finite, or the tolerance is negative.
         """
-        budget = as_exact("budget", budget)
-        tolerance = as_exact("tolerance", tolerance)
-        if tolerance < 0:
-            raise ValueError(f"tolerance: {tolerance}; expected 0 or more")
+        least, most = cost_range(budget, tolerance, at_most)
         cost = cost or self.cost
-        above = 0 if at_most else tolerance
-        below = inf if at_most and not tolerance else tolerance
         return [
             code
             for code in self
-            if -below <= as_exact(f"cost of stage code {list(code)}", cost(code)) - budget <= above
+            if least <= as_exact(f"cost of stage code {list(code)}", cost(code)) <= most
         ]
 
 
@@ -131,6 +126,26 @@ def get_stage_space(
     """
     paper = PAPER_SPACES[get_family(family).name]
     return StageSpace(family, choices or paper.choices, weights or paper.weights)
+
+
+def cost_range(
+    budget: float, tolerance: float = 0, at_most: bool = False
+) -> tuple[Fraction | float, Fraction]:
+    """The least and the most that a stage code may cost within a budget.
+
+    Args: as in :meth:`StageSpace.eligible`.
+
+    Returns:
+        Both ends belong to the range. The least is minus infinity where any cost below the budget fits.
+
+    Raises:
+        ValueError: one of the numbers is not finite, or the tolerance is negative.
+    """
+    exact, margin = as_exact("budget", budget), as_exact("tolerance", tolerance)
+    if margin < 0:
+        raise ValueError(f"tolerance: {margin}; expected 0 or more")
+    least = -inf if at_most and not margin else exact - margin
+    return least, exact if at_most else exact + margin
 
 
 def as_exact(what: str, number: float) -> Fraction:
