@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from numbers import Integral
 from types import MappingProxyType
 
-Code = tuple[
-    int, ...
-]  # a stage code, an operation code, a path of a supernet, or the first entries of one
+# A stage code, an operation code, a path of a supernet, or the first entries of one
+Code = tuple[int, ...]
 
-MAX_OPERATION = (
-    2  # operation o is a 3x3 convolution of dilation o + 1; O = {1, 2, 3}, section 3.2.2
-)
+# Operation o is a 3x3 convolution of dilation o + 1; O = {1, 2, 3}, section 3.2.2
+MAX_OPERATION = 2
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,8 @@ from detectron2.utils.file_io import PathManager
 
 WORK_SIDE = 64  # of the square from which the hashes are made
 SIDE = 32  # of the square that is kept
-CROPS = (
-    (0.0, 1),
-    (0.1, 1),
-    (0.1, 2),
-    (0.2, 3),
-)  # share of a side cut away, and places along a side
+# Share of a side cut away, and places along a side
+CROPS = ((0.0, 1), (0.1, 1), (0.1, 2), (0.2, 3))
 
 
 def _boxes() -> tuple[tuple[float, float, float], ...]:

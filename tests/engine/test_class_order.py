@@ -18,12 +18,8 @@ from crnas_d2.search import Ledger
 from detectron2.engine import default_argument_parser
 
 IDS = {3: 30, 7: 1}  # blue comes first now
-FROZEN = [
-    "MODEL.RESNETS.NORM",
-    "FrozenBN",
-    "MODEL.FPN.NORM",
-    "FrozenBN",
-]  # a training may be tested
+# So that a training may be tested
+FROZEN = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.NORM", "FrozenBN"]
 RESULTS = "inference/coco_instances_results.json"
 
 

@@ -200,9 +200,8 @@ def test_what_is_not_the_runs_is_not_written_over(tiny_config, tmp_path):
     (output / "config.yaml").unlink()
 
     train(tiny_config, "SOLVER.MAX_ITER", 1)
-    assert (
-        "6 images of" in (output / "log.txt").read_text()
-    )  # test set and training set are one here
+    # Test set and training set are one here
+    assert "6 images of" in (output / "log.txt").read_text()
     weights = output / "model_final.pth"
     before = weights.read_bytes()
     (tmp_path / "link.pth").symlink_to(weights)

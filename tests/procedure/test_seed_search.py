@@ -100,9 +100,8 @@ def test_what_it_started_from_is_on_record(folder, monkeypatch):
     for step in ("stage_search", "operation_search"):
         searched = json.loads((output / step / "result.json").read_text())["searched"]
         assert searched["supernet"]["seed_weights"] == {"name": WEIGHTS, "sha256": sha256}
-    monkeypatch.setattr(
-        "crnas_d2.report.search_page.SearchPage._attempt", lambda *_: None
-    )  # its figures
+    # Without its figures
+    monkeypatch.setattr("crnas_d2.report.search_page.SearchPage._attempt", lambda *_: None)
     with open(report_procedure(procedure(folder))) as file:
         page = file.read()
     names = "stage_supernet, dilation_supernet, baseline, final of each seed"
