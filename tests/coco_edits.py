@@ -9,16 +9,16 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances, polygons_to_bitmask
 
 
-def by_id(entries, id):
-    return next(entry for entry in entries if entry["id"] == id)
+def by_id(entries, entry_id):
+    return next(entry for entry in entries if entry["id"] == entry_id)
 
 
-def set_in(section, id, /, **values):
-    return lambda coco: by_id(coco[section], id).update(values)
+def set_in(section, entry_id, /, **values):
+    return lambda coco: by_id(coco[section], entry_id).update(values)
 
 
-def drop(section, id, key):
-    return lambda coco: by_id(coco[section], id).pop(key)
+def drop(section, entry_id, key):
+    return lambda coco: by_id(coco[section], entry_id).pop(key)
 
 
 def append(section, entry):

@@ -48,12 +48,12 @@ def styled() -> contextlib.AbstractContextManager:
     return matplotlib.rc_context(STYLE)
 
 
-def render(figure: Figure, format: str) -> bytes:
+def render(figure: Figure, file_format: str) -> bytes:
     """A figure as the content of a file: "svg", "png", "webp" or "pdf", the same bytes each time."""
     buffer = io.BytesIO()
-    date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(format)
+    date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format)
     with styled():
-        figure.savefig(buffer, format=format, metadata=date)
+        figure.savefig(buffer, format=file_format, metadata=date)
     return buffer.getvalue()
 
 
@@ -63,10 +63,10 @@ def figure_format(path: str) -> str:
     Raises:
         ValueError: it is none of :data:`FORMATS`.
     """
-    format = os.path.splitext(path)[1].lower().lstrip(".")
-    if format not in FORMATS:
+    file_format = os.path.splitext(path)[1].lower().lstrip(".")
+    if file_format not in FORMATS:
         raise ValueError(f"picture {path!r}: expected a name that ends in .svg, .png or .pdf")
-    return format
+    return file_format
 
 
 def write_figure(figure: Figure, path: str) -> None:

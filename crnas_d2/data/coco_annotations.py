@@ -81,8 +81,8 @@ class AnnotationCheck:
         ids = [annotation.get("id") for annotation in annotations]
         types = set(map(type, ids))
         if not types <= {int, float, str}:
-            for index, id in enumerate(ids):
-                if type(id) not in (int, float, str):
+            for index, annotation_id in enumerate(ids):
+                if type(annotation_id) not in (int, float, str):
                     self.findings.error(
                         f"annotation at index {index}: {short(annotations[index])}; expected an object "
                         "with an id that is a number or text"
@@ -90,19 +90,21 @@ class AnnotationCheck:
             return False
         if len(set(ids)) < len(ids):
             seen = set()
-            for id in ids:
-                if id in seen:
-                    self.findings.error(f"annotation {id}: another annotation has the same id")
-                seen.add(id)
+            for annotation_id in ids:
+                if annotation_id in seen:
+                    self.findings.error(
+                        f"annotation {annotation_id}: another annotation has the same id"
+                    )
+                seen.add(annotation_id)
         if types == {int} and 0 < min(ids) <= max(ids) < ID_LIMIT:
             return False
         kind = (
             "annotation with id 0, which pycocotools would take for no match, or with another id that is "
             "no whole number from 1: all are counted anew, from 1"
         )
-        for id in ids:
-            if type(id) is not int or not 0 < id < ID_LIMIT:
-                self.findings.warn(kind, f"annotation {short(id)}")
+        for annotation_id in ids:
+            if type(annotation_id) is not int or not 0 < annotation_id < ID_LIMIT:
+                self.findings.warn(kind, f"annotation {short(annotation_id)}")
         self.corrected = True
         return True
 

@@ -120,29 +120,31 @@ class CocoCheck:
         """The entries that have an id of their own."""
         kind, found = SECTIONS[section], {}
         for index, entry in enumerate(self.coco[section]):
-            id = entry.get("id")
-            if not is_id(id):
+            entry_id = entry.get("id")
+            if not is_id(entry_id):
                 self.findings.error(
                     f"{kind} at index {index}: {short(entry)}; expected an object with an id that is "
                     "an integer of 64 bits, or text"
                 )
-            elif id in found:
-                self.findings.error(f"{kind} {id}: another {kind} has the same id")
+            elif entry_id in found:
+                self.findings.error(f"{kind} {entry_id}: another {kind} has the same id")
             else:
-                found[id] = entry
+                found[entry_id] = entry
         return found
 
     def _check_categories(self) -> None:
-        for id, category in self._with_id("categories").items():
+        for category_id, category in self._with_id("categories").items():
             if type(category.get("name")) is int:
                 category["name"] = str(category["name"])
-                self._correct("name of a category that is a number, read as text", f"category {id}")
+                self._correct(
+                    "name of a category that is a number, read as text", f"category {category_id}"
+                )
             name = category.get("name")
-            self.categories[id] = str(name)
+            self.categories[category_id] = str(name)
             if type(name) is not str:
-                self.findings.error(f"category {id}: name is {short(name)}; expected text")
+                self.findings.error(f"category {category_id}: name is {short(name)}; expected text")
             elif not name.strip():
-                self.findings.warn("category with an empty name", f"category {id}")
+                self.findings.warn("category with an empty name", f"category {category_id}")
         if not self.findings.errors:
             self.categories = dict(sorted(self.categories.items()))
 
@@ -150,41 +152,41 @@ class CocoCheck:
         """Returns: (width, height) by id, None where an image has no valid size."""
         owners: dict[str, int | str] = {}
         sizes: dict[int | str, tuple[int, int] | None] = {}
-        for id, image in self._with_id("images").items():
-            sizes[id] = self._size(id, image)
+        for image_id, image in self._with_id("images").items():
+            sizes[image_id] = self._size(image_id, image)
             name = image.get("file_name")
             if type(name) is not str or not name or "\0" in name:
-                self.findings.error(f"image {id}: file_name is {short(name)}; expected text")
+                self.findings.error(f"image {image_id}: file_name is {short(name)}; expected text")
                 continue
             if leaves_root(name):
                 if not self.outside_root:
                     self.findings.error(
-                        f"image {id}: file_name {name!r} leads out of the image root, which "
+                        f"image {image_id}: file_name {name!r} leads out of the image root, which "
                         "DATASETS.IMAGES_OUTSIDE_ROOT True would allow"
                     )
                     continue
                 kind = "file name that leads out of the image root, which is allowed"
-                self.findings.warn(kind, f"image {id}")
+                self.findings.warn(kind, f"image {image_id}")
             path = os.path.normpath(name)
-            if owners.setdefault(path, id) != id:
+            if owners.setdefault(path, image_id) != image_id:
                 kind = "picture that is there under two ids, which is trained and tested twice"
-                self.findings.warn(kind, f"image {id} {name!r}, as {owners[path]}")
+                self.findings.warn(kind, f"image {image_id} {name!r}, as {owners[path]}")
         return sizes
 
-    def _size(self, id: int | str, image: dict) -> tuple[int, int] | None:
+    def _size(self, image_id: int | str, image: dict) -> tuple[int, int] | None:
         sides = image.get("width"), image.get("height")
         if not (type(sides[0]) is type(sides[1]) is int):
             numbers = tuple(map(whole_number, sides))
             if None not in numbers:
                 sides = image["width"], image["height"] = numbers
                 kind = "width or height that is text or has a point, read as the number that it is"
-                self._correct(kind, f"image {id}")
+                self._correct(kind, f"image {image_id}")
         if not all(type(side) is int and side > 0 for side in sides):
             self.findings.error(
-                f"image {id}: width, height are {short(sides)}; expected integers above 0"
+                f"image {image_id}: width, height are {short(sides)}; expected integers above 0"
             )
         elif fault := size_fault(*sides):
-            self.findings.error(f"image {id}: {fault}")
+            self.findings.error(f"image {image_id}: {fault}")
         else:
             return sides
         return None
@@ -197,27 +199,29 @@ class CocoCheck:
         self.annotations = len(entries)
         self.run_lengths = check.run_lengths
         self.coco["annotations"] = entries
-        self._leave_out([id for id in self.categories if not check.objects[id]])
-        for id, name in self.categories.items():
-            if check.objects[id] == 0:
+        self._leave_out(
+            [category_id for category_id in self.categories if not check.objects[category_id]]
+        )
+        for category_id, name in self.categories.items():
+            if check.objects[category_id] == 0:
                 kind = (
                     "category without any box; if it is no class, but a group of the exporter, name it "
                     "in DATASETS.LEFT_OUT_CATEGORIES"
                 )
-                self.findings.warn(kind, f"category {id} {name!r}")
-            elif 0 < check.objects[id] == check.crowds[id]:
+                self.findings.warn(kind, f"category {category_id} {name!r}")
+            elif 0 < check.objects[category_id] == check.crowds[category_id]:
                 kind = (
                     "category whose objects all have iscrowd 1: Detectron2 does not train it, and it "
                     "has no AP"
                 )
-                self.findings.warn(kind, f"category {id} {name!r}")
+                self.findings.warn(kind, f"category {category_id} {name!r}")
 
     def _warn_of_names(self) -> None:
         owners: dict[str, int | str] = {}
-        for id, name in self.categories.items():
-            if name.strip() and owners.setdefault(name, id) != id:
+        for category_id, name in self.categories.items():
+            if name.strip() and owners.setdefault(name, category_id) != category_id:
                 kind = "category with the name of another one, which stays a class of its own"
-                self.findings.warn(kind, f"category {id} {name!r}, as {owners[name]}")
+                self.findings.warn(kind, f"category {category_id} {name!r}, as {owners[name]}")
 
     def _leave_out(self, empty: Collection[int | str]) -> None:
         """
@@ -227,7 +231,11 @@ class CocoCheck:
         if self.findings.errors:
             return
         for entry in self.left_out:
-            ids = [id for id, name in self.categories.items() if entry in (id, name)]
+            ids = [
+                category_id
+                for category_id, name in self.categories.items()
+                if entry in (category_id, name)
+            ]
             what = f"DATASETS.LEFT_OUT_CATEGORIES has {entry!r}"
             if len(ids) > 1:
                 self.findings.error(f"{what}, the name of {len(ids)} categories; expected an id")

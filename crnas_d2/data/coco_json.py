@@ -122,7 +122,9 @@ def register_coco_json(
         MetadataCatalog.remove(name)
     metadata = {
         "thing_classes": list(checked.categories.values()),
-        "thing_dataset_id_to_contiguous_id": {id: i for i, id in enumerate(checked.categories)},
+        "thing_dataset_id_to_contiguous_id": {
+            category_id: i for i, category_id in enumerate(checked.categories)
+        },
         "source": json_file,
     }
     register_coco_instances(name, metadata, checked.json_file, image_root)

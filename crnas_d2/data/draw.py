@@ -100,7 +100,9 @@ def draw_archval(
     stratified = _leaves_out(groups, chosen)
     if stratified:
         chosen = stratify(groups, size)
-    return Draw(frozenset(id for index in chosen for id in groups[index].images), stratified)
+    return Draw(
+        frozenset(image_id for index in chosen for image_id in groups[index].images), stratified
+    )
 
 
 def _groups(
@@ -112,13 +114,13 @@ def _groups(
     classes: dict[Hashable, set] = {image["id"]: set() for image in images}
     for annotation in trained_objects(images, annotations):
         classes[annotation["image_id"]].add(annotation["category_id"])
-    indices = {id: i for i, id in enumerate(sorted(set().union(*classes.values()), key=str))}
+    indices = {label: i for i, label in enumerate(sorted(set().union(*classes.values()), key=str))}
     groups = []
     names = {image["id"]: str(image.get(settings.group_key or "id")) for image in images}
     for ids in _joined(images, settings.group_key):
-        name = min(names[id] for id in ids)
+        name = min(names[image_id] for image_id in ids)
         rank = hashlib.sha256(f"{settings.seed}:{name}".encode()).digest()
-        counts = Counter(indices[label] for id in ids for label in classes[id])
+        counts = Counter(indices[label] for image_id in ids for label in classes[image_id])
         groups.append(Group(tuple(ids), rank, counts))
     return sorted(groups, key=lambda group: group.rank)
 

@@ -63,7 +63,7 @@ def count_coco(
         pairs[image in archval].append((image, classes[annotation["category_id"]]))
     names = [str(category.get("name")) for category in categories]
     ids = [image["id"] for image in coco["images"]]
-    inside = sum(id in archval for id in ids)
+    inside = sum(image_id in archval for image_id in ids)
     return tuple(
         _count(names, images, of_part, bool(annotations))
         for images, of_part in zip((len(ids) - inside, inside), pairs)

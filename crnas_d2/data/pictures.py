@@ -89,12 +89,12 @@ def _find_in_folder(folder: str, leave_out: str) -> list[Source]:
     return sources
 
 
-def read_picture(path: str, format: str = "RGB") -> np.ndarray:
+def read_picture(path: str, channels: str = "RGB") -> np.ndarray:
     """A picture, turned as its EXIF data say.
 
     Args:
         path: of the file.
-        format: order of the channels, see :func:`detectron2.data.detection_utils.read_image`.
+        channels: their order, see :func:`detectron2.data.detection_utils.read_image`.
 
     Returns:
         (h, w, 3) uint8.
@@ -103,7 +103,7 @@ def read_picture(path: str, format: str = "RGB") -> np.ndarray:
         UnreadableError: it cannot be read as a picture.
     """
     try:
-        return read_image(path, format=format)
+        return read_image(path, format=channels)
     except UnidentifiedImageError as error:  # its own words show a Python object
         raise UnreadableError(f"{path}: it is no picture that Pillow can read") from error
     except Exception as error:  # Pillow's plugins raise whatever goes wrong in a damaged file

@@ -89,7 +89,7 @@ def image_files(name: str, data: CfgNode) -> set[str]:
     chosen = drawn_from(source, data).archval
     is_archval = name == split_names(source)[PARTS.index("archval")]
     files = _all_images(source, data).items()
-    return {file for id, file in files if (id in chosen) is is_archval}
+    return {file for image_id, file in files if (image_id in chosen) is is_archval}
 
 
 def drawn_from(source: str, data: CfgNode) -> CountedDraw:

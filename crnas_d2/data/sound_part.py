@@ -37,7 +37,7 @@ def read_sound_part(
     if not images or not categories:
         raise ValueError(f"{json_file} has no images or no categories, so there is nothing to show")
     names = {_key(c.get("id")): str(c.get("name")) for c in categories}
-    order = {id: i for i, id in enumerate(sorted(names, key=_sorting))}
+    order = {category_id: i for i, category_id in enumerate(sorted(names, key=_sorting))}
     objects, sound = defaultdict(list), 0
     dataset = {}
     for image in images:
@@ -62,20 +62,20 @@ def read_sound_part(
                     "iscrowd": int(_number(annotation.get("iscrowd", 0)) == 1),
                 }
             )
-    shown = [{**image, "annotations": objects[id]} for id, image in dataset.items()]
+    shown = [{**image, "annotations": objects[image_id]} for image_id, image in dataset.items()]
     left_out = len(images) - len(shown), len(annotations) - sound
-    return shown, [names[id] for id in order], *left_out
+    return shown, [names[category_id] for category_id in order], *left_out
 
 
-def _key(id: Any) -> Any:
+def _key(raw_id: Any) -> Any:
     """One value for ids that mean the same, such as 1, 1.0 and "1"."""
-    number = _number(id)
-    return number if math.isfinite(number) else str(id)
+    number = _number(raw_id)
+    return number if math.isfinite(number) else str(raw_id)
 
 
-def _sorting(id: Any) -> tuple[bool, float, str]:
-    is_text = isinstance(id, str)
-    return is_text, 0.0 if is_text else id, str(id)
+def _sorting(raw_id: Any) -> tuple[bool, float, str]:
+    is_text = isinstance(raw_id, str)
+    return is_text, 0.0 if is_text else raw_id, str(raw_id)
 
 
 def _number(value: Any) -> float:

@@ -81,8 +81,8 @@ def _architecture_row(
     }
 
 
-def _number(value: float | None, format: str) -> dict[str, Any]:
-    return {"text": "" if value is None else f"{value:{format}}", "value": value}
+def _number(value: float | None, spec: str) -> dict[str, Any]:
+    return {"text": "" if value is None else f"{value:{spec}}", "value": value}
 
 
 def parts_tables(records: Sequence[SearchRecord]) -> list[dict[str, Any]]:

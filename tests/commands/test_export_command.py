@@ -80,15 +80,15 @@ OTHER_IMAGE = torch.rand(3, 97, 141, generator=torch.Generator().manual_seed(1))
         ("retinanet", "COCO-Detection/retinanet_CR_R_50_FPN_1x.yaml"),
     ],
 )
-@pytest.mark.parametrize("format, name", [("torchscript", "model.ts"), ("onnx", "model.onnx")])
-def test_exported_detector(tool, detector, capsys, kind, base, format, name):
+@pytest.mark.parametrize("file_format, name", [("torchscript", "model.ts"), ("onnx", "model.onnx")])
+def test_exported_detector(tool, detector, capsys, kind, base, file_format, name):
     path, model = detector(base)
-    file = export(tool, path, "--format", format)
+    file = export(tool, path, "--format", file_format)
     assert file.name == name
     printed = capsys.readouterr().out
     assert "image 96x128: " in printed and "image 64x85: " in printed
     assert f"outputs: {', '.join(OUTPUTS[kind])}" in printed
-    if format == "onnx":
+    if file_format == "onnx":
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         assert [x.name for x in session.get_outputs()] == OUTPUTS[kind]
     with torch.no_grad():
@@ -118,13 +118,13 @@ def write_base(folder, model):
 
 
 @pytest.mark.parametrize(
-    "format, model_keys",
+    "file_format, model_keys",
     [("torchscript", CASCADE), ("onnx", CASCADE), ("torchscript", KEYPOINTS)],
 )
-def test_other_heads(tool, detector, tmp_path, format, model_keys):
+def test_other_heads(tool, detector, tmp_path, file_format, model_keys):
     path, model = detector(write_base(tmp_path, model_keys))
     train = "('keypoints_coco_2017_train',)"  # which tells the names of the keypoints
-    file = export(tool, path, "--format", format, "DATASETS.TRAIN", train)
+    file = export(tool, path, "--format", file_format, "DATASETS.TRAIN", train)
     with torch.no_grad():
         (instances,) = model.inference([{"image": OTHER_IMAGE}], do_postprocess=False)
     assert instances.has("pred_keypoints") == (model_keys is KEYPOINTS)

@@ -79,8 +79,8 @@ TAKEN = {
     "text ids": (renamed("images", "image_id", "img_{}".format), None, 0, 7),
     "text ids of digits": (renamed("images", "image_id", str), None, 0, 7),
     "text ids of categories": (renamed("categories", "category_id", str), None, 0, 7),
-    "negative ids": (renamed("images", "image_id", lambda id: -id), None, 0, 7),
-    "large ids": (renamed("images", "image_id", lambda id: id + 10**18), None, 0, 7),
+    "negative ids": (renamed("images", "image_id", lambda old_id: -old_id), None, 0, 7),
+    "large ids": (renamed("images", "image_id", lambda old_id: old_id + 10**18), None, 0, 7),
     "truth values as iscrowd": (set_in("annotations", 200, iscrowd=False), None, 0, 7),
 }
 
@@ -129,7 +129,7 @@ CORRECTED = {
     "annotation ids as text": (renamed("annotations", "", "a{}".format), "annotation with id 0", 7),
     "annotation ids with a point": (renamed("annotations", "", float), "annotation with id 0", 7),
     "annotation ids as fractions": (set_in("annotations", 200, id=0.5), "annotation with id 0", 1),
-    "annotation ids below 0": (renamed("annotations", "", lambda id: -id), "with id 0", 7),
+    "annotation ids below 0": (renamed("annotations", "", lambda old_id: -old_id), "with id 0", 7),
     "annotation id beyond floats": (set_in("annotations", 200, id=10**400), "with id 0", 1),
     "no area": (without("area"), "without an area", 7),
     "no area and no mask": (edits(without("area"), without("segmentation")), "without an area", 7),

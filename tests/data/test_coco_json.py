@@ -377,6 +377,8 @@ def test_real_photographs(cfg, tmp_path):
     coco = json.loads((tmp_path / "val.json").read_text())
     coco["annotations"][5]["bbox"][0] = None
     (tmp_path / "val.json").write_text(json.dumps(coco))
-    id = coco["annotations"][5]["id"]
-    with pytest.raises(ValueError, match=rf"val\.json: 1 fault:\n  annotation {id} .* bbox"):
+    annotation_id = coco["annotations"][5]["id"]
+    with pytest.raises(
+        ValueError, match=rf"val\.json: 1 fault:\n  annotation {annotation_id} .* bbox"
+    ):
         setup_datasets(cfg)

@@ -10,16 +10,16 @@ from plain_draw import plain_draw
 from crnas_d2.data.draw import Draw, DrawSettings, draw_archval
 
 
-def image(id, file_name=None, **keys):
-    name = file_name or f"{id}.jpg"
-    return {"id": id, "file_name": name, "width": 100, "height": 80, **keys}
+def image(image_id, file_name=None, **keys):
+    name = file_name or f"{image_id}.jpg"
+    return {"id": image_id, "file_name": name, "width": 100, "height": 80, **keys}
 
 
 def objects_of(classes):
     """Annotations, from the classes of each image by its id."""
     return [
-        {"image_id": id, "category_id": label, "bbox": [1, 1, 5, 5], "iscrowd": 0}
-        for id, labels in classes.items()
+        {"image_id": image_id, "category_id": label, "bbox": [1, 1, 5, 5], "iscrowd": 0}
+        for image_id, labels in classes.items()
         for label in labels
     ]
 
@@ -28,9 +28,12 @@ def skewed(seed, images=60, classes=8):
     """Images whose class k is about half as frequent as class k - 1."""
     rng = random.Random(seed)
     labels = {
-        id: [k for k in range(classes) if rng.random() < 0.9 * 0.55**k] for id in range(images)
+        image_id: [k for k in range(classes) if rng.random() < 0.9 * 0.55**k]
+        for image_id in range(images)
     }
-    return [image(id, group=rng.randrange(images // 4)) for id in labels], objects_of(labels)
+    return [image(image_id, group=rng.randrange(images // 4)) for image_id in labels], objects_of(
+        labels
+    )
 
 
 def draw(images, annotations, size, seed=0, group_key=""):
@@ -53,7 +56,7 @@ def in_both(annotations, archval, groups):
 
 def test_the_plain_draw_is_this_one_forever():
     # for i in $(seq 0 999); do echo $(printf 0:$i | sha256sum) $i; done | sort | head -5
-    images = [image(id) for id in range(1000)]
+    images = [image(image_id) for image_id in range(1000)]
     assert draw(images, [], 5) == Draw(frozenset({87, 392, 404, 923, 942}))
     assert draw(images, [], 5, seed=1) != draw(images, [], 5)
 
@@ -66,13 +69,15 @@ def test_the_plain_draw_ignores_order_and_grows_by_nesting():
     assert drawn == draw(random.Random(0).sample(images, 500), [], 60, seed=4).archval
     assert draw(images, [], 20, seed=4).archval < drawn
     # Of 500 images and 5 more, 60 / 505 of the new ones are expected to be drawn.
-    more = images + [image(id) for id in (1, 2, 4, 5, 6)]
+    more = images + [image(image_id) for image_id in (1, 2, 4, 5, 6)]
     assert len(drawn - draw(more, [], 60, seed=4).archval) <= 3
 
 
 def test_the_plain_draw_is_uniform():
-    images = [image(id) for id in range(20)]
-    counts = Counter(id for seed in range(4000) for id in draw(images, [], 5, seed).archval)
+    images = [image(image_id) for image_id in range(20)]
+    counts = Counter(
+        image_id for seed in range(4000) for image_id in draw(images, [], 5, seed).archval
+    )
     # Binomial(4000, 1/4): mean 1000, standard deviation 27.4
     assert len(counts) == 20 and all(abs(count - 1000) < 4 * 27.4 for count in counts.values())
 
@@ -83,7 +88,7 @@ def test_it_stays_plain_where_that_leaves_no_class_out():
     plain = plain_draw(ids, 10)
     inside, outside = sorted(plain), sorted(set(ids) - plain)
     annotations = objects_of({inside[0]: [1], outside[0]: [1], outside[1]: [2]})
-    images = [image(id) for id in ids]
+    images = [image(image_id) for image_id in ids]
     assert draw(images, annotations, 10) == Draw(frozenset(plain))
     crowd, empty, beside = objects_of({outside[2]: [2], outside[3]: [2], outside[4]: [2]})
     crowd["iscrowd"] = 1
@@ -105,7 +110,9 @@ def test_by_class_every_class_is_in_both_parts():
         size = 9 + seed % 7
         drawn = draw(images, annotations, size, seed)
         assert len(drawn.archval) == size and drawn.archval < set(ids)
-        kept, several = in_both(annotations, drawn.archval, {id: id for id in ids})
+        kept, several = in_both(
+            annotations, drawn.archval, {image_id: image_id for image_id in ids}
+        )
         assert kept == several
         if not drawn.stratified:
             assert drawn.archval == plain_draw(ids, size, seed)
@@ -127,7 +134,7 @@ def deviation(annotations, archval, share):
     the classes of which archval should have a whole image."""
     pairs = {(a["category_id"], a["image_id"]) for a in annotations}
     everywhere = Counter(label for label, _ in pairs)
-    inside = Counter(label for label, id in pairs if id in archval)
+    inside = Counter(label for label, image_id in pairs if image_id in archval)
     classes = [label for label, n in everywhere.items() if n * share >= 1]
     return sum(abs(inside[k] / everywhere[k] - share) for k in classes) / len(classes)
 
@@ -139,13 +146,15 @@ def test_what_can_be_in_both_parts_is(group_key):
     for seed in range(60):
         images, annotations = skewed(seed, images=9, classes=5)
         groups = {i["id"]: i["group"] if group_key else i["id"] for i in images}
-        members = {g: [id for id in groups if groups[id] == g] for g in groups.values()}
+        members = {
+            g: [image_id for image_id in groups if groups[image_id] == g] for g in groups.values()
+        }
         if len(members) < 2:
             continue
         wanted = 1 + seed % 7
         drawn = draw(images, annotations, wanted, seed, group_key).archval
         possible = [
-            {id for g in chosen for id in members[g]}
+            {image_id for g in chosen for image_id in members[g]}
             for k in range(1, len(members))
             for chosen in itertools.combinations(members, k)
         ]
@@ -161,7 +170,10 @@ def test_what_can_be_in_both_parts_is(group_key):
 
 
 def test_groups_stay_whole_and_large_ones_are_no_likelier():
-    images = [image(id, video="long" if id < 20 else f"short {id}") for id in range(40)]
+    images = [
+        image(image_id, video="long" if image_id < 20 else f"short {image_id}")
+        for image_id in range(40)
+    ]
     counts = Counter()
     for seed in range(400):
         archval = draw(images, [], 20, seed, "video").archval
@@ -172,12 +184,15 @@ def test_groups_stay_whole_and_large_ones_are_no_likelier():
 
 
 def test_one_picture_under_two_ids_is_in_one_part():
-    images = [image(id) for id in range(10)] + [image(20, "./3.jpg"), image(21, "a/../3.jpg")]
+    images = [image(image_id) for image_id in range(10)] + [
+        image(20, "./3.jpg"),
+        image(21, "a/../3.jpg"),
+    ]
     for seed in range(20):
         archval = draw(images, [], 5, seed).archval
         assert len(archval) == 5 and len(archval & {3, 20, 21}) in (0, 3)
     # It joins the groups that it is in.
-    images = [image(id, video=id // 2) for id in range(8)]
+    images = [image(image_id, video=image_id // 2) for image_id in range(8)]
     images[2]["file_name"] = images[1]["file_name"]
     for seed in range(20):
         archval = draw(images, [], 4, seed, "video").archval
@@ -203,7 +218,7 @@ def test_ids_that_are_texts():
     ],
 )
 def test_what_cannot_be_drawn(change, key, size, message):
-    images = [image(id, video=id) for id in range(5)]
+    images = [image(image_id, video=image_id) for image_id in range(5)]
     change(images)
     with pytest.raises(ValueError, match=message):
         draw(images, [], size, group_key=key)

@@ -29,8 +29,8 @@ def originals(pictures):
     return fingerprints(pictures)
 
 
-def as_text(hash):
-    return f"{int.from_bytes(hash.tobytes(), 'big'):016x}"
+def as_text(picture_hash):
+    return f"{int.from_bytes(picture_hash.tobytes(), 'big'):016x}"
 
 
 def test_hash_of_the_whole_is_the_librarys(pictures, originals):
@@ -66,8 +66,8 @@ def test_no_picture_is_a_copy_of_another(originals):
 
 
 def test_pairs_are_those_of_a_plain_loop(originals, monkeypatch):
-    def bits(hash):
-        return imagehash.hex_to_hash(as_text(hash))
+    def bits(picture_hash):
+        return imagehash.hex_to_hash(as_text(picture_hash))
 
     first, second = originals.hashes[:7], originals.hashes[7:16]
     expected = {}

@@ -28,7 +28,9 @@ def cells(cfg, write_coco, tmp_path):
 def test_parts_of_a_draw_without_drawing(cells, tmp_path):
     cfg, root = cells
     register_own(cfg)
-    chosen = {f"{(id - 3) // 10}.png" for id in plain_draw([10 * i + 3 for i in range(8)], 3)}
+    chosen = {
+        f"{(image_id - 3) // 10}.png" for image_id in plain_draw([10 * i + 3 for i in range(8)], 3)
+    }
     archval = image_files("cells_archval", cfg.DATASETS)
     archtrain = image_files("cells_archtrain", cfg.DATASETS)
     assert archval == {str(root / name) for name in chosen}

@@ -62,7 +62,9 @@ def test_parts_hold_all_images_and_annotations_once(cells):
         both = archtrain[section] + archval[section]
         assert sorted(both, key=lambda e: e["id"]) == sorted(source[section], key=lambda e: e["id"])
         kept = set(ids(archval[section]))
-        assert ids(archval[section]) == [id for id in ids(source[section]) if id in kept]
+        assert ids(archval[section]) == [
+            image_id for image_id in ids(source[section]) if image_id in kept
+        ]
     for part in (archtrain, archval):
         assert {a["image_id"] for a in part["annotations"]} == set(ids(part["images"]))
         assert {k: v for k, v in part.items() if k not in ("images", "annotations")} == {

@@ -181,11 +181,11 @@ def deep(path):
     Image.new("I;16", (64, 48), 4000).save(path)
 
 
-def turned(orientation, format="PNG", size=(64, 48)):
+def turned(orientation, kind="PNG", size=(64, 48)):
     def change(path):
         exif = Image.Exif()
         exif[274] = orientation
-        Image.new("RGB", size).save(path, format, exif=exif)
+        Image.new("RGB", size).save(path, kind, exif=exif)
 
     return change
 

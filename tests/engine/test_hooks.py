@@ -151,9 +151,9 @@ class SlowStep(TrainerBase):
 def test_sigterm_saves_after_the_step():
     previous = signal.getsignal(signal.SIGTERM)
     trainer = SlowStep(signalled_at=2)
-    with pytest.raises(SystemExit) as exit:
+    with pytest.raises(SystemExit) as exited:
         trainer.train(0, 5)
-    assert exit.value.code == 143
+    assert exited.value.code == 143
     assert trainer.finished == [0, 1, 2]
     assert trainer.saved == [("model_0000002", 2, 3)]
     assert signal.getsignal(signal.SIGTERM) is previous

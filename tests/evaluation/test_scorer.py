@@ -98,8 +98,10 @@ def draw_scene(
     rng = np.random.default_rng(seed)
     # hotcoco would refuse license and obb, which no metric depends on.
     coco = {"images": [], "annotations": [], "licenses": ["none"]}
-    coco["categories"] = [{"id": id, "name": f"kind {id}"} for id in CATEGORY_IDS]
-    contiguous = {id: index for index, id in enumerate(sorted(CATEGORY_IDS))}
+    coco["categories"] = [
+        {"id": category_id, "name": f"kind {category_id}"} for category_id in CATEGORY_IDS
+    ]
+    contiguous = {category_id: index for index, category_id in enumerate(sorted(CATEGORY_IDS))}
     found = {}
     for image_id in (first_image_id + rng.permutation(10 * images)[:images]).tolist():
         image = {"id": image_id, "height": HEIGHT, "width": WIDTH, "license": "none"}
