@@ -124,6 +124,10 @@ def add_crnas_config(cfg: CN) -> None:
     # Result of the tests, such as "bbox/AP"; the checkpoint with the best one is kept as model_best.pth.
     # Empty = none
     cfg.TEST.BEST_METRIC = ""
+    # Decay of the exponential moving average of the weights and of the norms' statistics, such as 0.999,
+    # which the training tests and saves in their place; 0 = none
+    cfg.SOLVER.EMA = CN()
+    cfg.SOLVER.EMA.DECAY = 0.0
     # Checkpoints of a training that stay, the newest ones; model_best.pth is not counted
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 3
 

@@ -145,6 +145,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "SOLVER.WARMUP_FACTOR": SHARE,
         "SOLVER.WARMUP_ITERS": ZERO,
         "SOLVER.WARMUP_METHOD": one_of("linear", "constant"),
+        "SOLVER.EMA.DECAY": Range("0 to below 1", lambda v: _number(v) and 0 <= v < 1),
         "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of("value", "norm"),
         "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,
         "SOLVER.CLIP_GRADIENTS.NORM_TYPE": either(POSITIVE, one_of(math.inf)),

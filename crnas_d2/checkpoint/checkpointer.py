@@ -36,13 +36,30 @@ class CRCheckpointer(DetectionCheckpointer):
       starts as :func:`start` says, and never with a random backbone.
     * A checkpoint takes its name when it is whole, and a resume takes the newest that can be read.
     * A checkpoint keeps the keys of ``cfg.MODEL``, for :mod:`.same_model`.
+    * Where a training averages its weights, those are the model that a checkpoint has; the ones that
+      are trained belong to the state of the training.
     * Of a training, the ``SOLVER.CHECKPOINTS_TO_KEEP`` newest ones stay. The final and the best one,
       which are there to be used, are without the state of the optimizer. A longer training goes on
       from the one of the same iteration, which is saved before the final one.
     """
 
-    def __init__(self, model: torch.nn.Module, save_dir: str, cfg: CfgNode, **checkpointables: Any):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        save_dir: str,
+        cfg: CfgNode,
+        averaged: torch.nn.Module | None = None,
+        **checkpointables: Any,
+    ):
+        """
+        Args:
+            model: that is trained, or else evaluated.
+            save_dir, checkpointables: see :class:`DetectionCheckpointer`.
+            cfg: of the model.
+            averaged: the same with averaged weights, if there are any.
+        """
         super().__init__(model, save_dir, **checkpointables)
+        self._saved = self.model if averaged is None else averaged
         self._cfg = cfg
         self._model_config = flatten_model_config(cfg)
         self._last: str | None = None
@@ -58,7 +75,7 @@ class CRCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        diverged = [key for key, p in self.model.named_parameters() if not p.isfinite().all()]
+        diverged = [key for key, p in self._saved.named_parameters() if not p.isfinite().all()]
         if diverged:
             raise FloatingPointError(
                 f"{name}.pth is not saved: {len(diverged)} parameter(s) of the model have Inf or "
@@ -68,7 +85,7 @@ class CRCheckpointer(DetectionCheckpointer):
             resumable = f"model_{kwargs['iteration']:07d}"
             if self._last != self._path(resumable):
                 self.save(resumable, **kwargs)
-        data = {"model": self.model.state_dict(), "model_config": self._model_config, **kwargs}
+        data = {"model": self._saved.state_dict(), "model_config": self._model_config, **kwargs}
         data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
         if name in (FINAL, BEST):
             data = _without_optimizer(data)
@@ -128,6 +145,12 @@ class CRCheckpointer(DetectionCheckpointer):
         if self._is_of_the_model(filename):
             return read_checkpoint(filename, into_memory=True)
         return {"model": start(filename, self.model, self._cfg)}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        if self._saved is not self.model:
+            self._saved.load_state_dict(self.model.state_dict())
+        return incompatible
 
     def _is_of_the_model(self, filename: str) -> bool:
         """Whether it is a checkpoint of this very model, with which a training may go on."""

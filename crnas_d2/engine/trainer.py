@@ -35,6 +35,7 @@ from ..data.imagenet import is_classification
 from ..data.naming_mapper import NamingMapper
 from ..lock import folder_lock
 from ..modeling.supernet import Supernet
+from .averaging import WeightAveraging
 from .best_checkpoint import BestCheckpointer
 from .evaluators import build_evaluator
 from .hooks import (
@@ -55,6 +56,8 @@ from .terminal import LoggedLines, log_results
 
 logger = logging.getLogger(__name__)
 
+TRAINED_WEIGHTS = "trained_weights"
+
 
 class CRTrainer(DefaultTrainer):
     """Detectron2's default trainer, which also
@@ -67,6 +70,7 @@ class CRTrainer(DefaultTrainer):
     * loads and saves through :class:`CRCheckpointer`,
     * trains "SyncBN" as "BN" where there is nothing to synchronize or no GPU to do it on,
     * chooses the mapper and the evaluator by the data set,
+    * tests and saves averaged weights, if asked,
     * tests with augmentation at the end, if asked, and keeps the best checkpoint, if asked.
     """
 
@@ -75,6 +79,8 @@ class CRTrainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
 
         model = self.build_model(cfg)
+        decay = cfg.SOLVER.EMA.DECAY
+        self._averaging = WeightAveraging(model, decay) if decay > 0 else None
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         supernet = find_supernet(model)
@@ -93,7 +99,13 @@ class CRTrainer(DefaultTrainer):
         if supernet is not None and comm.get_world_size() > 1:
             self._trainer.register_hooks([ActiveGradientReduction(model)])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = CRCheckpointer(model, cfg.OUTPUT_DIR, cfg, trainer=weakref.proxy(self))
+        self.checkpointer = CRCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            cfg,
+            averaged=self._averaging and self._averaging.network,
+            trainer=weakref.proxy(self),
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -104,7 +116,6 @@ class CRTrainer(DefaultTrainer):
         order, then what may end the run."""
         cfg, best, main = self.cfg, self.cfg.TEST.BEST_METRIC, comm.is_main_process()
         supernet, message = find_supernet(self.model), self._trainer.message
-        precise = cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)
         save_period, test_period = cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD
         return [
             SeededStep(cfg.SEED) if cfg.SEED >= 0 else None,
@@ -114,8 +125,7 @@ class CRTrainer(DefaultTrainer):
             ProcessCount(),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            self._build_precise_bn() if precise else None,
-            SharedStatistics(self.model) if comm.get_world_size() > 1 else None,
+            *self._build_weights_hooks(),
             # Before the test: if that fails, the checkpoint is there.
             hooks.PeriodicCheckpointer(self.checkpointer, save_period) if main else None,
             hooks.EvalHook(test_period, self._test),
@@ -135,19 +145,36 @@ class CRTrainer(DefaultTrainer):
         keys = self.cfg.MODEL.SUPERNET
         return SAMPLINGS[keys.SAMPLING](supernet, keys.SEED)
 
+    def _build_weights_hooks(self) -> list[HookBase]:
+        """What makes of a step's weights and statistics those that are tested and saved."""
+        precise = self.cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)
+        several = comm.get_world_size() > 1
+        built: list[HookBase] = [self._build_precise_bn()] if precise else []
+        if self._averaging is None:
+            return [*built, SharedStatistics(self.model)] if several else built
+        if precise and several:
+            built.append(SharedStatistics(self._tested))
+        shared = [SharedStatistics(self.model)] if several else []
+        return [*shared, self._averaging, *built]
+
     def _build_precise_bn(self) -> HookBase:
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0
         loader = self.build_train_loader(cfg)
-        return PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+        return PreciseBN(cfg.TEST.EVAL_PERIOD, self._tested, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+
+    @property
+    def _tested(self) -> torch.nn.Module:
+        """The model with the weights that are tested: the averaged ones, if there are any."""
+        return self._averaging.network if self._averaging else self.model
 
     def _test(self) -> dict:
-        self._last_eval_results = self.test(self.cfg, self.model)
+        self._last_eval_results = self.test(self.cfg, self._tested)
         return self._last_eval_results
 
     def _test_with_tta(self) -> dict:
-        results = self.test_with_tta(self.cfg, self.model)
+        results = self.test_with_tta(self.cfg, self._tested)
         self._last_eval_results.update(results)
         return results
 
@@ -171,11 +198,22 @@ class CRTrainer(DefaultTrainer):
         with lock or contextlib.nullcontext():
             return super().train()
 
+    def state_dict(self) -> dict[str, Any]:
+        """As in Detectron2; where a checkpoint has averaged weights, beside the state of the optimizer
+        those that it trains."""
+        state = super().state_dict()
+        if self._averaging:
+            state[OF_OPTIMIZER][TRAINED_WEIGHTS] = self.checkpointer.model.state_dict()
+        return state
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in Detectron2; the end of a training is without the state of the optimizer."""
         TrainerBase.load_state_dict(self, state_dict)
         if OF_OPTIMIZER in state_dict:
-            self._trainer.load_state_dict(state_dict[OF_OPTIMIZER])
+            of_optimizer = state_dict[OF_OPTIMIZER]
+            self._trainer.load_state_dict(of_optimizer)
+            if TRAINED_WEIGHTS in of_optimizer:
+                self.checkpointer.model.load_state_dict(of_optimizer[TRAINED_WEIGHTS])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

@@ -18,6 +18,7 @@ from ..data import setup_datasets
 from ..data.digits import digits_root
 from ..data.splits import passing_draws
 from ..engine import CRTrainer
+from ..engine.averaging import WeightAveraging
 from ..engine.config_check import check_network
 from ..engine.forecast import BACKWARD_COST, Work
 from ..engine.hooks import UniformPathSampling
@@ -102,7 +103,8 @@ class _Trainer(CRTrainer):
     """Does what belongs to an iteration alone."""
 
     def build_hooks(self) -> list[HookBase]:
-        return [hook for hook in super().build_hooks() if isinstance(hook, UniformPathSampling)]
+        kinds = (UniformPathSampling, WeightAveraging)
+        return [hook for hook in super().build_hooks() if isinstance(hook, kinds)]
 
 
 def _time_training(cfg: CfgNode, processes: int) -> float:
@@ -113,6 +115,7 @@ def _time_training(cfg: CfgNode, processes: int) -> float:
     def run() -> int:
         trainer.before_step()
         trainer.run_step()
+        trainer.after_step()
         trainer.iter += 1
         return cfg.SOLVER.IMS_PER_BATCH
 

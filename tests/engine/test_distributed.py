@@ -127,19 +127,20 @@ def test_cumulated_statistics_are_of_the_batches_of_all_ranks(ranks):
     assert_same_state(*(seen["cumulated"]["state"] for seen in ranks))
 
 
-def test_precise_statistics_are_of_the_images_of_all_ranks(config, ranks):
+@pytest.mark.parametrize("name", ["precise", "averaged"])
+def test_precise_statistics_are_of_the_images_of_all_ranks(config, ranks, name):
     """They are those of one process that sees, one at a time, the images that the two have seen."""
-    assert_same_state(*(seen["precise"] for seen in ranks))
+    assert_same_state(*(seen[name] for seen in ranks))
     cfg = setup(parse(config, *PRECISE_BN, "SOLVER.IMS_PER_BATCH", 1))
     model = CRTrainer.build_model(cfg)
-    CRCheckpointer(model, "", cfg).load(str(config.parent / "precise" / "model_final.pth"))
+    CRCheckpointer(model, "", cfg).load(str(config.parent / name / "model_final.pth"))
     norms = {name for name, _ in model.named_buffers() if "running_" in name}
     with EventStorage():
         update_bn_stats(model.train(), CRTrainer.build_train_loader(cfg), num_iters=4)
-    alone, saved = model.state_dict(), last_checkpoint(config.parent / "precise")["model"]
+    alone, saved = model.state_dict(), last_checkpoint(config.parent / name)["model"]
     assert norms
-    for name in norms:
-        torch.testing.assert_close(saved[name], alone[name], rtol=1e-4, atol=1e-5)
+    for norm in norms:
+        torch.testing.assert_close(saved[norm], alone[norm], rtol=1e-4, atol=1e-5)
 
 
 def detections(output):

@@ -208,6 +208,12 @@ def train_with_bn(config, folder):
     return {"states": states, "results": results}
 
 
+def train_averaging(config, output):
+    """With precise statistics of the averaged weights; these, at the end."""
+    options = [*PRECISE_BN, "SOLVER.EMA.DECAY", "0.5", "OUTPUT_DIR", output]
+    return copy_of_state(run_trainer(config, *options)._averaging.network)
+
+
 def main(args):
     folder = Path(args.config_file).parent
     config = args.config_file
@@ -223,6 +229,7 @@ def main(args):
             run_trainer(config, *PRECISE_BN, "OUTPUT_DIR", folder / "precise").model
         ),
     }
+    seen["averaged"] = train_averaging(config, folder / "averaged")
     for name, options in (("whole", []), ("interrupted", ["--resume"])):
         output = ["OUTPUT_DIR", folder / name]
         seen[name] = copy_of_state(run_trainer(config, *options, *INTERRUPTED, *output).model)

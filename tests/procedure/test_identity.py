@@ -58,6 +58,7 @@ def setter(key, value):
     "key, value, training, search",
     [
         ("SOLVER.BASE_LR", 0.5, "work", ""),
+        ("SOLVER.EMA.DECAY", 0.5, "work", ""),
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[7]], "work", "work"),
         ("MODEL.INIT.REMAP", True, "work", ""),
         ("TEST.PRECISE_BN.ENABLED", True, "work", "work"),

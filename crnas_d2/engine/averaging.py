@@ -1,0 +1,66 @@
+"""Averaged weights: what a training tests and leaves in place of the last ones, if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from detectron2.engine import HookBase
+
+
+class WeightAveraging(HookBase):
+    """Keeps an exponential moving average of a model that is trained: after step n + 1
+
+        average = d * average + (1 - d) * model, with d = min(decay, (1 + n) / (10 + n)),
+
+    and after the first one the model itself. The smaller d of the first steps, as in TensorFlow's
+    ``ExponentialMovingAverage``, keeps the weights of the start, random perhaps, from having a part
+    in the average of a short training.
+
+    The statistics of norms are averaged likewise, as they belong to the weights of the same steps;
+    counters are copied. Of a supernet every step counts for all parameters, also for those off its
+    path, which have not changed: so the average of each path is over the same steps, at the same
+    learning rates, however often it was trained.
+
+    The average is the same on all ranks, as the model is.
+
+    Attributes:
+        network: with the averaged weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        """
+        Args:
+            model: not wrapped for several processes.
+            decay: from 0 to below 1.
+        """
+        self._model = model
+        self._decay = decay
+        self._average = AveragedModel(model, multi_avg_fn=self._update, use_buffers=True)
+
+    @property
+    def network(self) -> nn.Module:
+        return self._average.module
+
+    def after_step(self) -> None:
+        self._average.update_parameters(self._model)
+
+    def _update(
+        self, averages: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor], steps: torch.Tensor
+    ) -> None:
+        """Of tensors of one type."""
+        if averages[0].is_floating_point():
+            decay = min(self._decay, (1 + steps.item()) / (10 + steps.item()))
+            get_ema_multi_avg_fn(decay)(averages, tensors, steps)
+        else:
+            for average, tensor in zip(averages, tensors):
+                average.copy_(tensor)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self._average.n_averaged.item()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._average.n_averaged.fill_(state_dict["steps"])
