@@ -18,6 +18,7 @@ from detectron2.engine import DEFAULT_TIMEOUT
 from detectron2.engine import launch as launch_processes
 from detectron2.utils import comm
 
+from ..main_process import patient_group
 from .faults import EXIT_AFTER_FAULT, EXIT_AFTER_SIGINT, tell_faults
 from .hooks import EXIT_AFTER_SIGTERM
 from .shared_faults import SharedFaults, leave
@@ -89,6 +90,7 @@ def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace)
     if not dist.is_initialized():
         main(args)
         return
+    patient_group()  # to make it later would be to wait for a rank that is gone by then
     store = dist.distributed_c10d._get_default_store()
     faults = SharedFaults(store, dist.get_rank(), dist.get_world_size())
     try:

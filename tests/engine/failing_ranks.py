@@ -16,6 +16,7 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 from crnas_d2.commands.command_line import command  # noqa: E402
 from crnas_d2.engine import launch, shared_faults  # noqa: E402
 from crnas_d2.engine.terminal import open_log  # noqa: E402
+from crnas_d2.main_process import decided_by_main  # noqa: E402
 
 from detectron2.engine import default_argument_parser  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
@@ -34,6 +35,10 @@ FAILS_ON = {"both": (0, 1), "lost": (0, 1), "first": (0,)}  # of the others, ran
 def job(args):
     open_log("logs")
     how, rank = Path(args.config_file).name, comm.get_rank()
+    if how == "killed at once":
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        decided_by_main(lambda: "work")
     comm.synchronize()
     if how == "endless" or how in ("far", "first") and rank not in FAILS_ON.get(how, (1,)):
         Path(f"rank{rank}").touch()
@@ -52,7 +57,7 @@ def start_rank(folder, how, rank, environment):
     sys.argv = ["/bin/crnas train"]
     os.dup2(os.open(f"stderr{rank}", os.O_WRONLY | os.O_CREAT), 2)
     sys.stderr = open(2, "w", closefd=False)
-    if how in ("killed", "lost"):
+    if how in ("killed", "killed at once", "lost"):
         shared_faults.TELLING_S = 1  # there is nothing to hear
     launch(job, Namespace(config_file=how))
 

@@ -77,8 +77,10 @@ def test_both_at_once(run):
     assert said[1 - first] == f"crnas train: error: rank {first}: no rank has data\n"
 
 
-def test_a_rank_that_was_killed(run):
-    codes, said, _ = run("killed")
+@pytest.mark.parametrize("how", ["killed", "killed at once"])
+def test_a_rank_that_was_killed(run, how):
+    """Also before the ranks decide anything together."""
+    codes, said, _ = run(how)
     assert codes == [1, -9]
     assert said[0].startswith("crnas train: error: rank 0 has lost a rank that has told nothing: ")
     assert said[1] == ""
