@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "MODEL_ZOO.md", "CHANGELOG.md")),
+    ROOT / "configs" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FENCE = re.compile(r"^(```+).*?^\1[ ]*$", re.MULTILINE | re.DOTALL)
