@@ -1,4 +1,4 @@
-"""``crnas NAME ...``, also ``python -m crnas_d2 NAME ...``: all commands under one name."""
+"""The command line ``crnas COMMAND ...``, which is also ``python -m crnas_d2 COMMAND ...``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .commands import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command.
+    """Run one command of the package.
 
     Args:
-        argv: its name and its arguments; None takes those of the process.
+        argv: the name of the command and its arguments. By default those of the process are used.
     """
     parser = argparse.ArgumentParser(
         prog="crnas",
@@ -28,12 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those above")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the command")
     args = parser.parse_args(argv)
-    sys.argv[0] = f"crnas {args.command}"  # as which it speaks of itself
+    sys.argv[0] = f"crnas {args.command}"  # the name that the command's usage line shows
     module = importlib.import_module(f"{__package__}.commands.{args.command}")
     module.main(args.arguments)
 
 
 if __name__ == "__main__":
-    # By this name spawned processes import it first, not Detectron2, which torch would warn of
+    # Spawned processes import the module by this name first. Without it they would import
+    # Detectron2 before the package can silence its warnings.
     __spec__ = sys.modules[__package__].__spec__
     main()

@@ -1,4 +1,4 @@
-"""The result of CR-NAS as one immutable value: how many blocks a stage has, which dilation a block uses."""
+"""The result of CR-NAS as an immutable value: the number of blocks and their dilations."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from numbers import Integral
 from types import MappingProxyType
 
-# A stage code, an operation code, a path of a supernet, or the first entries of one
+# A stage code, an operation code, a path of a supernet, or a prefix of one of these
 Code = tuple[int, ...]
 
-# Operation o is a 3x3 convolution of dilation o + 1; O = {1, 2, 3}, section 3.2.2
+# Operation o is a 3x3 convolution of dilation o + 1, with O = {1, 2, 3} in section 3.2.2
 MAX_OPERATION = 2
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a stage code means for one family of networks.
+    """The meaning of a stage code for one family of networks.
 
     Attributes:
-        name: as in ``MODEL.CR.FAMILY``.
-        stages: name of each entry of the stage code, in order.
-        single: stages that are one layer and no chain of blocks; their entry is always 1.
-            Their 3x3, where they have one, is not a choice block.
+        name: name of the family, as in ``MODEL.CR.FAMILY``.
+        stages: name of the stage behind each entry of the stage code, in order.
+        single: stages that consist of a single layer instead of a chain of blocks. Their entry is
+            always 1. Their 3x3 convolution, if they have one, is not a choice block.
     """
 
     name: str
@@ -33,7 +33,8 @@ class Family:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "resnet": Family("resnet", ("res2", "res3", "res4", "res5")),
-        # Appendix A.2: [1, 1, m1, m2, m3, m4, m5, 1, 1, 1], named here by the output channels.
+        # Appendix A.2: [1, 1, m1, m2, m3, m4, m5, 1, 1, 1]. The stages are named by their output
+        # channels.
         "mobilenetv2": Family(
             "mobilenetv2",
             ("stem", "c16", "c24", "c32", "c64", "c96", "c160", "c320", "c1280", "pool"),
@@ -44,10 +45,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 
 def get_family(name: str) -> Family:
-    """Look a family up by its name.
+    """Look up a family by its name.
 
     Raises:
-        ValueError: there is no such family.
+        ValueError: there is no family of this name.
     """
     try:
         return FAMILIES[name]
@@ -60,13 +61,13 @@ class Architecture:
     """An allocation strategy with its operation code (sections 3.2.1 and 3.2.2).
 
     Args:
-        stage_code: tau, the number of blocks of each stage: 4 entries for ResNet and ResNeXt,
-            10 for MobileNetV2 (stem and tail included, as in Table 5).
-        operation_code: o, one entry for each block, 0, 1 or 2; the block's 3x3 convolution has
-            dilation ``entry + 1``. Empty means all zeros.
+        stage_code: tau, the number of blocks in each stage. It has 4 entries for ResNet and
+            ResNeXt, and 10 for MobileNetV2 (stem and tail included, as in Table 5).
+        operation_code: o, one entry of 0, 1 or 2 for each block, whose 3x3 convolution has the
+            dilation ``entry + 1``. An empty code means all zeros.
 
     Raises:
-        ValueError: a code has the wrong length, or an entry that is not allowed there.
+        ValueError: a code has the wrong length, or an entry that is not allowed at its place.
     """
 
     stage_code: tuple[int, ...]
@@ -125,10 +126,11 @@ class Architecture:
     def of_family(
         cls, family: str, stage_code: Sequence[int], operation_code: Sequence[int] = ()
     ) -> Architecture:
-        """Like the constructor, for a network whose family is settled already.
+        """Create an architecture for a network whose family is already known.
 
         Raises:
-            ValueError: also where the family is unknown or the codes belong to another one.
+            ValueError: the family is unknown, the codes belong to another family, or the
+                constructor rejects them.
         """
         expected = len(get_family(family).stages)
         stage_code = _as_ints("stage code", stage_code)
@@ -141,18 +143,18 @@ class Architecture:
 
     @property
     def family(self) -> str:
-        """Name of the family, told by the length of the stage code."""
+        """The name of the family, inferred from the length of the stage code."""
         return self._find_family().name
 
     @property
     def operations(self) -> tuple[tuple[int, ...], ...]:
-        """The operation code cut into stages."""
+        """The operation code split into one tuple for each stage."""
         code = iter(self.operation_code)
         return tuple(tuple(next(code) for _ in range(blocks)) for blocks in self.stage_code)
 
     @property
     def dilations(self) -> tuple[tuple[int, ...], ...]:
-        """Dilation of each block's 3x3 convolution, for each stage."""
+        """The dilation of each block's 3x3 convolution, as one tuple for each stage."""
         return tuple(tuple(operation + 1 for operation in stage) for stage in self.operations)
 
 
@@ -199,10 +201,10 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({
 
 
 def format_code(code: Code) -> str:
-    """As it is printed and stored: ``(1, 1, 2, 4)`` is "1-1-2-4"."""
+    """Format a code as it is printed and stored: ``(1, 1, 2, 4)`` becomes "1-1-2-4"."""
     return "-".join(map(str, code))
 
 
 def parse_code(text: str) -> Code:
-    """The inverse of :func:`format_code`."""
+    """Parse what :func:`format_code` returns."""
     return tuple(int(entry) for entry in text.split("-")) if text else ()

@@ -1,4 +1,4 @@
-"""What another value of a config key makes: other weights, other scores, another choice, or nothing."""
+"""What depends on a config key: the weights, the scores, the choice of a search, or nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class Effect(Enum):
-    """What of a run depends on a key."""
+    """The results of a run that depend on a key."""
 
     WEIGHTS = "the weights that a training gives, and what they give"
     TRAINING = "the weights that a training gives alone"
@@ -17,7 +17,8 @@ class Effect(Enum):
     NOTHING = "where and how it runs, or what is known by its content"
 
 
-# By the beginnings of keys, the longest of which counts. All that is not here changes the weights.
+# Effects by prefix of the key. The longest prefix wins. A key that matches none affects the
+# weights.
 EFFECTS = {
     "OUTPUT_DIR": Effect.NOTHING,
     "VERSION": Effect.NOTHING,
@@ -63,7 +64,7 @@ EFFECTS = {
     "SEARCH.HALVING.ENABLED": Effect.CHOICE,
     "SEARCH.HALVING.MIN_IMAGES": Effect.CHOICE,
 }
-# What only the training of a detector reads, of the keys whose beginnings are not above
+# Keys without a prefix above that only the training of a detector reads
 OF_TRAININGS = (
     *("INPUT.*_TRAIN*", "INPUT.CROP.*", "INPUT.RANDOM_FLIP"),
     *("MODEL.SUPERNET.SAMPLING", "MODEL.SUPERNET.SEED"),
@@ -72,14 +73,16 @@ OF_TRAININGS = (
     "MODEL.*.PROPOSAL_APPEND_GT",
 )
 OF_TESTS = (
-    "_TEST"  # the end of Detectron2's keys of the tests, such as MODEL.ROI_HEADS.NMS_THRESH_TEST
+    # the suffix of Detectron2's test-time keys, such as MODEL.ROI_HEADS.NMS_THRESH_TEST
+    "_TEST"
 )
 
 
 def effect_of(key: str) -> Effect:
-    """
+    """Determine the effect of a key.
+
     Args:
-        key: its full name, such as "SOLVER.BASE_LR".
+        key: full name of the key, such as "SOLVER.BASE_LR".
     """
     beginnings = [beginning for beginning in EFFECTS if key.startswith(beginning)]
     if beginnings:
@@ -90,11 +93,13 @@ def effect_of(key: str) -> Effect:
 
 
 def forget_trainings(there: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """What an earlier version has kept of a config, without the keys that only a training reads where
-    they do not count now: it did not tell them apart."""
+    """Drop the training-only keys that an earlier version recorded from a flat config.
+
+    That version did not tell these keys apart, so they stay only where ``now`` has them too.
+    """
     return {k: v for k, v in there.items() if k in now or effect_of(k) is not Effect.TRAINING}
 
 
 def with_effect(flat: Mapping[str, str], *effects: Effect) -> dict[str, str]:
-    """The keys of a flat config that have one of these effects."""
+    """Select the keys of a flat config that have one of the given effects."""
     return {key: value for key, value in flat.items() if effect_of(key) in effects}

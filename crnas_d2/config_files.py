@@ -1,4 +1,4 @@
-"""Config files: found by path, by the name of one that ships, or as ``crnas_d2://NAME``, and read."""
+"""Find and read config files, by path, by the name of a shipped one, or as ``crnas_d2://NAME``."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from .config_values import leaves
 from .files import expand_path, is_remote
 
 BASE = "_BASE_"
-# Keys of weights
+# Keys that hold a path to weights
 WEIGHTS = ("MODEL.WEIGHTS", "SEARCH.RECIPE.SEED_WEIGHTS")
 SHIPPED = "crnas_d2://"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # of libyaml, which is ten times as fast
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is about ten times as fast
 
 
 def configs_dir() -> str:
-    """Folder of the YAML files: inside the installed package, or at the top of a checkout."""
+    """Get the folder of the YAML configs, in the installed package or at the top of a checkout."""
     package = os.path.dirname(os.path.abspath(__file__))
     installed = os.path.join(package, "configs")
     return installed if os.path.isdir(installed) else os.path.join(package, "..", "configs")
 
 
 def find_config_file(name: str) -> str:
-    """The path of a config file.
+    """Find the path of a config file.
 
     Args:
-        name: a path or a URL, in which ``~`` and variables are expanded; where there is no such
-            file, the name of one that ships, such as
-            ``COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml``; or that behind ``crnas_d2://``.
+        name: a path or a URL, in which ``~`` and environment variables are expanded. If no such
+            file exists, the name of a shipped config, such as
+            ``COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml``. A shipped config is also named
+            explicitly by ``crnas_d2://NAME``.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such config.
         ValueError: it is a folder.
     """
     path = expand_path(name)
@@ -54,24 +55,25 @@ def find_config_file(name: str) -> str:
 
 
 def config_name(path: str) -> str:
-    """What :func:`find_config_file` finds it by: the name of one that ships, or a relative path."""
+    """Get the name of a shipped config from its path, or the relative path of any other one."""
     name = os.path.relpath(os.path.realpath(path), os.path.realpath(configs_dir()))
     return os.path.relpath(path) if name.startswith(os.pardir) else name
 
 
 def read_config_files(path: str) -> list[tuple[str, dict[str, Any]]]:
-    """The keys and values of a file, after those of its bases.
+    """Read a config file and its bases.
 
     Args:
-        path: from :func:`find_config_file`. What a file could execute is refused. Its ``_BASE_``,
-            or each one in a list of them, is relative to the file itself, or ``crnas_d2://NAME``.
+        path: a path from :func:`find_config_file`. Executable content is refused. ``_BASE_`` is one
+            name or a list of names, each of which is relative to the file itself or of the form
+            ``crnas_d2://NAME``.
 
     Returns:
-        The path and the content of each file; a later one goes before an earlier one.
+        The path and the content of each file, bases first. A later entry overrides an earlier one.
 
     Raises:
-        FileNotFoundError: there is no such base.
-        ValueError: a file holds something else, or is a base of itself.
+        FileNotFoundError: a base does not exist.
+        ValueError: a file does not hold a mapping of keys in YAML, or is a base of itself.
     """
     return _read(path, ())
 
@@ -116,7 +118,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 def _find_weights(content: dict[str, Any], path: str) -> None:
-    """Make the weights that a file names those beside it, where there is such a file."""
+    """Resolve relative paths to weights against the config's folder, if the weights exist there."""
     for key in WEIGHTS:
         *parents, name = key.split(".")
         node: Any = content
@@ -137,7 +139,7 @@ class _ShippedConfigs(PathHandler):
     """Lets Detectron2 open ``crnas_d2://NAME``, as in ``cfg.merge_from_file("crnas_d2://...")``."""
 
     def _get_supported_prefixes(self) -> list[str]:
-        return ["crnas_d2:/"]  # a base beside a file at the top is joined with one slash
+        return ["crnas_d2:/"]  # Detectron2 joins a base to a file at the top with one slash
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return _shipped(path.removeprefix("crnas_d2:").lstrip("/"))

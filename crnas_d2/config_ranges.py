@@ -1,5 +1,8 @@
-"""What each value of a config may be, for itself: whatever is outside would end a run later, or be
-ignored. Keys that are not in the table are followed as they are, or checked where they are used."""
+"""The range of valid values of each config key.
+
+A value outside its range would stop a run later, or be ignored silently. Keys that are not in the
+table accept any value, or are checked where they are used.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ from .config_values import leaves
 
 @dataclass(frozen=True)
 class Range:
-    """
+    """A set of valid values.
+
     Attributes:
-        expected: what it holds, in words.
-        holds: whether a value is in it; a wrong kind of value is not.
+        expected: description of the set, for error messages.
+        holds: whether a value belongs to the set. A value of a wrong type does not.
     """
 
     expected: str
@@ -36,35 +40,35 @@ def _number(value: Any) -> bool:
 
 
 def at_least(low: float) -> Range:
-    """Numbers from a bound on."""
+    """All numbers from ``low`` upwards."""
     return Range(f"at least {low}", lambda v: _number(v) and v >= low)
 
 
 def above(low: float) -> Range:
-    """Numbers above a bound."""
+    """All numbers greater than ``low``."""
     return Range(f"more than {low}", lambda v: _number(v) and v > low)
 
 
 def between(low: float, high: float) -> Range:
-    """Numbers from one bound to another."""
+    """All numbers from ``low`` to ``high``, both included."""
     return Range(f"{low} to {high}", lambda v: _number(v) and low <= v <= high)
 
 
 def one_of(*values: Any) -> Range:
-    """One of some values."""
+    """Any of the given values."""
     return Range(f"one of {', '.join(map(repr, values))}", lambda v: v in values)
 
 
 def either(one: Range, other: Range) -> Range:
-    """What is in one of two ranges."""
+    """The union of two ranges."""
     return Range(f"{one.expected}, or {other.expected}", lambda v: one.holds(v) or other.holds(v))
 
 
 def each(range_: Range, least: int = 1, most: float = math.inf) -> Range:
-    """Lists whose entries are all in a range.
+    """Lists whose entries all belong to a range.
 
     Args:
-        least, most: how many entries there may be.
+        least, most: limits of the number of entries.
     """
     if most == math.inf:
         count = "entries" if least else "a list"
@@ -79,7 +83,7 @@ def each(range_: Range, least: int = 1, most: float = math.inf) -> Range:
 
 
 def ascending(range_: Range, least: int = 1) -> Range:
-    """Lists as of :func:`each`, each entry of which is above the one before."""
+    """Lists as in :func:`each` whose entries are strictly increasing."""
     entries = each(range_, least)
     return Range(
         f"{entries.expected}, in ascending order",
@@ -103,8 +107,8 @@ NORM = one_of(
     "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
 )
 ALL_ABOVE = each(POSITIVE)
-ANCHORS = either(ALL_ABOVE, each(ALL_ABOVE))  # of all levels, or of each one
-WEIGHTS = each(POSITIVE, 4, 5)  # of boxes, and of rotated ones
+ANCHORS = either(ALL_ABOVE, each(ALL_ABOVE))  # one list for all levels, or one for each level
+WEIGHTS = each(POSITIVE, 4, 5)  # 4 for boxes, 5 for rotated boxes
 BOX_LOSS = one_of("smooth_l1", "giou", "diou", "ciou")
 POOLER = one_of("ROIPool", "ROIAlign", "ROIAlignV2", "ROIAlignRotated")
 EXPECTED_RESULT = Range(
@@ -117,11 +121,11 @@ EXPECTED_RESULT = Range(
     ),
 )
 
-# By key; "*" stands for any part of it
+# Ranges by key, in which "*" matches any part
 RANGES: Mapping[str, Range] = MappingProxyType(
     {
         "VERSION": one_of(2),
-        "SEED": between(-(2**31), 2**31 - 1),  # NumPy's seed, of each rank
+        "SEED": between(-(2**31), 2**31 - 1),  # seeds NumPy on each rank
         "VIS_PERIOD": ZERO,
         "OUTPUT_DIR": Range("a folder", NAME.holds),
         "SOLVER.IMS_PER_BATCH": ONE,
@@ -267,8 +271,11 @@ RANGES: Mapping[str, Range] = MappingProxyType(
 
 
 def list_faults(cfg: CfgNode) -> list[str]:
-    """The values of a config that are outside of their ranges, and those that do not fit each other;
-    a sentence for each, which names the key, its value, and what was expected."""
+    """List the values of a config that are out of range or contradict each other.
+
+    Each fault is a sentence that names the key, its value, and what was expected. Contradictions
+    between keys are only looked for if every single value is valid.
+    """
     faults = [
         f"{key} is {value!r}; expected {range_.expected}"
         for key, value in leaves(cfg)
@@ -324,15 +331,16 @@ def _misfits(cfg: CfgNode) -> Iterator[str]:
 def place_of(
     fault: str, files: Sequence[tuple[str, Mapping[str, Any]]], opts: Sequence[Any]
 ) -> str:
-    """Where a value was set that a sentence is about.
+    """Describe where the value that a fault is about was set.
 
     Args:
         fault: a sentence that begins with the key.
-        files: from :func:`~crnas_d2.config_files.read_config_files`; a later one goes before.
-        opts: keys and values of the command line, in turn.
+        files: the result of :func:`~crnas_d2.config_files.read_config_files`, in which a later file
+            overrides an earlier one.
+        opts: alternating keys and values of the command line.
 
     Returns:
-        "in FILE" or "on the command line"; empty where nothing has set it.
+        "in FILE" or "on the command line". Empty if nothing has set the value.
     """
     key = re.match(r"[A-Z][A-Z0-9_.]*", fault)
     if not key:

@@ -1,4 +1,4 @@
-"""Values that go into a config: each one must have a key, and be of its kind."""
+"""Merge values into a config, and check that each has an existing key and the right type."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ KINDS = {
     tuple: "a list",
 }
 
-# Keys that are paths, and the keys below DATASETS of own data sets: lists whose entries have a name
-# and then so many paths.
+# Keys that hold a path, and the keys below DATASETS that declare custom data sets. Each entry of
+# the latter is a list of a name, followed by this number of paths.
 PATHS = (
     "MODEL.WEIGHTS",
     "OUTPUT_DIR",
@@ -39,24 +39,24 @@ DATA_SETS = {"COCO_JSON": 2, "IMAGE_FOLDERS": 1, "VOC_DIRS": 1}
 
 
 def merge_values(cfg: CN, values: Mapping[str, Any], file: str) -> None:
-    """Put values into a config, in place; ``~`` and variables in paths are expanded.
+    """Merge nested values into a config, in place, expanding ``~`` and variables in paths.
 
     Args:
-        values: nested, as a YAML file has them.
-        file: that has them, for the errors.
+        values: nested keys and values, as a YAML file has them.
+        file: path of the file that has them, for error messages.
 
     Raises:
-        ValueError: there is no such key, or a value is not of its kind.
+        ValueError: a key does not exist, or a value has the wrong type.
     """
     for key, value in leaves(values):
         _merge(cfg, key, value, f"config file {file}: ")
 
 
 def merge_opts(cfg: CN, opts: Sequence[Any]) -> None:
-    """Put the keys and values of a command line, in turn, into a config, in place.
+    """Merge the alternating keys and values of a command line into a config, in place.
 
     Raises:
-        ValueError: as :func:`merge_values`, or a value is missing.
+        ValueError: see :func:`merge_values`. Also raised if a value is missing.
     """
     options = [key for key in opts[::2] if str(key).startswith("--")]
     if options:
@@ -99,11 +99,13 @@ def _expand_paths(key: str, value: Any) -> Any:
 
 
 def map_paths(change: Callable[[str], str], key: str, entry: Any) -> Any:
-    """An entry of a list of own data sets with its paths changed.
+    """Apply a function to the paths in an entry of a list of custom data sets.
 
     Args:
-        key: of ``DATA_SETS``.
-        entry: what is no list stays as it is: it is checked when the data sets are registered.
+        change: maps a path to the new one.
+        key: a key of ``DATA_SETS``.
+        entry: an entry of the list. If it is not a list itself, it is returned unchanged, as data
+            sets are checked when they are registered.
     """
     if not isinstance(entry, (list, tuple)):
         return entry
@@ -113,7 +115,7 @@ def map_paths(change: Callable[[str], str], key: str, entry: Any) -> Any:
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All keys of nested ones, by their full names, such as "MODEL.CR.FAMILY", and their values."""
+    """Iterate over the full names of nested keys, such as "MODEL.CR.FAMILY", and their values."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{prefix}{key}.")
@@ -122,7 +124,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _node(cfg: CN, key: str) -> Any:
-    """What is at a key of dots; None where there is nothing."""
+    """Get the node or value at a dotted key, or None if there is none."""
     node: Any = cfg
     for name in filter(None, key.split(".")):
         node = node.get(name) if isinstance(node, CN) else None

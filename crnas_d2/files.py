@@ -1,4 +1,4 @@
-"""Files: read with errors that name them, written so that they are whole or absent."""
+"""Read files with errors that name them, and write files atomically."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 MARK = "it begins with the byte order mark of"
-BEGINNINGS = {  # of files that are no JSON in UTF-8
+BEGINNINGS = {  # first bytes of files that are not JSON in UTF-8
     codecs.BOM_UTF8: f"{MARK} UTF-8; save it without",
     codecs.BOM_UTF16_LE: f"{MARK} UTF-16; save it in UTF-8",
     codecs.BOM_UTF16_BE: f"{MARK} UTF-16; save it in UTF-8",
@@ -53,38 +53,41 @@ BEGINNINGS = {  # of files that are no JSON in UTF-8
 
 TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 
-# First line, a comment, of a text that a run may replace, as nobody has changed it since it was written
+# First line, a comment, of a text that a run may replace as long as nobody has edited it
 SIGNATURE = "Written by crnas_d2. SHA-256 of the lines below: "
 
 
 def datasets_root() -> str:
-    """Detectron2's folder of data sets: ``$DETECTRON2_DATASETS``, or ``datasets``."""
+    """Get Detectron2's folder of data sets: ``$DETECTRON2_DATASETS``, or ``datasets``."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 def cache_folder(configured: str) -> str:
-    """Where results of checks are remembered: ``DATASETS.CACHE_DIR``, or the folder for it below
-    Detectron2's folder of data sets. It need not be there."""
+    """Get the folder in which results of checks are cached, which may not exist yet.
+
+    It is ``DATASETS.CACHE_DIR``, or ``crnas_d2_cache`` below Detectron2's folder of data sets if
+    that is empty.
+    """
     return configured or os.path.join(datasets_root(), "crnas_d2_cache")
 
 
 def expand_path(path: str) -> str:
-    """The path with ``~`` and variables of the environment replaced, as a shell does it."""
+    """Replace ``~`` and environment variables in a path, as a shell does."""
     return os.path.expanduser(os.path.expandvars(path))
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is a URI such as ``s3://...``, which only ``PathManager`` can open."""
+    """Tell whether a path is a URI such as ``s3://...``, which only ``PathManager`` can open."""
     return "://" in path
 
 
 def real_path(path: str) -> str:
-    """What two names of one file have in common: the absolute path, symbolic links resolved."""
+    """Get the absolute path with symbolic links resolved, which uniquely identifies a local file."""
     return path if is_remote(path) else os.path.realpath(path)
 
 
 def real_file(path: str) -> str:
-    """As :func:`real_path`, fast for many files of one folder."""
+    """Same as :func:`real_path`, but faster for many files in the same folder."""
     if is_remote(path):
         return path
     folder, name = os.path.split(path)
@@ -98,8 +101,11 @@ def _real_folder(path: str) -> str:
 
 
 def file_sha256(path: str) -> str:
-    """SHA-256 of a file, in hexadecimal. A process reads a local file once, as long as its size and
-    time stay."""
+    """Compute the SHA-256 of a file, in hexadecimal.
+
+    The result of a local file is cached for as long as its size and modification time stay the
+    same.
+    """
     if is_remote(path):
         return _sha256(path)
     status = os.stat(path)
@@ -120,22 +126,23 @@ def _sha256(path: str) -> str:
 
 
 def read_file(path: str) -> bytes:
-    """The content of a local file or a URI."""
+    """Read the content of a local file or a URI."""
     with PathManager.open(path, "rb") as f:
         return f.read()
 
 
 def read_json(path: str) -> Any:
-    """
+    """Read a JSON file.
+
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        ValueError: it is no JSON in UTF-8. The message names the file and the place.
+        OSError: the file does not exist or cannot be read.
+        ValueError: the file is not JSON in UTF-8. The message names the file and the position.
     """
     return parse_json(read_file(path), path)
 
 
 def parse_json(content: bytes, path: str) -> Any:
-    """As :func:`read_json`, of a file that was read already."""
+    """Same as :func:`read_json`, for a file whose content has already been read."""
     try:
         with no_garbage_collection():
             return json.loads(content.decode("utf-8"))
@@ -162,8 +169,11 @@ def parse_json(content: bytes, path: str) -> Any:
 
 @contextlib.contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Within it, Python does not look through millions of new objects again and again, which would
-    take as long as to make them."""
+    """Disable Python's garbage collector within a ``with`` block.
+
+    While millions of new objects are created, the collector would scan them repeatedly, which takes
+    as long as creating them.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -174,9 +184,9 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def write_atomically(path: str, content: bytes) -> None:
-    """Write a local file so that others, at any moment, see all of it or what was there before.
+    """Write a local file so that readers see either its old content or all of the new one.
 
-    A file that has the very content is left alone, so that it need not be writable.
+    A file that already has this content is left alone, so it does not need to be writable.
     """
     if _has_content(path, content):
         return
@@ -195,15 +205,15 @@ def _has_content(path: str, content: bytes) -> bool:
 
 
 def write_json(path: str, content: Any) -> None:
-    """As :func:`write_atomically`, of :func:`to_json` with one key or entry a line."""
+    """Write ``content`` atomically as JSON, with one key or entry on each line."""
     write_atomically(path, (to_json(content, indent=1) + "\n").encode())
 
 
 def to_json(content: Any, **options: Any) -> str:
-    """Valid JSON: numbers that are not finite, which JSON does not have, become null.
+    """Encode ``content`` as valid JSON, in which numbers that are not finite become null.
 
     Args:
-        options: of :func:`json.dumps`.
+        options: further arguments of :func:`json.dumps`.
     """
     return json.dumps(_finite(content), allow_nan=False, **options)
 
@@ -217,17 +227,21 @@ def _finite(content: Any) -> Any:
 
 
 def write_signed(path: str, text: str) -> None:
-    """Write a text in Markdown, ".md", or in a format that has "#" for comments, so that
-    :func:`is_signed` knows it again."""
+    """Write a text with a signature by which :func:`is_signed` can tell whether it was edited.
+
+    Args:
+        path: a file in Markdown (".md"), or in a format whose comments begin with "#".
+        text: the content below the signature.
+    """
     content = text.encode()
     write_atomically(path, f"{_signature(path, content)}\n".encode() + content)
 
 
 def check_not_read(output: str, inputs: Iterable[str]) -> None:
-    """Check before any work that what a command writes is not what it reads.
+    """Check before any work that a command does not overwrite one of its inputs.
 
     Raises:
-        ValueError: it is.
+        ValueError: the output is one of the inputs.
     """
     for path in inputs:
         if path and real_path(path) == real_path(output):
@@ -235,7 +249,7 @@ def check_not_read(output: str, inputs: Iterable[str]) -> None:
 
 
 def is_signed(path: str) -> bool:
-    """Whether a local file is as :func:`write_signed` has written it."""
+    """Tell whether a local file is unchanged since :func:`write_signed` wrote it."""
     with open(path, "rb") as f:
         signature, _, content = f.read().partition(b"\n")
     return signature.decode(errors="replace") == _signature(path, content)
@@ -248,11 +262,11 @@ def _signature(path: str, content: bytes) -> str:
 
 @contextlib.contextmanager
 def open_atomically(path: str) -> Iterator[BinaryIO]:
-    """Open a local file for writing; it takes its name at the end, whole, or not at all.
+    """Open a local file for writing. It appears under its name once it is complete, or never.
 
     Raises:
-        OSError: it cannot be written, as where the disk is full. It names the file, and is raised
-            whatever a writer of tensors or pictures has made of it.
+        OSError: the file cannot be written, for example because the disk is full. The error names
+            the file, even if the code that writes tensors or images raised another one instead.
     """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     with contextlib.ExitStack() as stack:
@@ -275,7 +289,7 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
 
 
 class _Disk(io.FileIO):
-    """A file that remembers why it could not be written."""
+    """A file that remembers the first error of its writes."""
 
     fault: OSError | None = None
 
@@ -293,9 +307,11 @@ def _remove(path: str) -> None:
 
 
 def clean_temporaries(folder: str) -> None:
-    """Remove from a local folder what :func:`open_atomically` has begun in processes that were
-    killed. Nothing may be written there at the time: see :func:`~crnas_d2.lock.folder_lock`, which
-    does it."""
+    """Remove the temporary files of killed processes from a local folder.
+
+    No process may be writing there with :func:`open_atomically`. :func:`~crnas_d2.lock.folder_lock`
+    calls this function once it holds the lock.
+    """
     if is_remote(folder) or not os.path.isdir(folder):
         return
     for name in filter(TEMPORARY.fullmatch, os.listdir(folder)):
@@ -303,27 +319,28 @@ def clean_temporaries(folder: str) -> None:
 
 
 def tell_places(folder: str, pattern: str) -> str:
-    """For an error: below which folders there are such files; empty where there are none."""
+    """Describe for an error message which folders have such files. Empty if none has any."""
     found = sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
     return f"; there is one in {', '.join(map(os.path.dirname, found))}" if found else ""
 
 
 def describe_error(error: Exception) -> str:
-    """In one sentence, which names the file of an error that has one."""
+    """Describe an error in one sentence, which names the file if the error has one."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__
 
 
 def raise_faults(path: str, faults: Sequence[str], shown: int = 5) -> None:
-    """
+    """Raise one error for all faults of a file or folder. Do nothing if there are none.
+
     Args:
         path: the file or folder that has the faults.
-        faults: one sentence each.
-        shown: how many of them the message lists.
+        faults: one sentence for each fault.
+        shown: maximum number of faults that the message lists.
 
     Raises:
-        ValueError: there is a fault. The message has the first ones and the number of all.
+        ValueError: there is a fault. The message has the first ones and the total number.
     """
     if not faults:
         return

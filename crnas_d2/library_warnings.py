@@ -1,4 +1,4 @@
-"""Warnings of other packages about each other, which no user of this one can act on."""
+"""Silence warnings of other packages about each other, on which users of this one cannot act."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-# What torch 2.15 says of Detectron2's and fvcore's calls.
-MESHGRID = r"torch\.meshgrid: in an upcoming release"  # by each anchor generator
-SCRIPT = r"`torch\.jit\.script` is deprecated"  # by functions of the losses, boxes and layers
-AMP = r"`torch\.cuda\.amp\."  # by Detectron2's trainer
-BUFFERS = "`broadcast_buffers` is deprecated"  # by Detectron2's create_ddp_model
-FX_TRACING = "is_fx_tracing will return true"  # by the RoI pooler
-NO_CUDA = "No CUDA runtime is found"  # by the description of the environment
+# What torch 2.15 says about calls in Detectron2 and fvcore
+MESHGRID = r"torch\.meshgrid: in an upcoming release"  # every anchor generator
+SCRIPT = r"`torch\.jit\.script` is deprecated"  # functions of the losses, boxes and layers
+AMP = r"`torch\.cuda\.amp\."  # Detectron2's trainer
+BUFFERS = "`broadcast_buffers` is deprecated"  # Detectron2's create_ddp_model
+FX_TRACING = "is_fx_tracing will return true"  # the RoI pooler
+NO_CUDA = "No CUDA runtime is found"  # the description of the environment
 
 
 def ignore_library_warnings() -> None:
-    """Silence those that come when Detectron2 is imported, and those that its models raise."""
+    """Silence the warnings of importing Detectron2 and of running its models."""
     warnings.filterwarnings("ignore", MESHGRID, UserWarning, r"torch\.functional")
     warnings.filterwarnings("ignore", AMP, FutureWarning, r"detectron2\.engine\.train_loop")
     warnings.filterwarnings("ignore", BUFFERS, FutureWarning, r"detectron2\.engine\.defaults")
@@ -30,7 +30,7 @@ def ignore_library_warnings() -> None:
 
 @contextlib.contextmanager
 def ignore_missing_cuda() -> Iterator[None]:
-    """Within it, torch does not warn that it finds a compiler of CUDA and no GPU."""
+    """Silence torch's warning that it finds a CUDA compiler but no GPU, within a ``with`` block."""
     log, unheeded = logging.getLogger("torch.utils.cpp_extension"), _Without(NO_CUDA)
     log.addFilter(unheeded)
     try:
@@ -40,7 +40,7 @@ def ignore_missing_cuda() -> Iterator[None]:
 
 
 class _Without(logging.Filter):
-    """Lets all records pass but those that begin with a text."""
+    """Drops the records that begin with a given text."""
 
     def __init__(self, text: str):
         super().__init__()

@@ -1,4 +1,4 @@
-"""One run at a time writes into a folder."""
+"""A lock that lets one run at a time write into a folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def folder_lock(folder: str) -> Iterator[None]:
-    """Within it, this process is the only one that writes into a local folder, which is made.
+    """Hold the exclusive right to write into a local folder within a ``with`` block.
 
-    However the process ends, the lock ends with it; its file ``.lock`` stays. There is no lock where
-    nothing can be written, nor for a URI, nor between threads of one process.
+    The folder is created if needed. The lock is released however the process ends, while its file
+    ``.lock`` stays. There is no lock on a read-only folder or a URI, nor between the threads of one
+    process.
 
     Raises:
-        BlockingIOError: another process has the lock.
+        BlockingIOError: another process holds the lock.
     """
     with contextlib.ExitStack() as stack:
         if not is_remote(folder):
@@ -39,7 +40,7 @@ def folder_lock(folder: str) -> Iterator[None]:
             else:
                 stack.callback(os.close, descriptor)
                 _lock(descriptor, folder, fcntl.LOCK_EX)
-                with contextlib.suppress(OSError):  # for the message of others alone
+                with contextlib.suppress(OSError):  # only informs others about the owner
                     os.ftruncate(descriptor, 0)
                     os.write(
                         descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode()
@@ -49,25 +50,26 @@ def folder_lock(folder: str) -> Iterator[None]:
 
 
 def check_unlocked(folder: str) -> None:
-    """Check before any work that no other process writes into a folder. Nothing is written.
+    """Check before any work, without writing, that no other process writes into a folder.
 
-    Within :func:`folder_lock` of the same folder, it would end the lock.
+    This must not be called within :func:`folder_lock` of the same folder, as it would release that
+    lock.
 
     Raises:
-        BlockingIOError: one has its lock.
+        BlockingIOError: another process holds the lock.
     """
     try:
         descriptor = os.open(os.path.join(folder, LOCK_FILE), os.O_RDWR)
     except OSError:
-        return  # as where there is none, or nothing can be written
+        return  # there is no lock, or the folder is read-only
     try:
-        _lock(descriptor, folder, fcntl.LOCK_SH)  # which several may have at once
+        _lock(descriptor, folder, fcntl.LOCK_SH)  # a shared lock
     finally:
         os.close(descriptor)
 
 
 def _lock(descriptor: int, folder: str, kind: int) -> None:
-    """A lock of POSIX, which children of the process do not inherit."""
+    """Take a POSIX lock, which child processes do not inherit."""
     try:
         fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:

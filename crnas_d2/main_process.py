@@ -1,4 +1,4 @@
-"""What the main process of a job decides for all."""
+"""Decisions that the main process of a job makes for all of its processes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from detectron2.utils import comm
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=7)  # longer than what one process does for all takes on any data set
+PATIENCE = timedelta(days=7)  # longer than any work that one process does for all of them
 
 
 def patient_group() -> dist.ProcessGroup | None:
-    """All processes of the job, which wait longer for each other than torch's half an hour; None
-    where there is one. Every process has to call it."""
+    """Get a process group of all ranks with a longer timeout than torch's half an hour.
+
+    It is None if the job has a single process. Every rank has to call this function.
+    """
     return _make_patient_group() if comm.get_world_size() > 1 else None
 
 
@@ -28,12 +30,14 @@ def _make_patient_group() -> dist.ProcessGroup:
 
 
 def decided_by_main(decide: Callable[[], T]) -> T:
-    """What the main process sees on the disk, as the others may see it later, such as on NFS.
+    """Compute a value on the main process and broadcast it to all ranks.
 
-    Every process has to call it. The others wait, however long that takes.
+    This is for what depends on the disk, which other ranks may see later, as on NFS. Every rank has
+    to call this function. The others wait for the main process up to :data:`PATIENCE`.
 
     Args:
-        decide: is called on the main process alone. What it gives has to be picklable.
+        decide: computes the value. It is called on the main process alone, and its result has to be
+            picklable.
     """
     decision = decide() if comm.is_main_process() else None
     return comm.all_gather(decision, patient_group())[0]

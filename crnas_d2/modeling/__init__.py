@@ -8,7 +8,7 @@ from .nas_fpn import NASFPN
 from .res5_roi_heads import CRRes5ROIHeads
 from .stage_supernet import StageSupernet
 
-globals().update(BUILDERS)  # build_cr_fpn_backbone and so on
+globals().update(BUILDERS)  # build_cr_fpn_backbone and all others by name
 
 __all__ = [
     "CRMobileNetV2",

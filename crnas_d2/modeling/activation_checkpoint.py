@@ -1,4 +1,4 @@
-"""Stages that trade computation for memory."""
+"""Activation checkpointing of stages, which trades computation for memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 class CheckpointedStage(nn.Sequential):
-    """A stage that keeps its input alone and recomputes its activations in the backward pass.
+    """A stage that keeps only its input and recomputes its activations in the backward pass.
 
-    Values, gradients, parameter names and the running statistics of its norms are those of
-    ``nn.Sequential``: the second pass through the stage leaves all buffers as they are.
+    Outputs, gradients, parameter names and the running statistics of its norms equal those of
+    ``nn.Sequential``: the second pass through the stage leaves all buffers unchanged.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -28,7 +28,7 @@ class CheckpointedStage(nn.Sequential):
 
 
 class _CopiedBuffers:
-    """Context in which a module works on copies of its buffers; one for any number of backward passes."""
+    """Context in which a module works on copies of its buffers. It can be entered repeatedly."""
 
     def __init__(self, module: nn.Module):
         self._module = module

@@ -1,4 +1,4 @@
-"""The backbones in Detectron2's registry: each body alone, and under each neck."""
+"""The backbones in Detectron2's registry: each network on its own, and with each neck."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def _build_network(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     return NETWORKS[get_architecture(cfg).family](cfg, input_shape)
 
 
-# With what it makes. A network with the family in its name, as it once was, refuses another one in the config.
+# Each with a description of what it builds. The older names, which contain the family, refuse a
+# config with another family.
 BODIES: Mapping[str, tuple[Builder, str]] = MappingProxyType(
     {
         "cr": (_build_network, "A network of the family ``MODEL.CR.FAMILY``"),
@@ -39,7 +40,7 @@ BODIES: Mapping[str, tuple[Builder, str]] = MappingProxyType(
         "cr_mobilenetv2": (CRMobileNetV2, "A :class:`CRMobileNetV2`"),
     }
 )
-# Without one, the builder gives the features of the body.
+# Without a neck, the builder returns the network itself.
 NECKS: Mapping[str, Neck | None] = MappingProxyType(
     {
         "": None,
@@ -64,7 +65,7 @@ def _register(name: str, body: Builder, what: str, neck: Neck | None) -> Builder
     return build
 
 
-# By the name that MODEL.BACKBONE.NAME gives
+# By the name in MODEL.BACKBONE.NAME
 BUILDERS: Mapping[str, Builder] = MappingProxyType(
     {
         name: _register(name, *body, neck)

@@ -1,4 +1,4 @@
-"""A backbone as an image classifier: how its weights are pre-trained (appendix A.1)."""
+"""An image classifier on top of a backbone, for its pre-training (appendix A.1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 class ImageClassifier(nn.Module):
     """Global average pooling and a linear layer on the last feature of a backbone.
 
-    Its checkpoint can be the ``MODEL.WEIGHTS`` of a detector with that backbone, see
+    A checkpoint of it can be the ``MODEL.WEIGHTS`` of a detector with the same backbone, see
     :class:`CRCheckpointer`.
     """
 
@@ -30,12 +30,11 @@ class ImageClassifier(nn.Module):
         pixel_std: Sequence[float],
         dropout: float = 0.0,
     ):
-        """
-        Args:
-            backbone: any; the last one of its features is classified.
-            num_classes: number of classes.
-            pixel_mean, pixel_std: of each channel of the image, to normalize it.
-            dropout: probability that an input of the linear layer is dropped in training.
+        """Args:
+        backbone: any backbone, whose last feature is classified.
+        num_classes: number of classes.
+        pixel_mean, pixel_std: values for each channel, by which images are normalized.
+        dropout: probability that an input of the linear layer is dropped in training.
         """
         super().__init__()
         self.backbone = backbone
@@ -64,13 +63,12 @@ class ImageClassifier(nn.Module):
     def forward(
         self, batched_inputs: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor] | torch.Tensor:
-        """
-        Args:
-            batched_inputs: "image" of shape (N, channels, H, W), values from 0 to 255 in the order
-                of ``INPUT.FORMAT``; in training "label" of shape (N,) too.
+        """Args:
+            batched_inputs: "image" of shape (N, channels, H, W), with values from 0 to 255 in the
+                order of ``INPUT.FORMAT``. In training also "label" of shape (N,).
 
         Returns:
-            In training the losses by name, else the class scores of shape (N, num_classes),
+            In training a dict of losses, otherwise the class scores of shape (N, num_classes)
             before softmax.
         """
         images = batched_inputs["image"].to(self.device)

@@ -19,7 +19,7 @@ from .keys import check_keys
 from .norm import Norm, fit_norm
 from .stages import StagedBackbone, Stages, check_res5_dilation
 
-# Sandler et al. (2018), table 2: (expansion t, output channels c, stride s) of each inverted residual stage
+# Sandler et al. (2018), table 2: expansion t, output channels c and stride s of each stage
 INVERTED_RESIDUALS = {
     "c16": (1, 16, 1),
     "c24": (6, 24, 2),
@@ -29,18 +29,18 @@ INVERTED_RESIDUALS = {
     "c160": (6, 160, 2),
     "c320": (6, 320, 1),
 }
-# The last stage of each resolution gives the feature of FPN's name.
+# The last stage of each resolution gives the feature that FPN knows by this name.
 FEATURES = {"stem": "stem", "c24": "res2", "c32": "res3", "c96": "res4", "c1280": "res5"}
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of ``divisor`` that takes away no more than a tenth of the channels."""
+    """Round to the nearest multiple of ``divisor`` that keeps at least 90 % of the channels."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
 class ConvBlock(CNNBlockBase):
-    """Convolution, norm, ReLU6: the stem and the last layer of MobileNetV2."""
+    """Convolution, norm and ReLU6, as in the stem and the last layer of MobileNetV2."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, kernel_size: int, stride: int, norm: Norm
@@ -63,7 +63,11 @@ class ConvBlock(CNNBlockBase):
 
 
 class InvertedResidual(CNNBlockBase):
-    """1x1 expansion, depthwise 3x3 (dilated), linear 1x1 projection, shortcut where shapes allow."""
+    """The inverted residual block of MobileNetV2.
+
+    It consists of a 1x1 expansion, a depthwise 3x3 convolution, which may be dilated, and a linear
+    1x1 projection, with a shortcut where the shapes allow it.
+    """
 
     def __init__(
         self,
@@ -75,12 +79,11 @@ class InvertedResidual(CNNBlockBase):
         dilation: int = 1,
         norm: Norm = "BN",
     ):
-        """
-        Args:
-            expansion: t, the hidden channels over the input channels; 1 leaves the expansion out.
-            stride: of the depthwise convolution.
-            dilation: of the depthwise convolution.
-            norm: see :func:`detectron2.layers.get_norm`.
+        """Args:
+        expansion: t, the ratio of hidden to input channels. With 1 there is no expansion layer.
+        stride: stride of the depthwise convolution.
+        dilation: dilation of the depthwise convolution.
+        norm: see :func:`detectron2.layers.get_norm`.
         """
         super().__init__(in_channels, out_channels, stride)
         hidden = in_channels * expansion
@@ -120,7 +123,7 @@ class InvertedResidual(CNNBlockBase):
 
 
 class MobileNetV2Stages(Stages):
-    """Stages of MobileNetV2: the stem, c16 to c320, and the last 1x1 convolution c1280."""
+    """The stages of MobileNetV2: the stem, c16 to c320, and the last 1x1 convolution c1280."""
 
     names = ("stem", *INVERTED_RESIDUALS, "c1280")
     features = FEATURES
@@ -135,18 +138,17 @@ class MobileNetV2Stages(Stages):
         activation_checkpoint: bool = False,
         res5_dilation: int = 1,
     ):
-        """
-        Args:
+        """Args:
             in_channels: channels of the image.
-            width_multiplier: factor on all channels (never below 1280 in the last layer),
-                rounded to multiples of 8.
-            norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
+            width_multiplier: factor on the channels of all layers, which are rounded to multiples
+                of 8. The last layer never has fewer than 1280.
+            norm: see :func:`detectron2.layers.get_norm`. "GN" fits any width.
             activation_checkpoint: see :class:`CheckpointedStage`.
-            res5_dilation: 1; or 2, which keeps c160 and c320 at the stride of c96 and doubles the
-                dilations of their depthwise convolutions (DC5).
+            res5_dilation: 1 or 2. With 2, c160 and c320 keep the stride of c96, and the dilations
+                of their depthwise convolutions are doubled (DC5).
 
         Raises:
-            ValueError: the multiplier is not positive, or the dilation is another.
+            ValueError: the multiplier is not positive, or ``res5_dilation`` is not 1 or 2.
         """
         if width_multiplier <= 0:
             raise ValueError(f"width_multiplier {width_multiplier}: expected a positive number")
@@ -191,7 +193,7 @@ class MobileNetV2Stages(Stages):
 
 
 def mobilenetv2_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-    """Arguments of :class:`MobileNetV2Stages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``.
+    """Get the arguments of :class:`MobileNetV2Stages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``.
 
     Raises:
         ValueError: see :func:`check_keys`.
@@ -207,11 +209,12 @@ def mobilenetv2_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
 
 
 class CRMobileNetV2(StagedBackbone):
-    """A MobileNetV2 of any stage code and operation code, as a Detectron2 backbone.
+    """A MobileNetV2 with any stage code and operation code, as a Detectron2 backbone.
 
-    Its features are "stem" (stride 2), "res2" (after c24, stride 4), "res3" (c32, 8), "res4" (c96, 16)
-    and "res5" (the last 1x1 convolution with 1280 channels, 32; 16, where ``res5_dilation`` is 2).
-    With the code of the baseline it is the network of Sandler et al. (2018), as in torchvision.
+    Its features are "stem" (stride 2), "res2" (after c24, stride 4), "res3" (c32, stride 8), "res4"
+    (c96, stride 16) and "res5" (the last 1x1 convolution with 1280 channels, stride 32, or 16 if
+    ``res5_dilation`` is 2). With the code of the baseline it is the network of Sandler et al.
+    (2018), as in torchvision.
     """
 
     @configurable
@@ -229,20 +232,20 @@ class CRMobileNetV2(StagedBackbone):
         activation_checkpoint: bool = False,
         res5_dilation: int = 1,
     ):
-        """
-        Args:
+        """Args:
             stage_code: the 10 entries of appendix A.2, [1, 1, m1, m2, m3, m4, m5, 1, 1, 1].
-            operation_code: the dilation less 1 of each block's depthwise 3x3; zero for the stem
-                and the two entries of the tail. Empty means all zeros.
+            operation_code: for each block, the dilation of its depthwise 3x3 convolution minus 1.
+                It is 0 for the stem and the last two entries. An empty code means all zeros.
             in_channels, width_multiplier, norm, activation_checkpoint, res5_dilation: see
                 :class:`MobileNetV2Stages`.
-            num_classes: if given, a classifier on top of res5 that has the output "linear".
-            out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
-                Stages that none of them needs are not built, unless there is a classifier.
+            num_classes: if given, a classifier on top of res5 is added, whose output is "linear".
+            out_features: any of "stem", "res2" to "res5" and "linear". By default the last one.
+                Stages that are not needed for these are not built, unless there is a classifier.
             freeze_at: see :class:`StagedBackbone`.
 
         Raises:
-            ValueError: the codes make no architecture of this family, or a feature is unknown.
+            ValueError: the codes do not make an architecture of this family, or a feature is
+                unknown.
         """
         architecture = Architecture.of_family("mobilenetv2", stage_code, operation_code)
         stages = MobileNetV2Stages(

@@ -21,9 +21,10 @@ BLOCKS = ("basic", "bottleneck")
 
 
 class DilatedBasicBlock(BasicBlock):
-    """Detectron2's basic block, its second 3x3 convolution dilated (section 3.2.2).
+    """Detectron2's basic block with a dilated second 3x3 convolution (section 3.2.2).
 
-    The first one is dilated too where the block keeps a stride that it would have halved (DC5).
+    The first convolution is dilated too in a stage that keeps its stride instead of halving the
+    resolution (DC5).
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class DilatedBasicBlock(BasicBlock):
 
 
 class ResNetStages(Stages):
-    """Stages of a ResNet or ResNeXt: the stem and res2 to res5."""
+    """The stages of a ResNet or ResNeXt: the stem and res2 to res5."""
 
     names = ("stem", *get_family("resnet").stages)
     features = {name: name for name in names}
@@ -71,23 +72,24 @@ class ResNetStages(Stages):
         activation_checkpoint: bool = False,
         res5_dilation: int = 1,
     ):
-        """
-        Args:
+        """Args:
             block: "basic" or "bottleneck".
             in_channels: channels of the image.
-            stem_out_channels: channels after the stem.
-            res2_out_channels: channels of res2, each later stage has twice as many; by default 64
-                for basic blocks and 256 for bottlenecks.
+            stem_out_channels: output channels of the stem.
+            res2_out_channels: output channels of res2. Each later stage has twice as many. By
+                default 64 for basic blocks and 256 for bottlenecks.
             num_groups: groups of the 3x3 convolution of a bottleneck in every stage.
-            width_per_group: channels of each group in res2; each later stage has twice as many.
-            stride_in_1x1: put a bottleneck's stride into its first 1x1 instead of its 3x3.
-            norm: see :func:`detectron2.layers.get_norm`; "GN" fits any width.
+            width_per_group: channels of each group in res2. Each later stage has twice as many.
+            stride_in_1x1: put the stride of a bottleneck into its first 1x1 convolution instead of
+                its 3x3.
+            norm: see :func:`detectron2.layers.get_norm`. "GN" fits any width.
             activation_checkpoint: see :class:`CheckpointedStage`.
-            res5_dilation: 1; or 2, which keeps res5 at the stride of res4 and doubles the
-                dilations of its 3x3 convolutions (DC5), of both of them in a basic block.
+            res5_dilation: 1 or 2. With 2, res5 keeps the stride of res4, and the dilations of its
+                3x3 convolutions, of both in a basic block, are doubled (DC5).
 
         Raises:
-            ValueError: the block is unknown or cannot have groups, or the dilation is another.
+            ValueError: the block is unknown or cannot have groups, or ``res5_dilation`` is not 1 or
+                2.
         """
         if block not in BLOCKS:
             raise ValueError(f"unknown block {block!r}: expected one of {list(BLOCKS)}")
@@ -141,7 +143,7 @@ class ResNetStages(Stages):
 
 
 def resnet_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-    """Arguments of :class:`ResNetStages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``.
+    """Get the arguments of :class:`ResNetStages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``.
 
     Raises:
         ValueError: see :func:`check_keys`.
@@ -163,12 +165,12 @@ def resnet_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
 
 
 class CRResNet(ResNet):
-    """A ResNet or ResNeXt of any stage code and operation code, as a Detectron2 backbone.
+    """A ResNet or ResNeXt with any stage code and operation code, as a Detectron2 backbone.
 
-    Maps images of shape (N, in_channels, H, W), H and W multiples of 32, to features of shape
-    (N, channels, H / stride, W / stride), strides 4, 8, 16, 32 for "res2" to "res5" (16, where
-    ``res5_dilation`` is 2).
-    With the codes of a baseline it is Detectron2's own network, parameter names included.
+    It maps images of shape (N, in_channels, H, W), where H and W are multiples of 32, to features
+    of shape (N, channels, H / stride, W / stride). The strides of "res2" to "res5" are 4, 8, 16 and
+    32; that of "res5" is 16 if ``res5_dilation`` is 2. With the codes of a baseline it is
+    Detectron2's own network, including the parameter names.
     """
 
     @configurable
@@ -191,22 +193,21 @@ class CRResNet(ResNet):
         activation_checkpoint: bool = False,
         res5_dilation: int = 1,
     ):
-        """
-        Args:
-            stage_code: tau, blocks of each of the 4 stages.
-            operation_code: o, the dilation less 1 of each block's 3x3 convolution (of the second
-                one in a basic block); empty means all zeros.
+        """Args:
+            stage_code: tau, the number of blocks in each of the 4 stages.
+            operation_code: o, for each block the dilation of its 3x3 convolution (the second one in
+                a basic block) minus 1. An empty code means all zeros.
             block, in_channels, stem_out_channels, res2_out_channels, num_groups, width_per_group,
                 stride_in_1x1, norm, activation_checkpoint, res5_dilation: see
                 :class:`ResNetStages`.
-            num_classes: if given, a classifier on top of res5 that has the output "linear".
-            out_features: any of "stem", "res2" to "res5", "linear"; by default the last one.
-                Stages that none of them needs are not built, unless there is a classifier.
-            freeze_at: stages to freeze, see :meth:`ResNet.freeze`.
+            num_classes: if given, a classifier on top of res5 is added, whose output is "linear".
+            out_features: any of "stem", "res2" to "res5" and "linear". By default the last one.
+                Stages that are not needed for these are not built, unless there is a classifier.
+            freeze_at: number of stages to freeze, see :meth:`ResNet.freeze`.
 
         Raises:
-            ValueError: the codes make no architecture of this family, the block is unknown or
-                cannot have groups, or a feature is unknown.
+            ValueError: the codes do not make an architecture of this family, the block is unknown
+                or cannot have groups, or a feature is unknown.
         """
         architecture = Architecture.of_family("resnet", stage_code, operation_code)
         stages = ResNetStages(

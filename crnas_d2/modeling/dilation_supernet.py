@@ -17,10 +17,11 @@ from .supernet import ChoiceBlock, Supernet, build_stages
 
 
 class DilationSupernet(Supernet):
-    """Every block's searched 3x3 convolution is a choice block of dilations; the rest is shared.
+    """A supernet in which the searched 3x3 convolution of every block is a choice among dilations.
 
-    A path is an operation code. The candidates have weights and norms of their own; in a basic
-    block the second 3x3 is searched, in MobileNetV2 the depthwise one.
+    All other layers are shared. A path is an operation code. The candidates have their own weights
+    and norms. The searched convolution is the second 3x3 in a basic block, and the depthwise one in
+    MobileNetV2.
     """
 
     @configurable
@@ -32,10 +33,9 @@ class DilationSupernet(Supernet):
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
     ):
-        """
-        Args:
-            stages: of the family that the space's stage code belongs to.
-            space: the operation codes of a stage code.
+        """Args:
+            stages: stages of the family that the space's stage code belongs to.
+            space: the operation codes for one stage code.
             out_features, freeze_at: see :class:`StagedBackbone`.
 
         Raises:

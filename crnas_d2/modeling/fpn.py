@@ -8,15 +8,15 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 
 
 def build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    """Detectron2's FPN from ``MODEL.FPN.*``, with P6 by max-pooling P5."""
+    """Detectron2's FPN from ``MODEL.FPN.*``, whose P6 is a max-pooled P5."""
     return _build(cfg, bottom_up, LastLevelMaxPool())
 
 
 def build_retinanet_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    """Detectron2's FPN from ``MODEL.FPN.*``, with P6 and P7 by strided convolutions of res5.
+    """Detectron2's FPN from ``MODEL.FPN.*``, whose P6 and P7 are strided convolutions of res5.
 
     Raises:
-        ValueError: the backbone has no res5.
+        ValueError: the backbone has no feature "res5".
     """
     shapes = bottom_up.output_shape()
     if "res5" not in shapes:

@@ -1,4 +1,4 @@
-"""Keys of a config that a backbone cannot follow: refused, where others would be ignored."""
+"""Checks of config keys that a CR backbone cannot honor, which are refused instead of ignored."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .builder_names import neck_of, supernet_kind
 
 DILATIONS = "as dilations are told by MODEL.CR.OPERATION_CODE"
 DEFORMABLE = "as a CR backbone has no deformable convolutions"
-# Keys of MODEL.RESNETS, the one value that all backbones have, or the one entry, and why.
-# The last three are of Detectron2's DeepLab.
+# Keys of MODEL.RESNETS, the only value (or entry of a list) that all backbones support, and why.
+# The last three belong to Detectron2's DeepLab.
 FIXED: Mapping[str, tuple[Any, str]] = MappingProxyType(
     {
         "DEFORM_ON_PER_STAGE": (False, DEFORMABLE),
@@ -26,11 +26,11 @@ FIXED: Mapping[str, tuple[Any, str]] = MappingProxyType(
         "STEM_TYPE": ("basic", "as a CR backbone has no other stem"),
     }
 )
-# Widths that MobileNetV2 does not take from there, at Detectron2's defaults.
+# Detectron2's defaults of the widths that MobileNetV2 does not follow
 WIDTHS: Mapping[str, int] = MappingProxyType(
     {"NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "STEM_OUT_CHANNELS": 64, "RES2_OUT_CHANNELS": 256}
 )
-# What Detectron2's depths say. Of 50, the default, nobody knows whether it was asked for.
+# What Detectron2's depths mean. Depth 50 is left out, as it may just be the default.
 DEFAULT_DEPTH = 50
 DEPTHS: Mapping[int, tuple[str, list[int]]] = MappingProxyType(
     {
@@ -43,9 +43,9 @@ DEPTHS: Mapping[int, tuple[str, list[int]]] = MappingProxyType(
 
 
 def check_keys(cfg: CfgNode) -> None:
-    """Check that the keys which say something about a backbone agree with each other.
+    """Check that the keys which describe a backbone agree with each other.
 
-    A key of ``MODEL.RESNETS`` or ``MODEL.CR`` is followed, or has its default.
+    Every key of ``MODEL.RESNETS`` or ``MODEL.CR`` is either followed or has to be at its default.
 
     Raises:
         ValueError: names the key, its value, and what was expected.
@@ -67,11 +67,11 @@ def check_keys(cfg: CfgNode) -> None:
 
 
 def check_res5_heads(cfg: CfgNode) -> None:
-    """Check that RoI heads which have res5 in them (C4) build it by the codes.
+    """Check that RoI heads which contain res5 (C4) build it from the codes.
 
     Raises:
-        ValueError: they do not; or they cannot, as those of a supernet or of MobileNetV2, or with
-            another stride.
+        ValueError: they do not, or they cannot because the backbone is a supernet, a MobileNetV2,
+            or has a dilated res5.
     """
     model, heads = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
     if model not in META_ARCH_REGISTRY or heads not in ROI_HEADS_REGISTRY:
@@ -107,7 +107,7 @@ def check_res5_heads(cfg: CfgNode) -> None:
 
 
 def _fixed_keys(cfg: CfgNode) -> Iterator[tuple[str, Any, Any, str]]:
-    """Those that can have one value only: key, value, the one that is expected, and why."""
+    """Iterate over the keys with a single valid value, as (key, value, expected value, reason)."""
     cr, resnets = cfg.MODEL.CR, cfg.MODEL.RESNETS
     for key, (expected, reason) in FIXED.items():
         if key in resnets:
@@ -147,7 +147,7 @@ def _check_res5_dilation(cfg: CfgNode) -> None:
 
 
 def _stops_below_res5(cfg: CfgNode) -> bool:
-    """Whether the RoI heads work on a feature of the backbone, which has no res5 itself."""
+    """Whether the RoI heads read features of a backbone that ends before res5."""
     features = set(cfg.MODEL.RESNETS.OUT_FEATURES)
     is_direct = not _has_pyramid(cfg) and features.issuperset(cfg.MODEL.ROI_HEADS.IN_FEATURES)
     return is_direct and "res5" not in features

@@ -1,4 +1,4 @@
-"""Detectors over the named architectures as Detectron2's lazy configs, without YAML."""
+"""Detectors with the named architectures as Detectron2's lazy configs, without YAML."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..architecture import ARCHITECTURES, Architecture
 from .cr_mobilenetv2 import CRMobileNetV2
 from .cr_resnet import CRResNet
 
-# What the codes of a named network do not tell; of the others, nothing is missing.
+# Arguments of named networks that their codes do not imply. The other networks need none.
 BODIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "ResNet18": {"block": "basic"},
@@ -41,7 +41,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 INPUT: Mapping[str, Any] = MappingProxyType(
-    {  # as torchvision's ImageNet training, in RGB
+    {  # in RGB, as in torchvision's ImageNet training
         "pixel_mean": [123.675, 116.28, 103.53],
         "pixel_std": [58.395, 57.12, 57.375],
     }
@@ -60,21 +60,24 @@ def lazy_model(
     freeze_at: int | None = None,
     **body: Any,
 ) -> DictConfig:
-    """A detector with a CR backbone as a lazy config, for ``LazyConfig`` files and ``instantiate``.
+    """Get a detector with a CR backbone as a lazy config, for ``LazyConfig`` files and
+    ``instantiate``.
 
-    It is the detector of the YAML configs. Whatever is not an argument here can be changed in the
-    result, such as ``model.backbone.out_channels = 64``. Images are RGB, in 0 to 255.
+    It equals the detector of the YAML configs. Anything that is not an argument here can be changed
+    in the result, as in ``model.backbone.out_channels = 64``. Images are RGB, with values from 0 to
+    255.
 
     Args:
-        architecture: one of :data:`ARCHITECTURES` by its name, such as "CR-ResNet50", or codes.
-        detector: "faster_rcnn", "mask_rcnn", "retinanet" or "fcos", with Detectron2's FPN.
-        num_classes: of the data set.
-        norm: of the backbone, see :func:`detectron2.layers.get_norm`. "SyncBN" is for GPUs. FPN has
-            none, as the YAML configs have it.
-        freeze_at: stages to freeze, see :meth:`detectron2.modeling.ResNet.freeze`. By default 2 in
-            a published plain network and 1 in all others, as the YAML configs have it.
-        body: further arguments of :class:`CRResNet` or :class:`CRMobileNetV2`. Codes of the ResNet
-            family make bottlenecks of ResNet50's widths unless these tell something else.
+        architecture: an architecture, or the name of one in :data:`ARCHITECTURES`, such as
+            "CR-ResNet50".
+        detector: "faster_rcnn", "mask_rcnn", "retinanet" or "fcos", each with Detectron2's FPN.
+        num_classes: number of classes of the data set.
+        norm: norm of the backbone, see :func:`detectron2.layers.get_norm`. "SyncBN" is for GPUs.
+            The FPN has no norm, as in the YAML configs.
+        freeze_at: number of stages to freeze, see :meth:`detectron2.modeling.ResNet.freeze`. By
+            default 2 for a published baseline and 1 for all other networks, as in the YAML configs.
+        body: further arguments of :class:`CRResNet` or :class:`CRMobileNetV2`. By default, codes of
+            the ResNet family make bottlenecks with the widths of ResNet50.
 
     Raises:
         ValueError: there is no such architecture or detector.
@@ -121,7 +124,7 @@ def _faster_rcnn(bottom_up: DictConfig, num_classes: int) -> DictConfig:
             box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
             batch_size_per_image=256,
             positive_fraction=0.5,
-            pre_nms_topk=(2000, 1000),  # in training and in a test, per FPN level
+            pre_nms_topk=(2000, 1000),  # in training and in tests, per FPN level
             post_nms_topk=(1000, 1000),
             nms_thresh=0.7,
         ),
@@ -156,7 +159,8 @@ def _mask_rcnn(bottom_up: DictConfig, num_classes: int) -> DictConfig:
         mask_pooler=_pooler(14),
         mask_head=L(MaskRCNNConvUpsampleHead)(
             input_shape=_pooled_shape(14),
-            conv_dims=[256, 256, 256, 256, 256],  # the last one is of the transposed convolution
+            # the last one belongs to the transposed convolution
+            conv_dims=[256, 256, 256, 256, 256],
             num_classes="${..num_classes}",
         ),
     )
@@ -239,7 +243,7 @@ def _pooler(output_size: int) -> DictConfig:
 
 
 def _pooled_shape(side: int) -> DictConfig:
-    """The input of a head in the RoI heads."""
+    """The input shape of a head inside the RoI heads."""
     return L(ShapeSpec)(channels="${....backbone.out_channels}", height=side, width=side)
 
 

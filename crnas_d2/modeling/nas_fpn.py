@@ -1,4 +1,4 @@
-"""NAS-FPN (Ghiasi et al., 2019), the searched feature pyramid, P3 to P7."""
+"""NAS-FPN (Ghiasi et al., 2019), a searched feature pyramid of the levels P3 to P7."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from .norm import Norm, fit_norm
 
 
 class Merge(NamedTuple):
-    """How a cell makes one of its nodes. A node of level l has stride 2 ** l.
+    """How a cell makes one of its nodes. A node of level l has the stride 2 ** l.
 
     Attributes:
-        level: of the node.
+        level: level of the node.
         op: "sum" or "GP", see :data:`OPS`.
-        inputs: the two nodes that are merged; for "GP" the finer one first.
-        added: nodes of the same level that have no other use and are added to the result.
+        inputs: indices of the two nodes to merge. For "GP" the finer one comes first.
+        added: indices of nodes at the same level that no other node uses, which are added to the
+            result.
     """
 
     level: int
@@ -44,7 +45,7 @@ CELL = (
     Merge(6, "GP", (9, 10)),  # node 11
 )
 NODE_LEVELS = (*LEVELS, *(merge.level for merge in CELL))
-# The last node of a level is the cell's output there.
+# The last node of each level is the output of the cell at that level.
 OUTPUTS = tuple(
     max(node for node, its_level in enumerate(NODE_LEVELS) if its_level == level)
     for level in LEVELS
@@ -52,7 +53,9 @@ OUTPUTS = tuple(
 
 
 def global_pooling(fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-    """The coarse feature, and the fine one weighted by channel: attention by the coarse one's maxima."""
+    """Add the fine feature, weighted by channel attention from the coarse one's maxima, to the
+    latter.
+    """
     return coarse + fine * coarse.amax((2, 3), keepdim=True).sigmoid()
 
 
@@ -60,7 +63,9 @@ OPS = {"sum": torch.add, "GP": global_pooling}
 
 
 def resize(x: torch.Tensor, level: int, new_level: int) -> torch.Tensor:
-    """Max-pool to a coarser level, repeat the nearest value for a finer one."""
+    """Resize by max pooling to a coarser level, or by nearest-neighbor interpolation to a finer
+    one.
+    """
     if level < new_level:
         return F.max_pool2d(x, kernel_size=2 ** (new_level - level))
     if level > new_level:
@@ -69,26 +74,27 @@ def resize(x: torch.Tensor, level: int, new_level: int) -> torch.Tensor:
 
 
 class NASFPNCell(nn.ModuleDict):
-    """A pyramid made from a pyramid by :data:`CELL`; the convolution of node 5 is ``node5``."""
+    """A cell that maps a pyramid to a pyramid as in :data:`CELL`.
+
+    The convolution of node 5 is named ``node5``, and so on.
+    """
 
     def __init__(self, channels: int, norm: Norm = "BN"):
-        """
-        Args:
-            channels: of all nodes.
-            norm: after each convolution, see :func:`detectron2.layers.get_norm`.
+        """Args:
+        channels: channels of all nodes.
+        norm: norm after each convolution, see :func:`detectron2.layers.get_norm`.
         """
         super().__init__()
         for node in range(len(LEVELS), len(NODE_LEVELS)):
             self[f"node{node}"] = _convolution(channels, channels, 3, norm)
 
     def forward(self, pyramid: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """
-        Args:
-            pyramid: features of :data:`LEVELS`; each one's height and width are half of those of
-                the one before.
+        """Args:
+            pyramid: features of the levels :data:`LEVELS`. The height and width of each are half of
+                those of the one before.
 
         Returns:
-            Features of the same shapes.
+            A list of features of the same shapes.
         """
         nodes = list(pyramid)
         for merge, convolution in zip(CELL, self.values()):
@@ -101,9 +107,9 @@ class NASFPNCell(nn.ModuleDict):
 
 
 class NASFPN(Backbone):
-    """Cells of NAS-FPN stacked on a backbone, weights of their own in each.
+    """A backbone with a stack of NAS-FPN cells, each with its own weights.
 
-    It gives p3 to p7. The original has seven cells of 384 channels ("7 @ 384").
+    Its features are p3 to p7. The original has seven cells of 384 channels ("7 @ 384").
     """
 
     def __init__(
@@ -114,19 +120,19 @@ class NASFPN(Backbone):
         num_cells: int = 7,
         norm: Norm = "BN",
     ):
-        """
-        Args:
-            bottom_up: the backbone below.
-            in_features: its features that become P3, P4 and P5, by a 1x1 convolution and norm where
-                their channels are not ``out_channels``. P6 and P7 are P5, max-pooled.
+        """Args:
+            bottom_up: the backbone below the pyramid.
+            in_features: features of ``bottom_up`` that become P3, P4 and P5, through a 1x1
+                convolution and a norm if their channels are not ``out_channels``. P6 and P7 are
+                max-pooled from P5.
             out_channels: channels of all nodes.
-            num_cells: how many cells are stacked.
-            norm: after each convolution, see :func:`detectron2.layers.get_norm`; "GN" fits any
+            num_cells: number of stacked cells.
+            norm: norm after each convolution, see :func:`detectron2.layers.get_norm`. "GN" fits any
                 width.
 
         Raises:
-            ValueError: the backbone lacks a feature, or they have other strides than 8, 16 and 32;
-                or a number is not positive.
+            ValueError: the backbone lacks a feature, the strides of the features are not 8, 16 and
+                32, or a number is not positive.
         """
         super().__init__()
         if out_channels < 1 or num_cells < 1:
@@ -159,16 +165,16 @@ class NASFPN(Backbone):
         return 2 ** max(LEVELS)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
-        Args:
-            x: images, (N, C, H, W). H and W are multiples of 128; Detectron2's detectors pad to
-                :attr:`size_divisibility`.
+        """Args:
+            x: images of shape (N, C, H, W). H and W are multiples of 128, to which Detectron2's
+                detectors pad because of :attr:`size_divisibility`.
 
         Returns:
-            The features by name, (N, ``out_channels``, H / 2 ** l, W / 2 ** l) for level l.
+            A dict of features of shape (N, ``out_channels``, H / 2 ** l, W / 2 ** l) for each level
+            l.
 
         Raises:
-            ValueError: H or W is no multiple of 128.
+            ValueError: H or W is not a multiple of 128.
         """
         height, width = x.shape[-2:]
         if height % self.size_divisibility or width % self.size_divisibility:

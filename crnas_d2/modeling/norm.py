@@ -1,4 +1,4 @@
-"""Norms of the backbones, where Detectron2's own do not fit every width."""
+"""Norms for backbones whose widths Detectron2's own norms do not fit."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def fit_norm(norm: Norm) -> Norm:
     """Make a norm fit layers of any width.
 
     Detectron2's "GN" has 32 groups and so needs channels in multiples of 32, which thin networks
-    and MobileNetV2 have not. Such layers get the largest power of two that divides their channels;
-    all others are Detectron2's.
+    and MobileNetV2 do not have. Here such layers get the largest power of two that divides their
+    channels as the number of groups. All other norms are Detectron2's.
 
     Args:
         norm: anything that :func:`detectron2.layers.get_norm` takes.

@@ -1,4 +1,4 @@
-"""The RoI heads of a C4 detector, whose res5 is the last stage of a CR-ResNet."""
+"""The RoI heads of a C4 detector whose res5 is the last stage of a CR-ResNet."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from .cr_resnet import ResNetStages, resnet_stages_arguments
 
 @ROI_HEADS_REGISTRY.register()
 class CRRes5ROIHeads(Res5ROIHeads):
-    """Detectron2's heads of a C4 detector with res5 of the codes of ``MODEL.CR``.
+    """Detectron2's RoI heads of a C4 detector, with res5 built from the codes in ``MODEL.CR``.
 
-    The backbone ends at res4; res5 runs on each RoI. Its number of blocks, their kind, dilations,
-    widths, groups and norm, and the place of the stride are those that a :class:`CRResNet` has.
-    With the codes of a baseline these are Detectron2's own heads, parameter names included.
+    The backbone ends at res4, and res5 runs on each RoI. Its blocks, dilations, widths, groups,
+    norm and stride placement equal those of a :class:`CRResNet`. With the codes of a baseline these
+    are Detectron2's own heads, including the parameter names.
     """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
-        """
-        Raises:
-            ValueError: the keys contradict each other, see :func:`check_keys`; or the feature that
-                RoIs are pooled from is none of res4's channels.
+        """Raises:
+        ValueError: the keys contradict each other, see :func:`check_keys`, or the feature that
+            RoIs are pooled from does not have the channels of res4.
         """
         expected = cls._stages(cfg).out_channels("res4")
         (feature,) = cfg.MODEL.ROI_HEADS.IN_FEATURES

@@ -17,9 +17,10 @@ from .supernet import ChoiceBlock, Supernet, build_stages
 
 
 class StageSupernet(Supernet):
-    """Every stage is a choice block of branches; branch n is a chain of n blocks of its own.
+    """A supernet in which every stage is a choice among branches; branch n is a chain of n blocks.
 
-    A path is a stage code. The stem and the single layers are shared. Features are those of the family's final networks.
+    Each branch has its own weights. The stem and the single-layer stages are shared. A path is a
+    stage code. The features are those of the family's final networks.
     """
 
     @configurable
@@ -31,9 +32,8 @@ class StageSupernet(Supernet):
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
     ):
-        """
-        Args:
-            stages: of the space's family.
+        """Args:
+            stages: stages of the space's family.
             space: the stage codes.
             out_features, freeze_at: see :class:`StagedBackbone`.
 

@@ -1,4 +1,4 @@
-"""Backbones as a row of stages, each made by its family's rules."""
+"""Backbones as a sequence of stages, each of which is built by the rules of its family."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .activation_checkpoint import CheckpointedStage
 
 
 class Stages(ABC):
-    """Makes the stages of one family of networks, with any blocks and dilations.
+    """Builds the stages of one family of networks, with any number of blocks and any dilations.
 
     Attributes:
-        names: of all stages that a detector runs, in order.
-        features: the feature that a stage gives, by the name of the stage.
+        names: names of all stages that a detector runs, in order.
+        features: the name of the feature that a stage gives, by the name of the stage.
         choice_layer: name of the layer in a block whose dilation is searched.
-        res5_stages: of ``names``, those with the stride 32, but for 1x1 convolutions.
+        res5_stages: those of ``names`` at the stride of res5, except 1x1 convolutions.
         in_channels: channels of the image.
-        res5_dilation: 1; or 2, which keeps ``res5_stages`` at the stride 16 and doubles their
-            dilations (DC5).
+        res5_dilation: 1 or 2. With 2, ``res5_stages`` keep the stride 16, and their dilations are
+            doubled (DC5).
         activation_checkpoint: see :class:`CheckpointedStage`.
     """
 
@@ -39,38 +39,42 @@ class Stages(ABC):
 
     @abstractmethod
     def out_channels(self, name: str) -> int:
-        """Channels of a stage's output."""
+        """Get the number of output channels of a stage."""
 
     @abstractmethod
     def stride(self, name: str) -> int:
-        """Stride of a stage, which its first block has."""
+        """Get the stride of a stage, which is that of its first block."""
 
     @abstractmethod
     def make_stage(self, name: str, dilations: Sequence[int] = (1,)) -> nn.Module:
-        """One stage: a block for each dilation, in a ``nn.Sequential`` unless it is a stem.
+        """Build a stage with one block for each dilation, as a ``nn.Sequential`` unless it is a
+        stem.
 
-        The dilations are those of an operation code, see :meth:`real_dilations`.
+        It maps (N, channels, H, W) to (N, out_channels(name), H / stride(name), W / stride(name)).
 
-        Maps (N, channels, H, W) to (N, out_channels(name), H / stride(name), W / stride(name)).
+        Args:
+            name: name of the stage.
+            dilations: dilations by an operation code, see :meth:`real_dilations`.
         """
 
     def real_dilations(self, name: str, dilations: Sequence[int]) -> tuple[int, ...]:
-        """Those with which the blocks of a stage are built, by those of an operation code."""
+        """Convert the dilations by an operation code to those with which the blocks are built."""
         factor = self.res5_dilation if name in self.res5_stages else 1
         return tuple(factor * dilation for dilation in dilations)
 
     def chain(self, blocks: Iterable[nn.Module]) -> nn.Sequential:
-        """Put blocks into a row."""
+        """Chain blocks into one module."""
         return (CheckpointedStage if self.activation_checkpoint else nn.Sequential)(*blocks)
 
     def stage_in_channels(self, name: str) -> int:
-        """Channels of a stage's input."""
+        """Get the number of input channels of a stage."""
         index = self.names.index(name)
         return self.out_channels(self.names[index - 1]) if index else self.in_channels
 
 
 def check_res5_dilation(res5_dilation: int) -> None:
-    """
+    """Check an argument ``res5_dilation``.
+
     Raises:
         ValueError: it is not 1 or 2.
     """
@@ -79,10 +83,10 @@ def check_res5_dilation(res5_dilation: int) -> None:
 
 
 class StagedBackbone(Backbone):
-    """A backbone that runs its stages one after the other and returns the features asked for.
+    """A backbone that runs its stages one after the other and returns the requested features.
 
-    Maps images of shape (N, in_channels, H, W), H and W multiples of 32, to features of shape
-    (N, channels, H / stride, W / stride).
+    It maps images of shape (N, in_channels, H, W), where H and W are multiples of 32, to features
+    of shape (N, channels, H / stride, W / stride).
     """
 
     def __init__(
@@ -93,15 +97,15 @@ class StagedBackbone(Backbone):
         freeze_at: int = 0,
         num_classes: int | None = None,
     ):
-        """
-        Args:
-            stages: of the family.
-            make_stage: gives the module of a stage by its name, with the shapes of ``stages``.
-            out_features: any of the family's features, or "linear"; by default the last one.
-                Stages that none of them needs are not built, unless there is a classifier.
-            freeze_at: resolutions to freeze, counted as :meth:`detectron2.modeling.ResNet.freeze`
-                does: 1 is the stem, 2 is all up to "res2", and so on.
-            num_classes: if given, a classifier on top of the last stage that has the output
+        """Args:
+            stages: the rules of the family.
+            make_stage: builds a stage by its name, with the shapes given by ``stages``.
+            out_features: any of the family's features, or "linear". By default the last one. Stages
+                that are not needed for these are not built, unless there is a classifier.
+            freeze_at: number of resolutions to freeze, counted as in
+                :meth:`detectron2.modeling.ResNet.freeze`: 1 is the stem, 2 is everything up to
+                "res2", and so on.
+            num_classes: if given, a classifier on top of the last stage is added, whose output is
                 "linear" of shape (N, num_classes).
 
         Raises:
@@ -147,14 +151,14 @@ class StagedBackbone(Backbone):
         return outputs
 
     def run_stage(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """Output of one stage, from that of the stage before."""
+        """Run one stage on the output of the stage before."""
         return getattr(self, name)(x)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {feature: self._shapes[feature] for feature in self._out_features}
 
     def freeze(self, freeze_at: int = 0) -> StagedBackbone:
-        """Freeze the first ``freeze_at`` resolutions: no gradients, FrozenBN in place of BN."""
+        """Freeze the first ``freeze_at`` resolutions: no gradients, and FrozenBN in place of BN."""
         frozen = 0
         for name in self.stage_names:
             if frozen >= freeze_at:

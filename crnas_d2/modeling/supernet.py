@@ -1,4 +1,4 @@
-"""What the two supernets have in common: they run one path at a time (section 3.3.1)."""
+"""The common base of the two supernets, which run one path at a time (section 3.3.1)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .stages import StagedBackbone, Stages
 
 
 class ChoiceBlock(nn.Module):
-    """A choice unit: candidates of the same shapes, of which one runs.
+    """A choice unit: candidates with the same input and output shapes, one of which runs.
 
     Attributes:
-        index: of its entry in the path.
+        index: index of its entry in the path.
         ops: the candidates, by the entry that chooses them.
-        choice: the entry that is chosen.
+        choice: the entry that is currently chosen.
     """
 
     def __init__(self, index: int, ops: Mapping[int, nn.Module]):
@@ -38,16 +38,16 @@ class ChoiceBlock(nn.Module):
 
 
 class Supernet(StagedBackbone):
-    """A backbone that holds all networks of a space; :meth:`set_path` chooses the one that runs.
+    """A backbone that holds all networks of a space and runs the one chosen by :meth:`set_path`.
 
     A path is a code of full length: a stage code in the stage supernet, an operation code in the
-    dilation supernet. Parameters off the path take no part in the forward pass, so they get no
-    gradient (None, not zero), and the statistics of their norms stay as they are.
+    dilation supernet. Parameters off the path take no part in the forward pass, so their gradient
+    is None rather than zero, and the statistics of their norms do not change.
 
     Attributes:
-        space: all paths.
-        path: the one that runs; None until :meth:`set_path` was called.
-        choice_blocks: from first to last.
+        space: the space of all paths.
+        path: the path that runs. None until :meth:`set_path` is called.
+        choice_blocks: all choice blocks, from first to last.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class Supernet(StagedBackbone):
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
     ):
-        """
-        Args:
-            space: all paths.
-            family: of the space.
-            stages: of the family; the stem and the single layers are theirs.
-            make_stage: gives the module of any other stage by its name.
+        """Args:
+            space: the space of all paths.
+            family: family of the space.
+            stages: the rules of the family, by which the stem and the single-layer stages are
+                built.
+            make_stage: builds any other stage by its name.
             out_features, freeze_at: see :class:`StagedBackbone`.
 
         Raises:
-            ValueError: the stages are of another family, or a feature is unknown.
+            ValueError: the stages belong to another family, or a feature is unknown.
         """
         if stages.names[-1] not in family.stages:
             raise ValueError(
@@ -84,16 +84,16 @@ class Supernet(StagedBackbone):
         self.space = space
         self.path: tuple[int, ...] | None = None
         self.choice_blocks = [m for m in self.modules() if isinstance(m, ChoiceBlock)]
-        self._memory: list[_Memory] | None = None  # of the units that ran, in their order
-        self._place = 0  # of the next unit
+        self._memory: list[_Memory] | None = None  # units in the order in which they ran
+        self._place = 0  # index of the next unit
 
     def set_path(self, path: Sequence[int]) -> None:
         """Choose the path that the following forward passes run.
 
-        Where activations are recomputed, the backward pass of the path before must be over.
+        If activations are recomputed, the backward pass of the previous path must be over.
 
         Raises:
-            ValueError: it is no path of the space.
+            ValueError: the path is not in the space.
         """
         if path not in self.space:
             raise ValueError(
@@ -112,12 +112,13 @@ class Supernet(StagedBackbone):
 
     @contextlib.contextmanager
     def sharing_prefixes(self) -> Iterator[None]:
-        """Within it, successive forward passes on one and the same image tensor share the outputs
-        of the blocks from the first one up to where their paths, or the tensors that stand in for
-        the statistics of their norms, part.
+        """Reuse the outputs of common first blocks across forward passes, within a ``with`` block.
 
-        The features are those of a pass that shares nothing, bit for bit. Paths in lexicographic
-        order share the most. It keeps the outputs of one path's blocks, and is for inference alone.
+        Successive passes on the same image tensor share the outputs from the first block up to
+        where their paths, or the tensors that replace the statistics of their norms, diverge. The
+        features are bitwise equal to those of a pass that shares nothing. Paths in lexicographic
+        order share the most. The outputs of one path's blocks are kept in memory. This is for
+        inference only.
         """
         self._memory = []
         try:
@@ -133,7 +134,7 @@ class Supernet(StagedBackbone):
         for unit in stage if isinstance(stage, nn.Sequential) else [stage]:
             known = self._memory[self._place : self._place + 1]
             if not known or not known[0].answers(unit, x):
-                del known, self._memory[self._place :]  # the path has left these
+                del known, self._memory[self._place :]  # the path diverges here
                 self._memory.append(_Memory(unit, x))
             x = self._memory[self._place].output
             self._place += 1
@@ -155,7 +156,7 @@ class _Memory:
         self.output = unit(x)
 
     def answers(self, unit: nn.Module, x: torch.Tensor) -> bool:
-        """Whether the pass on x would be the same: with the choices, the active norms are too."""
+        """Whether a pass on x would give the same output. The choices determine the active norms."""
         return (
             unit is self._unit
             and x is self._input
@@ -165,7 +166,7 @@ class _Memory:
 
 
 def active_modules(module: nn.Module) -> Iterator[nn.Module]:
-    """Like :meth:`torch.nn.Module.modules`, without the candidates that are not chosen."""
+    """Iterate like :meth:`torch.nn.Module.modules`, but skip candidates that are not chosen."""
     yield module
     if isinstance(module, ChoiceBlock):
         yield from active_modules(module.ops[str(module.choice)])
@@ -175,7 +176,7 @@ def active_modules(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def build_stages(cfg: CfgNode, input_shape: ShapeSpec) -> Stages:
-    """The stages of the family ``MODEL.CR.FAMILY``."""
+    """Build the stages of the family ``MODEL.CR.FAMILY``."""
     if cfg.MODEL.CR.FAMILY == "mobilenetv2":
         return MobileNetV2Stages(**mobilenetv2_stages_arguments(cfg, input_shape))
     return ResNetStages(**resnet_stages_arguments(cfg, input_shape))

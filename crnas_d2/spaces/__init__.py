@@ -1,4 +1,4 @@
-"""What may be searched: how many blocks each stage has, which dilation each block uses."""
+"""The search spaces: the number of blocks in each stage, and the dilation of each block."""
 
 from .operation import OperationSpace, get_operation_space
 from .path_space import ChoiceUnit, PathSpace

@@ -1,4 +1,4 @@
-"""The convolution reallocation space: which dilation each block may use (section 3.2.2)."""
+"""The convolution reallocation space: the dilations that each block may use (section 3.2.2)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ OPERATIONS = tuple(range(MAX_OPERATION + 1))
 
 @dataclass(frozen=True)
 class OperationSpace(PathSpace):
-    """The operation codes of a stage code, one choice block for each block of the backbone.
+    """The operation codes for one stage code, with a choice block for each block of the backbone.
 
-    A path is an operation code; its entry is 0 at a single-layer stage, which has no choice block.
+    A path is an operation code. Its entry is 0 at a single-layer stage, which has no choice block.
 
     Args:
         stage_code: tau, as in :class:`Architecture`.
-        operations: O, the candidates of a choice block, in increasing order; operation o is the
-            3x3 convolution of dilation o + 1.
+        operations: O, the candidates of a choice block, in increasing order. Operation o is the 3x3
+            convolution of dilation o + 1.
 
     Raises:
-        ValueError: the stage code is not one, or an operation is not from 0 to 2.
+        ValueError: the stage code is invalid, or an operation is not from 0 to 2.
     """
 
     stage_code: tuple[int, ...]
@@ -52,14 +52,15 @@ class OperationSpace(PathSpace):
 def get_operation_space(
     architecture: Architecture, operations: Sequence[int] = OPERATIONS
 ) -> OperationSpace:
-    """The operation space of an architecture's stage code; its own operation code has no part.
+    """Get the operation space for an architecture's stage code. Its operation code is ignored.
 
     Args:
-        architecture: of any family.
+        architecture: an architecture of any family.
         operations: as in :class:`OperationSpace`.
 
     Raises:
-        ValueError: this is no architecture, or as in :class:`OperationSpace`.
+        ValueError: ``architecture`` is not an :class:`Architecture`, or as in
+            :class:`OperationSpace`.
     """
     if not isinstance(architecture, Architecture):
         raise ValueError(f"architecture: {architecture!r}; expected an Architecture")

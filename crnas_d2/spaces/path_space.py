@@ -1,4 +1,4 @@
-"""What the stage space and the operation space have in common: a path is one choice in every unit."""
+"""The common base of the stage space and the operation space, whose paths choose in every unit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from random import Random
 
 @dataclass(frozen=True)
 class ChoiceUnit:
-    """A place of the supernet where a path has to choose.
+    """A place of the supernet at which a path has to choose.
 
     Attributes:
-        index: of its entry in the path.
-        choices: what that entry may be, in increasing order; two or more.
+        index: index of its entry in the path.
+        choices: the two or more values that this entry may have, in increasing order.
     """
 
     index: int
@@ -24,25 +24,25 @@ class ChoiceUnit:
 
 
 class PathSpace:
-    """All paths of a supernet. A path is a code of full length, fixed entries included.
+    """All paths of a supernet. A path is a code of full length, including fixed entries.
 
-    Iterating gives every path in lexicographic order, one at a time.
+    Iteration yields every path in lexicographic order, lazily.
 
     Attributes:
-        choices: for each entry of a path, what it may be, in increasing order; a fixed entry has
-            one choice.
+        choices: for each entry of a path, the values that it may have, in increasing order. A fixed
+            entry has one choice.
     """
 
     choices: tuple[tuple[int, ...], ...]
 
     @property
     def size(self) -> int:
-        """Number of paths."""
+        """The number of paths."""
         return prod(map(len, self.choices))
 
     @property
     def units(self) -> tuple[ChoiceUnit, ...]:
-        """The entries that are not fixed, from the first to the last."""
+        """The units for all entries that are not fixed, in order."""
         return tuple(
             ChoiceUnit(index, choices)
             for index, choices in enumerate(self.choices)
@@ -50,11 +50,10 @@ class PathSpace:
         )
 
     def sample(self, rng: Random) -> tuple[int, ...]:
-        """Draw a path uniformly, that is, the choice of each unit uniformly and by itself
-        (section 3.3.1).
+        """Sample a path uniformly, drawing the choice of each unit independently (section 3.3.1).
 
-        It calls ``rng.random()`` once for each unit, from the first to the last, and nothing else
-        of ``rng``: Python keeps that stream the same in all its versions.
+        ``rng.random()`` is called once for each unit, in order, and nothing else of ``rng`` is
+        used, because Python keeps this stream the same in all its versions.
         """
         return tuple(
             choices[int(rng.random() * len(choices))] if len(choices) > 1 else choices[0]
@@ -62,16 +61,17 @@ class PathSpace:
         )
 
     def sample_in_cycles(self, seed: int, iteration: int) -> tuple[int, ...]:
-        """The path of an iteration where each unit draws without replacement, as strict fairness in
-        FairNAS does (Chu et al., 2021), for units of any numbers of choices.
+        """Get the path of an iteration when each unit draws its choices without replacement.
 
-        A unit of k choices takes each of them once in k iterations, its cycle, in an order that is
-        drawn anew for each cycle and by itself for each unit. So an iteration's path is uniform over
-        the space, and independent of those in which every unit is in another cycle.
+        This is strict fairness as in FairNAS (Chu et al., 2021), extended to units with different
+        numbers of choices. A unit with k choices takes each of them once in every k iterations, its
+        cycle. The order is drawn anew for each cycle and independently for each unit. So the path
+        of an iteration is uniform over the space, and independent of the paths of iterations at
+        which every unit is in another cycle.
 
         Args:
-            seed: of all cycles.
-            iteration: from 0.
+            seed: seed of all cycles.
+            iteration: number of the iteration, from 0.
         """
 
         def choose(index: int, choices: tuple[int, ...]) -> int:
@@ -96,10 +96,10 @@ class PathSpace:
 
 
 def as_choices(what: str, values: Sequence[int], lowest: int) -> tuple[int, ...]:
-    """Check what an entry may be.
+    """Check the values that an entry of a path may have.
 
     Raises:
-        ValueError: these are not one or more integers in increasing order, from ``lowest`` up.
+        ValueError: they are not one or more integers in increasing order, each at least ``lowest``.
     """
     if (
         not isinstance(values, Sequence)

@@ -1,4 +1,4 @@
-"""The stage reallocation space: how many blocks each stage of a backbone may have (section 3.2.1)."""
+"""The stage reallocation space: the number of blocks each stage may have (section 3.2.1)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .path_space import PathSpace, as_choices
 class StageSpace(PathSpace):
     """The stage codes that can be built from one choice set for each stage.
 
-    A path is a stage code. Numbers that are no integers are taken as the decimals that they are
-    written as, so all comparisons are exact.
+    A path is a stage code. Floats are converted to the exact decimals that they print as, so that
+    all comparisons are exact.
 
     Args:
-        family: as in ``MODEL.CR.FAMILY``.
-        choices: T_i, the numbers of blocks that stage i may have, in increasing order; for each
-            stage of the family, in order. A single-layer stage has ``[1]``.
-        weights: for each stage, what one block adds to the cost of a stage code. Positive; 0, for
-            blocks that are not counted, only where there is no choice.
+        family: name of the family, as in ``MODEL.CR.FAMILY``.
+        choices: T_i, the numbers of blocks that stage i may have, in increasing order, for each
+            stage of the family. A single-layer stage has ``[1]``.
+        weights: what one block adds to the cost of a stage code, for each stage. Positive, or 0 for
+            uncounted blocks in stages that have a single choice.
 
     Raises:
-        ValueError: the family is unknown, the number of choice sets or weights is not its number
-            of stages, or one of them is not allowed there.
+        ValueError: the family is unknown, the number of choice sets or weights differs from its
+            number of stages, or one of them is not allowed at its stage.
     """
 
     family: str
@@ -67,7 +67,7 @@ class StageSpace(PathSpace):
         object.__setattr__(self, "weights", tuple(weights))
 
     def cost(self, stage_code: Sequence[int]) -> Fraction:
-        """Sum of blocks times weight over the stages."""
+        """Compute the sum of blocks times weight over the stages."""
         return sum(
             (blocks * weight for blocks, weight in zip(stage_code, self.weights, strict=True)),
             Fraction(0),
@@ -80,21 +80,21 @@ class StageSpace(PathSpace):
         cost: Callable[[tuple[int, ...]], float] | None = None,
         at_most: bool = False,
     ) -> list[tuple[int, ...]]:
-        """The stage codes that fit a budget, the constraint of equation (1).
+        """List the stage codes that fit a budget, the constraint of equation (1).
 
         Args:
             budget: what a stage code may cost, in the unit of ``cost``.
-            tolerance: by how much the cost may be above or below the budget, in the same unit: to
+            tolerance: by how much the cost may be above or below the budget, in the same unit. To
                 stay within 1 % of the budget, pass ``0.01 * budget``.
-            cost: of a stage code. None is :meth:`cost`: N, the number of blocks, for the ResNet
-                series, and the weighted cost of appendix A.2 for MobileNetV2. ``sum`` counts
-                blocks in any family; a function that looks up the multiply-adds makes these the
-                budget.
-            at_most: the budget is an upper limit. The tolerance is then how far the cost may be
-                below it, and 0 is any distance.
+            cost: cost of a stage code. By default :meth:`cost`: N, the number of blocks, for the
+                ResNet series, and the weighted cost of appendix A.2 for MobileNetV2. ``sum`` counts
+                blocks in any family. A function that looks up multiply-adds makes these the unit of
+                the budget.
+            at_most: treat the budget as an upper limit. The tolerance is then how far the cost may
+                be below it, and 0 means any distance.
 
         Returns:
-            In lexicographic order. Empty where no stage code fits.
+            The stage codes in lexicographic order. Empty if none fits.
 
         Raises:
             ValueError: one of the numbers is not finite, or the tolerance is negative.
@@ -113,13 +113,13 @@ def get_stage_space(
     choices: Sequence[Sequence[int]] = (),
     weights: Sequence[float] = (),
 ) -> StageSpace:
-    """The stage space of the paper, or one with other choice sets or weights.
+    """Get the stage space of the paper, or one with other choice sets or weights.
 
     Args:
         family: "resnet", for ResNet and ResNeXt, or "mobilenetv2".
-        choices: as in :class:`StageSpace`. Empty: those of section 3.2.1 or appendix A.2.
-        weights: as in :class:`StageSpace`. Empty: those of the paper; 1 for each stage of the
-            ResNet series, whose blocks all cost the same.
+        choices: as in :class:`StageSpace`. By default those of section 3.2.1 or appendix A.2.
+        weights: as in :class:`StageSpace`. By default those of the paper, which are 1 for each
+            stage of the ResNet series, whose blocks all cost the same.
 
     Raises:
         ValueError: as in :class:`StageSpace`.
@@ -131,12 +131,13 @@ def get_stage_space(
 def cost_range(
     budget: float, tolerance: float = 0, at_most: bool = False
 ) -> tuple[Fraction | float, Fraction]:
-    """The least and the most that a stage code may cost within a budget.
+    """Get the least and the most that a stage code may cost within a budget.
 
-    Args: as in :meth:`StageSpace.eligible`.
+    The arguments are those of :meth:`StageSpace.eligible`.
 
     Returns:
-        Both ends belong to the range. The least is minus infinity where any cost below the budget fits.
+        Both ends of the range, which belong to it. The lower one is minus infinity if any cost
+        below the budget fits.
 
     Raises:
         ValueError: one of the numbers is not finite, or the tolerance is negative.
@@ -149,15 +150,15 @@ def cost_range(
 
 
 def as_exact(what: str, number: float) -> Fraction:
-    """The decimal that a number is written as.
+    """Convert a number to the exact decimal that it prints as.
 
     Raises:
-        ValueError: it is no finite number; ``what`` begins the sentence.
+        ValueError: it is not a finite number. The message begins with ``what``.
     """
     if isinstance(number, Real) and not isinstance(number, bool):
         try:
             return Fraction(str(number))
-        except ValueError:  # inf, nan
+        except ValueError:  # inf or nan
             pass
     raise ValueError(f"{what}: {number!r}; expected a finite number")
 
@@ -175,8 +176,8 @@ PAPER_SPACES: Mapping[str, StageSpace] = MappingProxyType(
             ),
             (1, 1, 1, 1),
         ),
-        # Appendix A.2, [1, 1, M_1 to M_5, 1, 1, 1]. Its weights are those of m_1 to m_5 alone: with
-        # nothing counted for the fixed layers, MobileNetV2 itself costs 16.
+        # Appendix A.2, [1, 1, M_1 to M_5, 1, 1, 1]. The weights are those of m_1 to m_5 alone. As
+        # the fixed layers are not counted, MobileNetV2 itself costs 16.
         "mobilenetv2": StageSpace(
             "mobilenetv2",
             ((1,), (1,), *[range(1, 6)] * 2, range(3, 8), *[range(2, 7)] * 2, (1,), (1,), (1,)),
