@@ -30,11 +30,12 @@ class ImageClassifier(nn.Module):
         pixel_std: Sequence[float],
         dropout: float = 0.0,
     ):
-        """Args:
-        backbone: any backbone, whose last feature is classified.
-        num_classes: number of classes.
-        pixel_mean, pixel_std: values for each channel, by which images are normalized.
-        dropout: probability that an input of the linear layer is dropped in training.
+        """
+        Args:
+            backbone: any backbone, whose last feature is classified.
+            num_classes: number of classes.
+            pixel_mean, pixel_std: values for each channel, by which images are normalized.
+            dropout: probability that an input of the linear layer is dropped in training.
         """
         super().__init__()
         self.backbone = backbone
@@ -63,7 +64,8 @@ class ImageClassifier(nn.Module):
     def forward(
         self, batched_inputs: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor] | torch.Tensor:
-        """Args:
+        """
+        Args:
             batched_inputs: "image" of shape (N, channels, H, W), with values from 0 to 255 in the
                 order of ``INPUT.FORMAT``. In training also "label" of shape (N,).
 

@@ -79,11 +79,12 @@ class InvertedResidual(CNNBlockBase):
         dilation: int = 1,
         norm: Norm = "BN",
     ):
-        """Args:
-        expansion: t, the ratio of hidden to input channels. With 1 there is no expansion layer.
-        stride: stride of the depthwise convolution.
-        dilation: dilation of the depthwise convolution.
-        norm: see :func:`detectron2.layers.get_norm`.
+        """
+        Args:
+            expansion: t, the ratio of hidden to input channels. With 1 there is no expansion layer.
+            stride: stride of the depthwise convolution.
+            dilation: dilation of the depthwise convolution.
+            norm: see :func:`detectron2.layers.get_norm`.
         """
         super().__init__(in_channels, out_channels, stride)
         hidden = in_channels * expansion
@@ -138,7 +139,8 @@ class MobileNetV2Stages(Stages):
         activation_checkpoint: bool = False,
         res5_dilation: int = 1,
     ):
-        """Args:
+        """
+        Args:
             in_channels: channels of the image.
             width_multiplier: factor on the channels of all layers, which are rounded to multiples
                 of 8. The last layer never has fewer than 1280.
@@ -232,7 +234,8 @@ class CRMobileNetV2(StagedBackbone):
         activation_checkpoint: bool = False,
         res5_dilation: int = 1,
     ):
-        """Args:
+        """
+        Args:
             stage_code: the 10 entries of appendix A.2, [1, 1, m1, m2, m3, m4, m5, 1, 1, 1].
             operation_code: for each block, the dilation of its depthwise 3x3 convolution minus 1.
                 It is 0 for the stem and the last two entries. An empty code means all zeros.

@@ -72,7 +72,8 @@ class ResNetStages(Stages):
         activation_checkpoint: bool = False,
         res5_dilation: int = 1,
     ):
-        """Args:
+        """
+        Args:
             block: "basic" or "bottleneck".
             in_channels: channels of the image.
             stem_out_channels: output channels of the stem.
@@ -193,7 +194,8 @@ class CRResNet(ResNet):
         activation_checkpoint: bool = False,
         res5_dilation: int = 1,
     ):
-        """Args:
+        """
+        Args:
             stage_code: tau, the number of blocks in each of the 4 stages.
             operation_code: o, for each block the dilation of its 3x3 convolution (the second one in
                 a basic block) minus 1. An empty code means all zeros.

@@ -33,7 +33,8 @@ class DilationSupernet(Supernet):
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
     ):
-        """Args:
+        """
+        Args:
             stages: stages of the family that the space's stage code belongs to.
             space: the operation codes for one stage code.
             out_features, freeze_at: see :class:`StagedBackbone`.

@@ -80,16 +80,18 @@ class NASFPNCell(nn.ModuleDict):
     """
 
     def __init__(self, channels: int, norm: Norm = "BN"):
-        """Args:
-        channels: channels of all nodes.
-        norm: norm after each convolution, see :func:`detectron2.layers.get_norm`.
+        """
+        Args:
+            channels: channels of all nodes.
+            norm: norm after each convolution, see :func:`detectron2.layers.get_norm`.
         """
         super().__init__()
         for node in range(len(LEVELS), len(NODE_LEVELS)):
             self[f"node{node}"] = _convolution(channels, channels, 3, norm)
 
     def forward(self, pyramid: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Args:
+        """
+        Args:
             pyramid: features of the levels :data:`LEVELS`. The height and width of each are half of
                 those of the one before.
 
@@ -120,7 +122,8 @@ class NASFPN(Backbone):
         num_cells: int = 7,
         norm: Norm = "BN",
     ):
-        """Args:
+        """
+        Args:
             bottom_up: the backbone below the pyramid.
             in_features: features of ``bottom_up`` that become P3, P4 and P5, through a 1x1
                 convolution and a norm if their channels are not ``out_channels``. P6 and P7 are
@@ -165,7 +168,8 @@ class NASFPN(Backbone):
         return 2 ** max(LEVELS)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Args:
+        """
+        Args:
             x: images of shape (N, C, H, W). H and W are multiples of 128, to which Detectron2's
                 detectors pad because of :attr:`size_divisibility`.
 

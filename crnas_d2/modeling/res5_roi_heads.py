@@ -26,9 +26,10 @@ class CRRes5ROIHeads(Res5ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
-        """Raises:
-        ValueError: the keys contradict each other, see :func:`check_keys`, or the feature that
-            RoIs are pooled from does not have the channels of res4.
+        """
+        Raises:
+            ValueError: the keys contradict each other, see :func:`check_keys`, or the feature that
+                RoIs are pooled from does not have the channels of res4.
         """
         expected = cls._stages(cfg).out_channels("res4")
         (feature,) = cfg.MODEL.ROI_HEADS.IN_FEATURES

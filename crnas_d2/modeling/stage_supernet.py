@@ -32,7 +32,8 @@ class StageSupernet(Supernet):
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
     ):
-        """Args:
+        """
+        Args:
             stages: stages of the space's family.
             space: the stage codes.
             out_features, freeze_at: see :class:`StagedBackbone`.

@@ -97,7 +97,8 @@ class StagedBackbone(Backbone):
         freeze_at: int = 0,
         num_classes: int | None = None,
     ):
-        """Args:
+        """
+        Args:
             stages: the rules of the family.
             make_stage: builds a stage by its name, with the shapes given by ``stages``.
             out_features: any of the family's features, or "linear". By default the last one. Stages

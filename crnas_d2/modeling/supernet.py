@@ -59,7 +59,8 @@ class Supernet(StagedBackbone):
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
     ):
-        """Args:
+        """
+        Args:
             space: the space of all paths.
             family: family of the space.
             stages: the rules of the family, by which the stem and the single-layer stages are

@@ -1,4 +1,4 @@
-"""How to go through a space: strategies, and the study of one, which asks, evaluates and records."""
+"""Search strategies, and the study that evaluates and records the architectures they ask for."""
 
 from .ledger import Ledger
 from .trial import Trial

@@ -1,4 +1,4 @@
-"""The network to compare with under another budget than its own."""
+"""The baseline for a budget that differs from its own cost."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from ..architecture import Code
 
 
 def scaled_code(code: Code, eligible: Sequence[Code]) -> Code:
-    """The eligible stage code that spreads its blocks over the stages most like another one: with
-    the least sum of the absolute differences of their shares of all blocks, of equals the smaller
-    code. A code that is eligible itself is left as it is.
+    """Get the eligible stage code whose distribution of blocks is closest to that of another one.
+
+    The distance is the sum of absolute differences between the stages' shares of all blocks. The
+    lexicographically smaller code wins ties. A code that is itself eligible is returned unchanged.
 
     Args:
-        code: of the baseline.
-        eligible: under a budget; at least one.
+        code: stage code of the baseline.
+        eligible: one or more stage codes that fit a budget.
     """
 
     def difference(other: Code) -> float:

@@ -1,4 +1,4 @@
-"""What an architecture costs: what the constraint of equation (1) limits."""
+"""The cost of an architecture, which the constraint of equation (1) limits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .latencies import Latencies
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a stage code, which it is called with.
+    """A cost function of stage codes.
 
     Attributes:
-        unit: of the numbers, such as "M parameters".
-        measure: gives the number for a stage code.
+        unit: unit of the cost, such as "M parameters".
+        measure: computes the cost of a stage code.
     """
 
     unit: str
@@ -35,17 +35,17 @@ class Cost:
 
 
 def get_cost(name: str, cfg: CfgNode, space: StageSpace, detector: CfgNode) -> Cost:
-    """A cost by its name.
+    """Get a cost function by its name.
 
     Args:
-        name: as in ``SEARCH.COST``.
-        cfg: of the search.
-        space: of the stage codes.
-        detector: config of a detector of the space's family, which a stage code is put into.
+        name: name of the cost, as in ``SEARCH.COST``.
+        cfg: config of the search.
+        space: space of the stage codes.
+        detector: config of a detector of the space's family, into which stage codes are put.
 
     Raises:
         ValueError: there is no such cost, or the detector cannot be counted.
-        NotMeasured: latencies are not all there.
+        NotMeasured: some latencies are missing.
     """
     if name not in COSTS:
         expected = ", ".join(map(repr, COSTS))
@@ -85,7 +85,7 @@ def _at_size(cfg: CfgNode) -> str:
     return f" at {height} x {width}"
 
 
-# By SEARCH.COST
+# By name in SEARCH.COST
 COSTS: Mapping[str, Callable[[CfgNode, StageSpace, CfgNode], Cost]] = MappingProxyType(
     {
         "blocks": _blocks,
@@ -96,7 +96,7 @@ COSTS: Mapping[str, Callable[[CfgNode, StageSpace, CfgNode], Cost]] = MappingPro
         "latency": _latency,
     }
 )
-OF_CODES_ALONE = ("blocks", "weighted")  # the costs that do not depend on the detector
+OF_CODES_ALONE = ("blocks", "weighted")  # costs that do not depend on the detector
 
 
 def _counted(
@@ -106,7 +106,7 @@ def _counted(
     detector: CfgNode,
     amount: Callable[[DetectorCost], int],
 ) -> Callable[[Code], int]:
-    """An amount of the detector of each stage code, for an image of ``SEARCH.COST_SIZE``."""
+    """Count a quantity of the detector with each stage code, for an image of ``SEARCH.COST_SIZE``."""
 
     @functools.cache
     def count(code: Code) -> int:
@@ -122,8 +122,11 @@ def _counted(
 
 
 def _sum_of_blocks(space: StageSpace, count: Callable[[Code], int]) -> Callable[[Code], int]:
-    """As ``count``, for backbones of which all blocks of a stage but the first are alike: two depths
-    of each stage tell those of all codes of the space; others are counted."""
+    """Speed up ``count`` for backbones in which all blocks of a stage but the first are alike.
+
+    Two depths of each stage determine the counts of all codes in the space. Other codes are counted
+    directly.
+    """
     shortest = tuple(choices[0] for choices in space.choices)
     fixed = count(shortest)
     added = [0] * len(shortest)
@@ -133,7 +136,7 @@ def _sum_of_blocks(space: StageSpace, count: Callable[[Code], int]) -> Callable[
             added[index] = count(deeper) - fixed
 
     def sum_up(code: Code) -> int:
-        if code not in space:  # whose stages may have other depths where the space has but one
+        if code not in space:  # it may differ in a stage that has only one depth in the space
             return count(tuple(code))
         blocks = zip(code, shortest, added, strict=True)
         return fixed + sum((number - least) * amount for number, least, amount in blocks)
@@ -142,8 +145,9 @@ def _sum_of_blocks(space: StageSpace, count: Callable[[Code], int]) -> Callable[
 
 
 def plain_detector(cfg: CfgNode) -> CfgNode:
-    """A copy of a detector's config, not frozen, with the network of its codes as the backbone, in
-    place of a supernet."""
+    """Copy a detector's config, unfrozen, with a single network as the backbone instead of a
+    supernet.
+    """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE.NAME = without_supernet(cfg.MODEL.BACKBONE.NAME)

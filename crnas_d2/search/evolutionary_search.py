@@ -1,4 +1,4 @@
-"""The evolutionary search of single-path one-shot, to compare the greedy operation search with."""
+"""The evolutionary search of Single Path One-Shot, as a baseline for the greedy search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..spaces import PathSpace
 from .random_search import draw_paths
 from .ranking import Evaluate, Ranking, check_count, rank
 
-TRIES = 10  # for each child, as in the code that its authors published
+TRIES = 10  # attempts for each child, as in the authors' published code
 
 T = TypeVar("T")
 
@@ -25,27 +25,27 @@ def evolutionary_search(
     parents: int = 10,
     mutation_probability: float = 0.1,
 ) -> Ranking:
-    """Algorithm 1 of Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform
-    Sampling" (arXiv 1904.00420), with its hyper-parameters.
+    """Evolutionary search, Algorithm 1 of Guo et al. (arXiv 1904.00420), with its hyper-parameters.
 
-    The first population is drawn uniformly. Each later one is half crossover and half mutation of
-    the best codes of all populations so far. A child that was there before is made anew, some
-    times; where crossover and mutation have nothing new to give, new paths are drawn uniformly.
-    So no path is evaluated twice, and the search, which the paper ends after 20 populations, ends
-    after a number of evaluations here. With the same seed, :func:`random_search` draws the same
-    first population among its paths.
+    The paper is "Single Path One-Shot Neural Architecture Search with Uniform Sampling". The first
+    population is drawn uniformly. Each later one is made half by crossover and half by mutation of
+    the best codes of all populations so far. A child that already exists is drawn again, up to a
+    limit. Where crossover and mutation yield too few new codes, new paths are drawn uniformly. So
+    no path is evaluated twice. The paper stops after 20 populations; this search stops after a
+    given number of evaluations. With the same seed, :func:`random_search` has the first population
+    among its paths.
 
     Args:
-        space: no budget is applied to its paths.
-        evaluate: gets the whole paths of one population, in lexicographic order.
-        evaluations: how many paths. All of them, if the space has fewer.
-        seed: decides which paths, in every version of Python.
-        population: P; the last population is smaller, where needed.
-        parents: k, how many of the best codes have children. One that failed never has.
-        mutation_probability: of each entry, to be drawn again uniformly from its choices.
+        space: space of the paths. No budget is applied.
+        evaluate: scores the whole paths of one population, given in lexicographic order.
+        evaluations: number of paths to evaluate. All of them, if the space has fewer.
+        seed: determines the paths, in every version of Python.
+        population: P. The last population may be smaller.
+        parents: k, the number of best codes that have children. A code that failed never has any.
+        mutation_probability: probability that an entry is drawn again, uniformly from its choices.
 
     Returns:
-        The ranking of all that was evaluated.
+        The ranking of all evaluated paths.
 
     Raises:
         ValueError: one of the numbers is below 1, or the probability is not from 0 to 1.
@@ -79,7 +79,7 @@ def evolutionary_search(
 
 
 def _new_children(make: Callable[[], Code], number: int, known: Collection[Code]) -> set[Code]:
-    """Up to that many distinct children, as far as they turn up."""
+    """Make up to ``number`` distinct new children within a limited number of attempts."""
     children: set[Code] = set()
     for _ in range(TRIES * number):
         if len(children) == number:
@@ -91,7 +91,7 @@ def _new_children(make: Callable[[], Code], number: int, known: Collection[Code]
 
 
 def _cross(rng: Random, parents: Sequence[Code]) -> Code:
-    """Each entry from one of two parents, with equal probability."""
+    """Take each entry from one of two parents with equal probability."""
     pairs = zip(_pick(rng, parents), _pick(rng, parents))
     return tuple(_pick(rng, pair) for pair in pairs)
 

@@ -10,12 +10,12 @@ from .ranking import rank
 
 
 def rungs(batches: int, first: int, factor: int) -> list[range]:
-    """The mini-batches of each rung, evenly spread over all; the last rung has all of them.
+    """Get the mini-batches of each rung, evenly spread over all. The last rung has all of them.
 
     Args:
-        batches: how many there are.
-        first: how many the first rung has at least.
-        factor: how many times more the next rung has.
+        batches: total number of mini-batches.
+        first: minimum number of mini-batches in the first rung.
+        factor: factor by which their number grows from rung to rung.
     """
     strides = [1]
     while math.ceil(batches / (strides[-1] * factor)) >= first and strides[-1] < batches:
@@ -24,10 +24,10 @@ def rungs(batches: int, first: int, factor: int) -> list[range]:
 
 
 def keep_best(codes: Sequence[Code], scores: Sequence[float | None], factor: int) -> list[Code]:
-    """The best of some architectures, one of ``factor``, rounded up; in lexicographic order.
+    """Keep one in ``factor`` architectures, rounded up, by score. The result is sorted by code.
 
     Args:
-        codes, scores: as in :func:`crnas_d2.search.ranking.rank`. One that failed is not kept.
+        codes, scores: as in :func:`crnas_d2.search.ranking.rank`. Failed ones are not kept.
     """
     kept = rank(codes, scores).scored[: math.ceil(len(codes) / factor)]
     return sorted(code for code, _ in kept)

@@ -1,4 +1,4 @@
-"""Latency as the cost of a stage code: which codes have to be measured, and what the others take."""
+"""Latency as the cost of a stage code: which codes to measure, and predictions for the others."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ from ..spaces.stage import cost_range
 from .stage_search import margin
 
 LATENCY_FILE = "latency.csv"
-WHOLE = 200  # spaces of so many codes are measured whole
-DRAWN = 16  # codes by chance among those that the model is fitted to
-MOST = 2000  # codes of a larger space that are measured
+WHOLE = 200  # spaces of up to this many codes are measured completely
+DRAWN = 16  # random codes among those that the model is fitted to
+MOST = 2000  # maximum number of codes to measure near the budgets of a larger space
 
 
 def latency_file(cfg: CfgNode) -> str:
-    """The table of a search: ``SEARCH.LATENCY.FILE``, or the one that it measures itself."""
+    """Get the path of a search's latency table: ``SEARCH.LATENCY.FILE``, or the one it measures
+    itself.
+    """
     return cfg.SEARCH.LATENCY.FILE or os.path.join(cfg.OUTPUT_DIR, LATENCY_FILE)
 
 
 class NotMeasured(ValueError):
-    """What a budget takes is not known yet; the message is what has to be measured."""
+    """Latencies that the budgets depend on are missing. The message says what has to be measured."""
 
 
 @dataclass(frozen=True)
 class AdditiveModel:
-    """Latency as a sum over blocks, by least squares of the relative errors.
+    """Latency as a sum over blocks, fitted by least squares of the relative errors.
 
     Attributes:
-        coefficients: ms; of the detector without blocks, and of a block in each stage.
-        error: the largest relative error with which a measured code is predicted from the others.
+        coefficients: latency in ms of the detector without blocks, and of one block in each stage.
+        error: largest relative error of predicting a measured code from all others (leave-one-out).
     """
 
     coefficients: np.ndarray
@@ -49,20 +51,22 @@ class AdditiveModel:
 
     @classmethod
     def fit(cls, measured: Mapping[Code, float]) -> AdditiveModel:
-        """
+        """Fit the model.
+
         Args:
-            measured: ms, by stage code.
+            measured: latency in ms by stage code.
         """
         design = _design(measured) / np.array(list(measured.values()))[:, None]
         inverse = np.linalg.pinv(design)
         coefficients = inverse.sum(1)
-        own = np.einsum("ij,ji->i", design, inverse)  # share of a code in its own prediction
-        told = own < 1 - 1e-6  # by the others
+        # leverage: weight of a code in its own prediction
+        own = np.einsum("ij,ji->i", design, inverse)
+        told = own < 1 - 1e-6  # can be predicted from the others
         errors = np.abs(1 - design @ coefficients)[told] / (1 - own[told])
         return cls(coefficients, float(errors.max(initial=0)))
 
     def predict(self, codes: Collection[Code]) -> np.ndarray:
-        """Ms."""
+        """Predict the latencies in ms."""
         return _design(codes) @ self.coefficients
 
 
@@ -73,17 +77,17 @@ def _design(codes: Collection[Code]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Latencies:
-    """What is known of the latencies of a space, and what a search has still to know.
+    """The known latencies of a space, and what a search still has to measure.
 
-    A small space is measured whole. In a larger one, some codes tell those of all others by an
-    :class:`AdditiveModel`; what it puts so near to a budget that the budget may take it is measured,
-    and what was measured decides. All else is not measured, and no budget takes it.
+    A small space is measured completely. In a larger one, an :class:`AdditiveModel` fitted to some
+    codes predicts all others. Codes that may fit a budget within the model's error are measured,
+    and the measurement decides. All other codes are not measured, and no budget admits them.
 
     Attributes:
-        space: of the stage codes.
-        measured: ms, by stage code.
-        baseline: stage code that is measured in any case, whether it is in the space or not.
-        budgets: ms; empty is the latency of the baseline.
+        space: space of the stage codes.
+        measured: latency in ms by stage code.
+        baseline: stage code that is always measured, whether or not it is in the space.
+        budgets: budgets in ms. If empty, the latency of the baseline is the budget.
         tolerance, at_most: as in :func:`~.stage_search.eligible_codes`.
     """
 
@@ -96,10 +100,12 @@ class Latencies:
 
     @classmethod
     def of(cls, cfg: CfgNode, space: StageSpace, rows: Mapping[Code, Latency]) -> Latencies:
-        """
+        """Create the latencies from a config and a table.
+
         Args:
-            cfg: of the search.
-            rows: of its table.
+            cfg: config of the search.
+            space: space of the stage codes.
+            rows: rows of its latency table.
         """
         search, measured = cfg.SEARCH, {code: row.median for code, row in rows.items()}
         at_most = search.BUDGET_IS == "at_most"
@@ -108,11 +114,11 @@ class Latencies:
 
     @classmethod
     def read(cls, cfg: CfgNode, space: StageSpace) -> Latencies:
-        """All that a search needs, from its table.
+        """Read all latencies that a search needs from its table.
 
         Raises:
-            NotMeasured: that is not there.
-            ValueError: there is a file that is no table.
+            NotMeasured: some of them are missing.
+            ValueError: the file is not a latency table.
         """
         path = latency_file(cfg)
         there = os.path.isfile(path)
@@ -122,7 +128,7 @@ class Latencies:
         return latencies
 
     def describe_missing(self) -> str:
-        """What is to be measured, in one sentence."""
+        """Describe in one sentence what has to be measured."""
         count, most = len(self.missing), self.space.size
         if self.is_whole:
             return f"the latency of {count:,} stage codes"
@@ -136,17 +142,17 @@ class Latencies:
         )
 
     def __call__(self, code: Code) -> float:
-        """Ms, measured or else predicted."""
+        """Get the latency of a code in ms: the measured one, or else the predicted one."""
         if code in self.measured:
             return self.measured[code]
         return float(self._model.predict([code])[0])
 
     @property
     def missing(self) -> list[Code]:
-        """The codes that have to be measured next; empty where all is known that the budgets need.
+        """The codes to measure next. Empty once everything that the budgets need is known.
 
         Raises:
-            ValueError: these are too many.
+            ValueError: there are too many of them.
         """
         missing = [code for code in self._first if code not in self.measured]
         if missing or self.is_whole:
@@ -160,8 +166,11 @@ class Latencies:
 
     @cached_property
     def _first(self) -> list[Code]:
-        """The baseline, and all codes or else those of the model: the shortest and the longest, each
-        of them with one stage of the other, and some by chance."""
+        """The baseline, and all codes of a small space, or else those that the model is fitted to.
+
+        The latter are the shortest and the longest code, each of these with one stage of the other,
+        and some random codes.
+        """
         if self.is_whole:
             return list(dict.fromkeys([self.baseline, *self.space]))
         shortest, longest = (tuple(c[end] for c in self.space.choices) for end in (0, -1))
@@ -179,7 +188,7 @@ class Latencies:
 
     @cached_property
     def _near(self) -> list[Code]:
-        """Those that may fit a budget, in lexicographic order."""
+        """The codes that may fit a budget, in lexicographic order."""
         codes = list(self.space)
         predicted, error = self._model.predict(codes), self._model.error + 1e-9
         near = np.zeros(len(codes), dtype=bool)

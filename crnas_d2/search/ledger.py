@@ -1,4 +1,4 @@
-"""What a search has evaluated: its cache, resume point and result table in one file."""
+"""The ledger of a search: its cache, resume point and result table in one SQLite file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..files import is_remote
 from .trial import Resampled, Trial
 
 SCHEMA_VERSION = 3
-APPLICATION_ID = 0x43524E53  # "CRNS" in the header of the file, by which it is known as a ledger
-# Without an index: it would be a second copy of the codes, for a table that is always read whole.
+APPLICATION_ID = 0x43524E53  # "CRNS" in the file header, which identifies a ledger
+# There is no index: it would duplicate the codes, while the table is always read completely.
 SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
@@ -30,28 +30,29 @@ SCHEMA = (
     "seconds REAL, digest TEXT, resampled_metric TEXT, resampled BLOB)",
 )
 COLUMNS = "code, status, metrics, images, reason, seconds, resampled_metric, resampled, digest"
-# Of version 2, which had no resamples
+# Version 2 had no resamples
 COLUMNS_2 = COLUMNS.replace("resampled_metric, resampled", "NULL, NULL")
 FROM_2 = (
     "ALTER TABLE trials ADD COLUMN resampled_metric TEXT",
     "ALTER TABLE trials ADD COLUMN resampled BLOB",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-BUSY_SECONDS = 60  # for which a writer and a reader wait for each other
+BUSY_SECONDS = 60  # timeout for which a writer and a reader wait for each other
 
 logger = logging.getLogger(__name__)
 
 
 class LedgerError(ValueError):
-    """The file is no ledger, or not one that this search may write, or is damaged."""
+    """The file is not a ledger, is damaged, or belongs to a search with other settings."""
 
 
 class Records(NamedTuple):
-    """What a ledger holds, by code in lexicographic order.
+    """The content of a ledger.
 
     Attributes:
-        settings: that it was made with, by key.
-        trials: all finished ones; of an architecture with several, the one on the most images.
+        settings: the settings that it was created with, by key.
+        trials: all finished trials, by code in lexicographic order. Of an architecture with several
+            trials, the one on the most images.
     """
 
     settings: dict[str, Any]
@@ -59,13 +60,13 @@ class Records(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """Of the file.
+    """The raw content of a ledger's file.
 
     Attributes:
-        settings: as JSON, by key.
-        rows: by code and number of images.
-        damaged: what stands for the code, by number of the row.
-        version: of the schema.
+        settings: settings as JSON, by key.
+        rows: trials by code and number of images.
+        damaged: text in the code column of each damaged row, by row number.
+        version: version of the schema.
     """
 
     settings: dict[str, str]
@@ -74,12 +75,11 @@ class _Content(NamedTuple):
     version: int = SCHEMA_VERSION
 
     def in_order(self) -> list[Trial]:
-        """The rows in order of codes, those of one code in order of images."""
+        """Get all trials sorted by code, then by number of images."""
         return [self.rows[key] for key in sorted(self.rows)]
 
     def by_code(self) -> dict[Code, Trial]:
-        """In lexicographic order; of an architecture with several trials, the one on the most
-        images."""
+        """Get the trial on the most images of each architecture, in lexicographic order of codes."""
         return {trial.code: trial for trial in self.in_order()}
 
     def describe_damage(self) -> str:
@@ -91,29 +91,29 @@ class _Content(NamedTuple):
 
 
 class Ledger:
-    """The trials of one search, in an SQLite file that one process writes.
+    """The trials of one search, in an SQLite file that a single process writes.
 
-    Each trial is one transaction, on the disk when its call returns: SIGKILL or a power cut at any
-    moment loses what is in flight and nothing else. The rollback journal (SQLite's default) is
-    kept, not the write-ahead log: that one needs memory shared by all processes, which a network
-    file system has not, and leaves the newest rows in a second file.
+    Each trial is one transaction, which is on disk when the call returns: SIGKILL or a power
+    failure at any moment loses what is in flight and nothing else. It uses the rollback journal
+    (SQLite's default) rather than the write-ahead log, which needs memory shared by all processes,
+    which network file systems do not provide, and keeps the newest rows in a second file.
 
-    SQLite does not notice a byte that was changed inside a value. So each row has a SHA-256 of
-    itself and of the settings. A row that does not fit its own is taken out when the ledger is
-    opened, with a warning, and its architecture is evaluated again.
+    SQLite does not notice a changed byte inside a value. So each row carries a SHA-256 of itself
+    and of the settings. A row that does not match its digest is deleted with a warning when the
+    ledger is opened, and its architecture is evaluated again.
 
-    Use it as a context manager, from one thread, within :func:`~crnas_d2.lock.folder_lock` of its
-    folder, so that nobody else writes it.
+    A ledger is a context manager. It has to be used from one thread, within
+    :func:`~crnas_d2.lock.folder_lock` of its folder, so that no other process writes to it.
 
     Args:
-        path: a local file; made, in an existing folder, if it is absent or empty.
-        settings: all that the trials depend on, by key; values are what JSON can hold.
+        path: a local file in an existing folder. It is created if it is absent or empty.
+        settings: everything that the trials depend on, by key. Values have to be valid JSON.
 
     Raises:
-        LedgerError: it was made with other settings, which the message lists; it is damaged as a
-            whole or no ledger. The file is left as it is.
-        ValueError: the path is a URI, or a setting is not JSON.
-        OSError: there is no such folder, or the file cannot be read or written.
+        LedgerError: the ledger was created with other settings, which the message lists, or the
+            file is damaged as a whole or not a ledger. The file is left unchanged.
+        ValueError: the path is a URI, or a setting is not valid JSON.
+        OSError: the folder does not exist, or the file cannot be read or written.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]):
@@ -125,7 +125,7 @@ class Ledger:
         with contextlib.ExitStack() as stack:
             self._db = stack.enter_context(_connect(self._path, "rwc"))
             with _errors_of(self._path):
-                # EXTRA is FULL and syncs the folder too, so that a removed journal stays removed.
+                # EXTRA is FULL plus a sync of the folder, so that a removed journal stays removed.
                 self._db.execute("PRAGMA synchronous = EXTRA")
                 content = _read(self._db, self._path)
                 if content is None:
@@ -159,18 +159,18 @@ class Ledger:
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Records:
-        """All that is recorded, also while another process writes the ledger.
+        """Read everything that is recorded, even while another process writes the ledger.
 
         Raises:
             FileNotFoundError: there is no such file.
-            LedgerError: the file is empty, damaged or no ledger.
+            LedgerError: the file is empty, damaged or not a ledger.
             ValueError: the path is a URI.
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         path = _local(path)
         if not os.path.exists(path):
             raise FileNotFoundError(f"{path}: there is no such ledger")
-        # Not "ro": a transaction that a killed writer left behind could not be rolled back.
+        # With "ro", a transaction that a killed writer left behind could not be rolled back.
         with _connect(path, "rw") as db, _errors_of(path):
             content = _read(db, path)
         if content is None:
@@ -185,27 +185,29 @@ class Ledger:
 
     @property
     def trials(self) -> dict[Code, Trial]:
-        """As in :class:`Records`."""
+        """The finished trials, as in :class:`Records`."""
         return self._content.by_code()
 
     @property
     def recorded(self) -> list[Trial]:
-        """All finished trials, those on a part of archval too."""
+        """All finished trials, including those on a part of archval."""
         return self._content.in_order()
 
     def record(self, trial: Trial) -> None:
-        """Add the trial of an architecture that has none yet on as many images, or only one without
-        some of the metrics, whose place it takes.
+        """Add the trial of an architecture.
+
+        The architecture must not have a trial on the same number of images yet, unless the new one
+        has additional metrics, in which case it replaces the old one.
 
         Args:
-            trial: "failed" with a reason and no metrics, or "done" or "dropped" with metrics that
-                are finite numbers and no reason.
+            trial: "failed" with a reason and no metrics, or "done" or "dropped" with finite metrics
+                and no reason.
 
         Raises:
             ValueError: the trial is not as above.
-            LedgerError: the architecture has one already.
-            OSError: it cannot be written, because the disk is full for instance. All that was
-                recorded before is kept.
+            LedgerError: the architecture already has such a trial.
+            OSError: the trial cannot be written, for example because the disk is full. All earlier
+                records are kept.
         """
         _check(trial)
         key = trial.code, trial.images
@@ -229,7 +231,7 @@ class Ledger:
         self._content.rows[key] = _as_trial(row)
 
     def close(self) -> None:
-        """Let others write the file."""
+        """Close the file, so that other processes can write it."""
         self._resources.close()
 
     def __enter__(self) -> Ledger:
@@ -271,16 +273,17 @@ def _connect(path: str, mode: str) -> Iterator[sqlite3.Connection]:
     with _errors_of(path):
         db = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level="IMMEDIATE", uri=True)
     with contextlib.closing(db):
-        db.text_factory = lambda text: text.decode(errors="replace")  # a digest finds the damage
+        # damage is found by the digest
+        db.text_factory = lambda text: text.decode(errors="replace")
         yield db
 
 
 @contextlib.contextmanager
 def _errors_of(path: str) -> Iterator[None]:
-    """Errors of SQLite name the file and are of two kinds: its content, or the disk."""
+    """Turn errors of SQLite into a LedgerError or an OSError that names the file."""
     try:
         yield
-    except UnicodeDecodeError as error:  # in a name of the schema, or in what SQLite says of it
+    except UnicodeDecodeError as error:  # in a name of the schema, or in an error message of SQLite
         raise _damaged(path, error) from error
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
@@ -296,7 +299,7 @@ def _damaged(path: str, why: object) -> LedgerError:
 
 
 def _read(db: sqlite3.Connection, path: str) -> _Content | None:
-    """Check the whole file and read it, as it is at one moment. None if it is empty."""
+    """Check the whole file and read a consistent snapshot of it. None if it is empty."""
     with db:
         db.execute("BEGIN")
         pages, page_size, application_id, version = (
@@ -343,8 +346,10 @@ def _as_trial(row: Sequence[Any]) -> Trial:
 
 
 def _digest(row: Sequence[Any], settings_digest: str) -> str:
-    """Of a row without its own, and of what it was measured with. One without resamples has the
-    digest that version 2 gave it."""
+    """Compute the digest of a row, without its stored digest, and of the settings.
+
+    A row without resamples has the digest that version 2 gave it.
+    """
     *values, metric, content = row
     if metric is not None or content is not None:
         values += [metric, content]

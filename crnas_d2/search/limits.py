@@ -1,4 +1,4 @@
-"""What stage codes may cost: the constraint of equation (1), as a config has it."""
+"""The limits on the cost of stage codes, the constraint of equation (1), from a config."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Limits:
     """The budgets of a stage search, and the cost that they limit.
 
     Attributes:
-        space: of the stage codes.
-        cost: of a stage code.
-        baseline: stage code of the detector to improve, which need not fit a budget.
-        eligible: for each budget, its stage codes, at least one.
+        space: space of the stage codes.
+        cost: cost function of stage codes.
+        baseline: stage code of the detector to improve. It does not have to fit a budget.
+        eligible: one or more stage codes that fit each budget.
         tolerance, at_most: as in :func:`eligible_codes`.
     """
 
@@ -37,12 +37,13 @@ class Limits:
 
     @classmethod
     def of(cls, cfg: CfgNode, space: StageSpace, final_cfg: CfgNode | None) -> Limits:
-        """
+        """Create the limits from a config.
+
         Args:
-            cfg: of the search.
-            space: of its supernet.
-            final_cfg: of the detector that is counted where the cost depends on it. None is the
-                supernet's, which has fewer channels in the ResNet series.
+            cfg: config of the search.
+            space: space of its supernet.
+            final_cfg: config of the detector that is counted if the cost depends on it. By default
+                that of the supernet, which has fewer channels in the ResNet series.
 
         Raises:
             ValueError: there is no such cost, the detector cannot be counted, or no stage code fits
@@ -63,16 +64,16 @@ class Limits:
 
     @property
     def budgets(self) -> tuple[float, ...]:
-        """In the unit of the cost."""
+        """The budgets, in the unit of the cost."""
         return tuple(self.eligible)
 
     @property
     def codes(self) -> list[Code]:
-        """Those that fit a budget, in lexicographic order."""
+        """The stage codes that fit a budget, in lexicographic order."""
         return sorted(set().union(*self.eligible.values()))
 
     def as_json(self) -> dict[str, Any]:
-        """What was limited, and what each code costs that fits a budget, and the baseline's."""
+        """Export the limits, and the costs of the baseline and of each code that fits a budget."""
         codes = sorted({*self.codes, self.baseline})
         return {
             "unit": self.cost.unit,
@@ -82,7 +83,7 @@ class Limits:
         }
 
     def describe(self) -> str:
-        """How many stage codes fit each budget; a line for each."""
+        """Describe how many stage codes fit each budget, with one line for each."""
         return "\n".join(
             f"{len(codes):,} of {self.space.size:,} stage codes cost {self._range(budget)} "
             f"{self.cost.unit}"

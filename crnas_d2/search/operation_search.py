@@ -11,10 +11,11 @@ from .ranking import AllFailedError, Evaluate, Ranking, ScoredCode, check_count,
 
 @dataclass(frozen=True)
 class GreedyResult:
-    """
+    """The result of the greedy operation search.
+
     Attributes:
-        ranking: of the last step, with whole operation codes. Its best is o*.
-        survivors: for each step, the partial architectures that it kept, best first.
+        ranking: ranking of the last step, with whole operation codes. Its best is o*.
+        survivors: the partial architectures that each step kept, best first.
     """
 
     ranking: Ranking
@@ -24,19 +25,19 @@ class GreedyResult:
 def greedy_operation_search(
     space: OperationSpace, evaluate: Evaluate, survivors: int = 3
 ) -> GreedyResult:
-    """Algorithm 1: decide one choice block after the other, from the first to the last.
+    """Greedy search (Algorithm 1), which decides one choice block after the other, in order.
 
-    Entries that are no choice block are filled in and cost no evaluation.
+    Entries of blocks that are not choice blocks are filled in and cost no evaluation.
 
     Args:
-        space: of the dilation supernet.
-        evaluate: gets all extensions of a step in one call, in lexicographic order. Such a partial
-            architecture is the beginning of an operation code, up to and with the entry of the
-            step's choice block.
-        survivors: K, how many partial architectures each step keeps.
+        space: space of the dilation supernet.
+        evaluate: scores all extensions of a step in one call, given in lexicographic order. Such a
+            partial architecture is the prefix of an operation code, up to and including the entry
+            of the step's choice block.
+        survivors: K, the number of partial architectures that each step keeps.
 
     Raises:
-        ValueError: K is below 1, or the space has no choice block. Nothing was evaluated.
+        ValueError: K is below 1, or the space has no choice block. Nothing is evaluated then.
         AllFailedError: every extension of a step failed.
     """
     check_count("survivors", survivors)
@@ -69,9 +70,9 @@ def greedy_operation_search(
 
 
 def greedy_evaluations(space: OperationSpace, survivors: int = 3) -> int:
-    """How many partial architectures :func:`greedy_operation_search` evaluates, if none fails.
+    """Count the partial architectures that :func:`greedy_operation_search` evaluates if none fails.
 
-    That is 3 + 9 (B - 1) with 3 operations, 3 survivors and B choice blocks.
+    It is 3 + 9 (B - 1) with 3 operations, 3 survivors and B choice blocks.
     """
     evaluations, kept = 0, 1
     for unit in space.units:

@@ -1,4 +1,4 @@
-"""What a search tells while it runs."""
+"""The progress report of a running search."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(contextlib.AbstractContextManager):
-    """Tells the terminal where the search is, writes a line into the log for each
-    architecture, and TensorBoard's events into the folder of the search: the metric of each
-    architecture and of the leader over the number of architectures evaluated so far, their codes as
-    texts, and the throughput.
+    """Reports the progress of a search to the terminal, the log and TensorBoard.
+
+    The log gets a line for each architecture. The TensorBoard events in the folder of the search
+    hold the metric of each architecture and of the leader over the number of architectures
+    evaluated so far, their codes as texts, and the throughput.
 
     Args:
-        folder: of the search; its main process alone writes there.
-        metric: that is maximized, such as "bbox/AP".
-        expected: how many architectures the search will evaluate.
-        images: that pass through the network of each of them.
+        folder: folder of the search, into which only the main process writes.
+        metric: metric to maximize, such as "bbox/AP".
+        expected: number of architectures that the search will evaluate.
+        images: number of images that pass through each of them.
     """
 
     def __init__(self, folder: str, metric: str, expected: int, images: int):
@@ -44,21 +45,23 @@ class Progress(contextlib.AbstractContextManager):
 
     @functools.cached_property
     def _writer(self) -> SummaryWriter:
-        """Made when there is something to write: a search that has ended leaves no second file."""
+        """The writer, created lazily so that resuming a finished search adds no second file."""
         return self._resources.enter_context(SummaryWriter(self._folder))
 
     def begin(self, known: int) -> None:
-        """
+        """Report where the search starts.
+
         Args:
-            known: how many architectures were evaluated before.
+            known: number of architectures that were evaluated before.
         """
         self._report(known)
 
     def update(self, trial: Trial, done: Mapping[Code, Trial]) -> None:
-        """
+        """Report a trial.
+
         Args:
-            trial: that has just ended.
-            done: all of the search so far, this one included.
+            trial: the trial that has just finished.
+            done: all trials of the search so far, including this one.
         """
         leader = self._find_leader(done)
         leading = f"leader {leader[0]} {leader[1]:.2f}" if leader else "no leader"
@@ -72,7 +75,7 @@ class Progress(contextlib.AbstractContextManager):
         report("architecture", done, expected, self._images, detail=leading)
 
     def _find_leader(self, done: Mapping[Code, Trial]) -> tuple[str, float] | None:
-        """The best of the longest codes, which are the last step of a greedy search."""
+        """Find the best of the longest codes, which belong to the last step of a greedy search."""
         longest = max(map(len, done))
         scores = {
             code: trial.metrics[self._metric]
@@ -86,7 +89,7 @@ class Progress(contextlib.AbstractContextManager):
 
     def _write(self, trial: Trial, step: int, leader: tuple[str, float] | None) -> None:
         text = f"{format_code(trial.code)}: {trial.status}"
-        score = trial.metrics.get(self._metric)  # not there without an object that it counts
+        score = trial.metrics.get(self._metric)  # None if the images have no object that it counts
         if score is not None:
             self._writer.add_scalar(f"search/{self._metric}", score, step)
             text += f", {score:.2f}"

@@ -1,4 +1,4 @@
-"""Random search, to compare the greedy operation search with."""
+"""Random search, as a baseline for the greedy operation search."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .ranking import Evaluate, Ranking, check_count, rank
 
 
 def random_search(space: PathSpace, evaluate: Evaluate, evaluations: int, seed: int) -> Ranking:
-    """Evaluate distinct paths that are drawn uniformly, in one call and in lexicographic order.
+    """Evaluate distinct, uniformly drawn paths in one call, in lexicographic order.
 
     Args:
-        space: no budget is applied to its paths.
-        evaluate: gets whole paths.
-        evaluations: how many paths. All of them, if the space has fewer.
-        seed: decides which paths, in every version of Python.
+        space: space of the paths. No budget is applied.
+        evaluate: scores whole paths.
+        evaluations: number of paths. All of them, if the space has fewer.
+        seed: determines the paths, in every version of Python.
 
     Raises:
         ValueError: ``evaluations`` is below 1.
@@ -33,11 +33,13 @@ def draw_paths(
     """Draw distinct paths uniformly.
 
     Args:
-        number: how many. If there are fewer, all that there are.
+        space: space of the paths.
+        rng: source of the random numbers.
+        number: number of paths. If there are fewer, all of them are returned.
         known: distinct paths that are not drawn again.
 
     Returns:
-        In lexicographic order.
+        The paths in lexicographic order.
     """
     if number >= space.size - len(known):
         return [path for path in space if path not in known]

@@ -1,4 +1,4 @@
-"""What all search strategies are given, and what they return."""
+"""The common interface of all search strategies: evaluation functions and rankings."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class ScoredCode(NamedTuple):
 
 @dataclass(frozen=True)
 class Ranking:
-    """Evaluated codes in order. Made by :func:`rank`.
+    """Evaluated codes, sorted by score. It is created by :func:`rank`.
 
     Attributes:
-        scored: best first; of equal scores, the lexicographically smaller code first.
-        failed: the codes without a score, in lexicographic order.
+        scored: codes with scores, best first. Of equal scores, the lexicographically smaller code
+            comes first.
+        failed: codes without a score, in lexicographic order.
     """
 
     scored: tuple[ScoredCode, ...]
@@ -38,7 +39,7 @@ class Ranking:
 
     @property
     def best(self) -> Code:
-        """The first code.
+        """The best code.
 
         Raises:
             AllFailedError: every code failed.
@@ -52,12 +53,12 @@ class Ranking:
 
     @property
     def ties(self) -> tuple[Code, ...]:
-        """The codes that share the best score, :attr:`best` first. Empty where one alone has it."""
+        """The codes that share the best score, :attr:`best` first. Empty if only one has it."""
         ties = tuple(code for code, score in self.scored if score == self.scored[0].score)
         return ties if len(ties) > 1 else ()
 
     def restrict(self, codes: Iterable[Code]) -> Ranking:
-        """The ranking of some of the codes."""
+        """Restrict the ranking to some of its codes."""
         codes = set(codes)
         return Ranking(
             tuple(scored for scored in self.scored if scored.code in codes),
@@ -66,13 +67,14 @@ class Ranking:
 
 
 def rank(codes: Sequence[Code], scores: Sequence[float | None]) -> Ranking:
-    """
+    """Rank codes by their scores.
+
     Args:
-        codes: each one once.
-        scores: of the codes, in their order, as :data:`Evaluate` returns them.
+        codes: distinct codes.
+        scores: one score for each code, as :data:`Evaluate` returns them.
 
     Raises:
-        ValueError: the numbers of codes and scores differ, a code is there twice, or a score is
+        ValueError: the numbers of codes and scores differ, a code occurs twice, or a score is
             neither a finite number nor None.
     """
     if len(codes) != len(scores):
@@ -95,21 +97,22 @@ def rank(codes: Sequence[Code], scores: Sequence[float | None]) -> Ranking:
 
 
 def find_leader(scores: Mapping[Code, float]) -> Code:
-    """The architecture with the best score, of equals the smaller code."""
+    """Find the code with the best score. Of equal scores, the smaller code wins."""
     return min(scores, key=lambda code: (-scores[code], code))
 
 
 def format_codes(codes: Iterable[Code], shown: int = 10) -> str:
-    """The first of some codes, and how many more there are."""
+    """Format the first ``shown`` codes, and how many more there are."""
     codes = [format_code(code) for code in codes]
     more = [f"and {len(codes) - shown} more"] if len(codes) > shown else []
     return ", ".join([*codes[:shown], *more])
 
 
 def check_count(what: str, number: int) -> None:
-    """
+    """Check a count.
+
     Raises:
-        ValueError: this is no integer of at least 1.
+        ValueError: the number is not an integer of at least 1.
     """
     if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
         raise ValueError(f"{what}: {number!r}; expected an integer of at least 1")

@@ -1,4 +1,4 @@
-"""What a step of the search found, and the files that say so."""
+"""The result of one step of the search, and its files."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ RESULT_FILE = "result.json"
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The architecture that a step found, and those that it compared.
+    """The architecture that a step found, and those that it was compared with.
 
     Attributes:
         step: "stage" or "operation".
-        metric: that was maximized.
-        architecture: the best one.
-        rankings: of the stage codes, by budget; of the operation codes, under "all".
-        undistinguished: by the same names, how many codes of the ranking cannot be told from its first
-            one on other images of the same kind; None where that is not known.
-        survivors: for each step of the greedy search, the codes that it kept with their scores.
-        statuses: of all architectures that were evaluated: "done", "failed" or "dropped".
-        limits: of the stage codes; None of operation codes, which have none.
+        metric: the metric that was maximized.
+        architecture: the best architecture.
+        rankings: rankings of the stage codes by budget, or of the operation codes under "all".
+        undistinguished: for each ranking, the number of codes that cannot be distinguished from its
+            first one on other images of the same kind. None if it is unknown.
+        survivors: for each step of the greedy search, the codes that it kept and their scores.
+        statuses: "done", "failed" or "dropped" for each evaluated architecture.
+        limits: limits on the stage codes. None for operation codes, which have none.
     """
 
     step: str
@@ -47,11 +47,11 @@ class SearchResult:
 
     @property
     def ranking(self) -> Ranking:
-        """Of the first budget."""
+        """The ranking under the first budget."""
         return next(iter(self.rankings.values()))
 
     def table(self, rows: int = 10) -> str:
-        """The best architectures of each ranking."""
+        """Format the best architectures of each ranking as a table."""
         tables = []
         unit = [self.limits.cost.unit] if self.limits else []
         for budget, ranking in self.rankings.items():
@@ -83,12 +83,13 @@ class SearchResult:
         return [format_code(code) for code, s in sorted(self.statuses.items()) if s == status]
 
     def write(self, folder: str, searched: Mapping[str, Any]) -> None:
-        """Write the architecture as a config, and all of the result. It has no times in it, so the
-        same search writes the same bytes.
+        """Write the architecture as a config, and the complete result.
+
+        The files contain no times, so that the same search writes the same bytes.
 
         Args:
-            folder: of the files.
-            searched: what the architectures were chosen from, and on what they were compared.
+            folder: folder of the files.
+            searched: what the architectures were chosen from, and what they were compared on.
         """
         result = {
             "step": self.step,
@@ -112,7 +113,7 @@ class SearchResult:
 
 
 def is_result(path: str) -> bool:
-    """Whether a file is the result of a search, or of a recipe."""
+    """Tell whether a file is the result of a search or of a recipe."""
     try:
         content = read_json(path)
     except ValueError:
@@ -135,7 +136,7 @@ def write_architecture(folder: str, architecture: Architecture) -> None:
 
 
 def architecture_keys(architecture: Architecture) -> dict[str, Any]:
-    """The keys that make a config's backbone this architecture."""
+    """Get the config keys that make a backbone have this architecture."""
     codes = {
         "STAGE_CODE": list(architecture.stage_code),
         "OPERATION_CODE": list(architecture.operation_code),
@@ -144,10 +145,10 @@ def architecture_keys(architecture: Architecture) -> dict[str, Any]:
 
 
 def read_architecture(folder: str) -> Architecture:
-    """The one that a step found.
+    """Read the architecture that a step found.
 
     Raises:
-        FileNotFoundError, ValueError: the step has not ended, or its result is damaged.
+        FileNotFoundError, ValueError: the step has not finished, or its result is damaged.
     """
     path = os.path.join(folder, RESULT_FILE)
     try:
@@ -157,10 +158,12 @@ def read_architecture(folder: str) -> Architecture:
 
 
 def read_architectures(folder: str) -> dict[str, Architecture]:
-    """Those that a step found, by budget; under an empty name that of the first, or of its only one.
+    """Read the architectures that a step found, by budget.
+
+    The empty name stands for the first budget, or for the only architecture.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_architecture`.
+        FileNotFoundError, ValueError: see :func:`read_architecture`.
     """
     found = {"": read_architecture(folder)}
     result = read_json(os.path.join(folder, RESULT_FILE))
@@ -172,11 +175,12 @@ def read_architectures(folder: str) -> dict[str, Architecture]:
 
 
 def read_ranking(folder: str, budget: str = "") -> Ranking:
-    """Of the stage codes under a budget, or of the operation codes; with an empty name of the first
-    budget, or of the only one.
+    """Read the ranking of the stage codes under a budget, or of the operation codes.
+
+    The empty name stands for the first budget, or for the only ranking.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_architecture`.
+        FileNotFoundError, ValueError: see :func:`read_architecture`.
     """
     path = os.path.join(folder, RESULT_FILE)
     try:
@@ -189,5 +193,5 @@ def read_ranking(folder: str, budget: str = "") -> Ranking:
 
 
 def as_yaml(content: Mapping[str, Any]) -> str:
-    """A config as text, lists on one line."""
+    """Format a config as YAML, with each list on one line."""
     return yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=100)

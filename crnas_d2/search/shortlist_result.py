@@ -1,4 +1,4 @@
-"""What a short list has found, and the file that says so."""
+"""The result of a short list, and its file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from .shortlisting import BASELINE, Candidate, mean_score
 
 @dataclass(frozen=True)
 class RungResult:
-    """
+    """The result of one rung.
+
     Attributes:
-        share: of the schedule of the final detector.
-        iterations: of each training.
-        images: that pass forward and backward in each training.
-        scores: of each candidate, by seed, in percent; None where a training failed.
-        went_on: the candidates of the next rung; empty of the last one.
+        share: share of the final detector's schedule.
+        iterations: number of iterations of each training.
+        images: number of images in the forward and backward passes of each training.
+        scores: scores of each candidate by seed, in percent. None for a training that failed.
+        went_on: the candidates of the next rung. Empty for the last rung.
     """
 
     share: float
@@ -35,24 +36,24 @@ class RungResult:
 
     @cached_property
     def means(self) -> dict[Code, float | None]:
-        """Of each candidate over the seeds; None where a training failed."""
+        """The mean of each candidate over the seeds. None if a training failed."""
         return {code: mean_score(scores) for code, scores in self.scores.items()}
 
 
 @dataclass(frozen=True)
 class ShortlistResult:
-    """The architecture that goes on, and those that it was trained beside.
+    """The architecture that a short list selected, and its competitors.
 
     Attributes:
-        of: "stage" or "operation", the codes that are compared.
-        search: name of the step whose ranking it is made of.
-        budget: of the search, where there are several.
-        metric: that was maximized, on archval.
-        seeds: of the trainings of each candidate.
-        candidates: the baseline first, then as in the ranking, then those at random.
-        rungs: in order; empty where there was but one candidate.
-        winner: its code.
-        architecture: of the winner.
+        of: "stage" or "operation", the kind of code that is compared.
+        search: name of the step whose ranking the candidates come from.
+        budget: budget of the search, if it has several.
+        metric: the metric that was maximized on archval.
+        seeds: seeds of the trainings of each candidate.
+        candidates: the baseline, followed by the codes of the ranking in order, and random ones.
+        rungs: the rungs in order. Empty if there was only one candidate.
+        winner: code of the winner.
+        architecture: architecture of the winner.
     """
 
     of: str
@@ -67,16 +68,16 @@ class ShortlistResult:
 
     @property
     def baseline(self) -> Candidate:
-        """What the others had to beat."""
+        """The candidate that the others had to beat."""
         return next(c for c in self.candidates if c.origin == BASELINE)
 
     @property
     def scores(self) -> dict[Code, Sequence[float | None]]:
-        """Of each candidate by seed, in the longest of its trainings."""
+        """The scores of each candidate by seed, from its longest trainings."""
         return {code: scores for rung in self.rungs for code, scores in rung.scores.items()}
 
     def table(self) -> str:
-        """The mean of each candidate in each rung."""
+        """Format the mean of each candidate in each rung as a table."""
         rows = []
         for candidate in self.candidates:
             means = [rung.means.get(candidate.code) for rung in self.rungs]
@@ -88,12 +89,12 @@ class ShortlistResult:
         return tabulate(rows, head, "github", floatfmt=".2f")
 
     def write(self, folder: str) -> None:
-        """Write the architecture as a config, and all of the result. It has no times in it."""
+        """Write the architecture as a config, and the complete result. The files contain no times."""
         write_architecture(folder, self.architecture)
         write_json(os.path.join(folder, RESULT_FILE), self.as_json())
 
     def as_json(self) -> dict[str, Any]:
-        """What :meth:`read` takes."""
+        """Export the result in the format that :meth:`read` takes."""
         return {
             "step": "shortlist",
             **asdict(self),
@@ -111,10 +112,11 @@ class ShortlistResult:
 
     @classmethod
     def read(cls, folder: str) -> ShortlistResult:
-        """Of the folder of a short list.
+        """Read the result from the folder of a short list.
 
         Raises:
-            FileNotFoundError, ValueError: it has not ended, or its result is damaged.
+            FileNotFoundError, ValueError: the short list has not finished, or its result is
+                damaged.
         """
         path = os.path.join(folder, RESULT_FILE)
         content = read_json(path)

@@ -1,4 +1,4 @@
-"""Which codes are trained alone before one of them is believed, for how long, and which one wins."""
+"""The schedule of a short list: which codes are trained individually, for how long, and which wins."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ BASELINE, RANKING, RANDOM = "baseline", "ranking", "random"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A code that is trained alone.
+    """A code that is trained individually.
 
     Attributes:
         code: a stage code or an operation code.
-        origin: :data:`BASELINE`, :data:`RANKING` or :data:`RANDOM`; the first that is true of it.
-        rank: in the ranking of the search, from 1; None where it has none.
-        score: that the ranking has of it, with the supernet's weights.
+        origin: the first of :data:`BASELINE`, :data:`RANKING` and :data:`RANDOM` that applies.
+        rank: rank in the ranking of the search, from 1. None if it has none.
+        score: score in that ranking, measured with the supernet's weights.
     """
 
     code: Code
@@ -32,10 +32,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Rung:
-    """
+    """One round of trainings.
+
     Attributes:
-        share: of the whole schedule, for which its candidates are trained.
-        candidates: how many there are, with the baseline.
+        share: share of the whole schedule for which its candidates are trained.
+        candidates: number of candidates, including the baseline.
     """
 
     share: float
@@ -50,16 +51,17 @@ def pick_candidates(
     draw: Callable[[Random], Code],
     seed: int,
 ) -> list[Candidate]:
-    """The baseline, the best codes of a ranking beside it, and one at random that is none of them;
-    more at random where the ranking is shorter. Each once.
+    """Pick the baseline, the best other codes of a ranking, and one other random code.
+
+    All candidates are distinct. If the ranking is too short, more random codes take its place.
 
     Args:
-        ranking: of a search.
-        baseline: what they have to beat; it need not be in the ranking, nor in the space.
-        codes: how many of the ranking.
-        space: how many codes beside the baseline there are to draw from.
-        draw: gives one of the space, the baseline not excluded, by random numbers.
-        seed: of them.
+        ranking: ranking of a search.
+        baseline: the code to beat. It does not have to be in the ranking or in the space.
+        codes: number of codes to take from the ranking.
+        space: number of codes other than the baseline that can be drawn.
+        draw: draws a code of the space, possibly the baseline.
+        seed: seed of its random numbers.
     """
     places = {code: (rank, score) for rank, (code, score) in enumerate(ranking.scored, start=1)}
     best = [code for code in places if code != baseline][:codes]
@@ -71,23 +73,26 @@ def pick_candidates(
 
 
 def count_candidates(codes: int, space: int) -> int:
-    """How many :func:`pick_candidates` gives, with the baseline; the arguments are as there."""
+    """Count the result of :func:`pick_candidates` with the same arguments, including the baseline."""
     return 1 + min(codes + 1, space)
 
 
 def plan_rungs(candidates: int, share: float, factor: int) -> list[Rung]:
-    """Successive halving (Jamieson and Talwalkar, arXiv 1502.07943) over candidates and schedule, in
-    the way of one bracket of Hyperband (Li et al., arXiv 1603.06560): each rung has one in ``factor``
-    of the candidates before it, and ``factor`` times their schedule. The baseline, which is in all
-    rungs, is not counted there. The last rung has two others at least, where there are two.
+    """Plan successive halving (Jamieson and Talwalkar, arXiv 1502.07943) over candidates and
+    schedule.
+
+    It is like one bracket of Hyperband (Li et al., arXiv 1603.06560): each rung has one in
+    ``factor`` of the candidates of the rung before, and ``factor`` times their schedule. The
+    baseline takes part in all rungs and is not counted there. The last rung has at least two
+    others, if there are two.
 
     Args:
-        candidates: how many begin, with the baseline.
-        share: of the whole schedule, in the last rung.
-        factor: 1 is one rung.
+        candidates: number of candidates at the start, including the baseline.
+        share: share of the whole schedule in the last rung.
+        factor: the reduction factor. With 1 there is a single rung.
 
     Returns:
-        The rungs, of which none is needed for a baseline alone.
+        The rungs. Empty for a baseline alone, which needs none.
     """
     others = [candidates - 1] if candidates > 1 else []
     while factor > 1 and others and others[-1] // factor >= 2:
@@ -97,27 +102,30 @@ def plan_rungs(candidates: int, share: float, factor: int) -> list[Rung]:
 
 
 def mean_score(scores: Sequence[float | None]) -> float | None:
-    """Of one candidate over its seeds; None where one of its trainings failed."""
+    """Average the scores of a candidate over its seeds. None if one of its trainings failed."""
     return None if None in scores else fmean(scores)
 
 
 def promote(
     scores: Mapping[Code, Sequence[float | None]], baseline: Code, count: int
 ) -> list[Code]:
-    """The candidates that go on: the baseline, and the best others by the mean over the seeds, of
-    equals the smaller code. One that failed does not go on.
+    """Get the candidates of the next rung: the baseline, and the others with the best means.
+
+    Of equal means, the smaller code goes on. A candidate that failed does not go on.
 
     Args:
-        scores: of each candidate of a rung, by seed.
-        count: how many go on, with the baseline.
+        scores: scores of each candidate of a rung, by seed.
+        baseline: code of the baseline.
+        count: number of candidates in the next rung, including the baseline.
     """
     others = [code for code in _best_first(scores, baseline) if code != baseline]
     return [baseline, *others[: count - 1]]
 
 
 def find_winner(scores: Mapping[Code, Sequence[float | None]], baseline: Code) -> Code:
-    """The best of the last rung by the mean over the seeds, of equals the baseline, then the smaller
-    code.
+    """Find the candidate with the best mean over the seeds in the last rung.
+
+    Of equal means, the baseline wins, then the smaller code.
 
     Raises:
         AllFailedError: every candidate failed.

@@ -1,4 +1,4 @@
-"""The search for the stage code: every code that fits the budget (section 3.3.1)."""
+"""The exhaustive search for the stage code under a budget (section 3.3.1)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def stage_search(
     cost: Callable[[Code], float] | None = None,
     at_most: bool = False,
 ) -> dict[float, Ranking]:
-    """Equation (1), solved by evaluating every eligible stage code.
+    """Solve equation (1) by evaluating every eligible stage code.
 
-    Budgets share their evaluations: ``evaluate`` is called once, with all codes that are eligible
-    for one of them, in lexicographic order and each one once.
+    Budgets share their evaluations: ``evaluate`` is called once, with the distinct codes that are
+    eligible for any of them, in lexicographic order.
 
     Args:
         space, budgets, tolerance, cost, at_most: as in :func:`eligible_codes`.
-        evaluate: gets whole stage codes.
+        evaluate: scores whole stage codes.
 
     Returns:
         For each budget, the ranking of its eligible codes.
 
     Raises:
-        ValueError: as in :func:`eligible_codes`. Nothing was evaluated.
+        ValueError: as in :func:`eligible_codes`. Nothing is evaluated then.
     """
     eligible = eligible_codes(space, budgets, tolerance, cost, at_most)
     codes = sorted(set().union(*eligible.values()))
@@ -48,18 +48,18 @@ def eligible_codes(
     cost: Callable[[Code], float] | None = None,
     at_most: bool = False,
 ) -> dict[float, list[Code]]:
-    """The constraint of equation (1) for several budgets.
+    """List the stage codes that fit each of several budgets, the constraint of equation (1).
 
     Args:
-        space: of the stage supernet.
+        space: space of the stage supernet.
         budgets: what a stage code may cost, in the unit of ``cost``.
-        tolerance: by which share of a budget the cost may be above or below it.
+        tolerance: share of a budget by which the cost may be above or below it.
         cost: as in :meth:`StageSpace.eligible`.
-        at_most: a budget is an upper limit, from which the cost may be the tolerance below; with a
-            tolerance of 0 it may be any cost below.
+        at_most: treat a budget as an upper limit. The cost may then be below it by up to the
+            tolerance, or by any amount if the tolerance is 0.
 
     Returns:
-        For each budget, its stage codes in lexicographic order; at least one.
+        For each budget, one or more stage codes in lexicographic order.
 
     Raises:
         ValueError: there is no budget, one of the numbers is not allowed, or no stage code fits a
@@ -88,12 +88,12 @@ def eligible_codes(
 
 
 def margin(budget: float, tolerance: float) -> Fraction:
-    """A tolerance, which is a share of a budget, in the budget's own unit."""
+    """Convert a tolerance, which is a share of a budget, to the budget's own unit."""
     return as_exact("tolerance", tolerance) * as_exact("budget", budget)
 
 
 def _nearest_costs(space: StageSpace, budget: float, cost: Callable[[Code], float]) -> str:
-    """Of any code: the highest cost below the budget and the lowest above, where there is one."""
+    """Format the nearest costs of any code below and above a budget, where they exist."""
     costs = {cost(code) for code in space}
     below = [c for c in costs if c < budget]
     above = [c for c in costs if c > budget]

@@ -1,4 +1,4 @@
-"""Scores of architectures, each one evaluated once."""
+"""A study of architectures, which evaluates each of them once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .trial import Trial
 
 
 class Evaluator(Protocol):
-    """What a study needs of :class:`crnas_d2.evaluation.evaluator.ArchitectureEvaluator`."""
+    """The part of :class:`crnas_d2.evaluation.evaluator.ArchitectureEvaluator` that a study needs."""
 
     mini_batches: int
 
@@ -27,14 +27,14 @@ class Evaluator(Protocol):
 
 
 class Study:
-    """What a strategy calls to score architectures: it takes them from the ledger, or has them
-    evaluated, and records each as soon as it is scored.
+    """The evaluation function of a strategy, backed by a ledger.
 
-    With ``SEARCH.HALVING`` all architectures are evaluated on some images, the best of them on more,
-    and so on. Every process calls it alike and gets the same scores.
+    It takes scores from the ledger or has architectures evaluated, and records each score at once.
+    With ``SEARCH.HALVING`` all architectures are evaluated on some images, the best of them on
+    more, and so on. Every rank has to call it in the same way and gets the same scores.
 
     Attributes:
-        done: all trials so far; of each architecture the one on the most images.
+        done: all trials so far. Of each architecture, the one on the most images.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Study:
     ):
         """
         Args:
-            cfg: of the search.
-            evaluator: of the same config.
-            ledger: on the main process; None on the others.
-            progress: is told of all that is evaluated now.
+            cfg: config of the search.
+            evaluator: evaluator of the same config.
+            ledger: the ledger on the main process, None on the others.
+            progress: receives a report of all new evaluations.
         """
         self.done: dict[Code, Trial] = {}
         self._search = cfg.SEARCH
@@ -63,18 +63,18 @@ class Study:
         progress.begin(len({trial.code for trial in recorded}))
 
     def __call__(self, codes: Sequence[Code]) -> list[float | None]:
-        """The metric of each architecture; None for one that failed or was dropped."""
+        """Get the metric of each architecture. None for one that failed or was dropped."""
         left = list(codes)
         for batches in self._rungs[:-1]:
             scores = self._evaluate(left, batches)
             ran = [code for code in left if self.done[code].status != "failed"]
-            # Where these images have nothing that the metric counts, they decide nothing.
+            # If these images have no object that the metric counts, they decide nothing.
             left = keep_best(left, scores, self._search.HALVING.FACTOR) or ran
         scores = dict(zip(left, self._evaluate(left, self._rungs[-1])))
         return [scores.get(code) for code in codes]
 
     def _evaluate(self, codes: Sequence[Code], batches: range) -> list[float | None]:
-        """The metric of each architecture on some mini-batches of archval."""
+        """Get the metric of each architecture on some mini-batches of archval."""
         images = len(self._evaluator.image_ids(batches))
         known = (self._known.get((code, images)) for code in codes)
         self.done |= {trial.code: trial for trial in known if trial and self._is_complete(trial)}
@@ -87,17 +87,17 @@ class Study:
         return [self.done[code].metrics.get(self._search.METRIC) for code in codes]
 
     def _is_complete(self, trial: Trial) -> bool:
-        """Whether it was scored on what is asked for now; masks may not have been."""
+        """Whether the trial has the task that is scored now. Masks may not have been scored before."""
         task = self._search.METRIC.partition("/")[0]
         return trial.status == "failed" or any(n.startswith(f"{task}/") for n in trial.metrics)
 
 
 def find_rungs(cfg: CfgNode, images: int) -> list[range]:
-    """The mini-batches of archval on which architectures are compared, one time after the other.
+    """Get the mini-batches of archval for each round of comparisons, in order.
 
     Args:
-        cfg: of the search, :func:`~crnas_d2.procedure.supernet_search.settled`.
-        images: of archval.
+        cfg: config of the search, after :func:`~crnas_d2.procedure.supernet_search.settled`.
+        images: number of images in archval.
 
     Raises:
         ValueError: archval has too few images for ``SEARCH.HALVING``.

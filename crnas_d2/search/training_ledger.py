@@ -1,4 +1,4 @@
-"""The trainings of a short list as a table that others can ask: SQLite."""
+"""The trainings of a short list as an SQLite table for queries."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ COLUMNS = "code, rung, seed, iterations, images, status, metrics, reason, second
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """A training that has ended.
+    """A finished training.
 
     Attributes:
-        code: of its candidate.
-        rung: from 1.
-        seed: of its config.
-        iterations, images: that it had, the images forward and backward.
-        status: "done", or "failed".
-        metrics: in percent, by names such as "bbox/AP"; None for one that is not finite. None of one
-            that diverged.
+        code: code of its candidate.
+        rung: number of its rung, from 1.
+        seed: seed of its config.
+        iterations, images: number of iterations, and of images in its forward and backward passes.
+        status: "done" or "failed".
+        metrics: metrics in percent by names such as "bbox/AP". None for a metric that is not
+            finite. Empty for a training that diverged.
         reason: why it failed.
-        seconds: that its last run took.
+        seconds: duration of its last run.
     """
 
     code: Code
@@ -43,13 +43,13 @@ class TrainingRow:
 
 
 class TrainingLedger:
-    """``ledger.sqlite`` of a short list: one table, ``trainings``.
+    """The ``ledger.sqlite`` of a short list, with a single table ``trainings``.
 
-    It is made of what each training has left in its own folder, from where a short list goes on, and
-    made anew when it does: nothing depends on what is in it.
+    It is derived from the results in each training's own folder, from which a short list resumes,
+    and is created anew when it does. Nothing depends on its content.
 
     Args:
-        path: a local file, in an existing folder; what is there is replaced.
+        path: a local file in an existing folder. An existing file is replaced.
     """
 
     def __init__(self, path: str):
@@ -60,7 +60,7 @@ class TrainingLedger:
             db.execute(f"CREATE TABLE trainings ({COLUMNS}, PRIMARY KEY (code, rung, seed))")
 
     def record(self, row: TrainingRow) -> None:
-        """Add a training, on the disk when this returns."""
+        """Add a training, which is on disk when this returns."""
         values = [format_code(row.code), *astuple(row)[1:]]
         values[6] = to_json(row.metrics)
         with contextlib.closing(sqlite3.connect(self._path)) as db, db:
@@ -69,11 +69,11 @@ class TrainingLedger:
 
     @staticmethod
     def read(path: str) -> list[TrainingRow]:
-        """All rows, in the order in which they were added.
+        """Read all rows in the order in which they were added.
 
         Raises:
             FileNotFoundError: there is no such file.
-            sqlite3.DatabaseError: it is another one.
+            sqlite3.DatabaseError: the file is not such a ledger.
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path}: there is no such ledger")

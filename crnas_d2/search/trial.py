@@ -1,4 +1,4 @@
-"""What one architecture reached in the search."""
+"""The result of one architecture in the search."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FLOAT32 = np.dtype("<f4")
 
 
 class Resampled(NamedTuple):
-    """A metric in R resamples of the images, the same ones for all architectures.
+    """A metric on R resamples of the images, which are the same for all architectures.
 
     Attributes:
-        metric: its name.
-        content: (R,) float32 in percent, as bytes with the lowest first. NaN in a resample
+        metric: name of the metric.
+        content: float32 values of shape (R,) in percent, as little-endian bytes. NaN for a resample
             without objects.
     """
 
@@ -27,15 +27,17 @@ class Resampled(NamedTuple):
 
     @classmethod
     def of(cls, metric: str, values: np.ndarray) -> Resampled:
-        """
+        """Encode the values of a metric.
+
         Args:
-            values: (R,), in percent.
+            metric: name of the metric.
+            values: values of shape (R,), in percent.
         """
         return cls(metric, values.astype(FLOAT32).tobytes())
 
     @property
     def values(self) -> np.ndarray:
-        """(R,) float32."""
+        """The values as float32 of shape (R,)."""
         return np.frombuffer(self.content, FLOAT32)
 
 
@@ -44,14 +46,14 @@ class Trial:
     """The result of one architecture.
 
     Args:
-        code: a path of the supernet or, in the greedy search, its first entries.
+        code: a path of the supernet or, in the greedy search, a prefix of one.
         status: "done"; "failed", which has a ``reason`` and no metrics and is never ranked; or
-            "dropped" by the race, with the metrics on the images that it saw.
-        metrics: in percent, by names such as "bbox/AP" and "segm/AP50".
-        images: of archval that it was evaluated on.
+            "dropped" in successive halving, with the metrics on the images that it was evaluated on.
+        metrics: metrics in percent by names such as "bbox/AP" and "segm/AP50".
+        images: number of images of archval that it was evaluated on.
         reason: why it failed.
-        seconds: that it took.
-        resampled: one of the metrics on other images of the same kind; None where it is not known.
+        seconds: duration of the evaluation.
+        resampled: one of the metrics on resampled images. None if it is unknown.
     """
 
     code: Code
