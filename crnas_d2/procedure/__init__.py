@@ -1,4 +1,4 @@
-"""A recipe and its steps: the hierarchical search procedure of section 3.3, from nothing to a detector."""
+"""The hierarchical search procedure of section 3.3: recipes, and the steps that they consist of."""
 
 from .procedure import Procedure
 from .recipe import Recipe, is_recipe

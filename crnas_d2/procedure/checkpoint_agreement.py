@@ -1,4 +1,4 @@
-"""Do the last checkpoints of a supernet rank the codes of its short list alike?"""
+"""How well the last checkpoints of a supernet agree in ranking the codes of its short list."""
 
 from __future__ import annotations
 
@@ -39,13 +39,16 @@ FILE = "checkpoints.json"
 
 
 def compare_checkpoints(procedure: Procedure, step: Step) -> None:
-    """Evaluate the codes of a short list with each checkpoint of the supernet that was kept
-    (``SOLVER.CHECKPOINTS_TO_KEEP``), and write :data:`FILE` into its folder; nothing with fewer than
-    two checkpoints or codes. Every process has to call it. What has been evaluated is in a ledger for
-    each checkpoint, so that it goes on where it was stopped.
+    """Evaluate the codes of a short list with each checkpoint of the supernet that was kept.
+
+    :data:`FILE` is written into the folder of the short list, unless there are fewer than two
+    checkpoints (see ``SOLVER.CHECKPOINTS_TO_KEEP``) or codes. Evaluations are kept in one ledger
+    for each checkpoint, so that an interrupted comparison resumes. Every rank has to call this
+    function.
 
     Args:
-        step: the short list, which has ended.
+        procedure: the procedure.
+        step: the short list, which has finished.
     """
     folder = procedure.path(step.name)
     search = next(it for it in procedure.steps if it.name == step.architecture)
@@ -75,18 +78,23 @@ def compare_checkpoints(procedure: Procedure, step: Step) -> None:
 
 
 def read_taus(folder: str) -> list[list[Any]]:
-    """[checkpoint, checkpoint, Kendall's tau] of every two, from the folder of a short list; empty
-    where they were not compared."""
+    """Read the comparison of checkpoints from the folder of a short list.
+
+    Returns:
+        A list of [checkpoint, checkpoint, Kendall's tau] for each pair. Empty if they were not
+        compared.
+    """
     path = os.path.join(folder, FILE)
     return read_json(path)["taus"] if os.path.isfile(path) else []
 
 
 def kept_checkpoints(cfg: CfgNode) -> list[str]:
-    """The files of a supernet's checkpoints, the oldest first and the final one last; that of the
-    last iteration is the final one once more.
+    """List the files of a supernet's checkpoints, from the oldest to the final one.
+
+    The periodic checkpoint of the last iteration is left out, as it equals the final one.
 
     Args:
-        cfg: of the search over it.
+        cfg: config of the search over the supernet.
     """
     folder, last = os.path.dirname(cfg.MODEL.WEIGHTS), f"model_{cfg.SOLVER.MAX_ITER - 1:07d}.pth"
     names = sorted(name for name in filter(PERIODIC.fullmatch, os.listdir(folder)) if name != last)
@@ -94,7 +102,7 @@ def kept_checkpoints(cfg: CfgNode) -> list[str]:
 
 
 def _score(cfg: CfgNode, codes: Sequence[Code]) -> list[float | None]:
-    """The metric of codes on archval, with the weights of a checkpoint."""
+    """Get the metric of codes on archval, with the weights of one checkpoint."""
     cfg = settled(cfg)
     model = CRTrainer.build_model(without_sync_bn(cfg, "an evaluation needs no other"))
     load_trained(model, cfg, cfg.MODEL.WEIGHTS, part=model)

@@ -1,4 +1,4 @@
-"""The checks of a procedure: every fault of a later step is found before the first one runs."""
+"""Checks of a procedure, which find every fault of a later step before the first one runs."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 
 def check_before_run(procedure: Procedure) -> None:
-    """:func:`check_procedure`, and then the data sets are registered, which draws archtrain and
-    archval: of a procedure that is refused nothing is written.
+    """Check a procedure, then register its data sets, which splits archtrain and archval.
+
+    Nothing is written for a procedure that is refused.
 
     Raises:
         ValueError, FileNotFoundError: the first fault.
@@ -48,7 +49,7 @@ def check_before_run(procedure: Procedure) -> None:
     cfgs = list(map(procedure.config, procedure.steps))
     check_apart(cfgs, lambda folder: check_procedure(procedure, splits=folder))
     check_procedure(procedure)
-    comm.synchronize()  # as the next thing is that files are written
+    comm.synchronize()  # files are written from here on
 
 
 def check_procedure(
@@ -57,12 +58,14 @@ def check_procedure(
     """Find every fault of a later step before the first one runs.
 
     Args:
-        check: runs each check, also where an earlier one has found something.
-        makes: data sets that are made at first use, or else they are not checked.
-        splits: folder of archtrain and archval; empty is the config's.
+        procedure: the procedure to check.
+        check: runs each check, even if an earlier one has found something.
+        makes: whether data sets that are generated on first use may be generated. If not, they are
+            not checked.
+        splits: folder of archtrain and archval. By default that of the config.
 
     Raises:
-        ValueError, FileNotFoundError: the first fault; or what ``check`` does instead.
+        ValueError, FileNotFoundError: the first fault, unless ``check`` handles it otherwise.
     """
     check(_check_outputs, procedure)
     recipe, final = procedure.recipe, check(procedure.final_config)
@@ -79,7 +82,7 @@ def check_procedure(
             if step.searches:
                 check_here(check_space, cfg, final, is_known=not step.architecture)
             else:
-                check_here(check_model, cfg)  # the search's is that of its supernet
+                check_here(check_model, cfg)  # a search builds the model of its supernet
             check_here(_check_data, cfg, step, makes=makes)
     if final:
         check_final = telling_places(check, recipe.names["FINAL"], recipe.opts, [recipe.path])
@@ -93,15 +96,15 @@ def check_procedure(
 
 
 def check_before_search(args: argparse.Namespace) -> None:
-    """As :func:`check_before_run`, of a search over one supernet.
+    """Same as :func:`check_before_run`, for a search over one supernet.
 
     Args:
-        args: of the command.
+        args: arguments of the command.
     """
     cfg = read_config(args.config_file, args.opts)
     check_apart([cfg], lambda folder: check_search(args, splits=folder))
     check_search(args)
-    comm.synchronize()  # as the next thing is that files are written
+    comm.synchronize()  # files are written from here on
 
 
 def check_search(
@@ -111,15 +114,15 @@ def check_search(
     makes: bool = True,
     splits: str = "",
 ) -> tuple[CfgNode, CfgNode | None]:
-    """Find every fault of a search over one supernet, otherwise as :func:`check_procedure`.
+    """Same as :func:`check_procedure`, for a search over one supernet.
 
     Returns:
-        Its config, and that of the final detector if there is one without a fault.
+        The config of the search, and that of the final detector if there is one without a fault.
     """
     cfg = read_config(args.config_file, args.opts)
     cfg.DATASETS.ARCHVAL.DIR = splits or cfg.DATASETS.ARCHVAL.DIR
     check(check_search_outputs, cfg, args.config_file)
-    decide = call if splits else decided_by_main  # a draw apart is the main process's own
+    decide = call if splits else decided_by_main  # only the main process makes a temporary split
     check_run(cfg, args, check, makes=makes, decide=decide)
     final = check(read_baseline, cfg, args.config_file, args.opts)
     check_here = telling_places(check, args.config_file, args.opts)
@@ -139,14 +142,16 @@ def check_search(
 
 
 def _check_untrained(cfg: CfgNode, check: Callable[..., Any]) -> None:
-    """Of the final detector where it is not trained here: all but its weights and pictures."""
+    """Check a final detector that is not trained here, except for its weights and images."""
     if check_network(cfg, training=True, has_weights=False, check=check) is not None:
         check(check_model, cfg)
 
 
 def _check_compared(procedure: Procedure, final: CfgNode, *, makes: bool) -> None:
-    """That the final detectors are tested by the metric that they are compared by. A test set without
-    annotations, or one that COCO does not score, is let through: nothing is compared there, or less.
+    """Check that the test of the final detectors yields the metric by which they are compared.
+
+    A test set that has no annotations or that COCO does not score is accepted, although little or
+    nothing can be compared on it.
     """
     if not final.DATASETS.TEST:
         raise ValueError(
@@ -164,14 +169,15 @@ def _check_compared(procedure: Procedure, final: CfgNode, *, makes: bool) -> Non
 
 
 def check_space(cfg: CfgNode, final_cfg: CfgNode | None = None, *, is_known: bool = True) -> None:
-    """Check all that a search is told of what to evaluate.
+    """Check all settings of what a search evaluates.
 
     Args:
         cfg, final_cfg: as in :func:`~crnas_d2.procedure.supernet_search.run_search`.
-        is_known: whether the stage code of an operation search is; or else an earlier step finds it.
+        is_known: whether the stage code of an operation search is known. Otherwise an earlier step
+            finds it.
 
     Raises:
-        ValueError: names the key.
+        ValueError: a setting is invalid. The message names the key.
     """
     cfg = settled(cfg)
     check_latencies(cfg, final_cfg, get_space(cfg))
@@ -204,13 +210,13 @@ def _check_outputs(procedure: Procedure) -> None:
 
 
 def _check_begun(procedure: Procedure) -> None:
-    """Refuse a step that was begun with something else, if all that it starts from is there."""
+    """Refuse a step that was begun with other settings, if all of its inputs exist."""
     for standing in procedure.look().values():
         standing.refuse_changes()
 
 
 def _check_data(cfg: CfgNode, step: Step, *, makes: bool) -> None:
-    """Of a step."""
+    """Check the data sets of a step."""
     check_data_sets(cfg, training=not step.searches, makes=makes)
     if step.searches:
         _check_scores(cfg)
@@ -219,14 +225,16 @@ def _check_data(cfg: CfgNode, step: Step, *, makes: bool) -> None:
 
 
 def _check_scores(cfg: CfgNode) -> None:
-    """That a search can compare architectures on its archval, which is registered."""
+    """Check that a search can compare architectures on its archval, which is registered."""
     cfg = settled(cfg)
     check_metric(cfg)
     find_rungs(cfg, count_images(cfg))
 
 
 def _uses_of_data(procedure: Procedure) -> list[DataUse]:
-    """Of every step; of the final detector also where it is not trained here."""
+    """List the uses of data of every step, and of the final detector even if it is not trained
+    here.
+    """
     uses = [
         DataUse(step.name, cfg, searches=step.finds)
         for step in procedure.steps

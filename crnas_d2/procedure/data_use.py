@@ -1,4 +1,4 @@
-"""Which data set is for what in a search, and that they are apart."""
+"""What each data set of a search is used for, and checks that test data are disjoint from the rest."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from ..data.shared_images import (
 from ..data.splits import split_source
 from ..engine.examination import NotYet, call
 
-COPIED_SHARE = 0.5  # of the pictures that were compared; large data sets have a few copies
+# share of the compared images that is an error; large data sets contain a few copies
+COPIED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class DataUse:
-    """What a step does with the data sets of its config.
+    """The use of the data sets in a step's config.
 
     Attributes:
-        step: its name.
-        cfg: its config.
-        searches: architectures are compared on DATASETS.TEST, which is an archval; by a search, or by
-            a short list.
-        tests: DATASETS.TEST is what the final detectors are tested on.
+        step: name of the step.
+        cfg: config of the step.
+        searches: whether a search or a short list compares architectures on DATASETS.TEST, which is
+            an archval.
+        tests: whether DATASETS.TEST is what the final detectors are tested on.
     """
 
     step: str
@@ -41,7 +42,7 @@ class DataUse:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two data sets that have to be apart."""
+    """Two data sets that have to be disjoint."""
 
     test: str
     tested_by: str
@@ -53,21 +54,24 @@ class _Pair:
 def check_data(
     uses: Sequence[DataUse], check: Callable[..., object] = call, *, makes: bool = True
 ) -> None:
-    """Refuse data sets that share images, or the bytes of their pictures, where they have to be apart:
-    in each step what is trained on and what is tested on, and the test set of the final detectors
-    and all that any step trains on or chooses by. Nothing is written but what checks remember.
+    """Refuse data sets that share images, or copies of images, where they have to be disjoint.
+
+    Within each step, training data and test data have to be disjoint. The test set of the final
+    detectors has to be disjoint from everything on which any step trains or by which it chooses.
+    Nothing is written except the cached results of the checks.
 
     Args:
-        uses: of all steps.
-        check: runs the check of each data set and each pair; pairs of data sets that have not come
-            through it are passed over.
-        makes: data sets that are made at first use, or else they are not checked.
+        uses: the uses of data of all steps.
+        check: runs the check of each data set and each pair. Pairs whose data sets have not passed
+            are skipped.
+        makes: whether data sets that are generated on first use may be generated. If not, they are
+            not checked.
 
     Raises:
-        OSError: a data set is not there.
-        ValueError: they share images, half of the pictures that are compared are copies, or a data
-            set has a fault.
-        NotYet: a data set would be made.
+        OSError: a data set does not exist.
+        ValueError: data sets share images, half of the compared images are copies, or a data set
+            has a fault.
+        NotYet: a data set would have to be generated.
     """
     for use in uses:
         check(register_own, use.cfg)
@@ -98,7 +102,7 @@ def _check(pair: _Pair, *, makes: bool) -> None:
 
 
 def _pairs(uses: Sequence[DataUse]) -> Iterator[_Pair]:
-    """Each once, whichever steps it is of."""
+    """Iterate over distinct pairs, whichever steps they belong to."""
     seen = set()
     for pair in _all_pairs(uses):
         archval = pair.data.ARCHVAL

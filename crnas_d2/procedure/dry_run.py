@@ -1,4 +1,4 @@
-"""What a search would find to be wrong before it begins; nothing is run."""
+"""A dry run of a search, which reports all faults without running anything."""
 
 from __future__ import annotations
 
@@ -18,11 +18,17 @@ from .supernet_search import describe_limits, planned_evaluations, settled
 
 
 def examine_recipe(recipe: Recipe, processes: int = 1) -> tuple[Procedure | None, Examination]:
-    """The procedure of a recipe, None where its configs do not fit each other, and what all checks
-    of its configs, weights and data sets find. Nothing is written but what checks remember.
+    """Check the configs, weights and data sets of a recipe.
+
+    Nothing is written except the cached results of the checks.
 
     Args:
-        processes: that are to share the work.
+        recipe: the recipe.
+        processes: number of processes that would share the work.
+
+    Returns:
+        The procedure of the recipe, or None if its configs do not fit together, and the findings of
+        all checks.
     """
     found = Examination()
     for path in filter(None, recipe.names.values()):
@@ -37,11 +43,14 @@ def examine_recipe(recipe: Recipe, processes: int = 1) -> tuple[Procedure | None
 
 
 def examine_search(args: argparse.Namespace) -> tuple[str | None, Examination]:
-    """The size of a search over one supernet, None where it cannot be told, and what its checks find,
-    as :func:`examine_recipe`.
+    """Check a search over one supernet.
 
     Args:
-        args: of the command.
+        args: arguments of the command.
+
+    Returns:
+        A description of the search's size, or None if it cannot be determined, and the findings of
+        all checks, as in :func:`examine_recipe`.
     """
     cfg = read_config(args.config_file, args.opts)
     found = Examination()

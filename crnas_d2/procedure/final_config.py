@@ -1,5 +1,4 @@
-"""``final.yaml``: the detector that is handed over, as a config that needs no other file but its
-weights."""
+"""``final.yaml``: the resulting detector, as a config that needs no other file but its weights."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from ..files import is_remote, write_signed
 from ..search.result import FINAL_FILE, as_yaml
 from .recipe import find_config
 
-# Of the config of a search's detector: what is of the supernet, or of the search itself
+# Keys in the config of a search's detector that belong to the supernet or to the search itself
 OF_THE_SEARCH = (
     "OUTPUT_DIR",
     "MODEL.BACKBONE.NAME",
@@ -78,19 +77,20 @@ OF_UNTRAINED = """\
 
 
 def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | None:
-    """The detector that a search over one supernet is for.
+    """Read the config of the detector that a search over one supernet is for.
 
     Args:
-        cfg: of the search.
-        config: its file.
-        opts: keys and values of the command line. Those that are not about the supernet or the
-            search go to the detector as well, as do the own data sets of the search.
+        cfg: config of the search.
+        config: file of that config.
+        opts: keys and values of the command line. Those that do not concern the supernet or the
+            search apply to the detector too, as do the custom data sets of the search.
 
     Returns:
-        The config that ``SEARCH.FINAL`` names, its data sets registered; None if it names none.
+        The config that ``SEARCH.FINAL`` names, with its data sets registered. None if it names
+        none.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or something is wrong in it.
+        FileNotFoundError, ValueError: the file does not exist, or its content is invalid.
     """
     final = read_final(cfg, config, opts)
     if final:
@@ -99,7 +99,7 @@ def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | N
 
 
 def read_final(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | None:
-    """As :func:`read_baseline`, but its data sets are not registered."""
+    """Same as :func:`read_baseline`, but without registering the data sets."""
     if not cfg.SEARCH.FINAL:
         return None
     pairs = zip(opts[::2], opts[1::2], strict=True)
@@ -122,16 +122,18 @@ def write_final(
     trained: str = "",
     why: str = f"{FOUND_NETWORK} {NOT_COMPARED}",
 ) -> None:
-    """Write ``final.yaml``: every key that is not at its default, but those of ``OUTPUT_DIR`` and
-    ``SEARCH``, with the paths of data sets made absolute.
+    """Write ``final.yaml`` with all keys that differ from their defaults.
+
+    ``OUTPUT_DIR`` and ``SEARCH`` are left out, and paths of data sets are made absolute.
 
     Args:
-        folder: of the file.
-        cfg: of the detector. Its data sets are registered, so that the classes are in it; its
-            weights are those from which a training starts, in the way of its ``MODEL.INIT``.
-        architecture: what goes into it.
-        trained: file of the trained weights; empty if there are none.
-        why: which network it is, and why it is this one, in a few sentences.
+        folder: folder of the file.
+        cfg: config of the detector. Its data sets have to be registered, so that it has their
+            classes. Its weights are the initial weights of a training, which are read as
+            ``MODEL.INIT`` says.
+        architecture: the architecture to put into it.
+        trained: file of the trained weights. Empty if there are none.
+        why: a few sentences on which network it is, and why.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -165,7 +167,7 @@ def _absolute(path: str) -> str:
 
 
 def _from(folder: str, path: str) -> str:
-    """The path of a file, from the folder if it is below that, so that both can be moved."""
+    """Get the path of a file relative to the folder if it is inside, so that both can be moved."""
     path, folder = _absolute(path), os.path.abspath(folder)
     if path and not is_remote(path) and os.path.commonpath([path, folder]) == folder:
         return os.path.relpath(path, folder)

@@ -1,4 +1,4 @@
-"""By what a step of a procedure, and the ledger of a search, are known again."""
+"""What uniquely identifies a step of a procedure, and the ledger of a search."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from ..search.cost import OF_CODES_ALONE
 from ..search.latencies import latency_file
 
 PROCESSES = "processes"
-# What a search depends on, less what its weights and its data say
+# Keys that a search depends on, except those that its weights and its data imply
 OF_A_SEARCH = ("MODEL.", "INPUT.", "TEST.", "SEARCH.")
 SAID_OTHERWISE = ("MODEL.INIT.", "MODEL.CLASS_NAMES")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """All that the product of a step depends on, as texts.
+    """Everything that the product of a step depends on, as strings.
 
     Attributes:
-        work: what its files belong to: the checkpoints of a training, the ledger of a search. With
-            another one the step cannot go on.
-        verdict: what its end depends on beside: the tests of a training, the choice of a search.
-            With another one the step ends again, from the same files.
+        work: identifies the files of the step: the checkpoints of a training, the ledger of a
+            search. If it changes, the step cannot resume.
+        verdict: identifies the end of the step: the tests of a training, the choice of a search. If
+            only this changes, the end is repeated from the same files.
     """
 
     work: Mapping[str, str]
     verdict: Mapping[str, str]
 
     def list_changes(self, there: Identity) -> tuple[list[str], list[str]]:
-        """Where the work and the verdict are not those of an earlier identity. A key that is new
-        since then stood at its default there."""
+        """List the differences of work and of verdict from an earlier identity.
+
+        A key that did not exist then is taken to have been at its default.
+        """
         defaults = flatten_config(default_config())
         pairs = ((there.work, self.work), (there.verdict, self.verdict))
         return tuple(
@@ -56,14 +58,16 @@ def identify(
     final_cfg: CfgNode | None = None,
     processes: int = 1,
 ) -> Identity:
-    """The identity of a step.
+    """Get the identity of a step.
 
     Args:
-        cfg: of the step. Its weights are there; its own data sets are registered here.
+        cfg: config of the step. Its weights have to exist. Its custom data sets are registered
+            here.
         seen: see :func:`~crnas_d2.data.identity.identify_data`.
-        searches: or else it trains.
-        final_cfg: of the detector that a search is for.
-        processes: that share the work. A training depends on it, a search does not.
+        searches: whether the step searches. Otherwise it trains.
+        final_cfg: config of the detector that a search is for.
+        processes: number of processes that share the work. A training depends on it, a search does
+            not.
     """
     cfg = cfg.clone()
     flat = flatten_config(cfg)
@@ -89,11 +93,12 @@ def identify(
 
 
 def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
-    """All that the results of an architecture depend on, by key; what the ledger is opened with.
+    """Get everything that the result of an architecture depends on, with which the ledger is
+    opened.
 
     Args:
-        cfg: of a search, settled; its data sets are registered.
-        weights_sha256: of the supernet.
+        cfg: settled config of a search, whose data sets are registered.
+        weights_sha256: SHA-256 of the supernet's weights.
     """
     settings = _settings(cfg, flatten_config(cfg)) | {"weights": weights_sha256}
     return settings | _data_of_search(cfg.clone(), {})
@@ -121,5 +126,5 @@ def _weights(path: str) -> dict[str, str]:
 
 
 def product_sha256(path: str) -> str | None:
-    """SHA-256 of a file that a step has left; None where it is not there."""
+    """Compute the SHA-256 of a product of a step. None if the file does not exist."""
     return file_sha256(path) if os.path.isfile(path) else None

@@ -37,15 +37,18 @@ from .steps import Kind, Step
 if TYPE_CHECKING:
     from .procedure import Procedure
 
-SAME_AP = 0.01  # in percent, within which detections give the AP that their test gave
+# in percent, the tolerance between a test's AP and the one recomputed from its detections
+SAME_AP = 0.01
 
 
 def judge(procedure: Procedure, budget: str = "") -> Outcome | None:
-    """The outcome under a budget, for the main process; None where no final trainings are planned, or
-    not all have ended.
+    """Get the outcome under a budget, on the main process.
+
+    Returns:
+        The outcome, or None if no final trainings are planned or not all of them have finished.
 
     Raises:
-        OSError, ValueError: a data set or the result of a search is not there any more.
+        OSError, ValueError: a data set or the result of a search does not exist any more.
     """
     finals = final_steps(procedure, budget)
     if not finals or not all(procedure.look()[step.name].done for step in finals):
@@ -94,7 +97,7 @@ def _trained(network: Network, metric: str, folder: str) -> TrainedNetwork:
 def _cost(
     results: Mapping[Step, Mapping[str, Any]], trained: Sequence[TrainedNetwork]
 ) -> dict[str, dict[str, float | None]]:
-    """Of both stage codes in the unit of the budget, as the stage search has counted."""
+    """Get the costs of both stage codes in the unit of the budget, as counted by the stage search."""
     limits = next((r["limits"] for r in results.values() if r.get("limits")), None)
     if limits is None:
         return {}
@@ -105,7 +108,12 @@ def _cost(
 def _compare(
     networks: Sequence[Network], trained: Sequence[TrainedNetwork], metric: str
 ) -> tuple[PairedComparison, str]:
-    """The comparison, and why it is without resamples of the test images, if it is."""
+    """Compare the networks.
+
+    Returns:
+        The comparison, and why it lacks resamples of the test images. The latter is empty if it has
+        them.
+    """
     baseline, found = trained
     try:
         resampled = {
@@ -131,10 +139,10 @@ def _compare(
 
 
 def _resample(cfg: CfgNode, folder: str, metric: str, ap: float) -> np.ndarray:
-    """(R,), the metric of a training in resamples of the test images.
+    """Compute the metric of a training on R resamples of the test images, with shape (R,).
 
     Raises:
-        OSError, ValueError: why it cannot be told.
+        OSError, ValueError: why it cannot be computed.
     """
     test, *others = cfg.DATASETS.TEST
     meta, (task, name) = MetadataCatalog.get(test), metric.split("/", 1)
@@ -173,7 +181,7 @@ def _hand_over(
 def _ranking(
     procedure: Procedure, steps: Sequence[Step], search: Step, result: Mapping[str, Any]
 ) -> SearchRanking:
-    """How well a search has ranked, also by the short list that was made of it under the budget."""
+    """Get the quality of a search's ranking, measured also by its short list under the budget."""
     shortlists = [
         it for it in steps if it.kind is Kind.SHORTLIST and it.architecture == search.name
     ]
@@ -190,7 +198,7 @@ def _ranking(
 
 
 def _agreements(folder: str) -> Iterator[dict[str, Any]]:
-    """Of each rung of a short list in which the supernet's score is known of one that was trained."""
+    """Iterate over the rungs of a short list in which codes with a supernet score were trained."""
     result = ShortlistResult.read(folder)
     for rung in result.rungs:
         if agreement := agree_in_rung(result, rung):
@@ -228,14 +236,17 @@ def _state_data(
 
 
 def _count(cfgs: Sequence[CfgNode], part: str) -> dict[str, int]:
-    """Images of each data set."""
+    """Count the images of each data set."""
     data = {name: cfg.DATASETS for cfg in cfgs for name in cfg.DATASETS[part]}
     return {name: len(image_files(name, datasets)) for name, datasets in data.items()}
 
 
 def tests_of(cfg: CfgNode) -> int:
-    """How often a training that is never stopped tests its network: every ``TEST.EVAL_PERIOD``
-    iterations, at the end, and then with augmentation where that is on."""
+    """Count the tests in an uninterrupted training.
+
+    It tests every ``TEST.EVAL_PERIOD`` iterations, at the end, and then again with test-time
+    augmentation if that is enabled.
+    """
     period = cfg.TEST.EVAL_PERIOD
     before_the_end = (cfg.SOLVER.MAX_ITER - 1) // period if period > 0 else 0
     return before_the_end + 1 + cfg.TEST.AUG.ENABLED

@@ -1,4 +1,4 @@
-"""The latencies of a search: measured before it begins, or in the table of another device."""
+"""The latencies of a search, measured before it begins or read from the table of another device."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from ..search.cost import plain_detector
 from ..search.latencies import Latencies, NotMeasured, latency_file
 from ..spaces import PathSpace, StageSpace
 
-GROUP = 64  # stage codes that are measured in turn; the baseline's is in each group
-SPREAD = 0.1  # between the quartiles, above which something else seems to run on the machine
+GROUP = 64  # stage codes that are measured alternately, including the baseline's
+SPREAD = 0.1  # relative interquartile range above which something else seems to run on the machine
 PATIENCE_S = 120
-DRIFT = 0.05  # share by which the baseline may be slower or faster than in the first group
+DRIFT = 0.05  # share by which the baseline may drift from its latency in the first group
 
-# Keys that a detector's weights or scores depend on, but not its latency, or that tables have by code
+# Keys that affect a detector's weights or scores but not its latency, or that vary within a table
 OTHERWISE = ("MODEL.INIT.", "MODEL.SUPERNET.", "MODEL.CLASS_NAMES", "MODEL.PIXEL_")
 OTHERWISE += ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE")
 
@@ -41,11 +41,11 @@ logger = logging.getLogger(__name__)
 
 
 def detector_of(cfg: CfgNode, final_cfg: CfgNode | None) -> CfgNode:
-    """The detector whose latency is the cost, not frozen, with as many classes as its data sets have.
+    """Get the config of the detector whose latency is the cost, unfrozen, with its classes set.
 
     Args:
-        cfg: of a stage search.
-        final_cfg: of the detector that it is for; None is the supernet's.
+        cfg: config of a stage search.
+        final_cfg: config of the detector that it is for. By default that of the supernet.
 
     Raises:
         ValueError, FileNotFoundError: the data sets have a fault.
@@ -58,12 +58,13 @@ def detector_of(cfg: CfgNode, final_cfg: CfgNode | None) -> CfgNode:
 
 
 def measure_if_cost(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -> None:
-    """Let the main process measure what is missing, where latency is the cost of a search. Every
-    process has to call it.
+    """Measure missing latencies on the main process if latency is the cost of a search.
+
+    Every rank has to call this function.
 
     Args:
         cfg, final_cfg: as in :func:`~.supernet_search.run_search`.
-        space: of the search.
+        space: space of the search.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`check_latencies` and :func:`measure_latencies`.
@@ -83,16 +84,15 @@ def measure_if_cost(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -
 
 
 def is_cost(cfg: CfgNode, space: PathSpace) -> bool:
-    """Whether latency is the cost of a search; operation codes have none."""
+    """Whether latency is the cost of a search. Operation codes have no cost."""
     return cfg.SEARCH.COST == "latency" and isinstance(space, StageSpace)
 
 
 def check_latencies(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -> None:
-    """Check a table that is there, where latency is the cost of a search, and that one from
-    elsewhere has all that the budgets need.
+    """Check an existing latency table if latency is the cost of a search.
 
-    Args, Raises:
-        As :func:`measure_if_cost`.
+    A table from another device has to be complete for the budgets. The arguments and errors are
+    those of :func:`measure_if_cost`.
     """
     if not is_cost(cfg, space):
         return
@@ -112,7 +112,7 @@ def check_latencies(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -
 
 
 def _wait_for_latencies(cfg: CfgNode, space: StageSpace) -> None:
-    """As a network file system shows a file, or what it has become, to other machines some time later."""
+    """Wait until this machine sees the table, which a network file system may show with a delay."""
     for _ in range(PATIENCE_S):
         with contextlib.suppress(NotMeasured):
             Latencies.read(cfg, space)
@@ -121,17 +121,18 @@ def _wait_for_latencies(cfg: CfgNode, space: StageSpace) -> None:
 
 
 def measure_latencies(cfg: CfgNode, space: StageSpace, detector: CfgNode, path: str) -> None:
-    """Measure what the budgets of a search need, as far as its table has not got it.
+    """Measure the latencies that the budgets of a search need and its table lacks.
 
     Args:
-        cfg: of the search.
-        space: of its stage codes.
+        cfg: config of the search.
+        space: space of its stage codes.
         detector: see :func:`detector_of`.
-        path: of the table. It is written after each group of codes, so that a run that is stopped
-            goes on with the next one.
+        path: path of the table. It is written after each group of codes, so that an interrupted run
+            resumes with the next one.
 
     Raises:
-        ValueError: the table was made under other conditions, or too many codes are to be measured.
+        ValueError: the table was made under other conditions, or there are too many codes to
+            measure.
     """
     timing, here = timing_of(cfg), conditions_here(cfg, detector)
     table = read_table(cfg, detector, path) or LatencyTable(here)
@@ -152,8 +153,11 @@ def measure_latencies(cfg: CfgNode, space: StageSpace, detector: CfgNode, path: 
 def _measure_missing(
     latencies: Latencies, detector: CfgNode, timing: Timing, table: LatencyTable, path: str
 ) -> None:
-    """In groups by chance. The baseline's code is in each of them, and tells whether the machine has
-    become slower or faster."""
+    """Measure codes in random groups.
+
+    The baseline's code is measured in each group, which shows whether the machine has become slower
+    or faster.
+    """
     baseline, began = latencies.baseline, time.perf_counter()
     codes = Random(0).sample(latencies.missing, len(latencies.missing))
     codes.sort(key=lambda code: code != baseline)
@@ -194,14 +198,14 @@ def _tell_drift(before: Latency, now: Latency) -> None:
 
 
 def read_table(cfg: CfgNode, detector: CfgNode, path: str) -> LatencyTable | None:
-    """The table of a search; None where it is not there.
+    """Read the table of a search. None if it does not exist.
 
     Args:
         cfg, detector, path: as in :func:`measure_latencies`.
 
     Raises:
-        ValueError: it is of another detector, or the detector was run in another way; on another
-            device it may have been.
+        ValueError: the table belongs to another detector, or to other settings of how it runs. The
+            device may differ.
     """
     if not os.path.isfile(path):
         return None
@@ -211,21 +215,23 @@ def read_table(cfg: CfgNode, detector: CfgNode, path: str) -> LatencyTable | Non
 
 
 def timing_of(cfg: CfgNode) -> Timing:
-    """How a search measures."""
+    """Get the timing options of a search."""
     size, latency = tuple(cfg.SEARCH.COST_SIZE), cfg.SEARCH.LATENCY
     return Timing(size, latency.BATCH, latency.PRECISION, latency.RUNS, latency.WARM_UP)
 
 
 def conditions_here(cfg: CfgNode, detector: CfgNode) -> dict[str, str]:
-    """All that a measurement here depends on."""
+    """Get everything that a measurement on this machine depends on."""
     latency = cfg.SEARCH.LATENCY
     runs = {"runs": str(latency.RUNS), "warm-up": str(latency.WARM_UP)}
     return describe_device(detector.MODEL.DEVICE) | runs | _conditions(cfg, detector)
 
 
 def _conditions(cfg: CfgNode, detector: CfgNode) -> dict[str, str]:
-    """What a latency is of, whatever the device: how the detector is run, and its keys that are not
-    at their defaults."""
+    """Get the conditions of a latency apart from the device.
+
+    They are how the detector is run, and those of its keys that are not at their defaults.
+    """
     search, defaults = flatten_config(cfg.SEARCH, "SEARCH."), _defaults()
     keys = ("SEARCH.COST_SIZE", "SEARCH.LATENCY.BATCH", "SEARCH.LATENCY.PRECISION")
     network = flatten_config(detector.MODEL, "MODEL.")

@@ -1,4 +1,4 @@
-"""Images that stand for a data set that is not there, where only the time matters."""
+"""Synthetic images in place of a data set that does not exist, for measurements of time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from PIL import Image
 
 from detectron2.config import CfgNode
 
-OBJECTS = 8  # of an image
+OBJECTS = 8  # per image
 
 
 def use_made_images(cfg: CfgNode, folder: str) -> None:
-    """Let a config train and test on made images of its input's size, as many as a mini-batch has.
+    """Make a config train and test on synthetic images of its input's size.
+
+    There are at least as many images as in a mini-batch.
 
     Args:
-        cfg: is changed.
-        folder: an empty one, for the images.
+        cfg: the config, which is changed in place.
+        folder: an empty folder for the images.
     """
     name = f"made_{os.path.basename(folder)}"
     count = max(cfg.SOLVER.IMS_PER_BATCH, cfg.SEARCH.IMAGES_PER_BATCH, OBJECTS)
@@ -40,7 +42,7 @@ def use_made_images(cfg: CfgNode, folder: str) -> None:
 
 
 def _write_scenes(cfg: CfgNode, folder: str, count: int, height: int) -> dict:
-    """Images with boxes of all sizes, and the boxes as masks, in COCO format."""
+    """Write images and return annotations in COCO format, with boxes of all sizes and as masks."""
     width, classes = height * 4 // 3, cfg.MODEL.ROI_HEADS.NUM_CLASSES
     images, annotations = [], []
     for index in range(count):
@@ -66,7 +68,11 @@ def _write_scenes(cfg: CfgNode, folder: str, count: int, height: int) -> dict:
 
 
 def _write_image(folder: str, seed: int, height: int, width: int) -> str:
-    """Smooth noise, which takes as long to decode as a photograph. Returns the file's name."""
+    """Write an image of smooth noise, which takes as long to decode as a photograph.
+
+    Returns:
+        The name of the file.
+    """
     os.makedirs(folder, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
     image = Image.fromarray(noise.astype(np.uint8)).resize((width, height), Image.BICUBIC)

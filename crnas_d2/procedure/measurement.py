@@ -1,4 +1,4 @@
-"""How long a step takes on this machine, by some of its mini-batches."""
+"""The time that a step takes on this machine, estimated from some of its mini-batches."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from ..evaluation.evaluator import ArchitectureEvaluator
 from .made_images import use_made_images
 from .supernet_search import example_codes, settled
 
-WARM_UP, FEWEST, MOST = 1, 3, 10  # mini-batches
+WARM_UP, FEWEST, MOST = 1, 3, 10  # numbers of mini-batches
 ENOUGH_S = 20.0
-CODES = 8  # that are evaluated on a mini-batch
+CODES = 8  # evaluated on a mini-batch
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """
+    """An estimate of a step's time.
+
     Attributes:
-        seconds: that a step will take; None where it could not be measured.
-        remark: why not, or what it was measured on instead of its data.
+        seconds: time that the step will take. None if it could not be measured.
+        remark: why it could not be measured, or what it was measured on instead of its data.
     """
 
     seconds: float | None
@@ -52,18 +53,18 @@ def measure(
     searches: bool,
     processes: int = 1,
 ) -> Measurement:
-    """Build the model of a step, with random weights, and time it. Nothing is left on the disk.
+    """Build the model of a step with random weights and time it, leaving nothing on the disk.
 
-    What passes between processes, the tests of a training, and the scoring in a search are not
-    part of it; the tests of a short list are taken to need a third of the time of its trainings for
-    an image.
+    Communication between processes, the tests of a training, and the scoring in a search are not
+    included. Testing an image in a short list is taken to need a third of the time of training on
+    it.
 
     Args:
-        cfg: of the step.
-        work: of the step.
+        cfg: config of the step.
+        work: work of the step.
         final_cfg: as in :func:`~crnas_d2.procedure.supernet_search.run_search`.
-        searches: or else it trains.
-        processes: that share the work; one of them is timed.
+        searches: whether the step searches. Otherwise it trains.
+        processes: number of processes that share the work, one of which is timed.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -78,17 +79,17 @@ def measure(
                 remark = f"on made images: {error}"
                 use_made_images(cfg, folder)
                 rate = _time(cfg, final_cfg, processes, searches=searches)
-        except Exception as error:  # whatever it is, other steps can be measured
+        except Exception as error:  # other steps can still be measured
             return Measurement(None, f"{type(error).__name__}: {error}")
     images = work.forward if searches else work.backward + work.forward / BACKWARD_COST
     return Measurement(images * rate / processes, remark)
 
 
 def _time(cfg: CfgNode, final_cfg: CfgNode | None, processes: int, *, searches: bool) -> float:
-    """Seconds in which an image passes through the network of one process.
+    """Measure the seconds that an image takes in one process.
 
     Raises:
-        FileNotFoundError: the data are not there.
+        FileNotFoundError: the data do not exist.
     """
     cfg = cfg.clone()
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
@@ -100,7 +101,7 @@ def _time(cfg: CfgNode, final_cfg: CfgNode | None, processes: int, *, searches: 
 
 
 class _Trainer(CRTrainer):
-    """Does what belongs to an iteration alone."""
+    """A trainer with only those hooks that belong to an iteration."""
 
     def build_hooks(self) -> list[HookBase]:
         kinds = (UniformPathSampling, WeightAveraging)
@@ -124,7 +125,7 @@ def _time_training(cfg: CfgNode, processes: int) -> float:
 
 
 def _time_search(cfg: CfgNode, final_cfg: CfgNode | None) -> float:
-    cfg.DATALOADER.NUM_WORKERS = 0  # which would start with each mini-batch
+    cfg.DATALOADER.NUM_WORKERS = 0  # workers would start anew with each mini-batch
     cfg = settled(cfg)
     codes = example_codes(cfg, final_cfg, min(CODES, cfg.SEARCH.GROUP_SIZE))
     cfg.defrost()
@@ -143,10 +144,10 @@ def _time_search(cfg: CfgNode, final_cfg: CfgNode | None) -> float:
 
 
 def _median(run: Callable[[], int]) -> float:
-    """Seconds for an image.
+    """Measure the median seconds for an image.
 
     Args:
-        run: lets a mini-batch pass, and returns how many images it had.
+        run: processes a mini-batch, and returns its number of images.
     """
     began = time.perf_counter()
     times = []
@@ -160,7 +161,9 @@ def _median(run: Callable[[], int]) -> float:
 
 
 def format_time(measurement: Measurement | None) -> str:
-    """Such as "~0:12:30"; "?" for what could not be measured, nothing for what was not tried."""
+    """Format a time such as "~0:12:30", "?" if it could not be measured, or nothing if not
+    attempted.
+    """
     if measurement is None:
         return ""
     if measurement.seconds is None:
@@ -169,7 +172,7 @@ def format_time(measurement: Measurement | None) -> str:
 
 
 def sum_of(measurements: Mapping[str, Measurement]) -> list[str]:
-    """The last row of a table of steps, from "together" to the time of all of them."""
+    """Get the last row of a table of steps, with the total of their times."""
     seconds = [m.seconds for m in measurements.values()]
     known = Measurement(sum(s for s in seconds if s is not None))
     more = " and more" if None in seconds else ""
@@ -177,7 +180,7 @@ def sum_of(measurements: Mapping[str, Measurement]) -> list[str]:
 
 
 def remarks_of(measurements: Mapping[str, Measurement]) -> list[str]:
-    """Each remark once, behind the names of the steps that it is on."""
+    """List the distinct remarks, each after the names of the steps that it applies to."""
     names: dict[str, list[str]] = {}
     for name, measurement in measurements.items():
         if measurement.remark:

@@ -1,4 +1,4 @@
-"""The two networks that a procedure is about."""
+"""The two networks that a procedure compares: the baseline and the one that was found."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a final detector that has ended.
+    """One finished training of a final detector.
 
     Attributes:
         seed: its ``SEED``.
-        folder: of its products.
-        results: of its evaluation, in percent, by task and metric, and before them by test set
-            where there are several; None for a number that is not finite, such as the AP of small
-            objects where there are none. Empty without an evaluation.
+        folder: folder of its products.
+        results: results of its evaluation in percent, by task and metric, and above these by test
+            set if there are several. None for a number that is not finite, such as the AP of small
+            objects if there are none. Empty without an evaluation.
     """
 
     seed: int
@@ -45,7 +45,7 @@ class Training:
 
     @property
     def weights(self) -> str:
-        """File of the trained weights."""
+        """The file of the trained weights."""
         return os.path.join(self.folder, MODEL_FILE)
 
 
@@ -55,8 +55,8 @@ class Network:
 
     Attributes:
         name: "baseline" or "found".
-        cfg: its config.
-        trainings: of it, in the order of their seeds; empty for one that is not trained.
+        cfg: config of the detector.
+        trainings: its trainings in the order of their seeds. Empty if it is not trained.
     """
 
     name: str
@@ -65,23 +65,25 @@ class Network:
 
     @property
     def weights(self) -> str:
-        """File of the weights of the first training; empty for a network that is not trained."""
+        """The weights of the first training. Empty for a network that is not trained."""
         return self.trainings[0].weights if self.trainings else ""
 
     @property
     def results(self) -> Mapping[str, Mapping[str, float | None]]:
-        """Of the first training; empty for a network that is not trained."""
+        """The results of the first training. Empty for a network that is not trained."""
         return self.trainings[0].results if self.trainings else {}
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Its codes."""
+        """The codes of the network."""
         return get_architecture(self.cfg)
 
     @cached_property
     def cost(self) -> DetectorCost | None:
-        """Multiply-adds and parameters, module by module, for an image of 800x1088; None of a
-        detector that cannot be counted, such as one with PointRend."""
+        """The multiply-adds and parameters, module by module, for an image of 800x1088.
+
+        It is None for a detector that cannot be counted, such as one with PointRend.
+        """
         try:
             return analyze_detector(self.cfg)
         except ValueError as error:
@@ -90,25 +92,27 @@ class Network:
 
     @property
     def first_results(self) -> Mapping[str, Mapping[str, float | None]]:
-        """Those of the first training on the first test set."""
+        """The results of the first training on the first test set."""
         return self._on_first_test_set(self.results)
 
     def _on_first_test_set(
         self, results: Mapping[str, Any]
     ) -> Mapping[str, Mapping[str, float | None]]:
-        """Of the results of a training; of several test sets, Detectron2 has them by their names."""
+        """Select the first test set, as Detectron2 nests results by the name if there are several."""
         tests = self.cfg.DATASETS.TEST
         return results.get(tests[0], {}) if len(tests) > 1 else results
 
     def values(self, task: str, name: str) -> tuple[float | None, ...]:
-        """A metric of each training on the first test set, in percent; None where it has none."""
+        """Get a metric of each training on the first test set, in percent. None if it has no value."""
         results = (self._on_first_test_set(training.results) for training in self.trainings)
         return tuple(result.get(task, {}).get(name) for result in results)
 
     @property
     def main_metrics(self) -> dict[str, float | None]:
-        """Those over all categories on the first test set, by names such as "bbox AP50": means
-        over the trainings, None where one has none."""
+        """The metrics over all categories on the first test set, by names such as "bbox AP50".
+
+        They are means over the trainings, or None if a training has no value.
+        """
         names = [
             (task, name)
             for task, metrics in self.first_results.items()
@@ -120,14 +124,14 @@ class Network:
 
     @property
     def numbers(self) -> dict[str, float | None]:
-        """What it is compared by: its main metrics, in percent, and its cost, where it is known."""
+        """The numbers to compare: the main metrics in percent, and the cost if it is known."""
         cost = self.cost
         sizes = {"GMACs": cost.macs / 1e9, "M parameters": cost.parameters / 1e6} if cost else {}
         return {**self.main_metrics, **sizes}
 
 
 def networks_of(procedure: Procedure, budget: str = "") -> list[Network]:
-    """The baseline and, once a search has ended, what was found under a budget."""
+    """Get the baseline and, once a search has finished, the network found under a budget."""
     baseline = procedure.baseline(budget)
     setup_datasets(baseline)
     networks = [Network("baseline", baseline, _trainings(procedure, budget, found=False))]
@@ -140,7 +144,7 @@ def networks_of(procedure: Procedure, budget: str = "") -> list[Network]:
 
 
 def final_steps(procedure: Procedure, budget: str) -> list[Step]:
-    """The trainings of both networks under a budget."""
+    """List the trainings of both networks under a budget."""
     return [
         step
         for step in procedure.steps
@@ -151,7 +155,7 @@ def final_steps(procedure: Procedure, budget: str) -> list[Step]:
 
 
 def _trainings(procedure: Procedure, budget: str, *, found: bool) -> list[Training]:
-    """Those of one of the two networks that have ended, in the order of their seeds."""
+    """List the finished trainings of one of the two networks, in the order of their seeds."""
     steps = [step for step in final_steps(procedure, budget) if bool(step.twin) == found]
     standings = [(step, procedure.look()[step.name]) for step in steps]
     return [
@@ -166,7 +170,7 @@ def _trainings(procedure: Procedure, budget: str, *, found: bool) -> list[Traini
 
 
 def compare(baseline: Network, found: Network) -> str:
-    """Two detectors side by side, within the width of a terminal; of several trainings the means."""
+    """Format two detectors side by side, using means over their trainings, to fit a terminal."""
     codes = [
         [network.name, kind.replace("_", " "), format_code(code)]
         for network in (baseline, found)

@@ -1,4 +1,4 @@
-"""What a recipe ends with: both networks with all seeds, a verdict, and what is handed over."""
+"""The outcome of a recipe: both networks with all seeds, a verdict, and the resulting detector."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class TrainedNetwork:
     """One of the two networks, trained with n seeds.
 
     Attributes:
-        architecture: its codes.
-        gmacs: multiply-adds of the detector in G, for an image of 800x1088; None where they cannot
-            be counted.
-        parameters: in millions; None as above.
+        architecture: codes of the network.
+        gmacs: multiply-adds of the detector in G, for an image of 800x1088. None if they cannot be
+            counted.
+        parameters: number of parameters in millions. None as above.
         seeds: ``SEED`` of each training.
-        folders: of each training, from that of the outcome.
-        aps: the metric of each training on the first test set, in percent; None where it has none,
-            such as the AP of a test set without annotations.
+        folders: folder of each training, relative to that of the outcome.
+        aps: metric of each training on the first test set, in percent. None if it has no value, as
+            on a test set without annotations.
     """
 
     architecture: Architecture
@@ -41,12 +41,12 @@ class TrainedNetwork:
 
     @property
     def mean(self) -> float | None:
-        """Of the metric over the seeds; None where one has none."""
+        """The mean of the metric over the seeds. None if one of them has no value."""
         return None if None in self.aps else float(np.mean(self.aps))
 
     @property
     def sd(self) -> float | None:
-        """Standard deviation over the seeds; None with one seed, or as above."""
+        """The standard deviation over the seeds. None with a single seed, or as above."""
         return None if None in self.aps or len(self.aps) < 2 else float(np.std(self.aps, ddof=1))
 
     def as_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class HandedOver:
 
     Attributes:
         network: :data:`FOUND` or :data:`BASELINE`.
-        reason: one sentence, which says of which the two it is, too.
+        reason: one sentence, which also says which of the two it is.
     """
 
     network: str
@@ -79,17 +79,18 @@ class HandedOver:
 
 @dataclass(frozen=True)
 class SearchRanking:
-    """How well a supernet has ranked.
+    """The quality of a supernet's ranking.
 
     Attributes:
         step: name of the search.
-        codes: that it has ranked, under the budget.
-        undistinguished: how many of them cannot be told from the leader; None where that was not
-            asked.
-        alone: for each rung of its short list, :class:`RankAgreement` of the supernet's scores and
-            the trainings of the rung, as JSON, with their "iterations"; empty without a short list.
-        checkpoints: of the supernet, every two with Kendall's tau between their scores of the short
-            list's codes, None where it has no value; empty where there was but one.
+        codes: number of codes that it ranked under the budget.
+        undistinguished: number of codes that cannot be distinguished from the leader. None if this
+            was not computed.
+        alone: for each rung of its short list, the :class:`RankAgreement` between the supernet's
+            scores and the trainings of the rung as JSON, with their "iterations". Empty without a
+            short list.
+        checkpoints: each pair of the supernet's checkpoints with Kendall's tau between their scores
+            of the short list's codes, or None if it is undefined. Empty if there was only one.
     """
 
     step: str
@@ -106,18 +107,20 @@ class SearchRanking:
 
 @dataclass(frozen=True)
 class DataStatement:
-    """Which images trained, chose and tested. They are apart, or the recipe would not have begun.
+    """The images that were used to train, to choose and to test.
+
+    These are disjoint, as otherwise the recipe would have been refused.
 
     Attributes:
-        trained: images of each data set that any detector of the recipe is trained on.
-        chose: images of each data set by which architectures were chosen.
-        tested: images of each test set; the metric is that on the first.
-        looks: how often networks were tested on the first test set, tests while they were trained
-            included. No choice depends on them but the verdict.
-        near_copies: of each two parts, pictures of the first that have a near-copy in the second,
-            by such names as "test in archtrain"; empty where they were not looked for.
-        not_resampled: why the comparison is without resamples of the test images; empty where it
-            has them.
+        trained: number of images of each data set on which any detector of the recipe is trained.
+        chose: number of images of each data set by which architectures were chosen.
+        tested: number of images of each test set. The metric is that on the first one.
+        looks: number of times that networks were tested on the first test set, including tests
+            during training. Only the verdict depends on them.
+        near_copies: for each pair of parts, the number of images in the first that have a
+            near-duplicate in the second, by names such as "test in archtrain". Empty if they were
+            not looked for.
+        not_resampled: why the comparison lacks resamples of the test images. Empty if it has them.
     """
 
     trained: Mapping[str, int]
@@ -130,18 +133,19 @@ class DataStatement:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one budget, once all trainings of both networks have ended.
+    """The outcome under one budget, once all trainings of both networks have finished.
 
     Attributes:
-        budget: its name, of several; empty where there is one.
-        cost: of both networks in the unit of ``SEARCH.COST``, by :data:`BASELINE` and
-            :data:`FOUND`, under the name of the unit; empty without a stage search.
-        metric: by which they are compared, such as "bbox/AP".
-        baseline, found: the networks; one of them where the baseline itself was found.
-        comparison: of the two, found less baseline; None where a training has no such metric.
-        handed_over: what is in ``final.yaml``, and why.
-        ranking: of each search, in order.
-        data: which images did what.
+        budget: name of the budget. Empty if there is only one.
+        cost: costs of both networks by :data:`BASELINE` and :data:`FOUND`, under the name of the
+            unit of ``SEARCH.COST``. Empty without a stage search.
+        metric: metric by which they are compared, such as "bbox/AP".
+        baseline, found: the two networks, which are equal if the baseline itself was found.
+        comparison: comparison of the two, found minus baseline. None if a training lacks the
+            metric.
+        handed_over: the network in ``final.yaml``, and why.
+        ranking: quality of the ranking of each search, in order.
+        data: the images and their uses.
     """
 
     budget: str
@@ -161,12 +165,12 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """Such as "better"; "not compared" without a metric."""
+        """The verdict, such as "better", or "not compared" without a metric."""
         return self.comparison.verdict if self.comparison else "not compared"
 
     @property
     def sentence(self) -> str:
-        """The verdict."""
+        """The verdict as a sentence."""
         words = {
             "better": "better than the baseline",
             "not shown": "not shown to be better than the baseline",
@@ -178,12 +182,12 @@ class Outcome:
 
     @property
     def reason(self) -> str:
-        """Of the verdict, one sentence."""
+        """The reason for the verdict, as a sentence."""
         return self.comparison.reason if self.comparison else f"A test has no {self.metric}."
 
     @property
     def headline(self) -> str:
-        """The verdict, why, and what is handed over, in a few sentences."""
+        """A few sentences on the verdict, the reason, and the resulting detector."""
         return f"{self.sentence} {self.reason} {self.handed_over.reason}"
 
     def as_json(self) -> dict[str, Any]:
@@ -201,7 +205,7 @@ class Outcome:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Outcome:
-        """The inverse of :meth:`as_json`."""
+        """Create an outcome from the result of :meth:`as_json`."""
         return cls(
             content["budget"],
             content["cost"],
@@ -214,16 +218,16 @@ class Outcome:
         )
 
     def write(self, folder: str) -> None:
-        """Into ``result.json``. There are no times in it: the same run writes the same bytes."""
+        """Write ``result.json``. It contains no times, so that the same run writes the same bytes."""
         write_json(os.path.join(folder, RESULT_FILE), self.as_json())
 
     @classmethod
     def read(cls, folder: str) -> Outcome:
-        """The inverse of :meth:`write`.
+        """Read what :meth:`write` has written.
 
         Raises:
             OSError: there is no such file.
-            ValueError: it is none of an outcome.
+            ValueError: the file does not hold an outcome.
         """
         path = os.path.join(folder, RESULT_FILE)
         try:

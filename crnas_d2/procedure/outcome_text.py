@@ -1,4 +1,4 @@
-"""An outcome in words and numbers, within the width of a terminal."""
+"""An outcome as text, within the width of a terminal."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ WIDTH = 100
 
 
 def describe_outcome(outcome: Outcome) -> str:
-    """The metric of each seed, and what the comparison tells."""
+    """Format the metric of each seed, and the results of the comparison."""
     parts = [seed_table(outcome), fill(_comparison(outcome)), fill(_searches(outcome))]
     return "\n\n".join(filter(None, parts))
 
 
 def seed_table(outcome: Outcome) -> str:
-    """The metric of both networks for each seed, with mean and standard deviation."""
+    """Format the metric of both networks for each seed, with mean and standard deviation."""
     baseline, found = outcome.baseline, outcome.found
     rows = [[f"seed {seed}", *aps] for seed, *aps in zip(baseline.seeds, baseline.aps, found.aps)]
     if len(rows) > 1:
@@ -34,7 +34,7 @@ def seed_table(outcome: Outcome) -> str:
 
 
 def fill(lines: Iterable[str]) -> str:
-    """Each line within the width."""
+    """Wrap each line to the width."""
     return "\n".join(textwrap.fill(line, WIDTH) for line in lines)
 
 
@@ -48,11 +48,12 @@ def _comparison(outcome: Outcome) -> Iterator[str]:
 def describe_comparison(
     comparison: PairedComparison, found: str, not_resampled: str = ""
 ) -> Iterator[str]:
-    """What a comparison tells, line by line.
+    """Describe the results of a comparison, line by line.
 
     Args:
+        comparison: the comparison.
         found: name of the network that is compared with the baseline.
-        not_resampled: why there is no interval for other test images; empty where there is one.
+        not_resampled: why there is no interval for other test images. Empty if there is one.
     """
     for drawn, (low, high) in comparison.intervals.items():
         yield f"95 % interval of the difference, other {drawn}: {low:+.2f} to {high:+.2f}."
@@ -92,12 +93,12 @@ def _searches(outcome: Outcome) -> Iterator[str]:
 
 
 def format_number(value: float | None) -> str:
-    """Such as "0.33"; "unknown" where there is none."""
+    """Format a number such as "0.33", or "unknown" for None."""
     return "unknown" if value is None else f"{value:.2f}"
 
 
 def data_sentences(outcome: Outcome) -> list[str]:
-    """Which images trained, chose and tested."""
+    """Describe which images were used to train, to choose and to test."""
     data = outcome.data
     trained, chose, tested = (
         " and ".join(f"{name} ({count:,} images)" for name, count in part.items())

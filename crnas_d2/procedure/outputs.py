@@ -1,4 +1,4 @@
-"""What a search writes, kept apart from what it reads and from what is the user's."""
+"""The files that a search writes, kept apart from its inputs and from files of the user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def report_if_possible() -> Iterator[None]:
-    """Within it a report is made. Whatever ends that is logged, and what was found stays found."""
+    """Make a report within a ``with`` block, and log any exception instead of raising it."""
     try:
         yield
     except Exception as error:
@@ -39,17 +39,18 @@ def report_if_possible() -> Iterator[None]:
 
 
 def check_outputs(output: str, names: Iterable[str], read: Iterable[str]) -> None:
-    """Refuse an ``OUTPUT_DIR`` where a search would write over a file that it has not written
-    itself, or over one that it reads. Nothing is written here.
+    """Refuse an ``OUTPUT_DIR`` in which a search would overwrite foreign files or its own inputs.
+
+    Nothing is written here.
 
     Args:
-        output: ``OUTPUT_DIR``, of a procedure or of one search.
-        names: of what is written there, besides what every search writes: the folders of the steps
-            that are still to run, for instance.
-        read: configs, weights and data, files or folders.
+        output: ``OUTPUT_DIR`` of a procedure or of one search.
+        names: names of what is written there in addition to the files that every search writes,
+            such as the folders of the steps that are still to run.
+        read: files or folders of configs, weights and data.
 
     Raises:
-        ValueError: names the file.
+        ValueError: a file would be overwritten. The message names it.
         BlockingIOError: another run writes there.
     """
     if not output:
@@ -73,11 +74,11 @@ def check_outputs(output: str, names: Iterable[str], read: Iterable[str]) -> Non
 
 
 def check_search_outputs(cfg: CfgNode, config: str) -> None:
-    """:func:`check_outputs` of a search over one supernet.
+    """Apply :func:`check_outputs` to a search over one supernet.
 
     Args:
-        cfg: of the search.
-        config: its file.
+        cfg: config of the search.
+        config: file of that config.
     """
     configs = [config]
     if cfg.SEARCH.FINAL:
@@ -86,11 +87,11 @@ def check_search_outputs(cfg: CfgNode, config: str) -> None:
 
 
 def files_read(configs: Iterable[str], cfgs: Sequence[CfgNode]) -> Iterator[str]:
-    """What is read besides the data sets that are registered already.
+    """Iterate over all inputs apart from the data sets that are already registered.
 
     Args:
-        configs: files of configs, each read with its bases.
-        cfgs: as they are used. Weights that an earlier step leaves are not in them.
+        configs: config files, each of which is read with its bases.
+        cfgs: the configs in use, without weights that an earlier step produces.
     """
     for path in configs:
         yield from (file for file, _ in read_config_files(find_config_file(path)))
@@ -99,12 +100,12 @@ def files_read(configs: Iterable[str], cfgs: Sequence[CfgNode]) -> Iterator[str]
             yield cfg.MODEL.WEIGHTS
         for key, count in DATA_SETS.items():
             for entry in cfg.DATASETS[key]:
-                if isinstance(entry, (list, tuple)):  # or else it is refused as a data set
+                if isinstance(entry, (list, tuple)):  # other entries are refused with the data sets
                     yield from map(str, entry[1 : 1 + count])
 
 
 def _is_in(path: str, place: str) -> bool:
-    """Whether a file or folder is at a place, or below it."""
+    """Whether a file or folder is at a place or below it."""
     if is_remote(path) or is_remote(place):
         return path == place
     path, place = real_path(path), real_path(place)

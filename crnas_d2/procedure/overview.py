@@ -1,4 +1,4 @@
-"""The steps of a procedure at a glance: their sizes, their cost, and how far they have come."""
+"""An overview of the steps of a procedure: their size, cost and progress."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepOverview:
-    """A step of a procedure, before it has run or after.
+    """A step of a procedure, before or after it has run.
 
     Attributes:
-        name: of the step.
-        folder: of its products.
+        name: name of the step.
+        folder: folder of its products.
         config: file of its config.
-        searches: or else it trains.
-        size: iterations and images of a training, architectures and images of a search, codes,
+        searches: whether it searches. Otherwise it trains.
+        size: iterations and images of a training, architectures and images of a search, or codes,
             seeds and rungs of a short list.
-        image_passes: images that pass through a network, and in which direction.
-        work: what it has to do, for a forecast of its time.
-        done: whether it has ended.
-        seconds: that its last run took; None before the end.
-        results: what was measured at its end.
+        image_passes: number of images that pass through a network, and in which direction.
+        done: whether it has finished.
+        work: its work, for an estimate of the time.
+        seconds: duration of its last run. None before it has finished.
+        results: results that were measured at its end.
     """
 
     name: str
@@ -56,14 +56,14 @@ class StepOverview:
 
 
 def describe(procedure: Procedure, times: Mapping[str, Measurement] | None = None) -> str:
-    """A table of the steps, their sizes, their cost in images that pass through a network, and
-    which of them are done.
+    """Format a table of the steps with their sizes, costs in image passes, and states.
 
     Args:
-        times: from :func:`measure_steps`, which are shown too.
+        procedure: the procedure.
+        times: results of :func:`measure_steps`, which are shown if given.
 
     Raises:
-        ValueError: the number of a search's architectures cannot be told.
+        ValueError: the number of architectures of a search cannot be determined.
     """
     rows = [
         [r.name, r.config, r.size, r.image_passes, "done" if r.done else "open"]
@@ -83,11 +83,13 @@ def describe(procedure: Procedure, times: Mapping[str, Measurement] | None = Non
 
 
 def measure_steps(procedure: Procedure, processes: int = 1) -> dict[str, Measurement]:
-    """How long each step that is open will take on this machine, by some of its mini-batches.
-    It writes nothing.
+    """Measure the time of each open step on this machine with some of its mini-batches.
+
+    Nothing is written.
 
     Args:
-        processes: that share the work; one of them is timed.
+        procedure: the procedure.
+        processes: number of processes that share the work, one of which is timed.
     """
     pairs = [(s, r) for s, r in zip(procedure.steps, overview(procedure)) if not r.done]
     return {
@@ -103,7 +105,7 @@ def measure_steps(procedure: Procedure, processes: int = 1) -> dict[str, Measure
 
 
 def overview(procedure: Procedure) -> list[StepOverview]:
-    """The steps in order, with what is known of each one before it has run, or after."""
+    """List the steps in order, with everything that is known of each."""
     overviews = []
     for step in procedure.steps:
         standing = procedure.look()[step.name]
@@ -126,12 +128,12 @@ def overview(procedure: Procedure) -> list[StepOverview]:
 
 
 def _size_of(procedure: Procedure, step: Step) -> tuple[str, str, Work]:
-    """Size and image passes of a step, in words, and its work."""
+    """Get the size and image passes of a step as text, and its work."""
     cfg = procedure.config(step)
     if step.searches:
         cfg = settled(cfg)
         codes, images = planned_evaluations(cfg, procedure.final_config()), count_images(cfg)
-        if codes is None:  # latencies that tell it are not measured yet
+        if codes is None:  # latencies that determine it are not measured yet
             return f"? architectures x {images:,} images", "?", work_of_search(cfg, 0, images)
         size = f"{codes:,} architectures x {images:,} images"
         return size, f"{codes * images:,} forward", work_of_search(cfg, codes, images)
@@ -143,10 +145,11 @@ def _size_of(procedure: Procedure, step: Step) -> tuple[str, str, Work]:
 
 
 def split_tables(procedure: Procedure, *, makes: bool) -> list[SplitTable]:
-    """What the parts have of each class; mostly one for all searches.
+    """Get the distinct tables of the classes in each part, mostly one for all searches.
 
     Args:
-        makes: whether data sets that are generated when they are first used may be.
+        procedure: the procedure.
+        makes: whether data sets that are generated on first use may be generated.
     """
     return list(
         filter(None, procedure.look_at_searches(functools.partial(table_of_parts, makes=makes)))

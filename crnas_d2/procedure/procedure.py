@@ -1,4 +1,4 @@
-"""The hierarchical search procedure of section 3.3, from nothing to a trained detector."""
+"""The hierarchical search procedure of section 3.3, from a recipe to a trained detector."""
 
 from __future__ import annotations
 
@@ -57,22 +57,25 @@ T = TypeVar("T")
 class Procedure:
     """Runs the steps of a recipe one after the other, each in a folder of ``OUTPUT_DIR``.
 
-    A step that is done is not run again, one that was stopped goes on, and one that was begun with
-    something else is refused. The main process decides which is which.
+    A finished step is not run again, an interrupted one resumes, and one that was begun with other
+    settings is refused. The main process decides which case applies.
 
     Attributes:
-        recipe: what it was made from.
+        recipe: the recipe.
+        steps: the steps of the recipe, in order.
         output: ``OUTPUT_DIR``.
-        start: what :func:`describe_start` says of it.
+        start: the result of :func:`describe_start`.
     """
 
     def __init__(self, recipe: Recipe, processes: int | None = None):
         """
         Args:
-            processes: that share the work; None is those of this job.
+            recipe: the recipe.
+            processes: number of processes that share the work. By default those of this job.
 
         Raises:
-            ValueError, FileNotFoundError: a config of a step has a fault; nothing was done.
+            ValueError, FileNotFoundError: the config of a step has a fault. Nothing has been done
+                then.
         """
         self.recipe = recipe
         self.steps = plan(recipe)
@@ -85,11 +88,11 @@ class Procedure:
         self._outcomes: dict[str, Outcome] = {}
 
     def run(self, report: Callable[[Sequence[str]], object] = lambda changed: None) -> str:
-        """Run all steps that are not done.
+        """Run all steps that are not finished.
 
         Args:
-            report: called on the main process after each step that has run, and after the last one
-                of a budget, with the budgets that it was for.
+            report: called on the main process with a list of budgets, after each step that has run
+                and after the last step of a budget.
 
         Returns:
             The table of the detectors that were trained, or the architecture that was found.
@@ -118,7 +121,7 @@ class Procedure:
         for number, step in enumerate(self.steps, start=1):
             title = f"Step {number} of {len(self.steps)}, {step.name}"
             standing = self._standings[step.name]
-            if not standing.done:  # what it depends on is there now
+            if not standing.done:  # its inputs exist by now
                 standing = self._standings[step.name] = decided_by_main(lambda: self._look_at(step))
             if standing.done:
                 told = (
@@ -144,7 +147,10 @@ class Procedure:
                     report(changed)
 
     def _measure_latencies(self) -> None:
-        """Where they are the cost of a search: before the first step, as no code may fit a budget."""
+        """Measure latencies that are the cost of a search, before the first step.
+
+        If no code fits a budget, nothing has been trained in vain.
+        """
         final = self.final_config()
         for step in self.searches:
             cfg = self.config(step)
@@ -155,8 +161,11 @@ class Procedure:
                 check_space(cfg, final)
 
     def look_at_searches(self, look: Callable[[CfgNode, CfgNode | None], T]) -> list[T]:
-        """What is seen in the configs of each search and of the final detector; once what is seen
-        again."""
+        """Apply a function to the configs of each search and of the final detector.
+
+        Returns:
+            The distinct results in order.
+        """
         final = self.final_config()
         seen = [look(self.config(step), final) for step in self.searches]
         return [it for index, it in enumerate(seen) if it not in seen[:index]]
@@ -184,10 +193,10 @@ class Procedure:
         return results
 
     def config(self, step: Step) -> CfgNode:
-        """Of a step, with what earlier steps have given already."""
+        """Get the config of a step, with the results of earlier steps as far as they exist."""
         cfg = self.recipe.config(step.config)
         cfg.OUTPUT_DIR = os.path.join(self.output, step.name)
-        cfg.MODEL.SUPERNET.TEST_PATHS = []  # the search evaluates
+        cfg.MODEL.SUPERNET.TEST_PATHS = []  # only the search evaluates
         before = self._standings.get(step.weights, Standing())
         if step.weights:
             start_from(cfg, self.path(before.folder or step.weights, MODEL_FILE))
@@ -197,7 +206,8 @@ class Procedure:
         if architecture:
             set_architecture(cfg, architecture)
         if step.kind is Kind.TRAINING and step.config == self.recipe.names["FINAL"]:
-            cfg.SEED = max(cfg.SEED, 0) + step.seed  # also without one, a pair has the same
+            # both trainings of a pair get the same seed, even if none is set
+            cfg.SEED = max(cfg.SEED, 0) + step.seed
         if step.kind is Kind.SHORTLIST:
             put_on_archtrain(cfg, self.config(search_of(self, step)))
         is_there = before.trained if step.weights else os.path.isfile(cfg.MODEL.WEIGHTS)
@@ -206,14 +216,19 @@ class Procedure:
         return cfg
 
     def _architecture_of(self, step: Step) -> Architecture | None:
-        """That an earlier step gives to it, once it has ended, or that of its budget's baseline;
-        None where it has that of its config."""
+        """Get the architecture for a step from an earlier finished one, or from its budget's
+        baseline.
+
+        It is None if the step uses the architecture of its config.
+        """
         if step.architecture:
             return self._standings.get(step.architecture, Standing()).found(step.budget)
         return self._baseline_under(step.budget) if step.budget else None
 
     def _baseline_under(self, budget: str) -> Architecture | None:
-        """The baseline under one of several budgets; None before latencies are measured that tell."""
+        """Get the baseline under one of several budgets. None until the needed latencies are
+        measured.
+        """
         try:
             return self._scaled[budget]
         except NotMeasured:
@@ -221,8 +236,9 @@ class Procedure:
 
     @functools.cached_property
     def _scaled(self) -> dict[str, Architecture]:
-        """The baseline under each of several budgets: as it is where it fits, or else another stage
-        code."""
+        """The baseline under each of several budgets: unchanged if it fits, or else another stage
+        code.
+        """
         cfg, final = self.config(self.searches[0]), self.final_config()
         baseline = get_architecture(final or cfg)
         eligible = eligible_by_budget(cfg, final)
@@ -233,20 +249,22 @@ class Procedure:
         }
 
     def final_config(self) -> CfgNode | None:
-        """Of the detector to improve, as it is; None where the recipe has none."""
+        """Get the unchanged config of the detector to improve. None if the recipe has none."""
         name = self.recipe.names["FINAL"]
         return self.recipe.config(name) if name else None
 
     def baseline(self, budget: str = "") -> CfgNode:
-        """The config of the network that what is found under a budget is compared with."""
+        """Get the config of the network with which the result under a budget is compared."""
         cfg = self.final_config() or plain_detector(self.config(self.searches[0]))
         if budget and self._scaled[budget] != get_architecture(cfg):
             set_architecture(cfg, self._scaled[budget])
         return cfg
 
     def look(self) -> Mapping[str, Standing]:
-        """How far each step has come, by its name, as the main process has read it; of one that
-        depends on weights or on an architecture that are not there, that is not asked."""
+        """Get the standing of each step by its name, as the main process has read it.
+
+        The standing of a step whose weights or architecture do not exist yet is empty.
+        """
         for step in self.steps:
             if step.name not in self._standings:
                 trained = not step.weights or self._standings[step.weights].trained
@@ -257,7 +275,7 @@ class Procedure:
         return self._standings
 
     def _look_at(self, step: Step) -> Standing:
-        """Of one for which all is there that it starts from."""
+        """Read the standing of a step whose inputs exist."""
         if step.twin and self._finds_the_baseline(step):
             return dataclasses.replace(self._standings[step.twin], folder=step.twin)
         folder = self.path(step.name)
@@ -268,7 +286,7 @@ class Procedure:
         return standing
 
     def _finds_the_baseline(self, step: Step) -> bool:
-        """Whether a training of what was found would be one of the baseline."""
+        """Whether a training of what was found would be a training of the baseline."""
         return self._architecture_of(step) == get_architecture(self.baseline(step.budget))
 
     def _identify(self, step: Step) -> Identity:
@@ -280,30 +298,32 @@ class Procedure:
         return identify(self.config(step), self._seen, searches=True, final_cfg=final)
 
     def identify(self, cfg: CfgNode) -> Identity:
-        """Of a training; called on the main process alone."""
+        """Get the identity of a training, on the main process only."""
         return identify(cfg, self._seen, searches=False, processes=self._processes)
 
     def found(self, budget: str = "") -> Architecture | None:
-        """Under a budget, by the last search or short list that is done."""
+        """Get the architecture found under a budget by the last finished search or short list."""
         finding = [step for step in self.steps_of(budget) if step.finds]
         found = [self.look()[step.name].found(budget) for step in finding]
         return next(filter(None, reversed(found)), None)
 
     def steps_of(self, budget: str) -> list[Step]:
-        """The steps of a budget, and those that all budgets share."""
+        """List the steps of a budget, and those that all budgets share."""
         return [step for step in self.steps if step.budget in ("", budget)]
 
     def path(self, step: str, name: str = "") -> str:
-        """Of a file in the folder of a step, or of the folder."""
+        """Get the path of a step's folder, or of a file in it."""
         return os.path.join(self.output, step, name) if name else os.path.join(self.output, step)
 
     def folder(self, budget: str = "") -> str:
-        """For the user's products of a budget."""
+        """Get the folder of the products for the user under a budget."""
         return os.path.join(self.output, folder_of(budget)).rstrip("/")
 
     def outcome(self, budget: str = "") -> Outcome | None:
-        """Of the trainings of both networks; None before all have ended, or where there are none.
-        For the main process."""
+        """Get the outcome of the trainings of both networks, on the main process.
+
+        It is None until all have finished, or if there are none.
+        """
         if budget not in self._outcomes:
             outcome = judge(self, budget)
             if outcome is None:

@@ -1,4 +1,4 @@
-"""What a procedure leaves for its user: the architecture, the detector, the verdict, and a README."""
+"""The products of a procedure for its user: the architecture, detector, verdict and README."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def write_products(procedure: Procedure, budget: str = "") -> None:
-    """Those of a budget, as far as the procedure has come; none before a search has ended."""
+    """Write the products of a budget that exist so far. There are none until a search has finished."""
     architecture, folder = procedure.found(budget), procedure.folder(budget)
     if not architecture:
         return
@@ -34,14 +34,14 @@ def write_products(procedure: Procedure, budget: str = "") -> None:
     outcome, result = procedure.outcome(budget), os.path.join(folder, RESULT_FILE)
     if outcome:
         outcome.write(folder)
-    elif os.path.exists(result):  # of fewer seeds than are wanted now
+    elif os.path.exists(result):  # it belongs to fewer seeds than are wanted now
         os.remove(result)
     if procedure.recipe.names["FINAL"]:
         _write_final(procedure, budget, architecture, outcome)
     data = data_sentences(outcome) if outcome else ()
     write_readme(folder, headline(procedure, budget), numbers(procedure, budget), data)
     if budget:
-        for name in (ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE):  # of one budget, before
+        for name in (ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE):  # left from a run with one budget
             with contextlib.suppress(FileNotFoundError):
                 os.remove(os.path.join(procedure.output, name))
         headlines = [headline(procedure, it) for it in procedure.recipe.budgets]
@@ -68,7 +68,7 @@ def _write_final(
 
 
 def headline(procedure: Procedure, budget: str = "") -> str:
-    """What the procedure has come to under a budget, in a few sentences."""
+    """Describe the result of the procedure under a budget, in a few sentences."""
     outcome, found = procedure.outcome(budget), procedure.found(budget)
     if outcome:
         return outcome.headline
@@ -82,7 +82,7 @@ def headline(procedure: Procedure, budget: str = "") -> str:
 
 
 def _why_not_compared(procedure: Procedure, budget: str) -> str:
-    """A sentence on what was found, where there is no outcome, or not yet."""
+    """Explain in a sentence why there is no outcome, or not yet."""
     if procedure.found(budget) == get_architecture(procedure.baseline(budget)):
         return IS_BASELINE
     if final_steps(procedure, budget):
@@ -93,7 +93,7 @@ def _why_not_compared(procedure: Procedure, budget: str) -> str:
 
 
 def describe_end(procedure: Procedure) -> str:
-    """The verdict and the detectors that were trained, side by side; or what was found."""
+    """Format the verdict and the trained detectors side by side, or what was found."""
     parts = []
     for budget in procedure.recipe.budgets:
         parts += [fill([headline(procedure, budget)]), numbers(procedure, budget)]
@@ -101,7 +101,7 @@ def describe_end(procedure: Procedure) -> str:
 
 
 def numbers(procedure: Procedure, budget: str = "") -> str:
-    """Codes, test results and costs under a budget, as far as they are there."""
+    """Format the codes, test results and costs under a budget, as far as they exist."""
     outcome, networks = procedure.outcome(budget), networks_of(procedure, budget)
     parts = [describe_outcome(outcome)] if outcome else []
     return "\n\n".join([*parts, compare(*networks)])

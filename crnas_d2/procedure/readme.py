@@ -1,4 +1,4 @@
-"""``README.md`` of an ``OUTPUT_DIR``: the verdict, the numbers, what each file there is."""
+"""The ``README.md`` of an ``OUTPUT_DIR``, with the verdict, the numbers, and a list of the files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE
 
 README_FILE = "README.md"
 
-FILES = {  # patterns of what may be there
+FILES = {  # descriptions by glob pattern
     FINAL_FILE: "the detector to use, as a config with its trained weights where it was trained",
     ARCHITECTURE_FILE: "the codes that the search has found, as config keys",
     RESULT_FILE: "the verdict and all its numbers",
@@ -37,12 +37,13 @@ The head of `final.yaml` has the command to train it again.
 
 
 def write_readme(folder: str, headline: str, numbers: str = "", data: Sequence[str] = ()) -> None:
-    """
+    """Write the README.
+
     Args:
-        folder: of the file.
-        headline: what the search has come to, in a few sentences.
-        numbers: a table of them, as on the terminal.
-        data: which images trained, chose and tested, a sentence each.
+        folder: folder of the file.
+        headline: result of the search, in a few sentences.
+        numbers: table of the numbers, as on the terminal.
+        data: sentences on which images were used to train, to choose and to test.
     """
     sections = ["# Architecture search", headline]
     if numbers:

@@ -1,4 +1,4 @@
-"""A recipe: one file that names the configs of all steps, and what they have in common."""
+"""A recipe: one file that names the configs of all steps, and their common settings."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ STEP_CONFIGS = (
 class Recipe:
     """A config with a ``SEARCH.RECIPE``.
 
-    What else the file sets, and what the command line does, goes to the config of every step.
+    All other settings of its file and of the command line apply to the config of every step.
 
     Attributes:
-        path: of its file.
+        path: path of its file.
         opts: keys and values of the command line.
         cfg: the recipe itself, read as a config.
-        names: files of the configs, by the keys of ``SEARCH.RECIPE``, and of ``SEARCH.FINAL`` by
-            "FINAL"; empty where there is none.
-        seed: from which the trainings start; None where there is none.
-        budgets: each of which ends with its own network, as the stage search's result names them;
-            one empty name where there is one.
+        names: config files by their keys in ``SEARCH.RECIPE``, and that of ``SEARCH.FINAL`` by
+            "FINAL". Empty for a key that names none.
+        seed: the weights from which the trainings start. None if there are none.
+        budgets: names of the budgets, as in the stage search's result, each of which ends with its
+            own network. A single empty name if there is only one.
     """
 
     def __init__(self, path: str, opts: Sequence[str] = ()):
         """
         Args:
-            path: of a YAML file.
-            opts: keys and values in turn, which go before those of all files.
+            path: path of a YAML file.
+            opts: alternating keys and values, which override those of all files.
 
         Raises:
-            OSError: this file, or one that it names, is not there.
-            ValueError: one of them holds something else than it should.
+            OSError: this file, or one that it names, does not exist.
+            ValueError: one of the files has invalid content.
         """
         self.path = path = find_config_file(path)
         self.cfg = read_config(path, opts)
@@ -65,8 +65,10 @@ class Recipe:
         self.budgets = list(map(str, budgets)) if len(budgets) > 1 else [""]
 
     def config(self, path: str) -> CfgNode:
-        """The config in a file, with what the recipe and the command line set, and, where it takes
-        them, with the settings that the seed weights need."""
+        """Read a config with the settings of the recipe and of the command line.
+
+        If the config says so, the settings that the seed weights need are applied too.
+        """
         cfg = read_config(path)
         for file, content in self._common:
             merge_values(cfg, content, file)
@@ -80,8 +82,10 @@ class Recipe:
 
 
 def folder_of(budget: str) -> str:
-    """The folder, below ``OUTPUT_DIR``, of all that is for one of several budgets, with a slash
-    behind it; empty where there is one."""
+    """Get the folder for one of several budgets, below ``OUTPUT_DIR`` and with a trailing slash.
+
+    It is empty if there is only one budget.
+    """
     return f"budget_{budget}/" if budget else ""
 
 
@@ -91,14 +95,16 @@ def is_recipe(cfg: CfgNode) -> bool:
 
 
 def find_config(what: str, name: str, beside: str) -> str:
-    """The file that a config names.
+    """Find a file that a config names.
 
     Args:
-        what: the key that does, for the error.
-        name: of a file beside ``beside``, or of one that :func:`crnas_d2.get_config` takes.
+        what: the key that names it, for the error message.
+        name: name of a file in the folder of ``beside``, or one that :func:`crnas_d2.get_config`
+            takes.
+        beside: path of the config.
 
     Raises:
-        FileNotFoundError: there is neither.
+        FileNotFoundError: there is no such file.
     """
     if is_remote(name):
         return find_config_file(name)

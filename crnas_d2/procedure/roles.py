@@ -1,4 +1,4 @@
-"""What each config that a recipe names has to be."""
+"""Checks that each config in a recipe is of the kind that its key requires."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ ROLES = {
     "FINAL_PRETRAINING": (CLASSIFIER, PLAIN),
     "FINAL": (DETECTOR, PLAIN),
 }
-# A pre-training, and what takes the weights of its backbone; with INHERIT, also a supernet
+# Each pre-training and the training that takes its backbone's weights; with INHERIT also supernets
 SUCCESSORS = [
     ("STAGE_PRETRAINING", "STAGE_SUPERNET"),
     ("DILATION_PRETRAINING", "DILATION_SUPERNET"),
     ("FINAL_PRETRAINING", "FINAL"),
 ]
 INHERITED = [("STAGE_SUPERNET", "FINAL"), ("DILATION_SUPERNET", "FINAL")]
-# What shapes the tensors of a backbone, beside its codes
+# Keys other than the codes that determine the shapes of a backbone's tensors
 SHAPES = ("STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS", "NUM_GROUPS", "WIDTH_PER_GROUP")
 
 
 def check_roles(recipe: Recipe) -> None:
-    """Refuse configs at the wrong place, and such as cannot hand their weights or codes on.
+    """Refuse configs of the wrong kind, and those that cannot pass on their weights or codes.
 
     Raises:
-        ValueError: the message names the key, its file, and what was expected.
+        ValueError: a config does not fit. The message names the key, its file, and what was
+            expected.
     """
     configs = {key: recipe.config(path) for key, path in recipe.names.items() if path}
     for key, cfg in configs.items():
@@ -58,7 +59,7 @@ def check_roles(recipe: Recipe) -> None:
 
 
 def _check_seed(recipe: Recipe, configs: dict[str, CfgNode]) -> None:
-    """Refuse configs that cannot start from the seed weights, or start from others."""
+    """Refuse configs that cannot start from the seed weights, or that start from others."""
     what = f"SEARCH.RECIPE.SEED_WEIGHTS is {recipe.seed.path!r}"
     for key, cfg in configs.items():
         if key.endswith("_PRETRAINING"):
@@ -115,7 +116,7 @@ def _shapes(cfg: CfgNode) -> dict[str, object]:
 
 
 def _strides(cfg: CfgNode) -> dict[str, object]:
-    """What a detector makes of its stages: the neck, and the stride of res5."""
+    """Get how a detector uses its stages: the neck, and the stride of res5."""
     builder = without_family(without_supernet(cfg.MODEL.BACKBONE.NAME))
     builder = builder.replace("build_cr", "build_*", 1)
     dilation = cfg.MODEL.RESNETS.RES5_DILATION

@@ -11,26 +11,26 @@ from ..checkpoint.seed_network import SeedNetwork, read_seed_network
 from ..checkpoint.settings import check_settings, take_settings
 from ..checkpoint.start import build_on_meta
 
-# Keys of MODEL.INIT that say what the file is, and what becomes of the settings that it needs
+# Keys of MODEL.INIT that describe the file, and how to treat the settings that it needs
 OF_THE_FILE = ("SOURCE", "PREFIX", "SETTINGS")
 
 
 class Seed:
-    """``SEARCH.RECIPE.SEED_WEIGHTS``.
+    """The weights in ``SEARCH.RECIPE.SEED_WEIGHTS``.
 
     Attributes:
-        path: of the file.
-        network: what is in it, its tensors on the meta device.
+        path: path of the file.
+        network: the network in the file, with its tensors on the meta device.
     """
 
     def __init__(self, path: str, init: CfgNode):
         """
         Args:
-            path: what ``MODEL.WEIGHTS`` takes.
+            path: any path that ``MODEL.WEIGHTS`` takes.
             init: ``MODEL.INIT`` of the recipe.
 
         Raises:
-            OSError, ValueError: as :func:`read_seed_network`; the message names the key.
+            OSError, ValueError: as :func:`read_seed_network`. The message names the key.
         """
         self.path = path
         try:
@@ -46,17 +46,21 @@ class Seed:
 
     @property
     def identity(self) -> dict[str, str]:
-        """By what the file is known."""
+        """The name and SHA-256 that identify the file."""
         return {"name": self.network.name, "sha256": self.network.sha256}
 
     def take_settings(self, cfg: CfgNode) -> None:
-        """Put what the weights need into a config that wants it by ``MODEL.INIT.SETTINGS``."""
+        """Apply the settings that the weights need to a config whose ``MODEL.INIT.SETTINGS`` is
+        "take".
+        """
         if cfg.MODEL.INIT.SETTINGS == "take":
             take_settings(self.network.settings, cfg, self.network.name)
 
     def check_settings(self, cfg: CfgNode) -> None:
-        """Refuse a config of other settings, unless its ``MODEL.INIT.SETTINGS`` is "ignore", of which
-        each training warns.
+        """Refuse a config with other settings.
+
+        A config whose ``MODEL.INIT.SETTINGS`` is "ignore" is accepted, and each of its trainings
+        warns.
 
         Raises:
             ValueError: as :func:`~crnas_d2.checkpoint.settings.check_settings`.
@@ -65,18 +69,18 @@ class Seed:
             check_settings(self.network.settings, cfg, self.network.name)
 
     def put_into(self, cfg: CfgNode) -> None:
-        """Make a training start from the weights, whatever the codes of its network."""
+        """Make a training start from the weights, whatever the codes of its network are."""
         cfg.MODEL.WEIGHTS = self.path
         cfg.MODEL.INIT.REMAP = True
 
     def changes(self, cfg: CfgNode) -> dict[str, str]:
-        """Check that a network can start from the weights. Nothing of its size is built.
+        """Check on the meta device that a network can start from the weights.
 
         Returns:
-            Which of its stages are not as in the seed network, see :meth:`RemapReport.changes`.
+            The stages that differ from the seed network, see :meth:`RemapReport.changes`.
 
         Raises:
-            ValueError: it is of another kind, or wider.
+            ValueError: the network is of another kind, or wider.
         """
         init = cfg.MODEL.INIT
         options = (init.FUNCTION_PRESERVING, init.INTERPOLATE_DILATED)

@@ -1,4 +1,4 @@
-"""The best codes of a ranking, each trained alone, before one of them goes on."""
+"""The short list: the best codes of a ranking are trained individually, and one of them goes on."""
 
 from __future__ import annotations
 
@@ -37,17 +37,19 @@ if TYPE_CHECKING:
     from .procedure import Procedure
 
 OF_A_CANDIDATE = ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE")
-FAILED = "failed"  # in the results of a training, the reason why it has none
+FAILED = "failed"  # key of the reason in the results of a failed training
 
 logger = logging.getLogger(__name__)
 
 
 def run_shortlist(procedure: Procedure, step: Step) -> Mapping[str, Any]:
-    """Train the candidates of a short list, and write which of them goes on. Every process has to
-    call it. Trainings that have ended are not repeated, and one that was stopped goes on.
+    """Train the candidates of a short list, and write which of them goes on.
+
+    Finished trainings are not repeated, and an interrupted one resumes. Every rank has to call this
+    function.
 
     Returns:
-        The metric of the winner in its longest training, the mean over the seeds.
+        The metric of the winner in its longest training, averaged over the seeds.
 
     Raises:
         AllFailedError: every candidate failed.
@@ -60,8 +62,12 @@ def run_shortlist(procedure: Procedure, step: Step) -> Mapping[str, Any]:
 
 
 def identify_shortlist(procedure: Procedure, step: Step) -> Identity:
-    """Its work is what all of its trainings have in common, its verdict what chooses among them: with
-    another one it ends again, and the trainings that are the same are not repeated."""
+    """Get the identity of a short list.
+
+    Its work is what all of its trainings have in common, and its verdict is what chooses among
+    them. If only the verdict changes, the choice is repeated, but not the trainings that stay the
+    same.
+    """
     plan = ShortlistPlan.of_step(procedure, step)
     identity = procedure.identify(plan.cfg)
     work = {key: value for key, value in identity.work.items() if key not in OF_A_CANDIDATE}
@@ -93,7 +99,7 @@ class _Shortlist:
         self._field = Field.of_step(procedure, step)
         self._folder = procedure.path(step.name)
         self._ledger: TrainingLedger | None = None
-        self._left = self._plan.work  # after the training that runs
+        self._left = self._plan.work  # after the current training
         self._trained = 0
         self._pretrained: dict[Code, str] = {}  # files of the weights that candidates start from
 
@@ -142,7 +148,7 @@ class _Shortlist:
         return RungResult(share, cfg.SOLVER.MAX_ITER, images_of(cfg), scores)
 
     def _train(self, rung: int, cfg: CfgNode, code: Code, seed: int) -> float | None:
-        """Its score; None where it failed."""
+        """Train a candidate with one seed and get its score. None if it failed."""
         text, plan = format_code(code), self._plan
         self._trained += 1
         part = f"training {self._trained} of {plan.trainings}"
@@ -151,7 +157,8 @@ class _Shortlist:
             start_from(cfg, self._pretrain(code, part))
         iterations, images = cfg.SOLVER.MAX_ITER, images_of(cfg)
         cfg.SEED = seed
-        # By what makes it another training, so that a rung that moves finds it again.
+        # Folders are named by what makes a training distinct, so that it is found again in another
+        # rung.
         schedule = f"iterations_{iterations}"
         if plan.pretraining:
             schedule += f"_after_{shorten(plan.pretraining, plan.share).SOLVER.MAX_ITER}"
@@ -171,7 +178,7 @@ class _Shortlist:
         return score
 
     def _pretrain(self, code: Code, part: str) -> str:
-        """The weights that all trainings of a candidate start from."""
+        """Get the file of the weights from which all trainings of a candidate start."""
         plan = self._plan
         if code not in self._pretrained:
             cfg = self._of_candidate(shorten(plan.pretraining, plan.share), code)
@@ -192,8 +199,10 @@ class _Shortlist:
     def _run(
         self, cfg: CfgNode, file: str, products: Sequence[str], part: str, work: Work
     ) -> Standing:
-        """Run a training that is not done, which the terminal calls a part of the step, and leave of
-        its weights the products alone."""
+        """Run a training unless it is finished, and keep only the products of its weights.
+
+        The terminal shows it as a part of the step.
+        """
         folder = cfg.OUTPUT_DIR
         left = self._left
         left = Work(left.forward - work.forward, left.backward - work.backward, left.pixels)
@@ -222,11 +231,12 @@ class _Shortlist:
 
 
 def _train_or_fail(cfg: CfgNode, file: str, products: Sequence[str]) -> Mapping[str, Any]:
-    """What it was tested with, or the reason why it diverged: such a candidate loses."""
+    """Train and return the test results, or the reason for a divergence, which makes the code lose."""
     try:
         return train(cfg, file)
     except FloatingPointError as error:
-        # Of several processes one alone would go on, where it alone knows.
+        # With several processes, an error that only one of them knows would let that one go on
+        # alone.
         told = comm.get_world_size() == 1 or isinstance(error, DivergedError)
         if not told or products:
             raise
@@ -234,15 +244,17 @@ def _train_or_fail(cfg: CfgNode, file: str, products: Sequence[str]) -> Mapping[
 
 
 def flatten(results: Mapping[str, Any]) -> dict[str, float | None]:
-    """By names such as "bbox/AP"."""
+    """Flatten results to names such as "bbox/AP"."""
     return {
         key: value for key, value in flatten_results_dict(dict(results)).items() if key != FAILED
     }
 
 
 def _remove_weights(folder: str, products: Sequence[str]) -> None:
-    """All checkpoints of a training that has ended but its products, and the predictions of its test
-    that are there a second time."""
+    """Remove the checkpoints of a finished training except its products.
+
+    Predictions of its test that are stored twice are removed as well.
+    """
     predictions = os.path.join("inference", "instances_predictions.pth")
     names = [name for name in os.listdir(folder) if name.endswith(".pth")]
     for name in {*names, "last_checkpoint", predictions} - {*products}:

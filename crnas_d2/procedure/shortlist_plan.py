@@ -1,4 +1,4 @@
-"""What a short list trains, and what that costs, as far as it is known before its search has ended."""
+"""The plan of a short list: what it trains and what that costs, known before its search is done."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 
 def put_on_archtrain(cfg: CfgNode, search_cfg: CfgNode) -> None:
-    """Make a final detector train on the archtrain of a search, and be tested on its archval once, at
-    the end, in the way of the search.
+    """Make a final detector train on the archtrain of a search, and be tested on its archval.
+
+    There is one test, at the end, with the settings of the search.
 
     Args:
-        cfg: of the final detector, not frozen.
-        search_cfg: of the search.
+        cfg: config of the final detector, unfrozen.
+        search_cfg: config of the search.
     """
     cfg.DATASETS = search_cfg.DATASETS.clone()
-    cfg.SEARCH = search_cfg.SEARCH.clone()  # by whose metric they are compared
+    cfg.SEARCH = search_cfg.SEARCH.clone()  # contains the metric for the comparison
     cfg.TEST.EVAL_PERIOD, cfg.TEST.BEST_METRIC, cfg.TEST.EXPECTED_RESULTS = 0, "", []
     cfg.TEST.AUG.ENABLED = False
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 1
@@ -42,19 +43,22 @@ def put_on_archtrain(cfg: CfgNode, search_cfg: CfgNode) -> None:
 
 
 def shorten(cfg: CfgNode, share: float) -> CfgNode:
-    """A copy, not frozen, with a share of the schedule: all that counts iterations, but for the
-    periods of what is saved and written. The learning rate falls within it as within the whole.
+    """Copy a config, unfrozen, with a share of its schedule.
+
+    All numbers of iterations are scaled, except the periods of saving and writing. So the learning
+    rate follows the same curve as in the whole schedule.
 
     Args:
-        share: of ``SOLVER.MAX_ITER``, of which one iteration stays at least. ``SOLVER.STEPS`` that
-            come to one iteration are one, and those that come to its end are none.
+        cfg: config of a training.
+        share: share of ``SOLVER.MAX_ITER``, of which at least one iteration remains.
+            ``SOLVER.STEPS`` are at least one iteration, and those that reach the end are dropped.
     """
     cfg = cfg.clone()
     cfg.defrost()
     solver, norms = cfg.SOLVER, cfg.TEST.PRECISE_BN
     whole = solver.MAX_ITER
     solver.MAX_ITER = max(1, round(whole * share))
-    # By what it has become: one number of iterations is one schedule, whatever the share was.
+    # With the actual ratio, one number of iterations means one schedule, whatever the share was.
     ratio = solver.MAX_ITER / whole
     steps = {max(1, round(step * ratio)) for step in solver.STEPS}
     solver.STEPS = tuple(sorted(step for step in steps if step < solver.MAX_ITER))
@@ -65,15 +69,15 @@ def shorten(cfg: CfgNode, share: float) -> CfgNode:
 
 @dataclass(frozen=True)
 class Field:
-    """The codes that a short list may be made of.
+    """The codes that a short list may contain.
 
     Attributes:
         of: "stage" or "operation".
-        baseline: what the others have to beat: the stage code of the baseline under the budget, or
-            the operation code of a network without dilation.
-        others: how many there are beside it.
-        draw: gives one of them, or the baseline, by random numbers.
-        architecture: that a code makes.
+        baseline: the code to beat: the stage code of the baseline under the budget, or the
+            operation code of a network without dilation.
+        others: number of codes other than the baseline.
+        draw: draws one of them, or the baseline, with a random number generator.
+        architecture: builds the architecture of a code.
     """
 
     of: str
@@ -84,12 +88,14 @@ class Field:
 
     @classmethod
     def of_step(cls, procedure: Procedure, step: Step) -> Field:
-        """
+        """Get the codes for a step.
+
         Args:
+            procedure: the procedure.
             step: the short list.
 
         Raises:
-            NotMeasured: latencies that tell what is eligible are not measured yet.
+            NotMeasured: latencies that determine the eligible codes are not measured yet.
         """
         cfg = settled(procedure.config(search_of(procedure, step)))
         space = get_space(cfg)
@@ -113,19 +119,20 @@ class Field:
 
 @dataclass(frozen=True)
 class ShortlistPlan:
-    """
+    """The trainings of a short list.
+
     Attributes:
-        cfg: of the trainings, with the whole schedule and without the code of a candidate.
-        file: of that config.
-        pretraining: likewise of what each candidate is trained for before; None without one.
-        pretraining_file: of that config; empty without one.
-        share: of the whole schedule, of a pre-training and of the last rung.
-        codes: how many of the ranking there are at most.
-        candidates: how many there are, with the baseline; before latencies are measured that tell
-            what is eligible, how many there are at most.
-        seeds: of the trainings of each.
-        rungs: in order.
-        test_images: on which each training is tested.
+        cfg: config of the trainings, with the whole schedule and without the code of a candidate.
+        file: file of that config.
+        pretraining: config of the pre-training of each candidate. None without one.
+        pretraining_file: file of that config. Empty without one.
+        share: share of the whole schedule in a pre-training and in the last rung.
+        codes: maximum number of codes from the ranking.
+        candidates: number of candidates, including the baseline. The maximum number until latencies
+            that determine the eligible codes are measured.
+        seeds: seeds of the trainings of each candidate.
+        rungs: the rungs in order.
+        test_images: number of images on which each training is tested.
     """
 
     cfg: CfgNode
@@ -141,8 +148,10 @@ class ShortlistPlan:
 
     @classmethod
     def of_step(cls, procedure: Procedure, step: Step) -> ShortlistPlan:
-        """
+        """Plan a step.
+
         Args:
+            procedure: the procedure.
             step: the short list.
         """
         recipe = procedure.recipe
@@ -156,7 +165,7 @@ class ShortlistPlan:
         try:
             others = Field.of_step(procedure, step).others
         except NotMeasured:
-            others = options.CODES + 1  # there are that many, mostly
+            others = options.CODES + 1  # a space mostly has that many
         candidates = count_candidates(options.CODES, others)
         return cls(
             cfg=cfg,
@@ -173,12 +182,12 @@ class ShortlistPlan:
 
     @property
     def trainings(self) -> int:
-        """How many there are, without pre-trainings."""
+        """The number of trainings, without pre-trainings."""
         return sum(rung.candidates for rung in self.rungs) * len(self.seeds)
 
     @property
     def images(self) -> int:
-        """That pass forward and backward in all of them."""
+        """The number of images in the forward and backward passes of all trainings."""
         return sum(
             rung.candidates * len(self.seeds) * images_of(shorten(self.cfg, rung.share))
             for rung in self.rungs
@@ -186,14 +195,14 @@ class ShortlistPlan:
 
     @property
     def pretraining_images(self) -> int:
-        """That pass forward and backward in the pre-trainings."""
+        """The number of images in the forward and backward passes of the pre-trainings."""
         if not (self.pretraining and self.rungs):
             return 0
         return self.candidates * images_of(shorten(self.pretraining, self.share))
 
     @property
     def work(self) -> Work:
-        """For a forecast of its time; images of a pre-training count by their pixels."""
+        """The work for an estimate of the time. Images of a pre-training count by their pixels."""
         pixels = work_of_training(self.cfg).pixels
         images = float(self.images)
         if self.pretraining:
@@ -202,21 +211,25 @@ class ShortlistPlan:
 
     @property
     def image_passes(self) -> str:
-        """In words."""
+        """The image passes as text."""
         trained = self.images + self.pretraining_images
         return f"{trained:,} forward and backward, {self.trainings * self.test_images:,} forward"
 
     @property
     def size(self) -> str:
-        """In words."""
+        """The size as text."""
         rungs = f"{len(self.rungs)} rung{'s' if len(self.rungs) != 1 else ''}"
         seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) != 1 else ''}"
         return f"{self.candidates} codes x {seeds}, {rungs}"
 
 
 def configs_of(procedure: Procedure, step: Step) -> list[tuple[str, CfgNode, bool]]:
-    """What a step runs with: file, config, and whether its weights are there before the procedure
-    begins. Of a short list, one of each kind of training, as it is where it is shortest."""
+    """List the configs that a step runs with.
+
+    Returns:
+        For each config its file, the config, and whether its weights exist before the procedure
+        begins. For a short list, one of each kind of training, with its shortest schedule.
+    """
     if step.kind is not Kind.SHORTLIST:
         return [(step.config, procedure.config(step), not step.weights)]
     plan = ShortlistPlan.of_step(procedure, step)
@@ -228,5 +241,5 @@ def configs_of(procedure: Procedure, step: Step) -> list[tuple[str, CfgNode, boo
 
 
 def search_of(procedure: Procedure, step: Step) -> Step:
-    """The search whose ranking a short list is made of."""
+    """Get the search whose ranking a short list takes its codes from."""
     return next(other for other in procedure.steps if other.name == step.architecture)

@@ -1,4 +1,4 @@
-"""How far a step of a procedure has come."""
+"""The progress of a step of a procedure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from .state import DONE, StepState
 
 @dataclass(frozen=True)
 class Standing:
-    """
+    """The progress of a step of a procedure.
+
     Attributes:
-        done: whether all that it would leave is there.
-        trained: whether the weights of a training are there, which may still be tested again.
-        why: it runs although it was begun; empty of one that was not.
-        refusal: why it cannot go on; empty where it can.
-        results, seconds: see :class:`StepState`, of one that is done.
-        architectures: that a step which is done has found, by budget; under an empty name that of
-            the first, or of its only one.
-        folder: name of the step whose training stands for this one; empty where it is its own.
+        done: whether all of its products exist.
+        trained: whether the weights of a training exist. Their test may still have to be repeated.
+        why: why it runs although it was begun before. Empty for a step that was not.
+        refusal: why it cannot resume. Empty if it can.
+        results, seconds: see :class:`StepState`, for a finished step.
+        architectures: architectures that a finished step has found, by budget. The empty name
+            stands for the first budget, or for the only architecture.
+        folder: name of the step whose training stands for this one. Empty if it has its own.
     """
 
     done: bool = False
@@ -35,20 +36,22 @@ class Standing:
     folder: str = ""
 
     def found(self, budget: str) -> Architecture | None:
-        """The architecture under a budget; None before the step is done."""
+        """Get the architecture found under a budget. None until the step is finished."""
         return self.architectures.get(budget, self.architectures.get(""))
 
     @classmethod
     def of(cls, folder: str, state: StepState, identity: Identity) -> Standing:
-        """
+        """Determine the standing of a step from its state.
+
         Args:
-            folder: of the step.
-            state: that it was left in.
-            identity: of the step now.
+            folder: folder of the step.
+            state: state that its last run has left.
+            identity: current identity of the step.
         """
         work, verdict = identity.list_changes(state.identity)
         damages = state.list_damages(folder)
-        if state.state == DONE and not damages:  # by how many it was done does not matter any more
+        # once finished, the number of processes does not matter
+        if state.state == DONE and not damages:
             work = [change for change in work if not change.startswith(f"{PROCESSES}: ")]
         if work:
             return cls(refusal="\n  ".join([f"{folder} was begun with other values:", *work]))
@@ -61,9 +64,10 @@ class Standing:
         return cls(True, True, results=state.results, seconds=state.seconds)
 
     def refuse_changes(self) -> None:
-        """
+        """Refuse a step that was begun with other values.
+
         Raises:
-            ValueError: it was begun with other values. The message lists where.
+            ValueError: it was. The message lists the differences.
         """
         if self.refusal:
             raise ValueError(

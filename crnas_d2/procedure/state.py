@@ -1,4 +1,4 @@
-"""``step.json``: what a step was begun with and, once it has ended, what it has left."""
+"""``step.json``: the settings that a step was begun with and, once it is finished, its results."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from ..files import read_json, write_json
 from .identity import Identity, product_sha256
 
 STATE_FILE = "step.json"
-MODEL_FILE = "model_final.pth"  # the product of a training
+MODEL_FILE = "model_final.pth"  # product of a training
 BEGUN, DONE = "begun", "done"
 
 
 @dataclass(frozen=True)
 class StepState:
-    """
+    """The content of ``step.json``.
+
     Attributes:
-        identity: what its files belong to.
+        identity: identity of the step whose files are in the folder.
         state: :data:`BEGUN` or :data:`DONE`.
-        results: what was measured at its end.
-        seconds: that its last run took; None before the end.
-        products: SHA-256 of the files that later steps read, by their names.
+        results: results that were measured at its end.
+        seconds: duration of its last run. None before it has finished.
+        products: SHA-256 of the files that later steps read, by name.
     """
 
     identity: Identity
@@ -34,10 +35,10 @@ class StepState:
 
     @classmethod
     def read(cls, folder: str) -> StepState | None:
-        """None where the step was not begun.
+        """Read the state of a step from its folder. None if it was not begun.
 
         Raises:
-            ValueError: the file is damaged, or of an earlier version.
+            ValueError: the file is damaged, or was written by an earlier version.
         """
         path = os.path.join(folder, STATE_FILE)
         if not os.path.isfile(path):
@@ -57,7 +58,7 @@ class StepState:
         write_json(os.path.join(folder, STATE_FILE), asdict(self))
 
     def list_damages(self, folder: str) -> list[str]:
-        """The products that are not as the step has left them, a sentence for each."""
+        """List the products that have changed since the step left them, with a sentence for each."""
         damages = []
         for name, sha256 in self.products.items():
             now = product_sha256(os.path.join(folder, name))
@@ -66,8 +67,7 @@ class StepState:
         return damages
 
     def set_changes_aside(self, folder: str) -> None:
-        """Give the products that are not as the step has left them another name, as a training would
-        go on with what is in ``model_final.pth``."""
+        """Rename changed products, as a training would resume from a changed ``model_final.pth``."""
         for name, sha256 in self.products.items():
             path = os.path.join(folder, name)
             if product_sha256(path) not in (sha256, None):

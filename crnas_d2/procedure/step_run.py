@@ -1,4 +1,4 @@
-"""What every step leaves in its folder, before it runs and once it has ended."""
+"""The execution of a step, with the files that every step leaves in its folder."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def run_in_folder(
     products: Sequence[str],
     work: Callable[[], Mapping[str, Any]],
 ) -> None:
-    """Run a step, or go on with it. Every process has to call it.
+    """Run or resume a step. Every rank has to call this function.
 
     Args:
-        folder: of the step.
-        identify: gives what it depends on; called on the main process alone.
+        folder: folder of the step.
+        identify: gets the identity of the step. It is called on the main process only.
         products: names of the files that later steps read.
-        work: runs it, and gives what was measured at its end.
+        work: runs the step, and returns the results that were measured at its end.
     """
     if comm.is_main_process():
         identity = identify()
@@ -57,21 +57,21 @@ def run_in_folder(
 
 
 def start_from(cfg: CfgNode, weights: str) -> None:
-    """Let a training start from the weights that an earlier step has made for it, as they are."""
+    """Make a training start from the weights of an earlier step, without any conversion."""
     settings = cfg.MODEL.INIT.SETTINGS
     cfg.MODEL.WEIGHTS, cfg.MODEL.INIT = weights, default_config().MODEL.INIT
     cfg.MODEL.INIT.SETTINGS = settings
 
 
 def train(cfg: CfgNode, config: str) -> Mapping[str, Any]:
-    """Train a detector or a classifier, from where an earlier run was stopped.
+    """Train a detector or a classifier, resuming an interrupted run.
 
     Args:
-        cfg: its ``OUTPUT_DIR`` is the folder of the step.
+        cfg: config whose ``OUTPUT_DIR`` is the folder of the step.
         config: file of the config.
 
     Returns:
-        What it was tested with at the end.
+        The results of the test at the end.
     """
     args = argparse.Namespace(resume=True, eval_only=False, config_file=config)
     trainer = CRTrainer(prepare(cfg, args))

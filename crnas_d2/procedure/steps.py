@@ -19,7 +19,7 @@ from .supernet_search import get_space
 
 
 class Kind(Enum):
-    """What a step does."""
+    """The kind of work that a step does."""
 
     TRAINING = "training"
     SEARCH = "search"
@@ -28,21 +28,21 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Step:
-    """One arrow of the way from a recipe to a detector.
+    """One step on the way from a recipe to a detector.
 
     Attributes:
-        name: also of its folder.
+        name: name of the step and of its folder.
         config: file of its config.
-        kind: what it does.
-        weights: name of the step whose final weights it starts from; empty = the recipe's seed
-            weights, or else the config's.
-        architecture: name of the step whose architecture it takes, or whose ranking a short list is
-            made of; empty = the baseline's.
-        budget: that it is for, of several, as the stage search's result names it; empty where there
-            is one, or where it is for all.
-        seed: how many seeds of the same training go before it.
-        twin: the same training of the baseline, of a training of what was found; where that is the
-            baseline, it stands for this one.
+        kind: kind of its work.
+        weights: name of the step whose final weights it starts from. If empty, it starts from the
+            recipe's seed weights, or else those of the config.
+        architecture: name of the step whose architecture it takes, or whose ranking a short list
+            uses. If empty, it has the architecture of the baseline.
+        budget: name of its budget, as in the stage search's result. Empty if there is only one
+            budget, or if the step serves all of them.
+        seed: number of seeds of the same training that come before it.
+        twin: for a training of what was found, the name of the same training of the baseline. If
+            the baseline itself was found, that training stands for this one.
     """
 
     name: str
@@ -61,13 +61,15 @@ class Step:
 
     @property
     def finds(self) -> bool:
-        """Whether it leaves an architecture."""
+        """Whether it yields an architecture."""
         return self.kind is not Kind.TRAINING
 
 
 def plan(recipe: Recipe) -> list[Step]:
-    """The steps of a recipe, in order: those of the stage supernet, and then of each budget all that
-    depends on its stage code.
+    """Plan the steps of a recipe, in order.
+
+    The steps of the stage supernet come first, then for each budget those that depend on its stage
+    code.
 
     Raises:
         ValueError: the recipe searches nothing, or has no supernet to inherit from.
@@ -105,7 +107,7 @@ def _steps_of_budget(recipe: Recipe, budget: str) -> list[Step]:
 
 
 def _search_steps(recipe: Recipe, kind: str, budget: str, found: str = "") -> list[Step]:
-    """A supernet and the search over it, for the architecture that an earlier step has found."""
+    """Plan a supernet and the search over it, for the architecture that an earlier step finds."""
     supernet = recipe.names[f"{kind.upper()}_SUPERNET"]
     pretraining = recipe.names[f"{kind.upper()}_PRETRAINING"]
     step = functools.partial(Step, architecture=found, budget=budget)
@@ -130,8 +132,11 @@ def _shortlist(recipe: Recipe, kind: str, budget: str, search: str) -> list[Step
 
 
 def _final_steps(recipe: Recipe, budget: str, found: str) -> list[Step]:
-    """The trainings of the baseline and of what was found, from the weights that the recipe wants:
-    each pair with a seed of its own. What comes before them is trained once."""
+    """Plan the trainings of the baseline and of what was found, from the weights that the recipe
+    wants.
+
+    Each pair has its own seed. Pre-trainings are done once.
+    """
     folder, options = folder_of(budget), recipe.cfg.SEARCH.RECIPE
     config, pretraining = recipe.names["FINAL"], recipe.names["FINAL_PRETRAINING"]
     starts = {"baseline": "", "final": ""}
@@ -171,11 +176,14 @@ def _final_steps(recipe: Recipe, budget: str, found: str) -> list[Step]:
 
 
 def describe_start(recipe: Recipe, steps: Sequence[Step]) -> list[str]:
-    """What starts from the recipe's seed weights, and what of it would never be trained; empty
-    without such weights.
+    """Describe which steps start from the recipe's seed weights, and what would never be trained.
 
     Args:
-        steps: of the recipe.
+        recipe: the recipe.
+        steps: steps of the recipe.
+
+    Returns:
+        A sentence for each finding. Empty without seed weights.
     """
     if not recipe.seed:
         return []
@@ -200,7 +208,7 @@ def describe_start(recipe: Recipe, steps: Sequence[Step]) -> list[str]:
 
 
 def _searched_stages(cfg: CfgNode) -> dict[str, str]:
-    """The stages of a network of which a supernet leaves something open."""
+    """List the stages that a supernet leaves open."""
     space = get_space(cfg)
     stages = FAMILIES[cfg.MODEL.CR.FAMILY].stages
     if isinstance(space, OperationSpace):

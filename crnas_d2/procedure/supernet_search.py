@@ -1,4 +1,4 @@
-"""One step of the search: the stage code (equation 1) or the operation code (Algorithm 1)."""
+"""A search over one supernet, for the stage code (equation 1) or the operation code (Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space,
 from .identity import evaluation_settings
 from .latency import measure_if_cost
 
-WITHOUT_STATISTICS = {"", "FrozenBN", "GN", "LN"}  # norms that batches leave as they are
+WITHOUT_STATISTICS = {"", "FrozenBN", "GN", "LN"}  # norms without running statistics that change
 
 
 def run_search(
@@ -57,21 +57,22 @@ def run_search(
     """Search the space of a trained supernet.
 
     A stage supernet is searched for the stage code, a dilation supernet for the operation code.
-    ``OUTPUT_DIR/ledger.sqlite`` keeps every evaluation: the same search goes on where it was
-    stopped, and another one is refused.
+    ``OUTPUT_DIR/ledger.sqlite`` records every evaluation, so that the same search resumes where it
+    was interrupted. A search with other settings is refused.
 
     Args:
-        cfg: of the supernet detector, see :func:`crnas_d2.engine.setup`.
-        final_cfg: of the detector whose multiply-adds are counted where they are the budget. None
-            is the supernet's, which has fewer channels in the ResNet series.
-        seed_weights: name and SHA-256 of the weights that the supernet was trained from, for the
-            result; None if they are not known.
+        cfg: config of the supernet detector, see :func:`crnas_d2.engine.setup`.
+        final_cfg: config of the detector whose cost is counted if the budgets depend on it. By
+            default that of the supernet, which has fewer channels in the ResNet series.
+        seed_weights: name and SHA-256 of the weights that the supernet was trained from, to be
+            recorded in the result. None if they are unknown.
 
     Returns:
-        What was found, on every process. It is in ``OUTPUT_DIR`` too.
+        The result, on every rank. It is also written to ``OUTPUT_DIR``.
 
     Raises:
-        ValueError: a value in the config cannot work here, or the ledger was made with others.
+        ValueError: a value in the config is invalid here, or the ledger was created with other
+            settings.
         AllFailedError: every architecture failed.
     """
     cfg = settled(cfg)
@@ -116,10 +117,10 @@ def run_search(
 
 
 def settled(cfg: CfgNode) -> CfgNode:
-    """A copy in which nothing is left to the kind of search.
+    """Copy a config with all automatic values of ``SEARCH`` resolved.
 
     Raises:
-        ValueError: a value of SEARCH does not fit the others.
+        ValueError: values of ``SEARCH`` contradict each other.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -162,7 +163,7 @@ def settled(cfg: CfgNode) -> CfgNode:
 
 
 def _norms(cfg: CfgNode) -> set[str]:
-    """The kinds of norm in a backbone and its neck."""
+    """Get the kinds of norm in a backbone and its neck."""
     neck = neck_of(cfg.MODEL.BACKBONE.NAME)
     norms = {cfg.MODEL.RESNETS.NORM}
     if neck == "nasfpn":
@@ -178,7 +179,7 @@ def _searched(
     space: PathSpace,
     seed_weights: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """What the architectures were chosen from, with which weights, and on what."""
+    """Describe what the architectures were chosen from, with which weights, and on what data."""
     archval = cfg.DATASETS.TEST[0]
     if isinstance(space, StageSpace):
         choices = {"stage_choices": space.choices}
@@ -196,8 +197,10 @@ def _searched(
 
 
 def tensors_sha256(model: nn.Module) -> str:
-    """SHA-256 of the names and the bytes of a model's tensors, in order of the names. Unlike that of
-    a checkpoint, it does not depend on how the training came there."""
+    """Compute the SHA-256 of the names and bytes of a model's tensors, sorted by name.
+
+    Unlike that of a checkpoint file, it does not depend on how the training got there.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -206,7 +209,8 @@ def tensors_sha256(model: nn.Module) -> str:
 
 
 def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int | None:
-    """How many architectures a search will evaluate; None before latencies are measured that tell.
+    """Count the architectures that a search will evaluate. None until needed latencies are
+    measured.
 
     Args:
         cfg, final_cfg: as in :func:`run_search`.
@@ -219,8 +223,9 @@ def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int |
 
 
 def describe_limits(cfg: CfgNode, final_cfg: CfgNode | None = None) -> str:
-    """How many stage codes fit each budget, with the unit, or what is measured first to tell; empty
-    of operation codes.
+    """Describe how many stage codes fit each budget, or what has to be measured first.
+
+    It is empty for operation codes.
 
     Args:
         cfg, final_cfg: as in :func:`run_search`.
@@ -233,24 +238,24 @@ def describe_limits(cfg: CfgNode, final_cfg: CfgNode | None = None) -> str:
 
 
 def eligible_by_budget(cfg: CfgNode, final_cfg: CfgNode | None = None) -> dict[str, list[Code]]:
-    """The stage codes under each budget, by its name in the result.
+    """List the stage codes under each budget, by the budget's name in the result.
 
     Args:
         cfg, final_cfg: as in :func:`run_search`.
 
     Raises:
-        NotMeasured: latencies that tell it are not measured yet.
+        NotMeasured: latencies that determine them are not measured yet.
     """
     limits = _limits(cfg, final_cfg, get_space(cfg))
     return {str(budget): codes for budget, codes in limits.eligible.items()}
 
 
 def example_codes(cfg: CfgNode, final_cfg: CfgNode | None, count: int) -> list[Code]:
-    """Some of the paths that a search may evaluate: neighbours, as in a group, or at random.
+    """Get some of the paths that a search may evaluate: neighbors, as in a group, or random ones.
 
     Args:
         cfg, final_cfg: as in :func:`run_search`.
-        count: of paths, at most.
+        count: maximum number of paths.
     """
     space = get_space(cfg)
     limits = _limits(cfg, final_cfg, space)
@@ -262,7 +267,7 @@ def example_codes(cfg: CfgNode, final_cfg: CfgNode | None, count: int) -> list[C
 
 
 def get_space(cfg: CfgNode) -> StageSpace | OperationSpace:
-    """The space of the supernet that a config describes."""
+    """Get the space of the supernet that a config describes."""
     architecture, supernet = get_architecture(cfg), cfg.MODEL.SUPERNET
     if supernet_kind(cfg.MODEL.BACKBONE.NAME) == "stage":
         return get_stage_space(architecture.family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS)
@@ -270,7 +275,7 @@ def get_space(cfg: CfgNode) -> StageSpace | OperationSpace:
 
 
 def _limits(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -> Limits | None:
-    """The budgets of a stage search, and the cost that they limit; operation codes have none."""
+    """Get the budgets and the cost of a stage search. None for operation codes, which have neither."""
     if not isinstance(space, StageSpace):
         return None
     return Limits.of(cfg, space, final_cfg)

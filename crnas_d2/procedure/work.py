@@ -1,4 +1,4 @@
-"""What a step has to do, for a forecast of its time."""
+"""The work of a step, for an estimate of its time."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from ..engine.forecast import Work
 
 
 def images_of(cfg: CfgNode) -> int:
-    """That pass forward and backward in a training."""
+    """Count the images in the forward and backward passes of a training."""
     return cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
 
 
 def work_of_training(cfg: CfgNode) -> Work:
-    """Without its tests."""
+    """Get the work of a training without its tests."""
     return Work(backward=images_of(cfg), pixels=_pixels(cfg, cfg.INPUT.MIN_SIZE_TRAIN))
 
 
 def work_of_search(cfg: CfgNode, evaluations: int, images: int) -> Work:
-    """
+    """Get the work of a search.
+
     Args:
-        cfg: :func:`~crnas_d2.procedure.supernet_search.settled`.
-        evaluations: how many architectures it evaluates.
-        images: of archval, on which each of them is evaluated.
+        cfg: config after :func:`~crnas_d2.procedure.supernet_search.settled`.
+        evaluations: number of architectures that it evaluates.
+        images: number of images of archval on which each of them is evaluated.
     """
     norms = cfg.SEARCH.BN
     if norms.MODE == "recalibrate":
@@ -33,8 +34,8 @@ def work_of_search(cfg: CfgNode, evaluations: int, images: int) -> Work:
 
 
 def _pixels(cfg: CfgNode, shorter_sides: Sequence[int]) -> float:
-    """Of an input, about: those of detectors are taken to be a third longer than high."""
+    """Estimate the pixels of an input. Those of detectors are taken to have an aspect ratio of 4:3."""
     if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
         return float(cfg.INPUT.CLASSIFICATION.CROP_SIZE**2)
-    side = sum(shorter_sides) / len(shorter_sides) or 480.0  # 0 is the image as it is
+    side = sum(shorter_sides) / len(shorter_sides) or 480.0  # 0 keeps the size of the image
     return side * side * 4 / 3
