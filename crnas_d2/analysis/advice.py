@@ -1,6 +1,6 @@
-"""What the objects of a training set say about a detector's input size, anchors and detections.
+"""Advice on a detector's input size, anchors and detections from the objects of a training set.
 
-Each rule is told beside the numbers that it is applied to, and what it recommends was measured.
+Each rule is shown next to the numbers that it is applied to, and each recommendation is measured.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from detectron2.config import CfgNode
 from ..data.objects import Objects
 from .anchor_fit import GAIN, HALF, LOSS, Anchors, suggest
 
-# Length of an object in pixels, and the share of the objects that may be shorter
+# Length of an object in pixels, and the maximum share of objects that are shorter
 SHORTEST = ((8, 0.01), (16, 0.1))
-STEP = 32  # of a recommended side
-LARGE_FACTOR = 2.0  # from which on a recommended input costs too much to go without a word
+STEP = 32  # recommended sides are multiples of it
+LARGE_FACTOR = 2.0  # enlargement of the input above which its cost is worth a remark
 SAMPLE, SEED = 20_000, 0  # objects by which anchors are chosen
 
 
 @dataclass(frozen=True)
 class Advice:
-    """
+    """The advice on one subject.
+
     Attributes:
         subject: what it is about.
-        found: the numbers, in sentences.
-        rule: by which they are judged.
-        settings: lines of a config that are recommended; empty where all is well.
+        found: sentences with the numbers.
+        rule: the rule by which they are judged.
+        settings: recommended lines of a config. Empty if nothing needs to change.
     """
 
     subject: str
@@ -43,11 +44,12 @@ class Advice:
 
 
 def advise(cfg: CfgNode, anchors: Anchors | None, objects: Objects) -> list[Advice]:
-    """
+    """Give advice on a detector.
+
     Args:
-        cfg: of the detector.
-        anchors: of it; None where it has none.
-        objects: of the training set, in the files.
+        cfg: config of the detector.
+        anchors: its anchors. None if it has none.
+        objects: objects of the training set, in the original images.
     """
     if not len(objects.boxes):
         return []

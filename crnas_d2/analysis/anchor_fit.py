@@ -1,4 +1,4 @@
-"""How the anchors and the levels of a detector fit the objects of a data set."""
+"""How well the anchors and the levels of a detector fit the objects of a data set."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from detectron2.structures.boxes import matched_pairwise_iou
 
 from ..data.objects import Objects
 
-# An IoU that is shown beside the detector's own threshold.
+# An IoU that is shown next to the detector's own threshold
 HALF = 0.5
-# Share of the objects that other anchors have to win.
+# Share of the objects that other anchors have to gain
 GAIN = 0.05
-# Share of the objects that other anchors may lose below HALF, and with it from the RPN's sight.
+# Share of the objects that other anchors may lose below HALF, where the RPN ignores them
 LOSS = 0.01
 GROWTHS = (2**0.5, 2**0.75)
 
@@ -33,12 +33,12 @@ class Anchors:
     """The anchors of a detector.
 
     Attributes:
-        names: of the feature maps, from fine to coarse.
-        strides: of each one, in pixels.
-        sizes, ratios: of the anchors of each one, as in ``MODEL.ANCHOR_GENERATOR``.
-        offset: of the first one, in strides.
-        threshold: IoU from which on an anchor is trained as an object.
-        divisor: sides of the detector's input are multiples of it.
+        names: names of the feature maps, from fine to coarse.
+        strides: stride of each feature map in pixels.
+        sizes, ratios: anchors of each feature map, as in ``MODEL.ANCHOR_GENERATOR``.
+        offset: offset of the first anchor, in strides.
+        threshold: IoU from which an anchor is trained as an object.
+        divisor: number of which the sides of the detector's input are multiples.
     """
 
     names: tuple[str, ...]
@@ -51,9 +51,10 @@ class Anchors:
 
     @classmethod
     def of(cls, cfg: CfgNode) -> Anchors:
-        """
+        """Get the anchors of a detector from its config.
+
         Raises:
-            ValueError: the detector has no anchors, or such as are turned.
+            ValueError: the detector has no anchors, or rotated ones.
         """
         generator = cfg.MODEL.ANCHOR_GENERATOR
         if generator.NAME != "DefaultAnchorGenerator":
@@ -75,16 +76,17 @@ class Anchors:
         )
 
     def best(self, objects: Objects) -> tuple[np.ndarray, np.ndarray]:
-        """The anchor that overlaps each object most.
+        """Find the anchor that overlaps each object most.
 
-        An IoU falls with the distance of the centers in x and in y, whatever the shapes; so of
-        each shape the nearest place of the grid is the best.
+        The IoU decreases with the distance of the centers in x and in y, whatever the shapes are.
+        So for each shape the nearest grid point is the best.
 
         Args:
-            objects: in the detector's input.
+            objects: objects in the detector's input.
 
         Returns:
-            (n,) its IoU, and (n,) the index of its feature map, of equal ones the first.
+            The best IoU of each object, with shape (n,), and the index of its feature map, with
+            shape (n,). The first of equal ones wins.
         """
         boxes = torch.as_tensor(objects.boxes, dtype=torch.float32)
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -107,7 +109,7 @@ class Anchors:
         return AnchorFit.of(self.best(objects)[0], self.threshold)
 
     def settings(self) -> str:
-        """The lines of a config."""
+        """Format the anchors as lines of a config."""
 
         def rounded(lists: Sequence[Sequence[float]]) -> list[list[float]]:
             return [[float(f"{v:.4g}") for v in values] for values in lists]
@@ -120,7 +122,7 @@ class Anchors:
         )
 
     def _shapes(self) -> Iterator[torch.Tensor]:
-        """(k, 4) anchors of each feature map around (0, 0)."""
+        """Iterate over the anchors of each feature map around (0, 0), with shape (k, 4)."""
         yield from DefaultAnchorGenerator(
             sizes=self.sizes, aspect_ratios=self.ratios, strides=self.strides, offset=self.offset
         ).cell_anchors
@@ -128,11 +130,12 @@ class Anchors:
 
 @dataclass(frozen=True)
 class AnchorFit:
-    """
+    """How well anchors fit some objects.
+
     Attributes:
         reached: share of the objects whose best anchor reaches the detector's threshold.
-        half: share of those whose best anchor reaches :data:`HALF`.
-        mean: of the best IoUs.
+        half: share of the objects whose best anchor reaches :data:`HALF`.
+        mean: mean of the best IoUs.
     """
 
     reached: float
@@ -149,23 +152,23 @@ class AnchorFit:
 
 @dataclass(frozen=True)
 class Levels:
-    """The feature maps from which a detector's heads take their objects.
+    """The feature maps from which a detector's RoI heads pool objects.
 
     Attributes:
-        names: from fine to coarse.
-        strides: in pixels.
-        canonical_size, canonical_level: equation 1 of the paper of FPN: an object of this length,
-            the square root of its area, is taken from this level.
+        names: names from fine to coarse.
+        strides: strides in pixels.
+        canonical_size, canonical_level: parameters of equation 1 in the FPN paper: an object with
+            this length, the square root of its area, is pooled from this level.
     """
 
     names: tuple[str, ...]
     strides: tuple[int, ...]
-    canonical_size: int = 224  # ROIPooler's, which no config changes
+    canonical_size: int = 224  # that of ROIPooler, which no config changes
     canonical_level: int = 4
 
     @classmethod
     def of(cls, cfg: CfgNode) -> Levels | None:
-        """None for a detector without such heads, as a RetinaNet."""
+        """Get the levels from a config. None for a detector without RoI heads, such as RetinaNet."""
         if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
             return None
         names = tuple(cfg.MODEL.ROI_HEADS.IN_FEATURES)
@@ -179,10 +182,10 @@ class Levels:
         )
 
     def assign(self, objects: Objects) -> np.ndarray:
-        """(n,) index of the level of each object.
+        """Get the index of the level of each object, with shape (n,).
 
         Args:
-            objects: in the detector's input.
+            objects: objects in the detector's input.
         """
         boxes = [Boxes(torch.as_tensor(objects.boxes, dtype=torch.float32))]
         pooler = self.pooler()
@@ -195,7 +198,7 @@ class Levels:
         ).numpy()
 
     def limits(self) -> list[float]:
-        """Lengths at which one level ends and the next one begins, in pixels."""
+        """Get the object lengths in pixels at which one level ends and the next one begins."""
         first = round(math.log2(self.strides[0]))
         return [
             self.canonical_size * 2.0 ** (first + i - self.canonical_level)
@@ -204,19 +207,21 @@ class Levels:
 
 
 def suggest(anchors: Anchors, objects: Objects) -> Anchors | None:
-    """Other sizes and ratios, as many as there are, if they are measured better.
+    """Suggest as many other sizes and ratios, if they are measurably better.
 
-    The sizes are the config's own times one number, or grow by one of :data:`GROWTHS` from one
-    feature map to the next; the ratios are the config's own or quantiles of the objects'. They are
-    chosen on the images of even index and measured on the others.
+    The candidate sizes are the config's own times a factor, or grow by one of :data:`GROWTHS` from
+    one feature map to the next. The candidate ratios are the config's own, or quantiles of the
+    objects' ratios. The best candidate is chosen on images with an even index and measured on the
+    others.
 
     Args:
-        objects: in the detector's input.
+        anchors: anchors of the detector.
+        objects: objects in the detector's input.
 
     Returns:
-        The best of those that reach :data:`HALF` of as many objects, but for :data:`LOSS`; None
-        where the share of the objects that reach the threshold does not rise by :data:`GAIN` and
-        by twice its standard error.
+        The best of those candidates that lose at most :data:`LOSS` of the objects below
+        :data:`HALF`. None unless the share of objects that reach the threshold increases by
+        :data:`GAIN` and by twice its standard error.
     """
     even = objects.images % 2 == 0
     chosen, measured = objects.select(even), objects.select(~even)
@@ -248,7 +253,7 @@ def _candidates(anchors: Anchors, ratios: np.ndarray) -> Iterator[Anchors]:
 
 
 def _feature_maps(cfg: CfgNode) -> tuple[dict[str, int], int]:
-    """Strides by name, and what the sides of the input are multiples of."""
+    """Get the strides by name, and the number of which the sides of the input are multiples."""
     with torch.device("meta"):
         backbone = build_backbone(cfg)
     shapes = {name: shape.stride for name, shape in backbone.output_shape().items()}
@@ -258,7 +263,7 @@ def _feature_maps(cfg: CfgNode) -> tuple[dict[str, int], int]:
 def _for_each(
     values: Sequence[Sequence[float]] | Sequence[float], count: int
 ) -> tuple[tuple[float, ...], ...]:
-    """Of each feature map, as Detectron2 takes lists of one level for all."""
+    """Expand values to one list for each feature map, as Detectron2 accepts one list for all."""
     if not isinstance(values[0], (list, tuple)):
         values = [values]
     lists = tuple(tuple(map(float, level)) for level in values)

@@ -1,4 +1,4 @@
-"""Effective receptive fields of features: figure 1, after Luo et al. (2016)."""
+"""Effective receptive fields of features as in figure 1, after Luo et al. (2016)."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from ..data.pictures import read_picture
 from ..engine.trainer import without_sync_bn
 from ..modeling.builder_names import without_family
 
-SHARE_THRESHOLD = 0.01  # of the maximum
-CALIBRATION_BATCH = 8  # images
+SHARE_THRESHOLD = 0.01  # share of the maximum
+CALIBRATION_BATCH = 8  # number of images
 
 
 @dataclass(frozen=True, eq=False)
 class ERF:
-    """What the center unit of a feature sees of an image.
+    """The effective receptive field of the center unit of a feature.
 
     Attributes:
-        feature: its name.
-        stride: of the feature, in pixels.
-        map: (H, W) float64, mean magnitude of the gradient of the unit at each pixel, scaled so
-            that the maximum is 1.
+        feature: name of the feature.
+        stride: stride of the feature in pixels.
+        map: mean magnitude of the unit's gradient at each pixel, as float64 of shape (H, W), scaled
+            to a maximum of 1.
     """
 
     feature: str
@@ -48,15 +48,16 @@ class ERF:
 
     @property
     def center(self) -> tuple[int, int]:
-        """Row and column of the pixel on which the unit lies."""
+        """The row and column of the pixel at which the unit lies."""
         height, width = (math.ceil(side / self.stride) // 2 for side in self.map.shape)
         return height * self.stride, width * self.stride
 
     @property
     def sigma(self) -> float:
-        """Standard deviation in pixels, of the map taken as a distribution over pixels: the root of
-        the second central moment, averaged over the two axes. Of a round Gaussian, it is that
-        Gaussian's. What lies outside of the image is missing in it.
+        """The standard deviation in pixels of the map as a distribution over pixels.
+
+        It is the root of the second central moment, averaged over the two axes. For a round
+        Gaussian it is the Gaussian's own. Anything outside of the image is not included.
         """
         variances = []
         for axis in (0, 1):
@@ -67,37 +68,38 @@ class ERF:
 
     @property
     def share(self) -> float:
-        """Share of the image's pixels that have more than 1 % of the maximum, from 0 to 1."""
+        """The share of the image's pixels that exceed 1 % of the maximum, from 0 to 1."""
         return float((self.map > SHARE_THRESHOLD).mean())
 
 
 def effective_receptive_fields(
     model: nn.Module, features: Sequence[str], images: torch.Tensor
 ) -> dict[str, ERF]:
-    """Measure how much each pixel acts on the center unit of features.
+    """Measure the effect of each pixel on the center unit of features.
 
-    As in Luo et al. (2016), the gradient is 1 on the center unit in every channel of the feature, 0
-    elsewhere, and is propagated back to the image. The magnitudes of what arrives there are summed
-    over the color channels and averaged over the images. All modules are in evaluation mode, so
-    that BN is an affine function with its running statistics. What is a function of the image by
-    definition stays so, such as GN's statistics and the global pooling of NAS-FPN.
+    As in Luo et al. (2016), a gradient of 1 on the center unit in every channel of the feature, and
+    of 0 elsewhere, is propagated back to the image. The resulting magnitudes are summed over the
+    color channels and averaged over the images. All modules are in evaluation mode, so that BN is
+    an affine function with its running statistics. Operations that depend on the image by
+    definition, such as the statistics of GN and the global pooling of NAS-FPN, still do.
 
-    The model is left as it was: its modes, its parameters and their gradients.
+    The model is left unchanged, including its modes, parameters and gradients.
 
     Args:
-        model: a detector or classifier with a ``backbone``, or a backbone: plain, with
-            FPN or NAS-FPN, or a supernet, of which the chosen path is measured.
-        features: names of features that the backbone or the one below its FPN (``bottom_up``)
-            gives, such as "p3" or "res4". "c2" to "c5" are those below the FPN, "res2" to "res5",
-            as in the paper; where they have other names, those of the strides 4 to 32.
-        images: (N, channels, H, W), normalized as the model does it.
+        model: a detector or classifier with a ``backbone``, or a backbone, which may be plain, have
+            an FPN or NAS-FPN, or be a supernet, whose chosen path is measured.
+        features: names of features of the backbone or of the one below its FPN (``bottom_up``),
+            such as "p3" or "res4". As in the paper, "c2" to "c5" are the features below the FPN,
+            that is, "res2" to "res5", or those with strides 4 to 32 if they have other names.
+        images: images of shape (N, channels, H, W), normalized as for the model.
 
     Returns:
-        By the names in ``features``.
+        The receptive fields by the names in ``features``.
 
     Raises:
-        ValueError: a feature is unknown; the images are none, smaller than the stride of a feature
-            or of a size that the backbone cannot take; or the gradient is zero or not finite.
+        ValueError: a feature is unknown; there are no images, or they are smaller than the stride
+            of a feature or have a size that the backbone cannot take; or the gradient is zero or
+            not finite.
     """
     backbone = getattr(model, "backbone", model)
     known = _known_features(backbone)
@@ -128,7 +130,7 @@ def effective_receptive_fields(
 
 
 def _known_features(backbone: nn.Module) -> dict[str, tuple[str, int]]:
-    """By each name that a feature can be asked for: its own name and its stride."""
+    """Map each name that a feature may be requested by to its own name and its stride."""
     below = getattr(backbone, "bottom_up", backbone).output_shape()
     known = {}
     for name, shape in below.items():
@@ -181,7 +183,7 @@ def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 def _all_outputs(backbone: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Features of a backbone, and of the one below its FPN, from one forward pass."""
+    """Get the features of a backbone and of the one below its FPN in one forward pass."""
     outputs = {}
     below = getattr(backbone, "bottom_up", backbone)
     hook = below.register_forward_hook(lambda module, inputs, output: outputs.update(output))
@@ -193,22 +195,22 @@ def _all_outputs(backbone: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor
 
 
 def noise_images(count: int, size: int, seed: int = 0) -> torch.Tensor:
-    """Standard normal noise of shape (count, 3, size, size), the same for the same seed."""
+    """Draw standard normal noise of shape (count, 3, size, size), reproducibly for a seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, size, size, generator=generator)
 
 
 def dataset_images(cfg: CfgNode, dataset: str, count: int, size: int) -> torch.Tensor:
-    """Images evenly spaced in a data set, as the model of a config sees them.
+    """Read images that are evenly spaced in a data set, preprocessed for the model of a config.
 
     Args:
-        cfg: of which ``INPUT.FORMAT`` and ``MODEL.PIXEL_*`` are used.
-        dataset: a registered one.
-        count: of the images; all where the data set has fewer.
-        size: to which the shorter side is resized; height and width of the crop from the center.
+        cfg: config, of which ``INPUT.FORMAT`` and ``MODEL.PIXEL_*`` are used.
+        dataset: name of a registered data set.
+        count: number of images. All of them if the data set has fewer.
+        size: length to which the shorter side is resized, and height and width of the center crop.
 
     Returns:
-        (N, 3, size, size), normalized.
+        Normalized images of shape (N, 3, size, size).
 
     Raises:
         ValueError: the data set is not registered, or it is empty.
@@ -234,18 +236,18 @@ def dataset_images(cfg: CfgNode, dataset: str, count: int, size: int) -> torch.T
 
 
 def random_network(cfg: CfgNode, images: torch.Tensor, seed: int = 0) -> nn.Module:
-    """The model of a config as it is when a training from scratch begins.
+    """Build the model of a config as at the beginning of a training from scratch.
 
-    No layer is frozen, and the BN layers have the statistics of the images, which are those that
-    they normalize with in training. Without them, MobileNetV2's gradients vanish.
+    No layer is frozen, and BN layers have the statistics of the images, with which they also
+    normalize in training. Without these, the gradients of MobileNetV2 vanish.
 
     Args:
-        cfg: of any Detectron2 model that has a backbone, but no supernet.
-        images: (N, 3, H, W), on which it will be measured.
-        seed: of the weights. Torch's own state of the CPU is left as it was.
+        cfg: config of any Detectron2 model with a backbone that is not a supernet.
+        images: images of shape (N, 3, H, W), on which the model will be measured.
+        seed: seed of the weights. The state of torch's CPU generator is left unchanged.
 
     Raises:
-        ValueError: the images are none, or of a size that the backbone cannot take.
+        ValueError: there are no images, or they have a size that the backbone cannot take.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -261,17 +263,17 @@ def random_network(cfg: CfgNode, images: torch.Tensor, seed: int = 0) -> nn.Modu
 
 
 def trained_network(cfg: CfgNode, weights: str) -> nn.Module:
-    """The model of a config with weights from a file.
+    """Build the model of a config with weights from a file.
 
     Args:
-        cfg: of any Detectron2 model that has a backbone, but no supernet.
-        weights: what the project's checkpointer loads: a detector, a classifier of which the backbone
-            is taken, a backbone, or a supernet that has the network of the config.
+        cfg: config of any Detectron2 model with a backbone that is not a supernet.
+        weights: anything that the project's checkpointer loads: a detector, a classifier, whose
+            backbone is used, a backbone, or a supernet that contains the network of the config.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the weights are of another architecture, or the backbone has parameters for
-            which they have no values.
+        ValueError: the weights belong to another architecture, or lack values for parameters of the
+            backbone.
     """
     if not PathManager.isfile(weights):
         raise FileNotFoundError(f"weights {weights!r}: no such file")

@@ -1,4 +1,4 @@
-"""The picture of effective receptive fields: figure 1."""
+"""The figure of effective receptive fields, as in figure 1."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ ROW_LABEL = 0.8
 COLOR_BAR = 1.0
 TICKS = 0.5
 NOTES = 0.6
-CHARACTER = 0.075  # of the notes
-LABEL_CHARACTERS = 22  # in a line
+CHARACTER = 0.075  # width of a character in the notes
+LABEL_CHARACTERS = 22  # per line
 
 
 def anchor_sizes(cfg: CfgNode, shapes: Mapping[str, ShapeSpec]) -> dict[int, tuple[float, ...]]:
-    """The anchor sizes of a config, in pixels, by the stride of the feature on which they lie.
+    """Get the anchor sizes of a config in pixels, by the stride of their feature.
 
     Args:
-        cfg: of a detector.
-        shapes: of the features of its backbone, from ``output_shape()``.
+        cfg: config of a detector.
+        shapes: shapes of the features of its backbone, from ``output_shape()``.
 
     Returns:
-        Empty where the model has no anchors.
+        The sizes by stride. Empty if the model has no anchors.
     """
     features = {
         "GeneralizedRCNN": cfg.MODEL.RPN.IN_FEATURES,
@@ -45,7 +45,7 @@ def anchor_sizes(cfg: CfgNode, shapes: Mapping[str, ShapeSpec]) -> dict[int, tup
         "RetinaNet": cfg.MODEL.RETINANET.IN_FEATURES,
     }.get(cfg.MODEL.META_ARCHITECTURE, [])
     sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
-    if len(sizes) == 1:  # for all features
+    if len(sizes) == 1:  # one list for all features
         sizes = sizes * len(features)
     return {shapes[name].stride: tuple(level) for name, level in zip(features, sizes)}
 
@@ -55,18 +55,18 @@ def draw_erfs(
     anchors: Mapping[str, Mapping[int, Sequence[float]]] | None = None,
     narrow: bool = False,
 ) -> Figure:
-    """Effective receptive fields, one row for each network and one column for each feature.
+    """Draw effective receptive fields, with a row for each network and a column for each feature.
 
-    A map is drawn on its image in logarithmic color, white where it is 1 % of its maximum or less.
+    A map is drawn in logarithmic color, and in white where it is at most 1 % of its maximum.
 
     Args:
-        networks: by a name for the row, what :func:`effective_receptive_fields` gives.
-        anchors: by the same names, sizes in pixels by stride, from :func:`anchor_sizes`: squares
-            around the centers of the maps of features with that stride.
-        narrow: for a phone: one row for each feature and one column for each network.
+        networks: results of :func:`effective_receptive_fields` by the label of the row.
+        anchors: sizes in pixels by stride, from :func:`anchor_sizes`, by the same labels. They are
+            drawn as squares around the centers of the maps of features with that stride.
+        narrow: use a layout for phones, with a row for each feature and a column for each network.
 
     Raises:
-        ValueError: there is no network, or they have other features than the first one.
+        ValueError: there is no network, or a network has other features than the first one.
     """
     columns = list(next(iter(networks.values()), []))
     for label, erfs in networks.items():
@@ -124,7 +124,7 @@ def draw_erfs(
 
 
 def _wrapped(label: str) -> str:
-    """Lines as long as a panel is high, parted at spaces and underscores where there are any."""
+    """Wrap a label to the height of a panel, at spaces and underscores where possible."""
     return textwrap.fill(label.replace("_", "_ "), LABEL_CHARACTERS).replace("_ ", "_")
 
 

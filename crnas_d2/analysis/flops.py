@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters of a detector, module by module, with the number of RoIs fixed."""
+"""Multiply-adds and parameters of a detector, module by module, with a fixed number of RoIs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MASK_ROIS = 100
 
 @dataclass(frozen=True)
 class ModuleCost:
-    """What one module of a detector costs for one image.
+    """The cost of one module of a detector for one image.
 
     Attributes:
-        part: one of :data:`PARTS`; "dense head" is that of RetinaNet or FCOS.
-        name: the stage, layer group or head.
+        part: one of :data:`PARTS`. "dense head" is that of RetinaNet or FCOS.
+        name: name of the stage, layer group or head.
         macs: multiply-adds, for all RoIs in a head that runs on RoIs.
-        parameters: number of learned values, frozen ones and those of FrozenBN included.
-        rois: number of RoIs that the module runs on; None for one that runs on whole features.
-            The res5 of C4 runs on those of the boxes, and on those of the masks once more.
+        parameters: number of learned values, including frozen ones and those of FrozenBN.
+        rois: number of RoIs that the module runs on. None for one that runs on whole features. The
+            res5 of C4 runs on those of the boxes, and again on those of the masks.
     """
 
     part: str
@@ -40,28 +40,31 @@ class ModuleCost:
 
 @dataclass(frozen=True)
 class DetectorCost:
-    """The modules of a detector in the order of the data flow, and their sums."""
+    """The modules of a detector in the order of the data flow, and their totals."""
 
     modules: tuple[ModuleCost, ...]
 
     @property
     def macs(self) -> int:
-        """Multiply-adds for one image."""
+        """The multiply-adds for one image."""
         return sum(module.macs for module in self.modules)
 
     @property
     def backbone_macs(self) -> int:
-        """Those of the backbone without its neck: the stages that ``MODEL.CR`` tells, and so with
-        res5 where that lies in the RoI heads (C4)."""
+        """The multiply-adds of the backbone without its neck.
+
+        They are those of all stages that ``MODEL.CR`` describes, so they include res5 where it
+        belongs to the RoI heads (C4).
+        """
         return sum(m.macs for m in self.modules if m.part == "backbone" or m.name == "res5")
 
     def has(self, name: str, part: str = "RoI heads") -> bool:
-        """Whether there is a module of this name in a part."""
+        """Tell whether a part has a module of this name."""
         return any((module.part, module.name) == (part, name) for module in self.modules)
 
     @property
     def parameters(self) -> int:
-        """Number of learned values."""
+        """The number of learned values."""
         return sum(module.parameters for module in self.modules)
 
 
@@ -71,24 +74,24 @@ def analyze_detector(
     proposals: int = PROPOSALS,
     mask_rois: int = MASK_ROIS,
 ) -> DetectorCost:
-    """Measure a detector on the meta device: real shapes, no memory, no weights.
+    """Count the cost of a detector on the meta device, with real shapes but no memory or weights.
 
-    Torch counts, see :mod:`torch.utils.flop_counter`: convolutions and products of matrices, one
-    multiply-add for two of its FLOPs. RoIAlign, norms, activations, element-wise sums, resizing,
-    pooling and biases count nothing.
+    The operators are counted by torch, see :mod:`torch.utils.flop_counter`: convolutions and matrix
+    products, with one multiply-add for two of its FLOPs. RoIAlign, norms, activations, element-wise
+    sums, resizing, pooling and biases are not counted.
 
     Args:
-        detector: its config, or the model, which is left as it is. A ``GeneralizedRCNN`` with
-            :class:`StandardROIHeads`, :class:`Res5ROIHeads` or a subclass, such as Cascade R-CNN,
-            with masks and keypoints; a ``PanopticFPN``, ``ProposalNetwork``, ``SemanticSegmentor``,
-            ``RetinaNet`` or ``FCOS``. Any backbone and neck; layers of a neck other than FPN and
-            NAS-FPN are one module.
-        input_size: height and width of the image, in pixels, before the model pads it.
-        proposals: RoIs of the box head, of each one in Cascade R-CNN.
-        mask_rois: RoIs of the mask head, and of the keypoint head.
+        detector: config of the detector, or the model, which is left unchanged. It is a
+            ``GeneralizedRCNN`` with :class:`StandardROIHeads`, :class:`Res5ROIHeads` or a subclass,
+            such as Cascade R-CNN, with masks and keypoints; or a ``PanopticFPN``,
+            ``ProposalNetwork``, ``SemanticSegmentor``, ``RetinaNet`` or ``FCOS``. Any backbone and
+            neck will do. Layers of a neck other than FPN and NAS-FPN are one module.
+        input_size: height and width of the image in pixels, before the model pads it.
+        proposals: number of RoIs of the box head, for each stage in Cascade R-CNN.
+        mask_rois: number of RoIs of the mask head, and of the keypoint head.
 
     Raises:
-        ValueError: it is another detector, one with other heads too, or one with a weight that no
+        ValueError: the detector is of another kind, has other heads too, or has a weight that no
             counted operator uses; or a size or number is not positive.
     """
     trace = trace_detector(detector, input_size, proposals, mask_rois)
@@ -124,7 +127,7 @@ def _learned_values(model: nn.Module) -> Iterator[tuple[str, int]]:
     for name, parameter in model.named_parameters():
         yield name, parameter.numel()
     for name, module in model.named_modules():
-        if isinstance(module, FrozenBatchNorm2d):  # has buffers in place of parameters
+        if isinstance(module, FrozenBatchNorm2d):  # it has buffers in place of parameters
             yield name, module.weight.numel() + module.bias.numel()
 
 

@@ -1,4 +1,4 @@
-"""Latency: how long detectors take for a mini-batch, on the device on which they are to run."""
+"""The latency of detectors for a mini-batch, on the device on which they are to run."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds for a mini-batch.
+    """The latency for a mini-batch in milliseconds.
 
     Attributes:
-        median: of the runs.
-        lower, upper: their quartiles.
-        runs: how many there were, those to warm up not counted.
+        median: median of the runs.
+        lower, upper: quartiles of the runs.
+        runs: number of runs, not counting those for warm-up.
     """
 
     median: float
@@ -43,7 +43,7 @@ class Latency:
 
     @property
     def spread(self) -> float:
-        """Between the quartiles, as a share of the median."""
+        """The interquartile range as a share of the median."""
         return (self.upper - self.lower) / self.median
 
     @classmethod
@@ -57,11 +57,11 @@ class Timing:
     """How latency is measured.
 
     Attributes:
-        input_size: height and width of the images, in pixels, before the model pads them.
-        batch: images that pass through together.
-        precision: of :data:`PRECISIONS`; all but "float32" by autocast.
-        runs: of each detector, that count.
-        warm_up: runs of each detector before those.
+        input_size: height and width of the images in pixels, before the model pads them.
+        batch: number of images in a batch.
+        precision: one of :data:`PRECISIONS`. All but "float32" use autocast.
+        runs: number of timed runs of each detector.
+        warm_up: number of untimed runs of each detector before those.
     """
 
     input_size: tuple[int, int]
@@ -74,16 +74,18 @@ class Timing:
 def measure_latency(
     cfgs: Mapping[Code, CfgNode], timing: Timing, clock: Callable[[], float] = time.perf_counter
 ) -> dict[Code, Latency]:
-    """Time whole detectors, from images in memory to boxes, as they run in evaluation: normalized,
-    padded and moved to the device by the model itself.
+    """Time whole detectors in evaluation, from images in memory to boxes.
 
-    Weights are random, on which dense layers do not depend; how many boxes go on does, and is made
-    equal by :func:`~.made_outputs.replace_outputs`. Detectors share the weights that have the same
-    name, so many of them fit into memory.
+    This includes normalization, padding and the transfer to the device by the model itself.
+
+    Weights are random, as the time of dense layers does not depend on them. It does depend on the
+    number of boxes, which :func:`~.made_outputs.replace_outputs` makes equal. Detectors share
+    weights with the same name, so that many of them fit into memory.
 
     Args:
-        cfgs: of the detectors, on one device. Their weights are not read.
-        clock: gives the time, in seconds.
+        cfgs: configs of the detectors, all on one device. Their weights are not read.
+        timing: how to measure.
+        clock: returns the time in seconds.
 
     Raises:
         ValueError: the number of boxes of a detector cannot be fixed.
@@ -116,17 +118,19 @@ def time_in_turn(
     clock: Callable[[], float],
     seed: int = 0,
 ) -> dict[Code, list[float]]:
-    """Run all once, in an order by chance, and again in another one, so that what makes a machine
-    slower for a while meets all alike.
+    """Time passes in turns, each of which runs all of them once in a new random order.
+
+    So a temporary slowdown of the machine affects all of them alike.
 
     Args:
-        passes: return when they have ended.
-        runs: of each one that are timed.
-        warm_up: runs of each one before those.
-        seed: of the orders.
+        passes: functions that return when their pass has finished.
+        runs: number of timed runs of each pass.
+        warm_up: number of untimed runs of each pass before those.
+        clock: returns the time in seconds.
+        seed: seed of the orders.
 
     Returns:
-        Seconds of each timed run.
+        The seconds of each timed run.
     """
     rng, began = random.Random(seed), time.perf_counter()
     times: dict[Code, list[float]] = {code: [] for code in passes}
@@ -144,8 +148,7 @@ def time_in_turn(
 
 
 def _build(cfgs: Mapping[Code, CfgNode], device: torch.device) -> dict[Code, nn.Module]:
-    """The detectors, in evaluation mode, with weights of a seed. Torch's own generators stay as they
-    are."""
+    """Build the detectors in evaluation mode with seeded weights, leaving torch's generators alone."""
     shared: dict[str, torch.Tensor] = {}
     models = {}
     devices = [device] if device.type == "cuda" else []
@@ -162,10 +165,10 @@ def _build(cfgs: Mapping[Code, CfgNode], device: torch.device) -> dict[Code, nn.
 
 
 def describe_device(name: str) -> dict[str, str]:
-    """What latency depends on beside the detector: device, version of torch, and threads.
+    """Describe what latency depends on apart from the detector: device, torch version, and threads.
 
     Args:
-        name: as in ``MODEL.DEVICE``.
+        name: name of the device, as in ``MODEL.DEVICE``.
     """
     device = torch.device(name)
     if device.type == "cuda":
@@ -177,7 +180,7 @@ def describe_device(name: str) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """As the kernel of Linux names it, or else as Python knows it."""
+    """Get the name of the processor from the Linux kernel, or else from Python."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as f:
             names = [line.partition(":")[2].strip() for line in f if line.startswith("model name")]

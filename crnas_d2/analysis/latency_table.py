@@ -1,4 +1,4 @@
-"""A table of latencies in a file, which another machine or a later run reads."""
+"""A table of latencies in a file, for another machine or a later run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ HEAD = ["code", "median_ms", "lower_quartile_ms", "upper_quartile_ms", "runs"]
 
 @dataclass
 class LatencyTable:
-    """
+    """A table of latencies.
+
     Attributes:
         conditions: where, of what and how it was measured, by names or config keys.
-        rows: by stage code.
+        rows: latencies by stage code.
     """
 
     conditions: Mapping[str, str]
@@ -30,10 +31,11 @@ class LatencyTable:
 
     @classmethod
     def read(cls, path: str) -> LatencyTable:
-        """
+        """Read a table.
+
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no table of latencies; names the line.
+            ValueError: the file is not a table of latencies. The message names the line.
         """
         try:
             lines = read_file(path).decode("utf-8").splitlines()
@@ -65,7 +67,7 @@ class LatencyTable:
         return table
 
     def write(self, path: str) -> None:
-        """The codes in lexicographic order."""
+        """Write the table, with its codes in lexicographic order."""
         text = io.StringIO()
         text.writelines(f"# {name}: {value}\n" for name, value in self.conditions.items())
         writer = csv.writer(text, lineterminator="\n")
@@ -79,15 +81,16 @@ class LatencyTable:
     def check_conditions(
         self, path: str, now: Mapping[str, str], defaults: Mapping[str, str]
     ) -> None:
-        """
+        """Check that the table was made under given conditions.
+
         Args:
-            path: of the file, for the error.
-            now: conditions that have to be the same. Those that are no config keys may be others
-                where they are not named.
-            defaults: of all config keys. A key that is not named has its default.
+            path: path of the file, for the error message.
+            now: conditions that have to match. Those that are not config keys do not have to be
+                named here.
+            defaults: defaults of all config keys. A key that is not named has its default.
 
         Raises:
-            ValueError: they are not the same; lists where.
+            ValueError: the conditions differ. The message lists the differences.
         """
         names = now.keys() | (self.conditions.keys() & defaults.keys())
         differences = list_differences(

@@ -1,8 +1,8 @@
-"""Made outputs of a detector's heads, so that as many boxes go on in every network.
+"""Synthetic outputs of a detector's heads, so that all networks process the same number of boxes.
 
-How many proposals NMS leaves, and how many boxes have a score, depends on the weights. With random
-weights these numbers are accidents, and so is the time that goes by with them. So the heads run, and
-what they give is replaced: all networks have the same proposals and the same objects.
+How many proposals survive NMS, and how many boxes have a score, depends on the weights. With random
+weights these numbers are accidental, and so would be the time that depends on them. So the heads
+run, but their outputs are replaced: all networks have the same proposals and the same objects.
 """
 
 from __future__ import annotations
@@ -15,33 +15,35 @@ from torch import Tensor, nn
 
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, RetinaNet, SemanticSegmentor
 
-LIKELY, UNLIKELY = 3.0, -10.0  # logits; to the first one a number below 1 is added
+LIKELY, UNLIKELY = 3.0, -10.0  # logits; a number below 1 is added to the former
 
 Make = Callable[[Any], Any]
 
 
 def replace_outputs(model: nn.Module) -> None:
-    """Let a detector, from now on, find as much as it may find in each image: each level has its
-    full number of candidates, at anchors by chance, and each proposal is an object, of a class by
-    chance. So ``POST_NMS_TOPK_TEST`` proposals and ``TEST.DETECTIONS_PER_IMAGE`` boxes go on, or
-    what NMS leaves where that is less.
+    """Make a detector find as much as it possibly can in each image, from now on.
 
-    All that the detector computes it still computes. Copies of the made outputs come on top.
+    Each level has its maximum number of candidates, at random anchors, and each proposal is an
+    object of a random class. So there are ``POST_NMS_TOPK_TEST`` proposals and
+    ``TEST.DETECTIONS_PER_IMAGE`` boxes, or what NMS leaves if that is less.
+
+    The detector still computes everything it would compute. The copies of the synthetic outputs are
+    additional work.
 
     Args:
-        model: in evaluation mode; a ``GeneralizedRCNN`` or ``PanopticFPN`` with an RPN and box
-            heads, a ``ProposalNetwork`` with an RPN, a ``RetinaNet``, or a
+        model: a model in evaluation mode: a ``GeneralizedRCNN`` or ``PanopticFPN`` with an RPN and
+            box heads, a ``ProposalNetwork`` with an RPN, a ``RetinaNet``, or a
             ``SemanticSegmentor``, which has no boxes.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the model is of another kind.
     """
     for head, make in _heads(model):
         head.register_forward_hook(_Replacement(make))
 
 
 class _Replacement:
-    """A forward hook: what ``make`` made of the first output of the same shapes, instead of any."""
+    """A forward hook that replaces outputs by what ``make`` makes of the first one of these shapes."""
 
     def __init__(self, make: Make):
         self._make = make
@@ -51,11 +53,11 @@ class _Replacement:
         key = tuple((tensor.shape, tensor.dtype) for tensor in _tensors(output))
         if key not in self._made:
             self._made[key] = self._make(output)
-        return _copy(self._made[key])  # as RetinaNet writes into it
+        return _copy(self._made[key])  # RetinaNet writes into it
 
 
 def _heads(model: nn.Module) -> Iterator[tuple[nn.Module, Make]]:
-    """The heads whose outputs tell how many boxes go on, and what makes theirs."""
+    """Iterate over the heads that determine the number of boxes, each with a replacement function."""
     if isinstance(model, SemanticSegmentor):
         return
     if isinstance(model, RetinaNet):
@@ -82,8 +84,11 @@ def _unknown(model: nn.Module, expected: str) -> ValueError:
 
 
 def _candidates(output: tuple[list[Tensor], ...], count: int) -> tuple[list[Tensor], ...]:
-    """Of an RPN's or a RetinaNet's head: for each level, logits (N, A x classes, H, W) of which
-    ``count`` are likely in each image; and 0 for all else, which leaves the anchors as they are."""
+    """Make the outputs of an RPN's or a RetinaNet's head.
+
+    For each level these are logits of shape (N, A x classes, H, W), of which ``count`` are likely
+    in each image, and zeros for everything else, which leave the anchors unchanged.
+    """
     logits, *others = output
     made = []
     for level in logits:
@@ -95,15 +100,18 @@ def _candidates(output: tuple[list[Tensor], ...], count: int) -> tuple[list[Tens
 
 
 def _objects(output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Of a box predictor: logits (R, classes + 1) of which one in each RoI is likely, not that of
-    the background, which is the last; deltas of 0."""
+    """Make the outputs of a box predictor.
+
+    In each RoI, one of the logits of shape (R, classes + 1) is likely, other than the last one,
+    which is the background. All deltas are 0.
+    """
     logits, deltas = output
     scores, classes = (LIKELY + _drawn(logits[:, :-1].shape, logits)).max(1, keepdim=True)
     return torch.full_like(logits, UNLIKELY).scatter(1, classes, scores), torch.zeros_like(deltas)
 
 
 def _drawn(shape: torch.Size, like: Tensor) -> Tensor:
-    """Numbers from 0 to 1, always the same ones for a shape."""
+    """Draw numbers from 0 to 1, which are always the same for a shape."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(like)
 
 

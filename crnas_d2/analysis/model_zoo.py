@@ -1,4 +1,4 @@
-"""The tables of MODEL_ZOO.md: what is measured here beside what the paper prints."""
+"""The tables of MODEL_ZOO.md, with our measurements next to the numbers printed in the paper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .flops import INPUT_SIZE, MASK_ROIS, PROPOSALS, analyze_detector
 from .paper_convention import paper_convention_gflops
 from .paper_results import PAPER_RESULTS, PaperResult
 
-# Folder of the configs: title of their table
+# Title of the table for each folder of configs
 SECTIONS: Mapping[str, str] = MappingProxyType(
     {
         "COCO-Detection": "Faster R-CNN and RetinaNet on COCO",
@@ -66,9 +66,9 @@ HEADERS = (
 
 
 def format_model_zoo() -> str:
-    """MODEL_ZOO.md: a table for each folder of shipped configs, in Markdown.
+    """Format MODEL_ZOO.md, with a Markdown table for each folder of shipped configs.
 
-    Configs that differ in their schedule alone share a row.
+    Configs that differ only in their schedule share a row.
     """
     sections = [INTRODUCTION]
     for folder, title in SECTIONS.items():
@@ -87,7 +87,7 @@ def format_model_zoo() -> str:
 
 
 def _networks(names: Iterable[str]) -> list[dict[str, CfgNode]]:
-    """Configs by name, those of one network together, in the order of the paper's tables."""
+    """Group configs by their network, in the order of the paper's tables."""
     networks: dict[tuple[str, str], dict[str, CfgNode]] = {}
     for name in sorted(names, key=_order):
         cfg = get_config(name)
@@ -96,7 +96,7 @@ def _networks(names: Iterable[str]) -> list[dict[str, CfgNode]]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Network and schedule, such as ("faster_rcnn_CR_R_50_FPN", "1x")."""
+    """Split a name into network and schedule, such as ("faster_rcnn_CR_R_50_FPN", "1x")."""
     network, _, schedule = os.path.basename(name).removesuffix(".yaml").rpartition("_")
     return network, schedule
 

@@ -1,4 +1,4 @@
-"""A reading of how the paper counted the FLOPs of its Tables 1, 3 and 7."""
+"""An interpretation of how the paper counted the FLOPs of its Tables 1, 3 and 7."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from ..modeling.cr_mobilenetv2 import InvertedResidual
 from .flops import INPUT_SIZE, MASK_ROIS, PROPOSALS
 from .trace import LayerCall, trace_detector
 
-BN_OPERATIONS = 4  # on each element
+BN_OPERATIONS = 4  # for each element
 
 
 def paper_convention_gflops(cfg: CfgNode) -> float:
-    """Operations of a detector in units of 1e9, counted such that the paper's numbers come out.
+    """Count the operations of a detector in units of 1e9 such that the paper's numbers come out.
 
     The paper does not say how it counted. This convention was fitted to its printed numbers after
-    the fact and gives all of them to the last digit; it is a reading, not the authors' counter:
+    the fact and reproduces all of them to the last digit. It is an interpretation, not the authors'
+    counter:
 
-    - the input is 800x1088, with 1000 RoIs in the box head and 100 in the mask head;
-    - a convolution counts its multiply-adds and its biases, a transposed one as if each output
-      position used the whole kernel; a linear layer counts ``(2 * in - 1) * out``; a batch norm
-      counts 4 for each element;
-    - there is a BN after each convolution of the backbone, and none in FPN and heads;
-    - background is a class of its own in all that is predicted by class: two scores for each
-      anchor, and one more set of boxes and one more mask for each RoI;
-    - the first inverted residual of MobileNetV2, which expands nothing (t = 1), has a 1x1
-      convolution as the others have. Torchvision's network, and ours, has none.
+    - The input is 800x1088, with 1000 RoIs in the box head and 100 in the mask head.
+    - A convolution counts its multiply-adds and its biases, a transposed one as if each output
+      position used the whole kernel. A linear layer counts ``(2 * in - 1) * out``. A batch norm
+      counts 4 for each element.
+    - There is a BN after each convolution of the backbone, and none in FPN and heads.
+    - Background is an additional class in all predictions by class: two scores for each anchor, and
+      one more set of boxes and one more mask for each RoI.
+    - The first inverted residual of MobileNetV2, which has no expansion (t = 1), has a 1x1
+      convolution like the others. Torchvision's network, and ours, has none.
 
-    With it, the paper's rows of ResNet50 and of ResNet101 in Tables 1 and 7 appear to be exchanged
-    between baseline and CR: CR networks have fewer BN elements, and so fewer operations, as Table 3
-    has it.
+    With it, the paper's rows of ResNet50 and of ResNet101 in Tables 1 and 7 appear to be swapped
+    between baseline and CR: CR networks have fewer BN elements, and so fewer operations, as in
+    Table 3.
 
-    Args, Raises: as :func:`analyze_detector`; the paper has two-stage detectors alone.
+    The arguments and errors are those of :func:`analyze_detector`, restricted to two-stage
+    detectors, as the paper has no others.
     """
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
         raise ValueError(

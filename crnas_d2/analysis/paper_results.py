@@ -1,4 +1,4 @@
-"""The numbers printed in the paper, by the name of the config that repeats the experiment."""
+"""The numbers printed in the paper, by the name of the config that reproduces the experiment."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class PaperResult:
-    """A row of a table of the paper. None of it was measured by this project.
+    """A row of a table in the paper. None of it was measured by this project.
 
     Attributes:
         table: number of the table.
-        box_ap: AP of the boxes on COCO minival, in percent; None in Table 2, which is on VOC.
-        gflops: "on the whole detector (w/o ROIAlign layer) using the input size 800x1088"; None in
+        box_ap: AP of the boxes on COCO minival, in percent. None in Table 2, which is on VOC.
+        gflops: "on the whole detector (w/o ROIAlign layer) using the input size 800x1088". None in
             Tables 2, 4, 8 and 9, which have no such column.
-        mask_ap: AP of the masks, in percent, in Table 3.
-        box_ap50: AP of the boxes at IoU 0.5 on VOC test2007, in percent, in Table 2.
+        mask_ap: AP of the masks in percent, in Table 3.
+        box_ap50: AP of the boxes at IoU 0.5 on VOC test2007 in percent, in Table 2.
     """
 
     table: int

@@ -1,4 +1,4 @@
-"""The modules of a detector in the order of the data flow, by the names of its layers."""
+"""The modules of a detector in the order of the data flow, by the names of their layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ PARTS = ("backbone", "neck", "RPN", "RoI heads", "semantic segmentation", "dense
 
 
 def locate(path: str, has_neck: bool) -> tuple[str, str] | None:
-    """Part and name of the module that a layer or parameter belongs to; None for the poolers."""
+    """Get the part and name of the module that a layer or parameter belongs to. None for poolers."""
     match path.split("."):
         case ["backbone", "bottom_up", stage, *_]:
             return "backbone", stage

@@ -1,4 +1,4 @@
-"""Architecture sketches as in figure 4: the blocks of each stage, their dilations, and what they cost."""
+"""Sketches of architectures as in figure 4: the blocks of each stage, their dilations, their cost."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ..modeling.supernet import build_stages
 from .flops import INPUT_SIZE, PROPOSALS, analyze_detector
 from .style import DILATION_COLORS, GRAY, INK, PALE, styled
 
-# How the names of the builders begin whose backbones MODEL.CR describes.
+# Prefix of the builders whose backbones MODEL.CR describes
 BUILDERS = "build_cr_"
-# Network of the shipped configs, by the published name less "SCR-" or "CR-".
+# Network in the names of the shipped configs, by the published name without "SCR-" or "CR-"
 NETWORKS: Mapping[str, str] = MappingProxyType(
     {
         "ResNet18": "R_18",
@@ -34,7 +34,7 @@ NETWORKS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# In inches.
+# In inches
 MARGIN = 0.2
 MIN_WIDTH = 5.6
 MIN_COLUMN = 0.68
@@ -54,10 +54,10 @@ class SketchedStage:
     """A stage of a network.
 
     Attributes:
-        name: such as "res4".
-        stride: of its output to the image; None where it runs on RoIs (C4).
-        dilations: of the 3x3 convolution of each block; empty for a single layer, which is no
-            choice block.
+        name: name such as "res4".
+        stride: stride of its output relative to the image. None if it runs on RoIs (C4).
+        dilations: dilation of the 3x3 convolution of each block. Empty for a single layer, which is
+            not a choice block.
         macs: multiply-adds.
     """
 
@@ -69,18 +69,18 @@ class SketchedStage:
 
 @dataclass(frozen=True)
 class SketchedNetwork:
-    """A backbone: its stages in the order of the data flow, stem included."""
+    """A backbone, with its stages in the order of the data flow, including the stem."""
 
     label: str
     stages: tuple[SketchedStage, ...]
 
     @classmethod
     def from_config(cls, label: str, cfg: CfgNode) -> SketchedNetwork:
-        """The backbone of a detector, counted by :func:`analyze_detector` at 800x1088.
+        """Sketch the backbone of a detector, counted by :func:`analyze_detector` at 800x1088.
 
         Raises:
-            ValueError: the backbone is not one of a single architecture, such as a supernet, or
-                the detector cannot be counted.
+            ValueError: the backbone does not have a single architecture, such as a supernet, or the
+                detector cannot be counted.
         """
         builder = cfg.MODEL.BACKBONE.NAME
         if not builder.startswith(BUILDERS):
@@ -108,10 +108,12 @@ class SketchedNetwork:
     def from_architecture(
         cls, label: str, architecture: Architecture, block: str = "bottleneck"
     ) -> SketchedNetwork:
-        """A backbone of the widths of ResNet50, ResNet18 or MobileNetV2, with other codes.
+        """Sketch a backbone with the widths of ResNet50, ResNet18 or MobileNetV2 and other codes.
 
         Args:
-            block: "bottleneck" or "basic", in the ResNet family.
+            label: label of the sketch.
+            architecture: the codes.
+            block: "bottleneck" or "basic", for the ResNet family.
 
         Raises:
             ValueError: there is no such block.
@@ -126,10 +128,11 @@ class SketchedNetwork:
 
     @classmethod
     def published(cls, name: str, label: str = "") -> SketchedNetwork:
-        """One of :data:`ARCHITECTURES`, with its widths and groups.
+        """Sketch one of :data:`ARCHITECTURES`, with its widths and groups.
 
         Args:
-            label: instead of the name.
+            name: name of the architecture.
+            label: label to use instead of the name.
 
         Raises:
             ValueError: there is no such name.
@@ -144,12 +147,12 @@ class SketchedNetwork:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of the backbone for one image."""
+        """The multiply-adds of the backbone for one image."""
         return sum(stage.macs for stage in self.stages)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """What part of the multiply-adds each stage has; their sum is 1."""
+        """The share of each stage in the multiply-adds. The shares add up to 1."""
         return tuple(stage.macs / self.macs for stage in self.stages)
 
 
@@ -158,11 +161,11 @@ def _shipped_config(network: str) -> CfgNode:
 
 
 def draw_sketches(networks: Sequence[SketchedNetwork]) -> Figure:
-    """One row for each network, from top to bottom.
+    """Draw one row for each network, from top to bottom.
 
     A box is a block. Its color and the number in it are the dilation of its 3x3 convolution. Below
-    the boxes of a stage stand its part of the multiply-adds, as a bar and in percent, and the number
-    of its blocks. Bars have one scale in the whole figure. Neighbors of one family share their
+    the boxes of a stage are its share of the multiply-adds, as a bar and in percent, and the number
+    of its blocks. All bars of a figure have the same scale. Neighbors of one family share their
     columns and headers.
 
     Raises:
@@ -215,7 +218,7 @@ def _column_widths(table: Sequence[SketchedNetwork], box: float) -> list[float]:
 
 
 def _most_blocks(table: Sequence[SketchedNetwork]) -> list[int]:
-    """Of each stage, among all networks."""
+    """Get the largest number of blocks of each stage among all networks."""
     stages = zip(*(network.stages for network in table))
     return [max(len(stage.dilations) or 1 for stage in same) for same in stages]
 

@@ -1,4 +1,4 @@
-"""How all figures of this project look, and how they become files."""
+"""The common style of all figures of this project, and how they are written to files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from matplotlib.figure import Figure
 
 from ..files import write_atomically
 
-# The palette of Okabe and Ito, which readers with any kind of colour vision can tell apart.
+# The palette of Okabe and Ito, which is distinguishable with any kind of color vision
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 VERMILION, PURPLE, SKY = "#D55E00", "#CC79A7", "#56B4E9"
 INK, GRAY, PALE = "#1A1A1A", "#6B6B6B", "#D9D9D9"
 BASELINE, FOUND = ORANGE, BLUE
-# From light to dark, so that they stay in order in a grey print. 4 and 6 are those of a DC5's res5.
+# From light to dark, so that they stay in order in a gray print. 4 and 6 belong to the res5 of DC5.
 DILATION_COLORS = {1: "#DDEBF4", 2: "#5FA8D3", 3: "#0B3C5D", 4: "#4A1F5C", 6: "#240C30"}
 
 STYLE = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -37,19 +37,21 @@ STYLE = {
     "legend.frameon": False,
     "figure.facecolor": "white",
     "savefig.dpi": 150,
-    # The same figure is the same bytes.
+    # makes SVG files reproducible
     "svg.hashsalt": "crnas_d2",
 }
 FORMATS = ("svg", "png", "pdf")
 
 
 def styled() -> contextlib.AbstractContextManager:
-    """Figures have the style of the project if they are made, drawn on and rendered within it."""
+    """Apply the project's style to figures that are created, drawn and rendered in a ``with``
+    block.
+    """
     return matplotlib.rc_context(STYLE)
 
 
 def render(figure: Figure, file_format: str) -> bytes:
-    """A figure as the content of a file: "svg", "png", "webp" or "pdf", the same bytes each time."""
+    """Render a figure reproducibly as the content of an "svg", "png", "webp" or "pdf" file."""
     buffer = io.BytesIO()
     date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format)
     with styled():
@@ -58,10 +60,10 @@ def render(figure: Figure, file_format: str) -> bytes:
 
 
 def figure_format(path: str) -> str:
-    """The format that a file's name asks for.
+    """Get the format of a figure from the name of its file.
 
     Raises:
-        ValueError: it is none of :data:`FORMATS`.
+        ValueError: the format is not one of :data:`FORMATS`.
     """
     file_format = os.path.splitext(path)[1].lower().lstrip(".")
     if file_format not in FORMATS:
@@ -70,8 +72,7 @@ def figure_format(path: str) -> str:
 
 
 def write_figure(figure: Figure, path: str) -> None:
-    """Write a figure, whole or not at all, in the format of the file's name. Missing folders are
-    made.
+    """Write a figure atomically, in the format of the file's name. Missing folders are created.
 
     Raises:
         ValueError: the format is unknown.

@@ -1,4 +1,4 @@
-"""A detector on the meta device, and what its modules compute, with the number of RoIs fixed."""
+"""A trace of a detector on the meta device: what its modules compute for a fixed number of RoIs."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ DETECTORS = (GeneralizedRCNN, DenseDetector, ProposalNetwork, SemanticSegmentor)
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One use of a layer in a forward pass.
+    """One call of a layer in a forward pass.
 
     Attributes:
         name: path of the layer in the detector.
         layer: the layer.
-        input_shape: of its first argument.
-        output_shape: of its result, norm and activation that it carries included.
+        input_shape: shape of its first argument.
+        output_shape: shape of its result, after its norm and activation.
     """
 
     name: str
@@ -47,13 +47,13 @@ class LayerCall:
 
 @dataclass
 class Trace:
-    """What a detector does with one image.
+    """What a detector computes for one image.
 
     Attributes:
         model: the detector, on the meta device and in evaluation mode.
-        calls: of its layers, the modules with parameters or without children, in the order of their
-            end.
-        macs: multiply-adds by the path of the module that executes them itself, of all its calls.
+        calls: calls of its layers, that is, of modules with parameters or without children, in the
+            order in which they end.
+        macs: multiply-adds by the path of the module that executes them itself, over all its calls.
     """
 
     model: nn.Module
@@ -66,7 +66,7 @@ def trace_detector(
 ) -> Trace:
     """Run each module of a detector once, on one image.
 
-    Args, Raises: as :func:`.flops.analyze_detector`.
+    The arguments and errors are those of :func:`.flops.analyze_detector`.
     """
     sizes = (*input_size, proposals, mask_rois)
     if len(sizes) != 4 or not all(isinstance(size, int) and size > 0 for size in sizes):
@@ -155,8 +155,7 @@ def _each(heads: nn.Module) -> Iterable[nn.Module]:
 
 
 def _check_complete(trace: Trace) -> None:
-    """That all weights were used. Only a backbone may have some that are not: a supernet runs one of
-    its paths."""
+    """Check that all weights were used, except for a backbone, as a supernet runs one of its paths."""
     has_neck = hasattr(trace.model.backbone, "bottom_up")
     called = {call.name for call in trace.calls}
     for name, module in trace.model.named_modules():
@@ -172,8 +171,11 @@ def _check_complete(trace: Trace) -> None:
 
 
 class _Recorder:
-    """Records what runs inside of its context. Torch counts, by operators; what it has counted since a
-    module began or a child of it ended is the module's own."""
+    """Records what runs within its context.
+
+    Torch counts the operators. What it has counted since a module began or a child of it ended
+    belongs to the module itself.
+    """
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace

@@ -1,4 +1,4 @@
-"""AP of many architectures whose weights are those of one supernet (section 3.3.1)."""
+"""The AP of many architectures that share the weights of one supernet (section 3.3.1)."""
 
 from .evaluator import ArchitectureEvaluator
 

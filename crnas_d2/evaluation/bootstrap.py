@@ -1,4 +1,4 @@
-"""COCO's AP of a detector under many resamples of the images."""
+"""COCO's AP of a detector on many resamples of the images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn.functional import embedding_bag
 from .detections import Detections, id_array
 from .matching import ALL_BITS, AREAS, BITS, IOU_THRESHOLDS, ImageObjects, find_outside, match
 
-# By name of the metric in Detectron2: the IoU thresholds that it takes the mean over, and the area
-# of the objects that it counts.
+# By Detectron2's name of the metric: the IoU thresholds over which it is averaged, and the area of
+# the objects that it counts
 METRICS = {
     "AP": (BITS, "all"),
     "AP50": (BITS[IOU_THRESHOLDS == 0.5], "all"),
@@ -28,14 +28,14 @@ MAX_ELEMENTS = 2**20  # of a temporary array
 
 
 def metric_and_category(name: str, class_names: Sequence[str]) -> tuple[str, int | None]:
-    """What :class:`ResampledImages` takes, of a metric's name in Detectron2's results.
+    """Get the arguments of :class:`ResampledImages` from a metric's name in Detectron2's results.
 
     Args:
-        name: one of :data:`METRICS`, or "AP-person".
-        class_names: in the order of the categories.
+        name: one of :data:`METRICS`, or the AP of a class, such as "AP-person".
+        class_names: names in the order of the categories.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: there is no such metric.
     """
     if name in METRICS:
         return name, None
@@ -48,32 +48,30 @@ def metric_and_category(name: str, class_names: Sequence[str]) -> tuple[str, int
 
 
 def poisson_weights(images: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each image is in each resample of the Poisson bootstrap: numbers with mean 1.
+    """Draw how often each image occurs in each resample of the Poisson bootstrap, with a mean of 1.
 
-    The size of a resample is random too; AP is a ratio, so that hardly adds to its spread.
+    The size of a resample is random too. As AP is a ratio, this hardly adds to its variance.
 
     Returns:
-        (images, resamples) float32, whole numbers.
+        Whole numbers as float32 of shape (images, resamples).
     """
     return np.random.default_rng(seed).poisson(1, (images, resamples)).astype(np.float32)
 
 
 class ResampledImages:
-    """The images of a data set, the objects in them, and how often each image counts in each of R
-    resamples.
+    """The images of a data set with their objects, and how often each image counts in R resamples.
 
-    All detectors share it, so what they reach in a resample is paired.
+    All detectors share an instance, so that their results in a resample are paired.
 
     Args:
-        ground_truth: the annotations of the data set.
-        contiguous_ids: ``thing_dataset_id_to_contiguous_id`` of Detectron2's metadata: from
+        ground_truth: annotations of the data set.
+        contiguous_ids: ``thing_dataset_id_to_contiguous_id`` of Detectron2's metadata, from
             category ids in the ground truth to those of detections.
-        weights: (I, R), whole numbers, of the images in the order of their ids. 1 everywhere is
-            the AP of the images as they are.
+        weights: whole numbers of shape (I, R), for the images in the order of their ids. With 1
+            everywhere, the result is the AP on the original images.
         iou_type: "bbox" for box AP, "segm" for mask AP.
         metric: one of :data:`METRICS`.
-        category: that alone is scored, counted from 0; None for the mean over those that have
-            objects.
+        category: index of the only category to score. None averages over those that have objects.
 
     Raises:
         ValueError: the weights, the IoU type or the metric are not as described.
@@ -110,26 +108,26 @@ class ResampledImages:
         image = np.repeat(np.arange(len(image_ids)), [len(o.crowd) for o in self._objects])
         categories = np.concatenate([np.empty(0, int), *(o.categories for o in self._objects)])
         counts = ~np.concatenate([np.empty(0, bool), *(o.ignored for o in self._objects)])
-        # For each category the images of its objects that count, one for each.
+        # For each category, the image of each of its objects that count
         self._counted = [image[counts & (categories == c)] for c in range(len(contiguous_ids))]
         self._scored = range(len(contiguous_ids)) if category is None else [category]
 
     def ap(self, detections: Detections) -> np.ndarray:
-        """The metric of one detector in each resample.
+        """Compute the metric of one detector on each resample.
 
-        An image of weight w counts as w copies of it that follow each other, so with all weights 1
-        this is what pycocotools computes. The one thing that differs from real copies is the order
-        of detections of the same image and category that have the same score.
+        An image of weight w counts as w consecutive copies of it. So with all weights equal to 1
+        the result is that of pycocotools. The only difference from real copies is the order of
+        detections with equal scores in the same image and category.
 
-        AP is no mean over images, so it is computed anew for each resample. Matching does not
-        depend on the weights and is done once. Sums are exact up to 2^24 detections and annotations
-        of a category, counted with weights.
+        As AP is not a mean over images, it is computed anew for each resample. Matching does not
+        depend on the weights and is done once. Sums are exact up to 2^24 weighted detections and
+        annotations of a category.
 
         Args:
-            detections: in all of the images; an image without any counts.
+            detections: detections in all of the images. An image without any counts too.
 
         Returns:
-            (R,) float64, in percent. NaN in a resample without objects.
+            The metric in percent, as float64 of shape (R,). NaN for a resample without objects.
 
         Raises:
             ValueError: a detection is in another image or of an unknown category, or masks are
@@ -142,8 +140,8 @@ class ResampledImages:
         outside = find_outside(detections, self._iou_type, self._area)
         matches = match(detections, images, self._objects, outside)
         matches = matches[matches["ignored"] != ALL_BITS]
-        # Of equal scores the smaller image id first, then in the order given, as in pycocotools:
-        # they come in this order, and the sort is stable.
+        # As in pycocotools, equal scores are sorted by image id, then in the order given. They
+        # already come in this order, and the sort is stable.
         matches = matches[np.lexsort((-matches["score"], matches["category"]))]
         bounds = np.searchsorted(matches["category"], np.arange(len(self._counted) + 1))
         sums = np.zeros(self._weights.shape[1])
@@ -177,16 +175,16 @@ class ResampledImages:
 def _average_precision(
     matches: np.ndarray, weights: np.ndarray, num_objects: np.ndarray, bits: np.ndarray
 ) -> np.ndarray:
-    """AP of one category, from 0 to 1: the mean over IoU thresholds and recalls 0, 0.01, ..., 1.
+    """Compute the AP of one category, averaged over IoU thresholds and recalls 0, 0.01, ..., 1.
 
     Args:
-        matches: (D,), best score first.
-        weights: (I, R).
-        num_objects: (R,).
-        bits: of the IoU thresholds.
+        matches: matches of shape (D,), best score first.
+        weights: weights of shape (I, R).
+        num_objects: numbers of objects of shape (R,).
+        bits: bits of the IoU thresholds.
 
     Returns:
-        (R,); 0 where there are no objects.
+        The AP from 0 to 1, with shape (R,). 0 where there are no objects.
     """
     sums = np.zeros(len(num_objects))
     found = np.flatnonzero(matches["true"])  # at all others precision falls and recall stays
@@ -207,7 +205,7 @@ def _average_precision(
         np.divide(hits, np.maximum(precision, 1, out=precision), out=precision)
         backwards = precision[::-1]
         for before, row in zip(backwards, backwards[1:]):  # several times faster than accumulate()
-            np.maximum(before, row, out=row)  # the best one at this recall or a higher one
+            np.maximum(before, row, out=row)  # the best precision at this recall or a higher one
         hits /= num_objects
         passed = _recall_thresholds_passed(hits)
         passed[1:] -= passed[:-1].copy()
@@ -216,7 +214,11 @@ def _average_precision(
 
 
 def _running_weight(weights: np.ndarray, images: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The sum of weights[images[:e]] for each of the rising ends e: (len(ends), R) float64."""
+    """Compute the sum of weights[images[:e]] for each of the ascending ends e.
+
+    Returns:
+        Sums as float64 of shape (len(ends), R).
+    """
     parts = embedding_bag(
         torch.from_numpy(images[: ends[-1]].astype(np.int64)),
         torch.from_numpy(weights),
@@ -228,16 +230,17 @@ def _running_weight(weights: np.ndarray, images: np.ndarray, ends: np.ndarray) -
 
 
 def _running_sum(rows: np.ndarray) -> np.ndarray:
-    """``np.cumsum(rows, 0)`` in its place, several times faster."""
+    """Compute ``np.cumsum(rows, 0)`` in place, several times faster."""
     tensor = torch.from_numpy(rows)
     return torch.cumsum(tensor, 0, out=tensor).numpy()
 
 
 def _recall_thresholds_passed(recall: np.ndarray) -> np.ndarray:
-    """How many of COCO's recall thresholds are at most ``recall``, a fraction of whole numbers.
+    """Count COCO's recall thresholds up to ``recall``, which is a fraction of whole numbers.
 
-    Threshold k is 0.01 k in floating point, for some k a little more than k / 100. Fractions that
-    are not equal differ by much more, so only the threshold next to the recall is compared with it.
+    Threshold k is 0.01 k in floating point, which for some k is slightly more than k / 100.
+    Fractions that differ at all differ by much more, so only the threshold next to the recall is
+    compared with it.
     """
     passed = np.floor(recall * 100 + 1e-7)
     passed += recall >= 0.01 * passed

@@ -1,4 +1,4 @@
-"""What a detector found in a number of images, in little memory."""
+"""The detections in a number of images, stored compactly."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import numpy as np
 
 
 def id_array(ids: Iterable[int | str]) -> np.ndarray:
-    """Ids of images as an array: int64, or texts, whose order is that of Python too."""
+    """Convert ids of images to an array of int64, or of strings, which sort as in Python."""
     ids = list(ids)
     return np.array(ids, str if ids and isinstance(ids[0], str) else np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """D detections, as :class:`detectron2.evaluation.COCOEvaluator` describes them, digit for digit.
+    """D detections, exactly as :class:`detectron2.evaluation.COCOEvaluator` represents them.
 
-    A few dozen bytes each, where a dict of Python numbers takes half a kilobyte.
+    Each takes a few dozen bytes, whereas a dict of Python numbers takes half a kilobyte.
 
     Attributes:
-        image_ids: (D,) int64, or texts.
-        categories: (D,) int64 or int32, contiguous from 0.
-        boxes: (D, 4) float64 or float32, x, y, width, height in pixels of the original image.
-        scores: (D,) float64 or float32.
-        masks: (D, 3) of height, width in pixels (int) and COCO's run lengths (str); (0, 3) where
-            the detector has no masks.
+        image_ids: int64 or strings of shape (D,).
+        categories: int64 or int32 of shape (D,), contiguous from 0.
+        boxes: float64 or float32 of shape (D, 4): x, y, width, height in pixels of the original
+            image.
+        scores: float64 or float32 of shape (D,).
+        masks: height and width in pixels (int) and COCO's run lengths (str), with shape (D, 3), or
+            (0, 3) if the detector has no masks.
 
     Raises:
         ValueError: the arrays do not have these shapes.
@@ -48,13 +49,15 @@ class Detections:
 
     @classmethod
     def from_json(cls, results: Sequence[dict[str, Any]]) -> Detections:
-        """
+        """Convert Detectron2's results.
+
         Args:
-            results: of :func:`detectron2.evaluation.coco_evaluation.instances_to_coco_json`.
-                Keypoints are left out.
+            results: results of
+                :func:`detectron2.evaluation.coco_evaluation.instances_to_coco_json`. Keypoints are
+                dropped.
 
         Raises:
-            ValueError: some results have a mask, and others none.
+            ValueError: some results have a mask, and others do not.
         """
         masks = [r["segmentation"] for r in results if "segmentation" in r]
         return cls(
@@ -66,7 +69,9 @@ class Detections:
         )
 
     def compact(self) -> Detections:
-        """These, in little more than half the memory: Detectron2's numbers are all of 32 bits."""
+        """Convert to 32 bits, like all of Detectron2's numbers, which takes little more than half
+        the memory.
+        """
         return replace(
             self,
             categories=self.categories.astype(np.int32),
@@ -75,7 +80,7 @@ class Detections:
         )
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The results that :meth:`from_json` was given."""
+        """Convert back to the results that :meth:`from_json` was given."""
         columns = (self.image_ids, self.categories, self.boxes, self.scores)
         results = [
             {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
@@ -87,10 +92,11 @@ class Detections:
 
     @classmethod
     def concatenate(cls, parts: Iterable[Detections]) -> Detections:
-        """All detections of the parts, in order and in their types. Without any part, none.
+        """Concatenate parts in order, keeping their types. The result is empty if there are no
+        parts.
 
         Raises:
-            ValueError: some parts have masks, and others none.
+            ValueError: some parts have masks, and others do not.
         """
         parts = list(parts)
         if not parts:
@@ -100,7 +106,7 @@ class Detections:
         )
 
     def is_finite(self) -> bool:
-        """Whether no box and no score is Inf or NaN."""
+        """Whether all boxes and scores are finite."""
         return bool(np.isfinite(self.boxes).all() and np.isfinite(self.scores).all())
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""AP_val(N(tau, w)) of many architectures, whose weights are those of one supernet (section 3.3.1)."""
+"""AP_val(N(tau, w)) of many architectures that share the weights of one supernet (section 3.3.1)."""
 
 from __future__ import annotations
 
@@ -34,29 +34,30 @@ from .scorer import Scorer
 class ArchitectureEvaluator:
     """Evaluates the networks of a trained supernet on archval, many at a time.
 
-    A mini-batch of images is read and decoded once and then goes through one network after the
-    other, in lexicographic order, so that each begins where it differs from the one before. The
-    APs are those of building each network, giving it its weights and running Detectron2's
-    evaluation, digit for digit. Masks are neither made nor scored, unless ``SEARCH.METRIC`` is of
-    masks.
+    A mini-batch of images is read and decoded once and then passes through one network after the
+    other, in lexicographic order, so that each pass starts where it differs from the one before.
+    The APs equal exactly those of building each network, loading its weights and running
+    Detectron2's evaluation. Masks are neither predicted nor scored, unless ``SEARCH.METRIC`` is a
+    mask metric.
 
-    A code may be shorter than a path. The entries that it leaves open are then drawn uniformly,
-    once for each mini-batch and alike for all codes of its length, so that these are compared on
-    the same completions (section 3.3.2; c is the number of mini-batches).
+    A code may be shorter than a path. The open entries are then drawn uniformly, once for each
+    mini-batch and equally for all codes of the same length, so that these are compared on the same
+    completions (section 3.3.2, where c is the number of mini-batches).
 
     Attributes:
-        scorer: of detections on archval.
+        scorer: scorer of detections on archval.
     """
 
     def __init__(self, cfg: CfgNode, model: torch.nn.Module):
         """
         Args:
-            cfg: of the supernet detector. ``DATASETS.TEST[0]`` is archval, ``DATASETS.TRAIN`` is
-                where the statistics of norms come from; the rest is in ``SEARCH``.
-            model: it, with its weights.
+            cfg: config of the supernet detector. ``DATASETS.TEST[0]`` is archval,
+                ``DATASETS.TRAIN`` is the source of the norms' statistics, and ``SEARCH`` has all
+                other settings.
+            model: the model of this config, with its weights.
 
         Raises:
-            ValueError: it has no supernet, or a value in the config cannot work here.
+            ValueError: the model has no supernet, or a value in the config is invalid here.
         """
         self._supernet = find_supernet(model)
         if self._supernet is None:
@@ -88,36 +89,36 @@ class ArchitectureEvaluator:
 
     @property
     def space(self) -> PathSpace:
-        """All paths of the supernet."""
+        """The space of all paths of the supernet."""
         return self._supernet.space
 
     @property
     def mini_batches(self) -> int:
-        """c, the number of mini-batches of archval."""
+        """The number c of mini-batches of archval."""
         return math.ceil(len(self._archval) / self._images_per_batch)
 
     @property
     def image_passes(self) -> int:
-        """Images that pass through the network of one architecture, to evaluate it."""
+        """The number of images that pass through the network of one architecture to evaluate it."""
         return len(self._archval) + len(self._statistics_images or ())
 
     def image_ids(self, batches: range) -> list[int]:
-        """Of the images in some mini-batches."""
+        """Get the ids of the images in some mini-batches."""
         indices = _images_of(batches, self._images_per_batch, len(self._archval))
         return [self._archval[index]["image_id"] for index in indices]
 
     def evaluate(self, codes: Sequence[Code], batches: range | None = None) -> Iterator[Trial]:
-        """Evaluate some architectures, ``SEARCH.GROUP_SIZE`` in one pass over archval.
+        """Evaluate architectures, ``SEARCH.GROUP_SIZE`` of them in each pass over archval.
 
-        The processes share the images of a group and then its architectures, of which each scores
-        its own. All processes have to call it alike and to go on to its end.
+        The ranks share the images of a group, and then its architectures, each of which is scored
+        by one rank. All ranks have to call this in the same way and to exhaust the iterator.
 
         Args:
-            codes: paths, or prefixes of one length.
-            batches: mini-batches of archval on which they are evaluated; None for all.
+            codes: paths, or prefixes of the same length.
+            batches: mini-batches of archval on which they are evaluated. By default all.
 
         Yields:
-            On all processes, in the order of the codes, each trial as soon as it is scored.
+            Each trial as soon as it is scored, on all ranks, in the order of the codes.
         """
         batches = range(self.mini_batches) if batches is None else batches
         image_ids = None if len(batches) == self.mini_batches else self.image_ids(batches)
@@ -142,11 +143,12 @@ class ArchitectureEvaluator:
     def score(
         self, code: Code, found: Detections | str, image_ids: Sequence[int] | None = None
     ) -> Trial:
-        """
+        """Score the detections of an architecture.
+
         Args:
-            code: of the architecture.
-            found: by it, or why it failed.
-            image_ids: of the images that it saw; None for the whole of archval.
+            code: code of the architecture.
+            found: its detections, or the reason why it failed.
+            image_ids: ids of the images that it was run on. None means all of archval.
         """
         images = len(self._archval if image_ids is None else image_ids)
         if isinstance(found, str):
@@ -164,9 +166,13 @@ class ArchitectureEvaluator:
         return Trial(code, "done", metrics, images, resampled=resampled)
 
     def detect(self, codes: Sequence[Code], batches: range) -> Iterator[Detections | str]:
-        """What each architecture finds in those of some mini-batches of archval that are this
-        process's, or the reason why it failed. It is in memory until it is taken, 32 bytes for a box
-        of each of them."""
+        """Detect objects in this rank's share of some mini-batches of archval.
+
+        All results are kept in memory until they are consumed, at 32 bytes for each box.
+
+        Returns:
+            An iterator over the detections of each architecture, or the reason why it failed.
+        """
         order = sorted(range(len(codes)), key=lambda index: codes[index])
         found: list[list[Detections | str]] = [[] for _ in codes]
         with torch.no_grad(), keeping_statistics(self._model.backbone):
@@ -178,19 +184,19 @@ class ArchitectureEvaluator:
                         use_statistics(own_statistics)
                         found[index].append(self._run(inputs))
                         report_images(len(inputs) * comm.get_world_size())
-        found.reverse()  # and put together when they are taken, so that few are there twice
+        found.reverse()  # concatenated when they are consumed, so that few exist twice
         return (together(found.pop()) for _ in codes)
 
     def _complete(self, code: Code, number: int) -> Code:
-        """The path that a code stands for on a mini-batch."""
+        """Get the path that a code stands for on a mini-batch."""
         if len(code) == len(self._supernet.space.choices):
             return code
         drawn = self._supernet.space.sample(Random(f"{self._seed}/{len(code)}/{number}"))
         return (*code, *drawn[len(code) :])
 
     def _run(self, inputs: list[dict[str, Any]]) -> Detections | str:
-        """Detections in a mini-batch, or that the features are not all finite."""
-        extremes = []  # NaN where a feature has one; far quicker than isfinite() of every value
+        """Get the detections in a mini-batch, or the reason if the features are not all finite."""
+        extremes = []  # NaN for a feature that has one; far faster than isfinite() of every value
 
         def add_extremes(_: Any, __: Any, features: dict[str, torch.Tensor]) -> None:
             for feature in features.values():
@@ -210,7 +216,7 @@ class ArchitectureEvaluator:
         return Detections.from_json(found).compact()
 
     def _load(self, batches: range) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """The mini-batches of this process, with their numbers, decoded."""
+        """Load and decode the mini-batches of this rank, with their numbers."""
         own = _own_share(batches)
         yield from zip(own, self._loader(self._archval, own, self._images_per_batch))
 
@@ -225,7 +231,7 @@ class ArchitectureEvaluator:
 
     @contextlib.contextmanager
     def _one_image_tensor(self, inputs: list[dict[str, Any]]) -> Iterator[None]:
-        """Within it, the model does not preprocess the images again and again."""
+        """Preprocess the images only once for all forward passes within a ``with`` block."""
         images = self._model.preprocess_image(inputs)
         self._model.preprocess_image = lambda _: images
         try:
@@ -240,10 +246,10 @@ class ArchitectureEvaluator:
         return recalibrate(self._model.backbone, self._supernet, codes, batches)
 
     def _statistics_batches(self, codes: int) -> Iterator[ImageList]:
-        """The images of this process from which statistics are taken.
+        """Load this rank's images for the statistics of the norms.
 
         Args:
-            codes: through how many networks each of them passes.
+            codes: number of networks through which each image passes.
         """
         images, size = self._statistics_images, self._statistics_batch
         own = _own_share(range(math.ceil(len(images) / size)))
@@ -253,24 +259,26 @@ class ArchitectureEvaluator:
 
 
 def together(parts: Sequence[Detections | str]) -> Detections | str:
-    """What an architecture found in all parts of archval, or the reason why it failed in one."""
+    """Concatenate what an architecture found in all parts of archval, or get the reason of a
+    failure.
+    """
     reasons = [part for part in parts if isinstance(part, str)]
     return reasons[0] if reasons else Detections.concatenate(parts)
 
 
 def _images_of(batches: range, size: int, count: int) -> list[int]:
-    """The indices of the images in some mini-batches of ``size``, of ``count`` images in all."""
+    """Get the indices of the images in some mini-batches of ``size``, out of ``count`` images."""
     return [i for b in batches for i in range(b * size, min((b + 1) * size, count))]
 
 
 def _own_share(batches: range) -> range:
-    """The mini-batches of this process, as Detectron2 shares them out."""
+    """Get the mini-batches of this rank, distributed as in Detectron2."""
     own = list(InferenceSampler(len(batches)))
     return batches[own[0] : own[-1] + 1] if own else batches[:0]
 
 
 def _draw_images(cfg: CfgNode) -> list[dict]:
-    """The images of archtrain from which statistics are taken, those of like shape together."""
+    """Draw the images of archtrain for the norms' statistics, sorted by their aspect ratio."""
     images = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     count = min(len(images), cfg.SEARCH.BN.BATCHES * cfg.SEARCH.BN.IMAGES_PER_BATCH)
     drawn = Random(cfg.SEARCH.SEED).sample(images, count)

@@ -1,4 +1,4 @@
-"""Which detections find an object, as COCO decides it."""
+"""The matching of detections to objects by COCO's rules."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ AREAS = dict(zip(Params("bbox").areaRngLbl, Params("bbox").areaRng))
 IOU_THRESHOLDS, MAX_DETECTIONS = Params("bbox").iouThrs, Params("bbox").maxDets[-1]
 BITS = 1 << np.arange(len(IOU_THRESHOLDS), dtype=np.uint16)
 ALL_BITS = np.bitwise_or.reduce(BITS)
-# A detection: bit t of ``true`` is set where it finds an object at IoU threshold t, bit t of
-# ``ignored`` where it counts neither for nor against.
+# A detection. Bit t of ``true`` is set if it matches an object at IoU threshold t, and bit t of
+# ``ignored`` if it counts as neither a true nor a false positive.
 MATCH = np.dtype(
     [("score", "f8"), ("image", "i4"), ("category", "i4"), ("true", "u2"), ("ignored", "u2")]
 )
@@ -27,18 +27,20 @@ class ImageObjects:
     """The G annotated objects of one image, in the order of the ground truth.
 
     Args:
-        contiguous_ids: from category ids in the ground truth to those of detections.
+        ground_truth: annotations of the data set.
+        image_id: id of the image.
+        contiguous_ids: map from category ids in the ground truth to those of detections.
         iou_type: "bbox" or "segm".
-        area: objects with an area from here to there count, in pixels.
+        area: lower and upper limit of the area of objects that count, in pixels.
 
     Attributes:
-        categories: (G,), those of detections.
-        crowd: (G,) bool.
-        ignored: (G,) bool: a crowd, or of another area. What only finds one of these counts
-            neither for nor against.
-        scored: (G,) bool: not ignored. Neither has an object with id 0 ever been found for
-            pycocotools, which takes 0 for "no match".
-        regions: (G, 4) boxes, or G run-length encoded masks.
+        categories: categories as in detections, with shape (G,).
+        crowd: bool of shape (G,).
+        ignored: bool of shape (G,), true for a crowd or an object outside of the area. A detection
+            that only matches one of these counts as neither a true nor a false positive.
+        scored: bool of shape (G,), true if not ignored. An object with id 0 is not scored either,
+            because pycocotools takes 0 for "no match".
+        regions: boxes of shape (G, 4), or G run-length encoded masks.
     """
 
     def __init__(
@@ -65,7 +67,10 @@ class ImageObjects:
             self.regions = np.array([a["bbox"] for a in annotations], float).reshape(-1, 4)
 
     def iou(self, detections: Detections, indices: np.ndarray) -> np.ndarray:
-        """(len(indices), G), by pycocotools: of a crowd, the share of the detection inside it."""
+        """Compute IoUs of shape (len(indices), G) with pycocotools.
+
+        For a crowd it is the share of the detection that lies inside.
+        """
         if isinstance(self.regions, np.ndarray):
             found = detections.boxes[indices]
         else:
@@ -74,7 +79,9 @@ class ImageObjects:
 
 
 def find_outside(detections: Detections, iou_type: str, area: Sequence[float]) -> np.ndarray:
-    """(D,) bool: which detections have an area that is not from ``area[0]`` to ``area[1]`` pixels."""
+    """Tell which detections have an area outside of [area[0], area[1]] pixels, as bool of shape
+    (D,).
+    """
     if list(area) == AREAS["all"]:
         return np.zeros(len(detections), bool)
     if iou_type == "segm":
@@ -85,7 +92,7 @@ def find_outside(detections: Detections, iou_type: str, area: Sequence[float]) -
 
 
 def _run_lengths(masks: np.ndarray) -> list[dict[str, Any]]:
-    """As pycocotools takes them."""
+    """Convert masks to the format of pycocotools."""
     return [{"size": [height, width], "counts": counts} for height, width, counts in masks.tolist()]
 
 
@@ -95,18 +102,21 @@ def match(
     objects: Sequence[ImageObjects],
     outside: np.ndarray,
 ) -> np.ndarray:
-    """Find for each detection, best score first, the object that it belongs to.
+    """Match each detection to an object, best score first.
 
-    Gives what pycocotools' COCOeval gives, digit for digit. That goes through detections, objects
-    and thresholds in Python; here all images, categories and thresholds go side by side.
+    The result equals exactly that of COCOeval in pycocotools, which loops over detections, objects
+    and thresholds in Python. Here all images, categories and thresholds are processed in parallel.
 
     Args:
-        images: (D,) int, where the image of each detection is in ``objects``.
-        outside: (D,) bool: of another area than the objects that count, so that a detection that
-            finds nothing does not count against.
+        detections: D detections.
+        images: int of shape (D,), the index of each detection's image in ``objects``.
+        objects: objects of each image.
+        outside: bool of shape (D,), true for detections outside of the area of objects that count,
+            which are not false positives if they match nothing.
 
     Returns:
-        Of dtype :data:`MATCH`, by image, category and score; of an image and category the best 100.
+        Matches of dtype :data:`MATCH`, sorted by image, category and score. Only the best 100 of
+        each image and category are included.
     """
     order = np.lexsort((-detections.scores, detections.categories, images))
     images, categories = images[order], detections.categories[order]
@@ -119,7 +129,7 @@ def match(
     matches["image"] = images
     matches["category"] = categories
 
-    # Pairs of a detection and an object of its image and category that overlap enough.
+    # Pairs of a detection and an object of its image and category with enough overlap
     pairs, flags, num_objects = [], [], 0
     starts = _changes(images)
     for start, end in zip(starts, [*starts[1:], len(order)]):
@@ -148,19 +158,21 @@ def _match_pairs(
     ignored: np.ndarray,
     scored: np.ndarray,
 ) -> None:
-    """COCO's greedy matching.
+    """Run COCO's greedy matching.
 
-    Each detection takes of the objects that are left the one that it overlaps most, the last of
-    equals; an ignored one only where nothing else is left, and a crowd is never used up.
+    Each detection takes the remaining object that it overlaps most, the last of equal ones. It
+    takes an ignored object only if nothing else remains. A crowd is never used up.
 
     Args:
-        matches: (D,) by image, category and score. Gets ``true`` and ``ignored``.
-        d, g, iou: (P,) pairs of detection and object.
-        crowd, ignored, scored: (G,) as in :class:`ImageObjects`.
+        matches: matches of shape (D,), sorted by image, category and score, whose ``true`` and
+            ``ignored`` are set.
+        d, g, iou: pairs of detection and object, with shape (P,).
+        crowd, ignored, scored: bool of shape (G,), as in :class:`ImageObjects`.
     """
     order = np.lexsort((-g, -iou, ignored[g], d))
     d, g, iou = d[order], g[order], iou[order]
-    # Images and categories do not touch each other: step k takes the k-th pair of each of them.
+    # Images and categories are independent of each other: step k takes the k-th pair of each of
+    # them.
     first = _changes(matches["image"][d], matches["category"][d])
     step = np.arange(len(d)) - np.repeat(first, np.diff(first, append=len(d)))
     steps = np.split(np.argsort(step, kind="stable"), np.cumsum(np.bincount(step))[:-1])
@@ -178,7 +190,7 @@ def _match_pairs(
 
 
 def _changes(*columns: np.ndarray) -> np.ndarray:
-    """Where a run of equal rows starts."""
+    """Get the indices at which runs of equal rows start."""
     changed = np.ones(len(columns[0]), bool)
     changed[1:] = np.any([column[1:] != column[:-1] for column in columns], 0)
     return np.flatnonzero(changed)

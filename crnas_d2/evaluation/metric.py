@@ -1,4 +1,4 @@
-"""``SEARCH.METRIC``, by which architectures are ranked."""
+"""Checks of ``SEARCH.METRIC``, by which architectures are ranked."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..engine.evaluators import AP, OUTPUTS, results_of, shown_names
 from ..files import read_json
 
 TASKS = ("bbox", "segm")
-SIZES = {"APs": "small", "APm": "medium", "APl": "large"}  # as pycocotools names the areas
+SIZES = {"APs": "small", "APm": "medium", "APl": "large"}  # names of the areas in pycocotools
 
 
 def check_metric_name(cfg: CfgNode) -> None:
-    """Check that a search may rank by ``SEARCH.METRIC``, as far as can be told without the data.
+    """Check ``SEARCH.METRIC`` as far as possible without the data.
 
     Raises:
         ValueError: the model gives no such result.
@@ -45,14 +45,14 @@ def check_metric_name(cfg: CfgNode) -> None:
 
 
 def check_metric(cfg: CfgNode) -> None:
-    """Check that archval will give a ``SEARCH.METRIC`` to rank by.
+    """Check that archval will yield ``SEARCH.METRIC``.
 
     Args:
-        cfg: of a search, its data sets registered.
+        cfg: config of a search, whose data sets are registered.
 
     Raises:
         ValueError: the model gives no such result, or archval is not scored as COCO, has no such
-            class, or no object that the metric counts.
+            class, or has no object that the metric counts.
     """
     check_metric_name(cfg)
     (archval,) = cfg.DATASETS.TEST
@@ -69,10 +69,10 @@ def check_metric(cfg: CfgNode) -> None:
 
 
 def check_counted(cfg: CfgNode) -> None:
-    """Check that the first test set, which is scored as COCO, has what ``SEARCH.METRIC`` counts.
+    """Check that the first test set, which is scored as COCO, has objects for ``SEARCH.METRIC``.
 
     Args:
-        cfg: of a detector, its data sets registered.
+        cfg: config of a detector, whose data sets are registered.
 
     Raises:
         ValueError: it has no such class, or no object that the metric counts.
@@ -93,7 +93,7 @@ def check_counted(cfg: CfgNode) -> None:
 
 
 def _origin(name: str) -> str:
-    """The user's own file."""
+    """Get the user's own file behind a data set."""
     is_drawn = MetadataCatalog.get(name).get("split_settings")
     metadata = MetadataCatalog.get(split_source(name) if is_drawn else name)
     path = os.fspath(metadata.get("source") or metadata.json_file)
@@ -101,8 +101,10 @@ def _origin(name: str) -> str:
 
 
 def _counted(metric: str, metadata: Any) -> tuple[Callable[[dict[str, Any]], bool], str]:
-    """Whether an object that is not iscrowd is one that a metric counts, as pycocotools decides it;
-    and such an object in words."""
+    """Get a predicate for the objects that a metric counts, and a description of such an object.
+
+    The predicate decides as pycocotools does, for objects that are not iscrowd.
+    """
     name = metric.partition("/")[2]
     if name in SIZES:
         params = Params("bbox")

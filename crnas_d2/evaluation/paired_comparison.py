@@ -1,8 +1,8 @@
-"""Is the network that was found better than the baseline? A verdict from pairs of trainings.
+"""A statistical test whether the network that was found is better than the baseline.
 
-Both are trained with the same n seeds and tested on the same images. Two kinds of chance are in the
-difference of their APs: other seeds and other images would have given another one. docs/verdict.md
-has the rule for users, and its error rates.
+Both are trained with the same n seeds and tested on the same images. The difference of their APs
+has two sources of randomness: it would differ with other seeds and with other images.
+docs/verdict.md explains the rule to users, with its error rates.
 """
 
 from __future__ import annotations
@@ -16,42 +16,43 @@ import numpy as np
 from scipy.stats import norm, t
 
 LEVEL = 0.05
-MIN_SEEDS = 5  # 2 ** -5 is the first sign-flip p below LEVEL
+MIN_SEEDS = 5  # 2 ** -5 is the largest sign-flip p below LEVEL
 MAX_SEEDS = 20  # there are 2 ** 20 ways to flip their signs
 POWER = 0.8
-ROUNDING = 1e-9  # AP, in percent
+ROUNDING = 1e-9  # of an AP in percent
 _Z = norm.ppf(1 - LEVEL / 2)
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """What n pairs of trainings tell. Made by :func:`compare_pairs` or :func:`same_network`.
+    """The comparison of n pairs of trainings, from :func:`compare_pairs` or :func:`same_network`.
 
-    All APs are in percent, all differences are found less baseline. An interval is (low, high).
+    All APs are in percent, and all differences are found minus baseline. An interval is (low,
+    high).
 
     Attributes:
         found: AP of each seed.
         baseline: AP of each seed, in the same order.
-        found_mean: over the seeds.
-        found_sd: standard deviation over the seeds; None with one seed.
-        baseline_mean: over the seeds.
-        baseline_sd: standard deviation over the seeds; None with one seed.
-        differences: of each seed.
-        mean: of the differences.
-        interval: 95 % of the mean, had both other seeds and other test images been drawn; without
-            the images where they were not resampled. None with one seed.
-        interval_seeds: 95 % of the mean, had other seeds been drawn. None with one seed.
-        interval_images: 95 % of the mean, had these networks been tested on other images. None
-            where the images were not resampled.
-        wins: seeds with which found is better.
-        ties: seeds with which both are equal.
-        p_better: one-sided sign-flip p: how often signs by the toss of a coin would give
-            the differences a mean as high as this one.
-        p_worse: the same for a mean as low as this one.
-        smallest_gain: with noise as it was here, the verdict is "better" in 80 % of runs where the
-            true gain is this large. None with fewer than :data:`MIN_SEEDS` seeds or no noise.
+        found_mean: mean over the seeds.
+        found_sd: standard deviation over the seeds. None with one seed.
+        baseline_mean: mean over the seeds.
+        baseline_sd: standard deviation over the seeds. None with one seed.
+        differences: difference of each seed.
+        mean: mean of the differences.
+        interval: 95 % interval of the mean, had both other seeds and other test images been drawn.
+            It disregards the images if they were not resampled. None with one seed.
+        interval_seeds: 95 % interval of the mean, had other seeds been drawn. None with one seed.
+        interval_images: 95 % interval of the mean, had these networks been tested on other images.
+            None if the images were not resampled.
+        wins: number of seeds for which found is better.
+        ties: number of seeds for which both are equal.
+        p_better: one-sided p-value of the sign-flip test: how often random signs would give the
+            differences a mean at least as high as this one.
+        p_worse: the same for a mean at least as low as this one.
+        smallest_gain: true gain for which the verdict is "better" in 80 % of runs with noise as in
+            this one. None with fewer than :data:`MIN_SEEDS` seeds or without noise.
         verdict: "better", "not shown" or "worse".
-        reason: one sentence.
+        reason: reason for the verdict, in one sentence.
     """
 
     found: tuple[float, ...]
@@ -75,8 +76,7 @@ class PairedComparison:
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """Those of 95 % that are known and not equal by nature, by what might have been drawn
-        otherwise."""
+        """The known 95 % intervals by what might have been drawn differently, without duplicates."""
         intervals = {
             "seeds and images": self.interval if self.interval_images else None,
             "seeds": self.interval_seeds,
@@ -85,12 +85,12 @@ class PairedComparison:
         return {name: interval for name, interval in intervals.items() if interval}
 
     def as_json(self) -> dict[str, Any]:
-        """Its attributes by name; tuples are lists."""
+        """Export the attributes by name, with tuples as lists."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> PairedComparison:
-        """The inverse of :meth:`as_json`."""
+        """Create a comparison from the result of :meth:`as_json`."""
         values = {field.name: content[field.name] for field in fields(cls)}
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
@@ -105,15 +105,15 @@ def compare_pairs(
 
     Args:
         found: n values of AP in percent, one for each seed.
-        baseline: n values, of the same seeds in the same order.
-        found_resampled: (n, R), the AP of each seed in R resamples of the test images
-            (:class:`.bootstrap.ResampledImages`), the same resamples for all. NaN in a resample that
-            has no objects. None where the images cannot be resampled.
-        baseline_resampled: (n, R), or None with ``found_resampled``.
+        baseline: n values for the same seeds in the same order.
+        found_resampled: AP of each seed on R resamples of the test images
+            (:class:`.bootstrap.ResampledImages`), with shape (n, R). The resamples are the same for
+            all. NaN for a resample without objects. None if the images cannot be resampled.
+        baseline_resampled: the same for the baseline. None if and only if ``found_resampled`` is.
 
     Raises:
-        ValueError: the numbers of seeds differ or are not 1 to 20, an AP is not finite, or the
-            resampled ones do not have the shape above, or values in fewer than two resamples.
+        ValueError: the numbers of seeds differ or are not from 1 to 20, an AP is not finite, or the
+            resampled ones have other shapes, or values for fewer than two resamples.
     """
     found, baseline = _check_aps("found", found), _check_aps("baseline", baseline)
     n = len(found)
@@ -156,11 +156,11 @@ def compare_pairs(
 
 
 def same_network(aps: Sequence[float], resampled: np.ndarray | None = None) -> PairedComparison:
-    """The comparison where the network that was found is the baseline itself.
+    """Get the comparison if the network that was found is the baseline itself.
 
     Args:
-        aps: n values of AP in percent, of the one network with n seeds.
-        resampled: (n, R), as in :func:`compare_pairs`.
+        aps: n values of AP in percent, of the network with n seeds.
+        resampled: AP of shape (n, R), as in :func:`compare_pairs`.
 
     Raises:
         ValueError: as in :func:`compare_pairs`.
@@ -170,8 +170,11 @@ def same_network(aps: Sequence[float], resampled: np.ndarray | None = None) -> P
 
 
 def decide(interval: tuple[float, float] | None, p_better: float, p_worse: float) -> str:
-    """The rule: "better" where the whole interval is above 0 and p is at most 0.05; "worse" is its
-    mirror image; all else is "not shown". With fewer than :data:`MIN_SEEDS` seeds p is above 0.05.
+    """Apply the rule of the verdict.
+
+    It is "better" if the whole interval is above 0 and p is at most 0.05, "worse" in the mirrored
+    case, and "not shown" otherwise. With fewer than :data:`MIN_SEEDS` seeds, p is always above
+    0.05.
     """
     if interval and interval[0] > 0 and p_better <= LEVEL:
         return "better"
@@ -181,14 +184,16 @@ def decide(interval: tuple[float, float] | None, p_better: float, p_worse: float
 
 
 def sign_flip_p(differences: np.ndarray) -> np.ndarray:
-    """The one-sided p of the sign-flip test: which part of all 2^n choices of signs gives the
-    differences a mean at least as high as they have. It is exact for noise symmetric about 0.
+    """Compute the one-sided p-value of the sign-flip test.
+
+    It is the share of all 2^n choices of signs for which the mean of the differences is at least as
+    high as the actual one. It is exact for noise that is symmetric about 0.
 
     Args:
-        differences: (n, ...), of each seed.
+        differences: difference of each seed, with shape (n, ...).
 
     Returns:
-        (...).
+        p-values of shape (...).
     """
     sums = np.zeros((1, *np.shape(differences)[1:]))
     for row in differences:
@@ -197,17 +202,19 @@ def sign_flip_p(differences: np.ndarray) -> np.ndarray:
 
 
 def image_variances(differences: np.ndarray, resampled: np.ndarray) -> tuple[Any, Any]:
-    """Variance of the mean difference over test images.
+    """Compute the variance of the mean difference over test images.
 
-    Each seed has its own luck with the images beside the luck that all share. Its own is in the
-    spread over the seeds already and shrinks with their number: only the shared one is to be added.
+    The effect of the images on a seed's difference has a part of its own and a part that all seeds
+    share. The former is already included in the variance over the seeds and shrinks with their
+    number, so only the shared part has to be added.
 
     Args:
-        differences: (n, ...), of each seed, on the images as they are.
-        resampled: (n, R, ...), in R resamples of the images.
+        differences: difference of each seed on the original images, with shape (n, ...).
+        resampled: differences on R resamples of the images, with shape (n, R, ...).
 
     Returns:
-        of these n pairs of networks, and the part of it that all seeds share; each (...).
+        The variance for these n pairs of networks, and the part of it that all seeds share, each of
+        shape (...).
     """
     n = len(differences)
     means = resampled.mean(axis=0)
@@ -220,36 +227,38 @@ def image_variances(differences: np.ndarray, resampled: np.ndarray) -> tuple[Any
 
 
 def half_width(n: int, seed_variance: Any, image_variance: Any) -> Any:
-    """Half the width of the 95 % interval of the mean difference, for other seeds and other images.
+    """Compute half the width of the 95 % interval of the mean difference over seeds and images.
 
-    The half widths for seeds alone (Student's t) and for images alone (bootstrap standard error)
-    are added by their squares, as in Howe's interval for a sum of two means (1974). Percentiles of
-    resampled seeds cover the truth in 84 % of runs of 5 seeds; a t quantile with Satterthwaite's
+    The half-widths for seeds alone (Student's t) and for images alone (bootstrap standard error)
+    are added in quadrature, as in Howe's interval for a sum of two means (1974). Percentiles of
+    resampled seeds cover the truth in 84 % of runs with 5 seeds. A t quantile with Satterthwaite's
     degrees of freedom covers it in 94 %, and can be narrower than the interval for seeds alone.
-    This one covered it in 95 to 97 % of simulated runs, whatever the ratio of the two.
+    This interval covered it in 95 to 97 % of simulated runs, whatever the ratio of the two.
 
     Args:
-        n: seeds, 2 or more.
-        seed_variance: of the differences over the seeds.
-        image_variance: of the mean difference over images, the part that all seeds share.
+        n: number of seeds, 2 or more.
+        seed_variance: variance of the differences over the seeds.
+        image_variance: variance of the mean difference over images, the part that all seeds share.
     """
     seeds = t.ppf(1 - LEVEL / 2, n - 1) ** 2 * seed_variance / n
     return np.sqrt(seeds + _Z**2 * image_variance)
 
 
 def smallest_gain(n: int, seed_sd: float, image_sd: float, draws: int = 10_000) -> float | None:
-    """The true gain at which the verdict is "better" in 80 % of runs, by simulated normal noise.
+    """Simulate the true gain for which the verdict is "better" in 80 % of runs with normal noise.
 
-    The sign-flip p asks for 5 wins of 5. With 6 seeds or more it is at most 0.05 in nearly all runs
-    whose interval is above 0, so it is left out there.
+    With 5 seeds, the sign-flip p requires 5 wins. With 6 seeds or more it is at most 0.05 in nearly
+    all runs whose interval is above 0, so it is left out there.
 
     Args:
-        n: seeds.
-        seed_sd: of the differences over the seeds.
-        image_sd: of the mean difference over images, the part that all seeds share.
+        n: number of seeds.
+        seed_sd: standard deviation of the differences over the seeds.
+        image_sd: standard deviation of the mean difference over images, the part that all seeds
+            share.
+        draws: number of simulated runs.
 
     Returns:
-        AP; None with too few seeds for any gain, or without noise.
+        The gain in AP. None with too few seeds for any gain, or without noise.
     """
     if n < MIN_SEEDS or seed_sd == image_sd == 0:
         return None
@@ -307,7 +316,7 @@ def _check_aps(name: str, aps: Sequence[float]) -> np.ndarray:
 def _resampled_differences(
     n: int, found: np.ndarray | None, baseline: np.ndarray | None
 ) -> np.ndarray | None:
-    """(n, R), without the resamples that have no objects."""
+    """Compute the differences of shape (n, R), without the resamples that have no objects."""
     if found is None and baseline is None:
         return None
     shapes = [None if aps is None else np.shape(aps) for aps in (found, baseline)]

@@ -1,4 +1,4 @@
-"""How well do two measures rank the same codes: a supernet and trainings alone, two supernets?"""
+"""The agreement of two rankings of the same codes, such as of a supernet and of single trainings."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Z = norm.ppf(0.975)
 
 @dataclass(frozen=True)
 class RankAgreement:
-    """A supernet's ranking beside the codes of a short list trained alone. Made by :func:`agree`.
+    """The agreement of a supernet's ranking with individual trainings of codes, from :func:`agree`.
 
     Attributes:
-        codes: how many have a score of the supernet and APs of their own.
-        seeds: that each of them was trained with.
-        tau: Kendall's, variant b, between the scores and the mean APs; None where it has no value.
-        highest_tau: to be expected of a perfect ranking, see :func:`highest_tau`.
+        codes: number of codes that have a score of the supernet and APs of their own.
+        seeds: number of seeds with which each of them was trained.
+        tau: Kendall's tau-b between the scores and the mean APs. None if it is undefined.
+        highest_tau: expected value for a perfect ranking, see :func:`highest_tau`.
         choice: the code with the best score.
-        best: the code with the best mean AP. Some of its lead is luck, as it was taken for it.
-        regret: AP of ``best`` less that of ``choice``, in percent.
+        best: the code with the best mean AP. Some of its lead is luck, as it was selected by it.
+        regret: AP of ``best`` minus that of ``choice``, in percent.
     """
 
     codes: int
@@ -43,15 +43,16 @@ class RankAgreement:
     regret: float
 
     def as_json(self) -> dict[str, Any]:
-        """Its attributes by name, codes as texts."""
+        """Export the attributes by name, with codes as strings."""
         return vars(self) | {"choice": format_code(self.choice), "best": format_code(self.best)}
 
 
 def agree(scores: Mapping[Code, float], alone: Mapping[Code, Sequence[float]]) -> RankAgreement:
-    """
+    """Measure the agreement.
+
     Args:
-        scores: of the supernet, by code; higher is better.
-        alone: AP in percent of each code trained alone with n seeds, the same for all codes.
+        scores: scores of the supernet by code. Higher is better.
+        alone: AP in percent of each code trained individually with n seeds, the same for all codes.
 
     Raises:
         ValueError: no code has both, or the numbers of seeds differ.
@@ -76,17 +77,21 @@ def agree(scores: Mapping[Code, float], alone: Mapping[Code, Sequence[float]]) -
 
 
 def agree_in_rung(result: ShortlistResult, rung: RungResult) -> RankAgreement | None:
-    """Of the supernet's scores and the trainings of a rung of a short list, over the codes of which
-    no training failed; None where no such code has a score."""
+    """Measure the agreement between the supernet's scores and the trainings of a short list's rung.
+
+    Only codes none of whose trainings failed are used. The result is None if no such code has a
+    score.
+    """
     scores = {it.code: it.score for it in result.candidates if it.score is not None}
     trained = {code: aps for code, aps in rung.scores.items() if None not in aps}
     return agree(scores, trained) if scores.keys() & trained.keys() else None
 
 
 def kendall_tau(first: Mapping[Code, float], second: Mapping[Code, float]) -> float | None:
-    """Kendall's tau, variant b, over the codes that are in both tables of scores.
+    """Compute Kendall's tau-b over the codes that are in both tables of scores.
 
-    None where it has no value: fewer than two such codes, or all equal in one of the tables.
+    It is None where it is undefined: with fewer than two such codes, or if all scores in one of the
+    tables are equal.
     """
     codes = [code for code in first if code in second]
     if len(codes) < 2:
@@ -98,26 +103,26 @@ def kendall_tau(first: Mapping[Code, float], second: Mapping[Code, float]) -> fl
 def pairwise_taus(
     tables: Mapping[str, Mapping[Code, float]],
 ) -> dict[tuple[str, str], float | None]:
-    """:func:`kendall_tau` of every two tables of scores, such as those of several checkpoints."""
+    """Compute :func:`kendall_tau` of each pair of tables of scores, such as those of checkpoints."""
     return {(a, b): kendall_tau(tables[a], tables[b]) for a, b in combinations(tables, 2)}
 
 
 def highest_tau(aps: Sequence[Sequence[float]]) -> float | None:
-    """Kendall's tau to be expected between the true APs and means over n seeds, which have noise.
+    """Compute the expected Kendall's tau between the true APs and noisy means over n seeds.
 
-    (2 / pi) asin(rho), for normal values of correlation rho = sqrt(s2 / (s2 + e2 / n)). e2 is the
-    variance of the seeds within a code. A seed that makes all codes better or worse ranks none of
-    them, so what a seed does to all is taken out first. s2 is the variance of the true APs between
-    codes: that of the means, less e2 / n. It is rough where codes are few (6 codes of 3 seeds, s2 =
-    e2: 0.58 on average in place of 0.67, with a standard deviation of 0.24), and a list of the
-    supernet's favourites has a smaller s2 than the whole space.
+    It is (2 / pi) asin(rho), for normal values with the correlation rho = sqrt(s2 / (s2 + e2 / n)).
+    e2 is the variance of the seeds within a code. An effect of a seed on all codes does not change
+    their ranking, so it is removed first. s2 is the variance of the true APs between codes, which
+    is that of the means minus e2 / n. The estimate is rough for few codes (6 codes with 3 seeds and
+    s2 = e2 yield 0.58 on average instead of 0.67, with a standard deviation of 0.24), and a list of
+    the supernet's favorites has a smaller s2 than the whole space.
 
     Args:
-        aps: (codes, n), the seeds in the same order for all.
+        aps: APs of shape (codes, n), with the seeds in the same order for all codes.
 
     Returns:
-        0 where the codes differ no more than their noise; None with one seed, fewer than three
-        codes, or the same AP for all.
+        The expected tau. 0 if the codes do not differ more than their noise. None with one seed,
+        with fewer than three codes, or if all APs are equal.
     """
     aps = np.asarray(aps, float)
     codes, n = aps.shape
@@ -133,23 +138,23 @@ def highest_tau(aps: Sequence[Sequence[float]]) -> float | None:
 
 
 def level_with_leader(aps: Sequence[float], resampled: np.ndarray) -> np.ndarray:
-    """Which codes cannot be told from the one with the best AP, on other images of the same kind.
+    """Tell which codes cannot be distinguished from the best one on other images of the same kind.
 
-    Those whose difference from the leader has a 95 % interval with 0 in it. All codes are tested on
-    the same images, so what an image does to all of them drops out. Codes are looked at one by one,
-    without a correction for many: a leader that is first by luck is told from others too often. The
-    noise of training is not in it.
+    These are the codes whose difference from the leader has a 95 % interval that contains 0. All
+    codes are tested on the same images, so effects of an image on all of them cancel out. Codes are
+    tested one by one, without a correction for multiple comparisons, so a leader that is first by
+    luck is distinguished from others too often. The noise of training is not included.
 
     Args:
-        aps: (codes,), in percent.
-        resampled: (codes, R), in R resamples of the images (:class:`.bootstrap.ResampledImages`), the
-            same for all codes. NaN in a resample that has no objects.
+        aps: AP in percent, with shape (codes,).
+        resampled: AP on R resamples of the images (:class:`.bootstrap.ResampledImages`), the same
+            for all codes, with shape (codes, R). NaN for a resample without objects.
 
     Returns:
-        (codes,) of bool; False for the leader itself.
+        Bool of shape (codes,). False for the leader itself.
 
     Raises:
-        ValueError: the shapes are not those above, or fewer than two resamples have an AP.
+        ValueError: the shapes differ from those above, or fewer than two resamples have an AP.
     """
     aps, resampled = np.asarray(aps, float), np.asarray(resampled, float)
     if aps.ndim != 1 or resampled.ndim != 2 or not 1 <= len(aps) == len(resampled):
@@ -167,16 +172,18 @@ def level_with_leader(aps: Sequence[float], resampled: np.ndarray) -> np.ndarray
 
 
 def count_level(ranking: Ranking, trials: Mapping[Code, Trial], metric: str) -> int | None:
-    """How many codes of a search cannot be told from the first one, see :func:`level_with_leader`.
+    """Count the codes that cannot be distinguished from the first one, see
+    :func:`level_with_leader`.
 
     Args:
-        ranking: by the metric.
-        trials: of its codes. One that was not resampled by this metric, or not as often as the
-            first one, is not counted.
+        ranking: ranking by the metric.
+        trials: trials of its codes. A code that was not resampled by this metric, or not as often
+            as the first one, is not counted.
+        metric: name of the metric.
 
     Returns:
-        None where there is no second code, or the first one was not resampled, or its resamples have
-        no objects.
+        The number of codes. None if there is no second code, or if the first one was not resampled
+        or its resamples have no objects.
     """
     resampled = {code: _trial_of(code, trials).resampled for code, _ in ranking.scored}
     leader = next(iter(resampled.values()), None)
@@ -196,6 +203,8 @@ def count_level(ranking: Ranking, trials: Mapping[Code, Trial], metric: str) -> 
 
 
 def _trial_of(code: Code, trials: Mapping[Code, Trial]) -> Trial:
-    """Its own, or that of its first entries where the rest of them is no choice, as the greedy search
-    leaves such entries out."""
+    """Get the trial of a code, or that of its longest recorded prefix.
+
+    The greedy search leaves out trailing entries that are not choices.
+    """
     return next(trials[code[:n]] for n in range(len(code), 0, -1) if code[:n] in trials)

@@ -1,4 +1,4 @@
-"""Statistics of the norms on a path: those that training leaves mix what all paths gave."""
+"""Statistics of the norms on a single path, as training mixes those of all paths."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from detectron2.utils import comm
 from ..architecture import Code
 from ..modeling.supernet import Supernet, active_modules
 
-Statistics = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]  # mean and variance of a norm
+Statistics = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]  # mean and variance of each norm
 
 
 def recalibrate(
     backbone: nn.Module, supernet: Supernet, paths: Sequence[Code], batches: Iterable[ImageList]
 ) -> list[Statistics]:
-    """Mean and variance of every BN that a path runs, over some batches, for each path.
+    """Compute the mean and variance of every BN on each path over some batches.
 
-    These are the population statistics of :func:`fvcore.nn.precise_bn.update_bn_stats`, of the
-    norms on the path alone, over the pixels of the images alone: each image of a batch has the
-    features that it would have without the zeros that pad it to the size of the others. The norms
-    of the detector's heads, where it has any, are not among them. All modules have to be in
-    evaluation mode.
+    These are the population statistics of :func:`fvcore.nn.precise_bn.update_bn_stats`, restricted
+    to the norms on the path and to the pixels of the images: each image in a batch has the features
+    that it would have without the zeros that pad it to the size of the others. The norms of the
+    detector's heads, if it has any, are not included. All modules have to be in evaluation mode.
 
     Args:
-        backbone: the supernet, or what is built upon it, such as its FPN.
-        supernet: inside the backbone. It is left at the last path, its statistics as they were.
-        paths: in lexicographic order, which shares the most work.
-        batches: of this process. The result does not depend on how many processes there are.
+        backbone: the supernet, or a module built upon it, such as its FPN.
+        supernet: the supernet inside the backbone. It is left at the last path, with its statistics
+            unchanged.
+        paths: paths in lexicographic order, which shares the most work.
+        batches: batches of this rank. The result does not depend on the number of ranks.
 
     Returns:
-        For each path. Norms that two neighbouring paths share up to where they part have the
-        very same tensors in both.
+        The statistics of each path. Norms that two neighboring paths share up to their divergence
+        have the same tensor objects in both.
     """
     norms, sums = [], []
     for path in paths:
         supernet.set_path(path)
         norms.append(active_norms(backbone))
         sums.append(_Sum(sum(1 + 2 * norm.num_features for norm in norms[-1])))
-    # A neck without norms need not run.
+    # A neck without norms does not have to run.
     inner = set(supernet.modules())
     network = supernet if all(inner.issuperset(each) for each in norms) else backbone
     with keeping_statistics(backbone), _Measurement(backbone) as measurement:
@@ -70,12 +70,12 @@ def recalibrate(
 
 
 def active_norms(module: nn.Module) -> list[nn.Module]:
-    """The BN layers that the chosen path runs, in order of their names."""
+    """List the BN layers that the chosen path runs, in the order of their names."""
     return [m for m in active_modules(module) if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 def use_statistics(statistics: Statistics) -> None:
-    """Let the norms work with these. :func:`keeping_statistics` undoes it."""
+    """Set the statistics of the norms. :func:`keeping_statistics` restores the previous ones."""
     for norm, (mean, variance) in statistics.items():
         norm.running_mean = mean
         norm.running_var = variance
@@ -83,7 +83,7 @@ def use_statistics(statistics: Statistics) -> None:
 
 @contextlib.contextmanager
 def keeping_statistics(module: nn.Module) -> Iterator[None]:
-    """At its end, every norm has the statistics that it had before, untouched."""
+    """Restore the statistics of every norm at the end of a ``with`` block."""
     kept = {
         norm: (norm.running_mean, norm.running_var, norm.num_batches_tracked)
         for norm in module.modules()
@@ -97,13 +97,14 @@ def keeping_statistics(module: nn.Module) -> Iterator[None]:
 
 
 class _Measurement(contextlib.ExitStack):
-    """Within it, every norm works with the statistics of its batch, and features are zero where
-    no image is, as a convolution pads them.
+    """Within it, every norm uses the statistics of its batch, without the padding of the images.
+
+    Features are set to zero where there is no image, as the padding of a convolution is.
 
     Attributes:
         images: the next batch, which has to be set.
-        moments: of each norm's last batch, (1 + 2 * channels,) float64: the number of values in a
-            channel, their sums, and the sums of their squares.
+        moments: for each norm's last batch, float64 of shape (1 + 2 * channels,): the number of
+            values in a channel, their sums, and the sums of their squares.
     """
 
     def __init__(self, module: nn.Module):
@@ -111,7 +112,7 @@ class _Measurement(contextlib.ExitStack):
         self.images: ImageList | None = None
         self.moments: dict[nn.Module, torch.Tensor] = {}
         for part in module.modules():
-            if isinstance(part, nn.Conv2d):  # after a pooling there is no norm
+            if isinstance(part, nn.Conv2d):  # no norm follows a pooling
                 self.enter_context(part.register_forward_pre_hook(lambda _, x: self._clear(x[0])))
             elif isinstance(part, FrozenBatchNorm2d):  # before the pooling of a stem
                 self.enter_context(part.register_forward_hook(lambda _, __, x: self._clear(x)))
@@ -122,7 +123,7 @@ class _Measurement(contextlib.ExitStack):
                 self.enter_context(part.register_forward_hook(lambda _, __, x: self._clear(x)))
 
     def _sizes(self, features: torch.Tensor) -> list[tuple[int, ...]]:
-        """Height and width of each image in a feature map."""
+        """Get the height and width of each image in a feature map."""
         scales = list(zip(features.shape[-2:], self.images.tensor.shape[-2:]))
         return [
             tuple(-(-length * part // whole) for length, (part, whole) in zip(size, scales))
@@ -146,7 +147,7 @@ class _Measurement(contextlib.ExitStack):
 
 
 class _Sum:
-    """Of vectors of float64, as exact as with twice the digits: their order does not matter."""
+    """A sum of float64 vectors with doubled precision, so that their order does not matter."""
 
     def __init__(self, length: int):
         self.value = torch.zeros(length, dtype=torch.float64)
@@ -160,9 +161,12 @@ class _Sum:
 
 
 def _population(norms: Sequence[nn.Module], sums: torch.Tensor) -> Statistics:
-    """
+    """Compute the population statistics from sums.
+
     Args:
-        sums: (sum of 1 + 2 * channels over the norms,), see :class:`_Measurement`.
+        norms: the norms.
+        sums: concatenated sums of all norms, each of shape (1 + 2 * channels,), see
+            :class:`_Measurement`.
     """
     statistics, start = {}, 0
     for norm in norms:

@@ -1,4 +1,4 @@
-"""AP of a trained detector as its images are, and with its images drawn anew many times."""
+"""The AP of a trained detector on its test images and on resamples of them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from ..files import read_json
 from .bootstrap import ResampledImages, metric_and_category, poisson_weights
 from .detections import Detections
 
-REGION = {"bbox": "bbox", "segm": "segmentation"}  # of an object or a detection, by task
+# key of the region of an object or a detection, by task
+REGION = {"bbox": "bbox", "segm": "segmentation"}
 
 
 @dataclass(frozen=True, eq=False)
 class ResampledAP:
-    """In percent.
+    """An AP in percent, with its resamples.
 
     Attributes:
-        ap: of the images as they are, that of pycocotools.
-        resampled: (R,) float64, in each resample of the images. NaN in one without objects.
+        ap: AP on the original images, equal to that of pycocotools.
+        resampled: AP on each resample of the images, as float64 of shape (R,). NaN for one without
+            objects.
     """
 
     ap: float
@@ -41,21 +43,24 @@ def resampled_ap(
     seed: int = 0,
     metric: str = "AP",
 ) -> ResampledAP:
-    """Score what a detector found, see :class:`~crnas_d2.evaluation.bootstrap.ResampledImages`.
+    """Score a detector's results, see :class:`~crnas_d2.evaluation.bootstrap.ResampledImages`.
 
-    The resamples depend on the number of images, ``resamples`` and ``seed`` alone, so those of
+    The resamples depend only on the number of images, ``resamples`` and ``seed``, so those of
     several detectors on one test set are paired.
 
     Args:
         results_json: ``coco_instances_results.json`` of Detectron2's ``COCOEvaluator``.
-        gt_json: the annotations of its test set, in COCO's format.
+        gt_json: annotations of its test set in COCO format.
         task: "bbox" or "segm".
-        metric: as Detectron2 names it, such as "AP50" or, of a class, "AP-person".
+        resamples: number of resamples.
+        seed: seed of the resamples.
+        metric: Detectron2's name of the metric, such as "AP50" or, for a class, "AP-person".
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: the annotations are none or have nothing that the metric counts, or the results
-            are no list of detections with boxes and, for "segm", masks, or of another data set.
+        ValueError: the annotations are invalid or have nothing that the metric counts, or the
+            results are not a list of detections with boxes and, for "segm", masks, or belong to
+            another data set.
     """
     truth = read_ground_truth(gt_json, task)
     detections = read_detections(results_json, truth, task)
@@ -69,16 +74,17 @@ def resampled_ap(
 
 
 def once_and_resampled(images: int, resamples: int, seed: int = 0) -> np.ndarray:
-    """(images, 1 + resamples) weights: of each image once, and then of each resample."""
+    """Get weights of shape (images, 1 + resamples): first the original images, then each resample."""
     drawn = poisson_weights(images, resamples, seed)
     return np.hstack([np.ones((images, 1), np.float32), drawn])
 
 
 def read_ground_truth(path: str, task: str) -> COCO:
-    """
+    """Read the annotations of a test set.
+
     Raises:
-        OSError: it cannot be read.
-        ValueError: it has no annotations in COCO's format, or one lacks what the task needs.
+        OSError: the file cannot be read.
+        ValueError: the file has no annotations in COCO format, or one lacks what the task needs.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not (content.get("images") and content.get("categories")):
@@ -95,7 +101,7 @@ def read_ground_truth(path: str, task: str) -> COCO:
 
 
 def index_quietly(content: Mapping[str, Any]) -> COCO:
-    """pycocotools' view of annotations, without what it prints."""
+    """Index annotations with pycocotools, suppressing what it prints."""
     coco = COCO()
     coco.dataset = dict(content)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -104,25 +110,27 @@ def index_quietly(content: Mapping[str, Any]) -> COCO:
 
 
 def contiguous_ids(truth: COCO) -> dict[int, int]:
-    """From the ids of categories to 0, 1, ..., as Detectron2 counts them."""
+    """Map the ids of categories to 0, 1, ..., as Detectron2 does."""
     return {category_id: index for index, category_id in enumerate(sorted(truth.cats))}
 
 
 def class_names(truth: COCO) -> list[str]:
-    """In the order of :func:`contiguous_ids`, each once."""
+    """Get distinct names of the classes, in the order of :func:`contiguous_ids`."""
     return tell_apart(truth.cats[key].get("name", str(key)) for key in sorted(truth.cats))
 
 
 def read_detections(path: str, truth: COCO, task: str | None = None) -> Detections:
-    """What a detector found, with the categories counted from 0.
+    """Read a detector's results, with contiguous categories from 0.
 
     Args:
-        task: "bbox" or "segm", which needs masks; None takes masks where all have one.
+        path: path of the results.
+        truth: annotations of the test set.
+        task: "bbox" or "segm", which needs masks. None reads masks if all results have one.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no list of detections with what the task needs, one of them is not finite,
-            or is in an image or of a category that the ground truth has not.
+        OSError: the file cannot be read.
+        ValueError: the file is not a list of detections with what the task needs, a detection is
+            not finite, or its image or category is not in the ground truth.
     """
     results = read_json(path)
     keys = {"image_id", "category_id", "score", "bbox", REGION[task or "bbox"]}

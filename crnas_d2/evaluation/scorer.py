@@ -27,48 +27,48 @@ try:
 except ImportError:
     hotcoco = None
 
-# Of the ground truth, what evaluation reads. hotcoco is strict about all else that it knows, such
-# as the license of an image.
+# The part of the ground truth that evaluation reads. hotcoco is strict about all other keys that it
+# knows, such as the license of an image.
 READ_KEYS = {
     "images": ("id", "height", "width"),
     "categories": ("id", "name"),
     "annotations": ("id", "image_id", "category_id", "bbox", "segmentation", *SCORED_KEYS),
 }
 
-# pycocotools on one core: 44 to 120 s for 5,000 images, 80 classes and 500,000 boxes
 PYCOCOTOOLS_S = 0.02  # for an image
-SLOW_S = 10  # so long a user is not told
+SLOW_S = 10  # the user is told of anything longer
 
-# Those that images and categories are called in annotations
+# Names of the references to images and categories in annotations
 REFERENCES = {"images": "image_id", "categories": "category_id"}
 
 
 class Scorer(COCOEvaluator):
-    """Detectron2's COCOEvaluator for one architecture after another, silent, in one process.
+    """Detectron2's COCOEvaluator for one architecture after another, silent and in one process.
 
-    The ground truth is loaded once. Every metric has the digits of a COCOEvaluator made for this
-    architecture alone, with pycocotools' evaluation (``use_fast_impl=False``). hotcoco evaluates
-    the same way tens of times faster: it matches, sorts and sums in the order of pycocotools, so
-    its digits are the same.
+    The ground truth is loaded once. Every metric equals exactly that of a COCOEvaluator created for
+    the architecture, with pycocotools' evaluation (``use_fast_impl=False``). hotcoco evaluates in
+    the same way, but tens of times faster: it matches, sorts and sums in the order of pycocotools,
+    so its results are equal to the last digit.
 
     Args:
-        dataset_name: a registered data set in COCO format.
-        fast: use hotcoco where it is installed.
-        masks: an architecture that found nothing is scored on masks too.
+        dataset_name: name of a registered data set in COCO format.
+        fast: use hotcoco if it is installed.
+        masks: score masks too for an architecture that found nothing.
 
     Attributes:
         implementation: name of the package that evaluates.
-        contiguous_ids: from the data set's ids of categories to 0, 1, ...
+        contiguous_ids: map from the data set's category ids to 0, 1, ...
 
     Raises:
         KeyError: no data set of this name is registered.
-        ValueError: it is not in COCO format, or an annotation lacks what evaluation reads.
+        ValueError: the data set is not in COCO format, or an annotation lacks what evaluation
+            reads.
     """
 
     def __init__(self, dataset_name: str, *, fast: bool = True, masks: bool = False):
         metadata = MetadataCatalog.get(dataset_name)
         if not metadata.get("thing_classes"):
-            DatasetCatalog.get(dataset_name)  # its categories are learned when it is loaded
+            DatasetCatalog.get(dataset_name)  # its categories are only known once it is loaded
         if not metadata.get("json_file"):
             raise ValueError(f"cannot score on {dataset_name!r}: it is not in COCO format")
         super().__init__(dataset_name, distributed=False, use_fast_impl=False)
@@ -106,14 +106,14 @@ class Scorer(COCOEvaluator):
             )
 
     def resample(self, metric: str, resamples: int) -> ResampledImages:
-        """The images in resamples that are the same for every architecture.
+        """Resample the images, in the same way for every architecture.
 
         Args:
-            metric: such as "bbox/AP50" or "segm/AP-person".
-            resamples: how many.
+            metric: metric such as "bbox/AP50" or "segm/AP-person".
+            resamples: number of resamples.
 
         Raises:
-            ValueError: the metric is of masks, and the ground truth lacks them.
+            ValueError: the metric needs masks that the ground truth lacks.
         """
         task, name = metric.split("/", 1)
         if task == "segm":
@@ -125,16 +125,17 @@ class Scorer(COCOEvaluator):
     def __call__(
         self, detections: Detections, image_ids: Sequence[int] | None = None
     ) -> dict[str, float]:
-        """
+        """Score the detections of one architecture.
+
         Args:
-            detections: of one architecture, with the data set's categories counted from 0.
-            image_ids: count these images alone; None for all.
+            detections: its detections, with contiguous categories from 0.
+            image_ids: ids of the only images to count. By default all.
 
         Returns:
-            Metrics in percent, such as "bbox/AP", "bbox/AP50" and, where there are two categories
-            or more, "bbox/AP-person"; for detections with masks, "segm/AP" and so on too. NaN
-            where a metric has no ground truth, and where a box or a score is not finite. Where
-            there is ground truth, and nothing was detected, it is 0.
+            Metrics in percent, such as "bbox/AP", "bbox/AP50" and, if there are two categories or
+            more, "bbox/AP-person". For detections with masks also "segm/AP" and so on. A metric is
+            NaN if it has no ground truth, or if a box or a score is not finite. It is 0 if there is
+            ground truth but nothing was detected.
 
         Raises:
             ValueError: an image or a category is not in the data set, ``image_ids`` is empty or
@@ -157,7 +158,7 @@ class Scorer(COCOEvaluator):
     def _run(self, detections: Detections, task: str, image_ids: Sequence[int] | None) -> Any:
         if self._fast or len(detections):
             found = self._ground_truth.loadRes(self._results(detections, task))
-        else:  # which pycocotools' loadRes does not take
+        else:  # loadRes of pycocotools does not accept it
             found = COCO()
             found.dataset = {**self._coco_api.dataset, "annotations": []}
             found.createIndex()
@@ -170,7 +171,7 @@ class Scorer(COCOEvaluator):
         return coco_eval
 
     def _results(self, detections: Detections, task: str) -> np.ndarray | list[dict[str, Any]]:
-        """As ``loadRes`` takes them."""
+        """Convert detections to the input of ``loadRes``."""
         image_ids = self._numbers("images", detections.image_ids)
         category_ids = self._numbers("categories", self._category_ids)[detections.categories]
         if task == "bbox" and self._fast:
@@ -178,7 +179,7 @@ class Scorer(COCOEvaluator):
         results = replace(detections, image_ids=image_ids, categories=category_ids).to_json()
         if task == "segm":
             for result in results:
-                del result["bbox"]  # or its area would be taken for the mask's
+                del result["bbox"]  # its area would be taken for the mask's
         return results
 
     def _read_part(self) -> dict[str, list[dict[str, Any]]]:
@@ -197,8 +198,10 @@ class Scorer(COCOEvaluator):
         return part
 
     def _numbers(self, kind: str, ids: np.ndarray) -> np.ndarray:
-        """The ids of images or categories for the package that evaluates: hotcoco takes whole numbers
-        alone, so texts are counted, in their order."""
+        """Convert ids of images or categories for the package that evaluates.
+
+        hotcoco only takes integers, so strings are numbered in their order.
+        """
         texts = self._texts[kind] if self._fast else ()
         return np.searchsorted(texts, ids) if len(texts) and len(ids) else ids
 
@@ -239,10 +242,10 @@ class Scorer(COCOEvaluator):
 
 
 def _has_plain_ids(dataset: Mapping[str, list[dict[str, Any]]]) -> bool:
-    """Whether hotcoco reads the ids as pycocotools does.
+    """Whether hotcoco treats the ids as pycocotools does.
 
-    It refuses negative ones. pycocotools takes a detection that matches annotation 0 for a false
-    positive. Ids of images and categories pass through float64.
+    hotcoco refuses negative ids. pycocotools counts a detection that matches annotation 0 as a
+    false positive. Ids of images and categories pass through float64.
     """
     lowest = {"images": 0, "categories": 0, "annotations": 1}
     return all(
@@ -254,7 +257,7 @@ def _has_plain_ids(dataset: Mapping[str, list[dict[str, Any]]]) -> bool:
 
 
 def _texts(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The ids in their order, where they are texts; else nothing."""
+    """Get the sorted ids if they are strings, otherwise an empty array."""
     if entries and isinstance(entries[0]["id"], str):
         return np.unique([entry["id"] for entry in entries])
     return np.empty(0, str)
