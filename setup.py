@@ -32,13 +32,14 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["crnas_d2*"]) + ["crnas_d2.configs"],
+    py_modules=["crnas"],
     package_dir={"crnas_d2.configs": "configs"},
     package_data={
         "crnas_d2": ["py.typed"],
         "crnas_d2.configs": ["**/*.yaml", "**/*.py"],
         "crnas_d2.report": ["templates/*"],
     },
-    entry_points={"console_scripts": ["crnas = crnas_d2.__main__:main"]},
+    entry_points={"console_scripts": ["crnas = crnas:main"]},
     install_requires=[
         "torch>=2.1",
         "torchvision>=0.16",

@@ -55,6 +55,7 @@ def test_wheel_holds_the_package_and_the_configs_and_nothing_else(source, wheel)
         source / "configs", "*.py"
     )
     expected = {f"crnas_d2/{name}": content for name, content in modules.items()}
+    expected["crnas.py"] = (source / "crnas.py").read_bytes()
     expected.update({f"crnas_d2/configs/{name}": content for name, content in configs.items()})
     with zipfile.ZipFile(wheel) as file:
         content = {name: file.read(name) for name in file.namelist() if ".dist-info/" not in name}
@@ -68,7 +69,7 @@ def test_installed_wheel_serves_its_own_configs(wheel, tmp_path):
     (tmp_path / "own.yaml").write_text(f'_BASE_: "crnas_d2://{NAME}"')
     script = (
         "import crnas_d2, importlib\n"
-        "from crnas_d2.commands import COMMANDS\n"
+        "from crnas import COMMANDS\n"
         "cfg = crnas_d2.get_config('own.yaml')\n"
         f"assert cfg == crnas_d2.get_config('{NAME}')\n"
         "for name in COMMANDS: importlib.import_module('crnas_d2.commands.' + name).main\n"
@@ -85,7 +86,7 @@ def test_installed_wheel_serves_its_own_configs(wheel, tmp_path):
     version = re.fullmatch(r"crnas_d2-(.+?)-py3-none-any\.whl", wheel.name).group(1)
     with zipfile.ZipFile(wheel) as file:
         entry_points = file.read(f"crnas_d2-{version}.dist-info/entry_points.txt").decode()
-    assert entry_points.split() == ["[console_scripts]", "crnas", "=", "crnas_d2.__main__:main"]
+    assert entry_points.split() == ["[console_scripts]", "crnas", "=", "crnas:main"]
     package = str(tmp_path / "crnas_d2" / "__init__.py")
     assert output.splitlines() == [package, version, "[1, 3, 5, 7]"]
 

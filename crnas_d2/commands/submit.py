@@ -25,7 +25,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from . import COMMANDS, train
+from crnas import COMMANDS
+
+from . import train
 from .command_line import command, command_parser, parse_run, run_parser
 
 try:

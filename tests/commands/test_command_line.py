@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hanging import HANGS_S
 
+from crnas import COMMANDS
+from crnas import main as crnas
 from crnas_d2 import __version__, configs_dir
-from crnas_d2.__main__ import main as crnas
-from crnas_d2.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = {
@@ -65,6 +65,23 @@ def test_help_lists_the_commands(capsys):
     printed = capsys.readouterr().out
     for name, line in COMMANDS.items():
         assert f"  {name:<11}{line}\n" in printed
+
+
+def test_the_help_waits_for_no_library():
+    """What it imports is the standard library: the package, and so torch, comes with a command."""
+    show = "import sys, crnas\ntry: crnas.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    done = run("-c", show)
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert "argparse" in loaded and loaded.isdisjoint({"crnas_d2", "detectron2", "numpy", "torch"})
+
+
+def test_the_import_takes_no_library_that_one_command_alone_needs():
+    done = run("-c", "import sys, crnas_d2; print(*sys.modules)")
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "crnas_d2" in loaded
+    assert loaded.isdisjoint(
+        "hotcoco imagehash jinja2 matplotlib onnx pandas scipy sklearn submitit tensorboard".split()
+    )
 
 
 def test_version(capsys):

@@ -6,7 +6,7 @@ import json
 import pytest
 from inspected_recipe import write_inspected_recipe
 
-from crnas_d2.__main__ import main as crnas
+from crnas import main as crnas
 
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode

@@ -7,7 +7,7 @@ import pytest
 from inspected_recipe import write_inspected_recipe
 from pages import Page
 
-from crnas_d2.__main__ import main as crnas
+from crnas import main as crnas
 
 
 @pytest.fixture(autouse=True)
