@@ -1,4 +1,4 @@
-"""A remapped backbone, brought near its seed network on the pictures of a training."""
+"""Adapts a remapped backbone to the features of its seed network, on images of a training."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ def adapt(
     batches: Iterable[torch.Tensor],
     steps: int,
 ) -> tuple[SeedNetwork, list[float]]:
-    """Match the statistics of the norms on the first batch, then the features on the following ones.
+    """Match the statistics of the norms on the first batch, then the features on the following
+    ones.
 
-    What is not in the backbone, such as res5 in the RoI heads of C4, stays as it is.
+    Anything outside of the backbone, such as res5 in the RoI heads of C4, stays unchanged.
 
     Args:
-        remapped, report: what :func:`remap_seed` made of the seed network.
-        seed: what it was made of.
-        model: for which it was made. It stays as it is.
+        remapped, report: results of :func:`remap_seed` for the seed network.
+        seed: the seed network.
+        model: the model that it was remapped for, which stays unchanged.
         batches: see :func:`unlabelled_batches`.
-        steps: of :func:`match_features`; with 0 the statistics alone are matched.
+        steps: number of steps of :func:`match_features`. With 0, only the statistics are matched.
 
     Returns:
-        The remapped network, adapted; and the loss of each step.
+        The adapted network, and the loss of each step.
 
     Raises:
-        ValueError: as :func:`match_statistics`, and where the codes of the seed network are not known.
+        ValueError: as :func:`match_statistics`, or the codes of the seed network are unknown.
     """
     batches = iter(batches)
     images = next(batches)

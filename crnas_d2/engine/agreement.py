@@ -1,4 +1,4 @@
-"""Whether two runs of one detector on one image have found the same."""
+"""Compares the detections of two runs of one detector on the same image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-# Outputs of N rows each, "pred_boxes", "pred_classes" and "scores" among them
+# Outputs with N rows each, which include "pred_boxes", "pred_classes" and "scores"
 Detections = Mapping[str, torch.Tensor]
 
 
@@ -18,10 +18,10 @@ class Selection:
     """How a detector selects its detections among candidates.
 
     Attributes:
-        score_threshold: that a score is above.
-        iou_threshold: of two boxes of one class that overlap by more, NMS drops the one with the
-            lower score.
-        most: how many detections are left at most, those with the highest scores.
+        score_threshold: scores have to be above this.
+        iou_threshold: if two boxes of one class overlap by more than this, NMS drops the one with
+            the lower score.
+        most: maximum number of detections, of which those with the highest scores are kept.
     """
 
     score_threshold: float
@@ -31,12 +31,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Detections of a first and a second run, matched.
+    """The matched detections of a first and a second run.
 
     Attributes:
-        limits: of each output, how far the two of a pair may be apart.
-        differences: of each output, how far the two of any pair are apart at most.
-        missing, extra: indices of those of the first and of the second that have no partner.
+        limits: for each output, the maximum difference within a pair.
+        differences: for each output, the largest difference that occurs within a pair.
+        missing, extra: indices of the detections of the first and of the second run without a
+            partner.
     """
 
     limits: Mapping[str, float]
@@ -46,11 +47,11 @@ class Agreement:
 
 
 def match_detections(first: Detections, second: Detections, tolerance: float) -> Agreement:
-    """Match detections one to one, as many as can be, whatever their order: those of equal scores
-    have none.
+    """Match as many detections as possible one to one, regardless of their order.
 
-    Two are a pair only if their classes are equal and no other output of theirs differs by more
-    than the tolerance, over the largest value that the output has in the first run.
+    The order is arbitrary for equal scores. Two detections are a pair only if their classes are
+    equal and no other output of theirs differs by more than the tolerance, relative to the largest
+    value that the output has in the first run.
     """
     limits = {
         name: tolerance * values.abs().max().item() if values.numel() else 0.0
@@ -78,11 +79,13 @@ def match_detections(first: Detections, second: Detections, tolerance: float) ->
 def relative_distances(
     first: Detections, second: Detections, limits: Mapping[str, float]
 ) -> torch.Tensor:
-    """Of each detection to each other one: the largest difference, over its limit, that the outputs
-    with a limit have; infinite where the classes differ, or something is no number.
+    """Compute the distances between all detections of two runs.
+
+    The distance is the largest difference among the outputs with a limit, divided by the limit. It
+    is infinite if the classes differ or a value is not a number.
 
     Returns:
-        (N, M)
+        Distances of shape (N, M).
     """
     distances = (first["pred_classes"][:, None] != second["pred_classes"]).double()
     distances[distances > 0] = torch.inf
@@ -102,19 +105,22 @@ def leave_out_ties(
     selection: Selection,
     find_candidates: Callable[[float], Detections],
 ) -> tuple[list[int], list[int]]:
-    """Of the detections without a partner, those for which the selection had no choice.
+    """Keep those detections without a partner that the selection cannot explain by a tie.
 
-    It has one where two scores differ by no more than their limit: that of a detection and of the
-    threshold, or of the last detection where both runs have as many as there may be; and those of
-    two boxes of one class, of which NMS keeps one. In the last case the box of the second run must
-    be a candidate of the first, or it is a wrong one.
+    There is a tie if two scores differ by no more than their limit: the scores of a detection and
+    of the threshold, or of the last detection if both runs have the maximum number; or the scores
+    of two boxes of one class, of which NMS keeps one. In the last case the box of the second run
+    has to be a candidate of the first run, as otherwise it is wrong.
 
     Args:
-        find_candidates: takes a score, and gives the detections of the first run that score more,
-            before NMS.
+        agreement: the matched detections.
+        first, second: detections of the two runs.
+        selection: how they were selected.
+        find_candidates: takes a score, and returns the detections of the first run before NMS with
+            higher scores.
 
     Returns:
-        What is left of ``missing`` and ``extra``.
+        The remaining indices of ``missing`` and ``extra``.
     """
     limit = agreement.limits["scores"]
     cut = selection.score_threshold
@@ -129,7 +135,8 @@ def leave_out_ties(
     known = (relative_distances(candidates, second, limits) <= 1).any(dim=0)
     overlaps = box_iou(first["pred_boxes"], second["pred_boxes"]) > selection.iou_threshold
     ties = relative_distances(first, second, {"scores": limit}) <= 1
-    ties &= relative_distances(first, second, limits) > 1  # another box, not another mask of one
+    # another box, not another mask of the same box
+    ties &= relative_distances(first, second, limits) > 1
     ties &= overlaps & known
     return (
         [i for i in missing if not ties[i, extra].any()],

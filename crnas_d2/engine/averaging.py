@@ -1,4 +1,4 @@
-"""Averaged weights: what a training tests and leaves in place of the last ones, if asked."""
+"""An exponential moving average of the weights, to be tested and saved instead of the last ones."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from detectron2.engine import HookBase
 
 
 class WeightAveraging(HookBase):
-    """Keeps an exponential moving average of a model that is trained: after step n + 1
+    """Keeps an exponential moving average of a model in training. After step n + 1 it is
 
         average = d * average + (1 - d) * model, with d = min(decay, (1 + n) / (10 + n)),
 
-    and after the first one the model itself. The smaller d of the first steps, as in TensorFlow's
-    ``ExponentialMovingAverage``, keeps the weights of the start, random perhaps, from having a part
-    in the average of a short training.
+    and after the first one it is the model itself. The smaller d in the first steps, as in
+    TensorFlow's ``ExponentialMovingAverage``, keeps the initial weights, which may be random, out
+    of the average of a short training.
 
-    The statistics of norms are averaged likewise, as they belong to the weights of the same steps;
-    counters are copied. Of a supernet every step counts for all parameters, also for those off its
-    path, which have not changed: so the average of each path is over the same steps, at the same
+    The statistics of norms are averaged in the same way, as they belong to the weights of the same
+    steps. Counters are copied. In a supernet, every step counts for all parameters, including those
+    off its path, which have not changed. So the average of each path is over the same steps and
     learning rates, however often it was trained.
 
     The average is the same on all ranks, as the model is.
 
     Attributes:
-        network: with the averaged weights.
+        network: the network with the averaged weights.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         """
         Args:
-            model: not wrapped for several processes.
-            decay: from 0 to below 1.
+            model: the model, not wrapped for distributed training.
+            decay: decay from 0 to below 1.
         """
         self._model = model
         self._decay = decay
@@ -51,7 +51,7 @@ class WeightAveraging(HookBase):
     def _update(
         self, averages: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor], steps: torch.Tensor
     ) -> None:
-        """Of tensors of one type."""
+        """Update tensors of the same type."""
         if averages[0].is_floating_point():
             decay = min(self._decay, (1 + steps.item()) / (10 + steps.item()))
             get_ema_multi_avg_fn(decay)(averages, tensors, steps)

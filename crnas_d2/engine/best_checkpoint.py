@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's, which also knows after a resume what was the best before.
+    """Detectron2's BestCheckpointer, which also remembers the best result across a resume.
 
-    The value of the best one is kept in every checkpoint. That of an iteration is saved before its
-    test, so where the run was killed between that test and the next checkpoint, model_best.pth
-    tells what the test gave.
+    Every checkpoint contains the best value. The checkpoint of an iteration is saved before its
+    test, so if a run was killed between that test and the next checkpoint, the result is read from
+    model_best.pth.
     """
 
     def before_train(self) -> None:
@@ -34,7 +34,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     def _best_checking(self) -> None:
         results = flatten_results_dict(self.trainer._last_eval_results)
-        value = float(results.get(self._val_metric, math.nan))  # of NumPy, it could not be loaded
+        value = float(results.get(self._val_metric, math.nan))  # a NumPy number could not be loaded
         if not math.isfinite(value):
             logger.warning(f"{self._val_metric} of this test is {value}: {BEST}.pth stays as it is")
         elif self.best_metric is None or value > self.best_metric:

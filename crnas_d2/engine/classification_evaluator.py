@@ -16,7 +16,7 @@ TOP = (1, 5)
 class ClassificationEvaluator(DatasetEvaluator):
     """Counts the images whose label is the best class, or among the best five.
 
-    With fewer than five classes, all of them are the best five.
+    If there are fewer than five classes, all of them count as the best five.
     """
 
     def __init__(self):
@@ -27,9 +27,10 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._correct = [0] * len(TOP)
 
     def process(self, inputs: Mapping[str, torch.Tensor], outputs: torch.Tensor) -> None:
-        """
+        """Count the hits in a batch.
+
         Args:
-            inputs: with "label" of shape (N,).
+            inputs: a dict with "label" of shape (N,).
             outputs: class scores of shape (N, classes).
 
         Raises:
@@ -47,10 +48,11 @@ class ClassificationEvaluator(DatasetEvaluator):
             self._correct[index] += int(hits[:, :k].sum())
 
     def evaluate(self) -> OrderedDict | None:
-        """
+        """Compute the accuracies.
+
         Returns:
-            In the main process ``{"classification": {"top1": ..., "top5": ...}}``, in percent of
-            the images of all processes.
+            On the main process ``{"classification": {"top1": ..., "top5": ...}}``, in percent of
+            the images on all ranks. None on the others.
 
         Raises:
             ValueError: there was no image.

@@ -1,4 +1,4 @@
-"""Detectron2's COCOEvaluator, for data sets as people have them."""
+"""Detectron2's COCOEvaluator, extended to irregular data sets."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from detectron2 import evaluation
 
 from ..data.class_names import tell_apart
 
-RESULTS_FILE = "coco_instances_results.json"  # as Detectron2 names it
+RESULTS_FILE = "coco_instances_results.json"  # Detectron2's name
 
 
 class COCOEvaluator(evaluation.COCOEvaluator):
-    """Detectron2's, but where several classes have one name, each has its own AP, see
-    :func:`tell_apart`; and it says what becomes of a test set without annotations."""
+    """Detectron2's COCOEvaluator, which supports classes with equal names.
+
+    Each of these gets its own AP, see :func:`tell_apart`. For a test set without annotations, it
+    logs where the detections are.
+    """
 
     def evaluate(self, img_ids: Sequence[Any] | None = None) -> dict[str, Any]:
-        """
+        """Evaluate as Detectron2 does.
+
         Returns:
-            On the main process, the results by task; none where there are no annotations.
+            On the main process, the results by task. Empty if there are no annotations.
         """
         results = super().evaluate(img_ids)
         if self._output_dir and not self._do_evaluation:

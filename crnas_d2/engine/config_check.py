@@ -1,4 +1,4 @@
-"""What can be checked of a config and its weights before any work, without the data."""
+"""Checks of a config and its weights before any work, without the data."""
 
 from __future__ import annotations
 
@@ -37,17 +37,18 @@ def check_network(
     has_weights: bool = True,
     check: Callable[..., Any] = call,
 ) -> list[str] | None:
-    """Check what can be checked before any work and without the data, and choose the device.
+    """Check everything that can be checked before any work without the data, and choose the device.
 
     Args:
-        cfg: not frozen. With ``MODEL.INIT.SETTINGS`` "take" it receives what its weights need.
-        checkpoint: from which a training goes on, instead of ``MODEL.WEIGHTS``.
-        training: or else evaluation alone.
-        has_weights: or else they come from an earlier step, and are not there yet.
-        check: runs each of them, also where an earlier one has found something.
+        cfg: an unfrozen config. If ``MODEL.INIT.SETTINGS`` is "take", it receives the settings that
+            its weights need.
+        checkpoint: checkpoint from which a training resumes, instead of ``MODEL.WEIGHTS``.
+        training: whether the model is trained. Otherwise it is only evaluated.
+        has_weights: whether the weights exist already. Otherwise they come from an earlier step.
+        check: runs each check, even if an earlier one has found something.
 
     Returns:
-        What was taken from the weights, a sentence for each key; None where they have a fault.
+        A sentence for each key that was taken from the weights. None if there is a fault in these.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`~crnas_d2.engine.setup`.
@@ -78,21 +79,21 @@ def _check_amp(cfg: CfgNode, *, training: bool) -> None:
 
 
 def _check_settings(cfg: CfgNode, checkpoint: str | None, *, training: bool) -> list[str]:
-    """Check that there are weights, and that their settings are the config's."""
+    """Check that the weights exist, and that their settings equal those of the config."""
     if checkpoint is None:
         _check_weights(cfg, training=training)
     return settle_settings(cfg, checkpoint)
 
 
 def settle_settings(cfg: CfgNode, checkpoint: str | None = None) -> list[str]:
-    """Compare the settings that the weights of a config need with the config's own, or take them,
-    as ``MODEL.INIT.SETTINGS`` wants it. Nothing is known of backbones from elsewhere.
+    """Compare the settings that the weights of a config need with those of the config, or take
+    them.
 
-    Args, Returns:
-        See :func:`check_network`.
+    ``MODEL.INIT.SETTINGS`` decides between the two. Backbones of other projects are not checked.
+    The arguments and results are those of :func:`check_network`.
 
     Raises:
-        ValueError: they are others, or nothing tells them.
+        ValueError: the settings differ, or those of the weights are unknown.
     """
     init, weights = cfg.MODEL.INIT, checkpoint or cfg.MODEL.WEIGHTS
     if init.SETTINGS not in MODES:
@@ -119,7 +120,7 @@ def _check_start(cfg: CfgNode, checkpoint: str | None = None) -> None:
 
 
 def check_trained(cfg: CfgNode, checkpoint: str | None = None) -> None:
-    """Refuse weights that are to be evaluated and are of another network."""
+    """Refuse to evaluate weights of another network."""
     check_same_network(cfg, _model_config(cfg, checkpoint), checkpoint or cfg.MODEL.WEIGHTS)
     _check_start(cfg, checkpoint)
 
@@ -130,7 +131,7 @@ def check_resumed(cfg: CfgNode, checkpoint: str) -> None:
 
 
 def _facts(cfg: CfgNode, checkpoint: str | None = None) -> Facts:
-    """Of the checkpoint, or else of the weights that the config names."""
+    """Get the facts about the checkpoint, or else about the weights that the config names."""
     init = cfg.MODEL.INIT
     if checkpoint is not None:
         return read_facts(checkpoint)
@@ -138,23 +139,25 @@ def _facts(cfg: CfgNode, checkpoint: str | None = None) -> Facts:
 
 
 def _model_config(cfg: CfgNode, checkpoint: str | None = None) -> Mapping[str, str]:
-    """What they keep of the config of their model."""
+    """Get the part of the model's config that is saved with the weights."""
     if _is_known(cfg):
         return _facts(cfg, checkpoint).model_config
     return read_weights_file(checkpoint or cfg.MODEL.WEIGHTS, cfg.MODEL.INIT.PREFIX).model_config
 
 
 def _is_known(cfg: CfgNode) -> bool:
-    """Whether the backbone is one of this project."""
+    """Whether the backbone belongs to this project."""
     return cfg.MODEL.BACKBONE.NAME in BUILDERS
 
 
 def prepare_trained(cfg: CfgNode) -> None:
-    """Make a config ready for its trained weights, without its data sets: check what can be
-    checked, choose the device, and take number and names of the classes from the checkpoint.
+    """Prepare a config for its trained weights, without its data sets.
+
+    This checks what can be checked, chooses the device, and takes the number and names of the
+    classes from the checkpoint.
 
     Args:
-        cfg: not frozen.
+        cfg: an unfrozen config.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`~crnas_d2.engine.setup`.
@@ -200,7 +203,7 @@ def _check_weights(cfg: CfgNode, *, training: bool) -> None:
     elif is_remote(weights):
         try:
             found = PathManager.isfile(PathManager.get_local_path(weights))
-        except Exception as error:  # whatever a handler raises
+        except Exception as error:  # a handler may raise anything
             reason = f", which cannot be read: {describe_error(error)}"
             raise FileNotFoundError(f"MODEL.WEIGHTS is {weights!r}{reason}") from error
         if not found:

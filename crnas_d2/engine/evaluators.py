@@ -1,4 +1,4 @@
-"""Which evaluator a test set gets, and what can be known of a test before a training begins."""
+"""The evaluator of each kind of test set, and checks of a test before a training begins."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..modeling.builder_names import supernet_kind
 from .classification_evaluator import ClassificationEvaluator
 from .coco_evaluator import COCOEvaluator
 
-# What Detectron2's models give, of which an evaluator scores something
+# Outputs of Detectron2's models that an evaluator can score
 OUTPUTS = {
     "GeneralizedRCNN": ("instances",),
     "RetinaNet": ("instances",),
@@ -55,14 +55,15 @@ PANOPTIC = {"panoptic_seg": tuple(q + of for of in ("", "_th", "_st") for q in (
 
 
 class Kind(NamedTuple):
-    """What belongs to an ``evaluator_type``.
+    """The properties of an ``evaluator_type``.
 
     Attributes:
-        outputs: of a model, of which the evaluator needs one.
-        metrics: of each task, named as Detectron2 does.
-        package: which Detectron2's evaluator imports when it has work to do.
-        per_class: of each task, what is told of every class too, such as "AP" as "AP-person".
-        one_machine: whether all processes have to be on one.
+        outputs: outputs of a model, one of which the evaluator needs.
+        metrics: metrics of each task, with Detectron2's names.
+        package: package that Detectron2's evaluator imports lazily.
+        per_class: for each task, the metrics that are also reported for every class, such as "AP"
+            as "AP-person".
+        one_machine: whether all processes have to run on one machine.
     """
 
     outputs: tuple[str, ...]
@@ -101,13 +102,14 @@ KINDS = {
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """The evaluator of a data set, by the "evaluator_type" in its metadata, as in Detectron2's
-    tools/train_net.py; and one for classification.
+    """Build the evaluator of a data set by its "evaluator_type", as in Detectron2's train_net.py.
+
+    There is also one for classification.
 
     Args:
         cfg: the config.
-        dataset_name: a registered data set.
-        output_folder: where predictions go.
+        dataset_name: name of a registered data set.
+        output_folder: folder for predictions.
 
     Raises:
         ValueError: there is no evaluator for this type.
@@ -130,7 +132,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         )
     if kind in ("coco", "coco_panoptic_seg"):
         if not is_labelled(dataset_name) and len(cfg.DATASETS.TEST) > 1:
-            # Or the detections on the next test set would be written over its own.
+            # The detections on the next test set would overwrite them.
             output_folder = os.path.join(output_folder, dataset_name)
         evaluators.append(COCOEvaluator(dataset_name, output_dir=output_folder))
     if kind == "coco_panoptic_seg":
@@ -139,20 +141,20 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
 
 
 def _read_labels(path: str, dtype: type) -> np.ndarray:
-    """As Detectron2's own function, which NumPy 2 refuses to run in older copies of it."""
+    """Read labels like Detectron2's own function, older versions of which fail with NumPy 2."""
     with PathManager.open(path, "rb") as file:
         return np.asarray(Image.open(file), dtype=dtype)
 
 
 def check_evaluation(cfg: CfgNode, *, training: bool) -> None:
-    """Check whether the data sets of ``DATASETS.TEST`` can be evaluated, as ``TEST`` asks.
+    """Check that the data sets in ``DATASETS.TEST`` can be evaluated as ``TEST`` requires.
 
     Args:
-        cfg: whose data sets are registered.
+        cfg: config whose data sets are registered.
         training: whether the model is trained first.
 
     Raises:
-        ValueError: they cannot, and why.
+        ValueError: they cannot be evaluated. The message says why.
     """
     for name in cfg.DATASETS.TEST:
         _check_evaluator(name, cfg)
@@ -227,15 +229,16 @@ def _check_best_metric(cfg: CfgNode) -> None:
 
 
 def shown_names(names: Sequence[str]) -> str:
-    """The first of them."""
+    """Format the first of some names."""
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
 def list_results(cfg: CfgNode) -> list[str]:
-    """The names of the results of a test, such as "bbox/AP", those of single classes last.
+    """List the names of the results of a test, such as "bbox/AP", with those of single classes
+    last.
 
-    With several test sets the set's name stands before them, "own_val/bbox/AP", and with a supernet
-    the path, "2-2-2-2/bbox/AP".
+    They are prefixed by the name of the data set if there are several, as in "own_val/bbox/AP", and
+    by the path of a supernet, as in "2-2-2-2/bbox/AP".
     """
     names = [
         f"{name}/{result}" if len(cfg.DATASETS.TEST) > 1 else result
@@ -249,8 +252,10 @@ def list_results(cfg: CfgNode) -> list[str]:
 
 
 def results_of(dataset_name: str, cfg: CfgNode) -> list[str]:
-    """The names of what a test of one network on one data set results in, such as "bbox/AP"; none
-    where it has no annotations."""
+    """List the names of the results of one network on one data set, such as "bbox/AP".
+
+    The list is empty for a data set without annotations.
+    """
     _, kind = _kind_of(dataset_name)
     if not is_labelled(dataset_name):
         return []

@@ -1,4 +1,4 @@
-"""What the checks before a run find: the first fault ends a run, a dry run tells all of them."""
+"""The findings of the checks before a run. A run stops at the first fault, a dry run lists all."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ..data.findings import Findings
 from .faults import PACKAGE, is_expected, sentence_of
 
 T = TypeVar("T")
-SHOWN_FAULTS = 100  # of one data set
-PLACE = "; it is set "  # between a fault and where its value was set
+SHOWN_FAULTS = 100  # per data set
+PLACE = "; it is set "  # separates a fault from the place where its value was set
 
 
 def call(check: Callable[..., T], *args: Any, **options: Any) -> T:
-    """Run a check; what it finds ends the run."""
+    """Run a check, and let its exception end the run."""
     return check(*args, **options)
 
 
 def telling_places(
     check: Callable[..., Any], config: str, opts: Sequence[Any], common: Sequence[str] = ()
 ) -> Callable[..., Any]:
-    """As ``check``; of a value of a config that is at fault it tells where that was set, too.
+    """Wrap ``check`` so that a fault in a value of a config also names the place where it was set.
 
     Args:
-        check: as :func:`call`.
-        config: the file that was read; empty where the config comes from elsewhere.
+        check: a function like :func:`call`.
+        config: the config file. Empty if the config comes from elsewhere.
         opts: keys and values of the command line.
-        common: files that go before it.
+        common: config files that override it.
     """
     files = [file for path in (config, *common) if path for file in read_config_files(path)]
 
@@ -52,20 +52,20 @@ def telling_places(
 
 
 class NotYet(Exception):
-    """What cannot be checked yet, and is no fault."""
+    """Raised for something that cannot be checked yet, which is not a fault."""
 
 
 class Examination:
-    """Collects what checks find, each thing once."""
+    """Collects the distinct findings of checks."""
 
     def __init__(self) -> None:
         self._faults: dict[str, None] = {}
         self._warnings: dict[str, None] = {}
         self._not_checked: dict[str, None] = {}
-        self._told: set[str] = set()  # errors that are in other words among the faults
+        self._told: set[str] = set()  # errors that are among the faults in other words
 
     def check(self, check: Callable[..., T], *args: Any, **options: Any) -> T | None:
-        """As :func:`call`, but what the check finds is collected, and None returned."""
+        """Run a check like :func:`call`, but collect a fault and return None."""
         try:
             with self._collect_warnings():
                 return check(*args, **options)
@@ -83,11 +83,11 @@ class Examination:
             return None
 
     def examine_data(self, cfg: CfgNode) -> None:
-        """Look at all data sets of a config, each for itself."""
+        """Examine every data set of a config on its own."""
         self.add(self.check(examine, cfg) or [])
 
     def add(self, found: Iterable[Findings]) -> None:
-        """What was found in data sets."""
+        """Add findings about data sets."""
         for findings in found:
             self._told.update(findings.errors)
             try:
@@ -103,16 +103,16 @@ class Examination:
 
     @property
     def faults(self) -> list[str]:
-        """All that is to be mended."""
+        """All faults that have to be fixed."""
         return list(self._faults)
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is nothing to mend."""
+        """Whether there are no faults."""
         return not self._faults
 
     def describe(self) -> str:
-        """The warnings, and that all is ready, or what is to be mended."""
+        """List the warnings, followed by the faults, or by a statement that there are none."""
         lines = [f"Warning: {warning}" for warning in self._warnings]
         lines += [f"Not checked: {reason}" for reason in self._not_checked]
         return "\n".join([*lines, *self._verdict()])
@@ -137,7 +137,7 @@ class Examination:
 
 
 class _Collector(logging.Handler):
-    """Keeps the warnings that are logged."""
+    """Collects the warnings that are logged."""
 
     def __init__(self, kept: dict[str, None]):
         super().__init__(logging.WARNING)

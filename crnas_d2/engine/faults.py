@@ -1,4 +1,4 @@
-"""Faults of a run: one sentence for whoever can mend them, the traceback for whoever asks."""
+"""Faults of a run: a sentence for those who can fix them, the traceback for those who ask for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def tell_fault(error: Exception, show_traceback: bool) -> None:
-    """On stderr, in a sentence if it is an expected one; see :func:`tell_faults`."""
+    """Print an error to stderr, as a sentence if it is an expected one; see :func:`tell_faults`."""
     if show_traceback or not is_expected(error):
         traceback.print_exception(type(error), error, error.__traceback__)
     if is_expected(error):
@@ -32,14 +32,14 @@ def tell_fault(error: Exception, show_traceback: bool) -> None:
 def tell_faults(
     show_traceback: bool, tell: Callable[[Exception, bool], None] = tell_fault
 ) -> Iterator[None]:
-    """End the process where an exception or Ctrl-C ends what is done here.
+    """End the process if an exception or Ctrl-C occurs within a ``with`` block.
 
-    An expected fault is told on stderr in one sentence, its traceback goes to the log files alone;
-    of any other exception stderr has the traceback.
+    An expected fault is printed to stderr in one sentence, with its traceback only in the log
+    files. For any other exception, stderr shows the traceback.
 
     Args:
-        show_traceback: on stderr, of an expected fault too.
-        tell: takes the exception and ``show_traceback``. The log files have it anyway.
+        show_traceback: print the traceback of an expected fault too.
+        tell: prints the exception, given ``show_traceback``. The log files have it in any case.
 
     Raises:
         SystemExit: with :data:`EXIT_AFTER_FAULT` or :data:`EXIT_AFTER_SIGINT`.
@@ -59,34 +59,37 @@ def tell_faults(
 
 
 def is_expected(error: Exception) -> bool:
-    """Whether its message alone says what is wrong. One of torch or of a bug does not."""
+    """Whether the message alone says what is wrong, unlike errors of torch or from bugs."""
     if isinstance(error, (ValueError, OSError, FloatingPointError)):
         return True
     return type(error) is RuntimeError and is_own(error)
 
 
 def is_own(error: Exception) -> bool:
-    """Whether it was raised in this package."""
+    """Whether an error was raised in this package."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE
 
 
 def tell_sentence(sentence: str) -> None:
-    """On stderr, under the name of the program."""
+    """Print a sentence to stderr, after the name of the program."""
     program = os.path.basename(sys.argv[0])
     print(f"{program}: error: {sentence}", file=sys.stderr, flush=True)
 
 
 def sentence_of(error: Exception) -> str:
-    """What a fault tells; one that is not expected has its kind before it."""
+    """Get the message of an error, prefixed by its type if it is not an expected one."""
     if not is_expected(error):
         return traceback.format_exception_only(error)[-1].strip()
     return _said_by_worker(error) or describe_error(error)
 
 
 def _said_by_worker(error: Exception) -> str:
-    """The message of a fault in a data worker, which torch raises here with the traceback as its
-    message; empty where it is no such fault."""
+    """Extract the original message of an error in a data worker.
+
+    Torch raises it again with the traceback as the message. The result is empty for any other
+    error.
+    """
     if not re.match(r"Caught \w+ in DataLoader worker process", str(error)):
         return ""
     kind = type(error)
@@ -95,7 +98,7 @@ def _said_by_worker(error: Exception) -> str:
 
 
 def log_fault(sentence: str, error: Exception | None = None) -> None:
-    """Into the log files alone, with the traceback of an exception."""
+    """Write a fault to the log files only, with the traceback of an exception."""
     trace = error and (type(error), error, error.__traceback__)
     record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, sentence, (), trace)
     for handler in logging.getLogger(PACKAGE).handlers:
@@ -104,5 +107,5 @@ def log_fault(sentence: str, error: Exception | None = None) -> None:
 
 
 def _is_no_exception(record: logging.LogRecord) -> bool:
-    """Of Detectron2's training loop, which logs the traceback to the terminal too."""
+    """Filter out the tracebacks that Detectron2's training loop would also log to the terminal."""
     return not record.exc_info

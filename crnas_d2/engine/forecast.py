@@ -1,4 +1,4 @@
-"""How long a job will take from here, by what it has taken so far."""
+"""An estimate of the remaining time of a job from its time so far."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-BACKWARD_COST = 3.0  # of a pass forward and backward, in passes forward
+BACKWARD_COST = 3.0  # cost of a forward and backward pass, in forward passes
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a step has to do, in images that pass through its network.
+    """The work of a step, in images that pass through its network.
 
     Attributes:
-        forward: how many pass forward alone, in a search.
-        backward: how many pass forward and backward, in a training.
-        pixels: of one image, about.
+        forward: number of images with only a forward pass, in a search.
+        backward: number of images with a forward and a backward pass, in a training.
+        pixels: approximate number of pixels of an image.
     """
 
     forward: float = 0
@@ -25,42 +25,49 @@ class Work:
 
 
 class Forecast:
-    """Seconds that are left of a step and of the whole job.
+    """Estimates the remaining seconds of a step and of the whole job.
 
-    The two kinds of passes are timed apart. A step that has not run is expected to take as long
-    for a pixel as the newest one that has. As long as one kind is not known, a pass forward and
-    backward counts as :data:`BACKWARD_COST` passes forward.
+    The two kinds of passes are timed separately. A future step is expected to take as long for a
+    pixel as the latest one so far. Until both kinds have been timed, a forward and backward pass
+    counts as :data:`BACKWARD_COST` forward passes.
 
     Args:
-        clock: gives the time, in seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self._clock = clock
-        self._rates: dict[bool, float] = {}  # seconds for a pixel, by whether it goes backward too
+        # seconds for a pixel, by whether there is a backward pass
+        self._rates: dict[bool, float] = {}
         self.begin(1.0)
 
     def begin(self, pixels: float, later: Sequence[Work] = ()) -> None:
-        """
+        """Begin a step.
+
         Args:
-            pixels: of an image of the step that begins.
-            later: what the steps after it have to do.
+            pixels: pixels of an image in this step.
+            later: work of the steps after it.
         """
         self._pixels = pixels
         self._later = later
-        self._left = {False: 0.0, True: 0.0}  # images
-        self._timed = {False: (0.0, 0), True: (0.0, 0)}  # seconds, and images that passed in them
+        self._left = {False: 0.0, True: 0.0}  # number of images
+        # seconds, and number of images that passed in them
+        self._timed = {False: (0.0, 0), True: (0.0, 0)}
         self._last: float | None = None
 
     def expect(self, images: float, backward: bool) -> None:
-        """
+        """Set the remaining work of the step.
+
         Args:
-            images: that have still to pass in this step, in this direction.
+            images: number of images that have still to pass.
+            backward: whether they have a backward pass.
         """
         self._left[backward] = images
 
     def passed(self, images: int, backward: bool) -> None:
-        """Time them. The first ones of a step are not, as they have waited for its start."""
+        """Time images that have passed. The first ones of a step are skipped, as they include its
+        start.
+        """
         now = self._clock()
         if self._last is not None:
             seconds, timed = self._timed[backward]
@@ -70,21 +77,21 @@ class Forecast:
         self._left[backward] = max(0.0, self._left[backward] - images)
 
     def images_per_second(self, backward: bool) -> float | None:
-        """Of this step; None before two mini-batches have passed."""
+        """Get the throughput of this step. None before two mini-batches have passed."""
         seconds, images = self._timed[backward]
         return images / seconds if seconds else None
 
     def step_left(self) -> float | None:
-        """Seconds; None before anything is known."""
+        """Get the remaining seconds of this step. None before anything is known."""
         return self._expected([self._now])
 
     def all_left(self) -> float | None:
-        """Seconds of this step and of all that come after it; None before anything is known."""
+        """Get the remaining seconds of this step and all later ones. None before anything is known."""
         return self._expected([self._now, *self._later])
 
     @property
     def _now(self) -> Work:
-        """What is left of this step."""
+        """The remaining work of this step."""
         return Work(self._left[False], self._left[True], self._pixels)
 
     def _expected(self, works: Sequence[Work]) -> float | None:

@@ -1,4 +1,4 @@
-"""What happens around a training step."""
+"""Hooks around a training step."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .terminal import report, report_images
 
 logger = logging.getLogger(__name__)
 
-EXIT_AFTER_SIGTERM = 143  # 128 + SIGTERM, as a shell reports it
+EXIT_AFTER_SIGTERM = 143  # 128 + SIGTERM, as shells report it
 
 
 def find_supernet(model: torch.nn.Module) -> Supernet | None:
-    """The supernet inside a model; None for a model that has none."""
+    """Find the supernet inside a model. None for a model without one."""
     return next((m for m in model.modules() if isinstance(m, Supernet)), None)
 
 
 class SeededStep(HookBase):
     """Makes the random numbers of a step a function of (seed, iteration, rank).
 
-    So a resumed run draws what it would have drawn without the interruption.
+    So a resumed run draws the same numbers as an uninterrupted one.
     """
 
     def __init__(self, seed: int):
@@ -44,8 +44,8 @@ class SeededStep(HookBase):
 class UniformPathSampling(HookBase):
     """Single-path uniform sampling: each iteration trains one path of the supernet (section 3.3.1).
 
-    The path is a function of (seed, iteration), hence the same on all ranks without a message, and
-    the same after a resume. It is not constrained by any budget.
+    The path is a function of (seed, iteration). Hence it is the same on all ranks without
+    communication, and the same after a resume. No budget applies to it.
     """
 
     def __init__(self, supernet: Supernet, seed: int):
@@ -53,13 +53,14 @@ class UniformPathSampling(HookBase):
         self._seed = seed
 
     def path(self, iteration: int) -> tuple[int, ...]:
-        """The path of an iteration."""
+        """Get the path of an iteration."""
         return self._supernet.space.sample(Random(f"{self._seed}/{iteration}"))
 
     def before_train(self) -> None:
-        """
+        """Check that all ranks will run the same paths.
+
         Raises:
-            RuntimeError: the ranks would run different paths. Every rank raises it.
+            RuntimeError: they would not. Every rank raises it.
         """
         seeds = comm.all_gather((self._seed, self.trainer.iter))
         if len(set(seeds)) > 1:
@@ -73,9 +74,9 @@ class UniformPathSampling(HookBase):
 
 
 class CyclicPathSampling(UniformPathSampling):
-    """Paths in cycles, over each of which a choice unit trains all of its choices equally often.
+    """Samples paths in cycles, in each of which a choice unit trains all its choices equally often.
 
-    It is one path an iteration too, and a function of the same; see
+    An iteration trains one path, which is a function of (seed, iteration) too, see
     :meth:`~crnas_d2.spaces.path_space.PathSpace.sample_in_cycles`.
     """
 
@@ -83,19 +84,18 @@ class CyclicPathSampling(UniformPathSampling):
         return self._supernet.space.sample_in_cycles(self._seed, iteration)
 
 
-# By the values of MODEL.SUPERNET.SAMPLING
+# By value of MODEL.SUPERNET.SAMPLING
 SAMPLINGS = {"uniform": UniformPathSampling, "cycles": CyclicPathSampling}
 
 
 class ActiveGradientReduction(HookBase):
-    """Averages over all ranks, in one collective, the gradients that are there: those of the path,
-    which is the same on all of them, and nothing else.
+    """Averages the gradients on the current path over all ranks, in a single collective.
 
-    A parameter that has a gradient on some ranks counts as zero on the others; one that has it
-    nowhere keeps None.
+    The path is the same on all ranks. A parameter with a gradient on only some ranks counts as zero
+    on the others, and one without any gradient keeps None.
 
-    Belongs to the inner trainer (:class:`SimpleTrainer`), whose ``after_backward`` is called
-    between the backward pass and the optimizer's step.
+    The hook belongs to the inner trainer (:class:`SimpleTrainer`), whose ``after_backward`` is
+    called between the backward pass and the optimizer's step.
     """
 
     def __init__(self, model: torch.nn.Module):
@@ -119,13 +119,13 @@ class ActiveGradientReduction(HookBase):
 
 
 class LossNormalizer(HookBase):
-    """Keeps in checkpoints what a RetinaNet divides its losses by, on each rank.
+    """Saves the loss normalizer of a RetinaNet on each rank in checkpoints.
 
-    That is a running mean, which Detectron2 has in an attribute outside of the model's state.
+    It is a running mean, which Detectron2 keeps in an attribute outside of the model's state.
 
     Args:
-        model: it.
-        message: by which the ranks tell it each other.
+        model: the RetinaNet.
+        message: the message by which the ranks exchange it.
     """
 
     def __init__(self, model: RetinaNet, message: StepMessage):
@@ -141,7 +141,7 @@ class LossNormalizer(HookBase):
         return {"of_ranks": self._of_ranks} if self._of_ranks else {}
 
     def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
-        """With another number of ranks than before, each one goes on with their mean."""
+        """Restore the normalizer. If the number of ranks has changed, all ranks get the mean."""
         self._of_ranks = of_ranks = state_dict["of_ranks"]
         if len(of_ranks) == comm.get_world_size():
             self._model.loss_normalizer = of_ranks[comm.get_rank()]
@@ -150,8 +150,11 @@ class LossNormalizer(HookBase):
 
 
 class ProcessCount(HookBase):
-    """Warns of a training that goes on with another number of processes, as its result is then that
-    of neither number: each rank draws its own part of the data and its own random numbers."""
+    """Warns if a training resumes with another number of processes.
+
+    Its result is then that of neither number, as each rank draws its own part of the data and its
+    own random numbers.
+    """
 
     def state_dict(self) -> dict[str, int]:
         return {"processes": comm.get_world_size()}
@@ -166,10 +169,10 @@ class ProcessCount(HookBase):
 
 
 class Reporting(HookBase):
-    """Tells the terminal each iteration and its loss.
+    """Reports each iteration and its loss to the terminal.
 
     Args:
-        images: of a mini-batch, on all ranks together.
+        images: number of images in a mini-batch on all ranks together.
     """
 
     def __init__(self, images: int):
@@ -177,20 +180,20 @@ class Reporting(HookBase):
 
     def after_step(self) -> None:
         iteration, last = self.trainer.iter + 1, self.trainer.max_iter
-        loss = self.trainer.storage.latest().get("total_loss")  # and the iteration that it is of
+        loss = self.trainer.storage.latest().get("total_loss")  # with its iteration
         detail = f"loss {loss[0]:.3g}" if loss else ""
         report_images(self._images, backward=True)
         report("iteration", iteration, last, self._images, backward=True, detail=detail)
 
 
 class StopOnSignal(HookBase):
-    """On SIGTERM, saves a checkpoint after the running step and ends with exit code 143.
+    """On SIGTERM, saves a checkpoint after the current step and exits with code 143.
 
-    ``--resume`` goes on from there. One rank that received the signal before the message of a step
-    is enough.
+    ``--resume`` continues from there. It is enough if one rank has received the signal before the
+    message of a step.
 
     Args:
-        message: by which the ranks tell it each other.
+        message: the message by which the ranks exchange it.
     """
 
     def __init__(self, message: StepMessage):

@@ -1,4 +1,4 @@
-"""One way to start a job: alone, by Detectron2's launcher, or under torchrun."""
+"""The start of a job: as a single process, by Detectron2's launcher, or under torchrun."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from .shared_faults import SharedFaults, leave
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Run ``main(args)`` in every process of the job.
 
-    Under ``torchrun`` the processes are there already, and ``--num-gpus``, ``--num-machines``,
+    Under ``torchrun`` the processes exist already, and ``--num-gpus``, ``--num-machines``,
     ``--machine-rank`` and ``--dist-url`` are not used. Otherwise Detectron2's launcher starts
-    ``--num-gpus`` processes on this machine, on the CPU too, and a SIGTERM goes on to them.
+    ``--num-gpus`` processes on this machine, also on the CPU, and a SIGTERM is forwarded to them.
 
     Args:
         main: the job.
-        args: from :func:`detectron2.engine.default_argument_parser`, and ``traceback``: whether a
-            fault of several processes is told with its traceback.
+        args: arguments from :func:`detectron2.engine.default_argument_parser`, with ``traceback``:
+            whether a fault in a job of several processes is printed with its traceback.
 
     Raises:
-        SystemExit: of several processes one has failed, and has told why, or a SIGTERM or Ctrl-C
-            has ended them; with the exit code for that.
+        SystemExit: one of several processes has failed and has said why, or a SIGTERM or Ctrl-C has
+            ended them. It has the corresponding exit code.
         ValueError: the processes cannot be started.
-        RuntimeError: a signal of somebody else has ended a process.
+        RuntimeError: a process was killed by a signal from outside.
     """
     if not dist.is_torchelastic_launched():
         _check_processes(args)
@@ -86,11 +86,11 @@ def _check_processes(args: argparse.Namespace) -> None:
 
 
 def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
-    """Run the job and leave together: gloo aborts a rank whose peer is gone already."""
+    """Run the job, and exit on all ranks together, as gloo aborts a rank whose peer has exited."""
     if not dist.is_initialized():
         main(args)
         return
-    patient_group()  # to make it later would be to wait for a rank that is gone by then
+    patient_group()  # created now, as later it could have to wait for a rank that has exited
     store = dist.distributed_c10d._get_default_store()
     faults = SharedFaults(store, dist.get_rank(), dist.get_world_size())
     try:
@@ -98,7 +98,7 @@ def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace)
             main(args)
             comm.synchronize()
     except SystemExit as end:
-        if end.code in (EXIT_AFTER_FAULT, EXIT_AFTER_SIGINT):  # where other ranks may not be here
+        if end.code in (EXIT_AFTER_FAULT, EXIT_AFTER_SIGINT):  # other ranks may not get here
             leave(end.code)
         dist.destroy_process_group()
         raise

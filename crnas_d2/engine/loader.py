@@ -1,4 +1,4 @@
-"""A training loader that can start at any iteration, and a test loader that tells where it is."""
+"""A training loader that can start at any iteration, and a test loader that reports its progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .terminal import report, report_images
 
 
 class ReportedLoader:
-    """The loader of a test, which tells the terminal how many images have passed."""
+    """A test loader that reports to the terminal how many images have passed."""
 
     def __init__(self, loader: DataLoader):
         self._loader = loader
@@ -43,18 +43,20 @@ class ReportedLoader:
 
 
 class TrainingBatches(Sampler):
-    """Batches of an infinite sampler, each sample with its position in the stream of all ranks.
+    """Batches of an infinite sampler, in which each sample has its position in the stream of all
+    ranks.
 
     Attributes:
-        start: how many batches to leave out at the beginning. They cost no image.
+        start: number of batches to skip at the beginning, without loading their images.
     """
 
     def __init__(self, sampler: Sampler, batch_size: int, groups: Sequence[int] | None = None):
         """
         Args:
-            sampler: endless indices of this rank, as :class:`detectron2.data.samplers.TrainingSampler`.
-            batch_size: of this rank.
-            groups: for each index; only samples of one group come into a batch.
+            sampler: an infinite sampler of this rank, such as
+                :class:`detectron2.data.samplers.TrainingSampler`.
+            batch_size: batch size of this rank.
+            groups: group of each index. A batch contains samples of a single group.
         """
         self.sampler = sampler
         self.batch_size = batch_size
@@ -76,9 +78,9 @@ class TrainingBatches(Sampler):
 
 
 class SeededDataset(Dataset):
-    """Mapped samples, whose randomness depends on the seed and the position in the stream alone.
+    """Mapped samples whose randomness depends only on the seed and the position in the stream.
 
-    In place of a sample that the mapper refuses by giving None, another one is drawn.
+    A sample that the mapper refuses by returning None is replaced by another random one.
     """
 
     def __init__(self, dataset: Dataset, mapper: Callable[[Any], Any], seed: int):
@@ -109,19 +111,19 @@ def build_train_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list], Any] = trivial_batch_collator,
 ) -> DataLoader:
-    """Like :func:`detectron2.data.build_detection_train_loader`, but can start at any iteration.
+    """Same as :func:`detectron2.data.build_detection_train_loader`, but can start at any iteration.
 
-    With an equal seed, the batches from iteration k on are the same whether the loader started
-    there (``loader.batch_sampler.start = k``) or ran through, with any number of workers.
+    With the same seed, the batches from iteration k on are the same whether the loader started
+    there (``loader.batch_sampler.start = k``) or at 0, with any number of workers.
 
     Args:
         dataset, mapper, sampler, total_batch_size, aspect_ratio_grouping, num_workers, collate_fn:
             as there.
-        seed: of the random augmentations.
+        seed: seed of the random augmentations.
 
     Raises:
-        ValueError: the batch cannot be shared equally among the processes.
-        UnreadableError: in an iteration: a picture cannot be read; the message names it.
+        ValueError: the batch size is not divisible by the number of processes.
+        UnreadableError: raised by an iteration whose image cannot be read. The message names it.
     """
     batch_size, rest = divmod(total_batch_size, comm.get_world_size())
     if rest or batch_size < 1:
@@ -136,15 +138,16 @@ def build_train_loader(
         num_workers=num_workers,
         collate_fn=collate_fn,
         worker_init_fn=end_on_sigterm_of_trainer,
-        generator=torch.Generator(),  # else its start would draw from the numbers of a step
+        generator=torch.Generator(),  # its start must not draw from the random numbers of a step
     )
 
 
 def end_on_sigterm_of_trainer(worker_id: int) -> None:
-    """Let a data worker survive a SIGTERM that does not come from the process it works for.
+    """Make a data worker ignore a SIGTERM from any process but the one it works for.
 
-    torchrun, ``timeout`` and batch systems send one to all processes of a job; the trainer then
-    still needs its data to finish the step. Needs a system that tells the sender, as Linux does.
+    torchrun, ``timeout`` and batch systems send SIGTERM to all processes of a job, but the trainer
+    still needs its data to finish the step. This requires a system that identifies the sender, such
+    as Linux.
     """
     if not hasattr(signal, "sigwaitinfo"):
         return
@@ -159,7 +162,7 @@ def end_on_sigterm_of_trainer(worker_id: int) -> None:
 
 
 def seed_from(*numbers: int) -> None:
-    """Seed Python's, NumPy's and torch's generators by a few non-negative integers."""
+    """Seed the generators of Python, NumPy and torch with some non-negative integers."""
     state = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(state)
     np.random.seed(state)
@@ -168,7 +171,7 @@ def seed_from(*numbers: int) -> None:
 
 @contextlib.contextmanager
 def own_random_state() -> Iterator[None]:
-    """Within it, random numbers of the CPU are drawn without a trace outside."""
+    """Isolate the state of all CPU generators within a ``with`` block from the state outside."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):

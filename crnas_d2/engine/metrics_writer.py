@@ -1,4 +1,4 @@
-"""``metrics.json`` of a training."""
+"""The ``metrics.json`` of a training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..files import to_json
 
 
 class MetricsWriter(JSONWriter):
-    """Detectron2's, whose lines are valid JSON: a number that is not finite is null."""
+    """Detectron2's JSONWriter with valid JSON, in which numbers that are not finite are null."""
 
     def __init__(self, path: str):
         super().__init__(path)

@@ -1,4 +1,4 @@
-"""Whether the model of a config can be built, without anything of its size."""
+"""Checks that the model of a config can be built, without allocating its weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ..modeling.supernet import Supernet
 from ..spaces import get_operation_space, get_stage_space
 from .faults import is_own
 
-# Of the parts that have a name, and where it is registered; an empty name is no part
+# Keys that name a part of the model, and the registry of the part. An empty name means no part
 PARTS = {
     "META_ARCHITECTURE": META_ARCH_REGISTRY,
     "BACKBONE.NAME": BACKBONE_REGISTRY,
@@ -40,9 +40,9 @@ PARTS = {
     "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
     "ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
 }
-UNREGISTERED = ("PrecomputedProposals",)  # Detectron2's name of no proposal generator
+UNREGISTERED = ("PrecomputedProposals",)  # Detectron2's name for no proposal generator
 NEEDED = ("META_ARCHITECTURE", "BACKBONE.NAME")
-# Keys of the features that are read, by a part of the model's name
+# Keys of the features that the model reads, by the meta-architecture
 READERS = {
     "GeneralizedRCNN": ("RPN.IN_FEATURES", "ROI_HEADS.IN_FEATURES"),
     "ProposalNetwork": ("RPN.IN_FEATURES",),
@@ -53,7 +53,7 @@ READERS = {
 
 
 def check_parts(cfg: CfgNode) -> None:
-    """Check that all parts of a model are registered, and that its RoI heads have what they need.
+    """Check that all parts of a model are registered, and that its RoI heads are complete.
 
     Raises:
         ValueError: names the key, its value, and what was expected.
@@ -89,7 +89,7 @@ def _check_heads(cfg: CfgNode) -> None:
 
 
 def _check_backbone(cfg: CfgNode) -> None:
-    """The keys of one of ours that its builder does not look at, or not by their names."""
+    """Check keys of a CR backbone that its builder does not check, or not by name."""
     supernet, name, features = (
         cfg.MODEL.SUPERNET,
         cfg.MODEL.BACKBONE.NAME,
@@ -120,13 +120,13 @@ def _check_backbone(cfg: CfgNode) -> None:
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Build the model of a config on the meta device, where nothing of its size is built.
+    """Build the model of a config on the meta device, where no memory is allocated.
 
     Args:
-        cfg: whose parts are registered, see :func:`check_parts`; it has the number of classes.
+        cfg: config whose parts are registered, see :func:`check_parts`, with the number of classes.
 
     Raises:
-        ValueError: it cannot be built, and why.
+        ValueError: the model cannot be built. The message says why.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -134,7 +134,7 @@ def check_model(cfg: CfgNode) -> None:
     try:
         with torch.device("meta"):
             model = build_model(cfg)
-    except Exception as error:  # whatever a part of Detectron2 or of somebody else raises
+    except Exception as error:  # a part of Detectron2 or of another project may raise anything
         if is_own(error):
             raise
         _check_features(cfg)
@@ -147,12 +147,12 @@ def check_model(cfg: CfgNode) -> None:
 
 
 def _check_features(cfg: CfgNode) -> None:
-    """Of the features that the backbone gives, and the anchors on them."""
+    """Check the features of the backbone, and the anchors on them."""
     if cfg.MODEL.META_ARCHITECTURE not in READERS:
         return
     try:
         given = build_on_meta(cfg).output_shape()
-    except Exception:  # the model failed for that
+    except Exception:  # this is also why the model failed
         return
     keys = READERS[cfg.MODEL.META_ARCHITECTURE]
     for key in keys:

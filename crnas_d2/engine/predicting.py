@@ -1,4 +1,4 @@
-"""Trained detectors on pictures, by Detectron2's own predictor."""
+"""Trained detectors on images, with Detectron2's own predictor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .config_check import prepare_trained
 from .hooks import find_supernet
 from .trainer import CRTrainer
 
-# Of the models that come with Detectron2 and this project: what they give, where it is no detection.
+# What models of Detectron2 and of this project give instead of detections
 OTHER_OUTPUTS = {
     "ImageClassifier": "a class of the whole picture",
     "PanopticFPN": "a panoptic segmentation",
@@ -30,26 +30,26 @@ OTHER_OUTPUTS = {
 
 
 class Predictor(DefaultPredictor):
-    """Detectron2's ``DefaultPredictor``, called in the same way, with the same results.
+    """Detectron2's ``DefaultPredictor``, with the same interface and the same results.
 
     It also
 
-    * loads weights by :class:`CRCheckpointer`, and refuses those that do not fill the model,
-    * takes number and names of the classes from the checkpoint, so that no data set is needed.
+    * loads weights with :class:`CRCheckpointer`, and refuses those that do not fill the model,
+    * takes the number and names of the classes from the checkpoint, so that no data set is needed.
 
     Attributes:
-        cfg: as it is used.
-        class_names: by index; "class 0" and so on where nothing tells them.
+        cfg: the config in use.
+        class_names: names of the classes by index; "class 0" and so on if they are unknown.
     """
 
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: of a detector, with its ``MODEL.WEIGHTS``. It stays as it is.
+            cfg: config of a detector with its ``MODEL.WEIGHTS``. It is not changed.
 
         Raises:
-            ValueError, FileNotFoundError: the model gives no detections, or the weights are absent
-                or of another model.
+            ValueError, FileNotFoundError: the model gives no detections, or the weights do not
+                exist or belong to another model.
         """
         self.cfg = cfg.clone()
         self.cfg.defrost()
@@ -70,15 +70,16 @@ class Predictor(DefaultPredictor):
 
 
 def read_trained(path: str, opts: Sequence[str] = ()) -> CfgNode:
-    """The config of a trained detector, with its weights.
+    """Read the config of a trained detector, with its weights.
 
     Args:
-        path: a config with ``MODEL.WEIGHTS``, as :func:`read_config` finds it; or a folder: of a search, whose ``final.yaml`` is
-            read, or of a training, whose ``config.yaml`` is read, with its last checkpoint.
-        opts: keys and values in turn, which go before all others.
+        path: a config with ``MODEL.WEIGHTS``, as :func:`read_config` finds it; or the folder of a
+            search, whose ``final.yaml`` is read, or of a training, whose ``config.yaml`` is read
+            with its last checkpoint.
+        opts: alternating keys and values, which override all others.
 
     Raises:
-        FileNotFoundError: there is no such file, or the folder has none of these.
+        FileNotFoundError: the file does not exist, or the folder has none of these files.
     """
     path = expand_path(path)
     if not PathManager.isdir(path):
@@ -96,7 +97,7 @@ def read_trained(path: str, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def name_classes(cfg: CfgNode) -> list[str]:
-    """The names of a detector's classes, each once, in the order of its outputs."""
+    """Get distinct names of a detector's classes, in the order of its outputs."""
     head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     count = cfg.MODEL[head].NUM_CLASSES
     names = cfg.MODEL.CLASS_NAMES

@@ -1,4 +1,4 @@
-"""From a command line to a config that is ready to run."""
+"""The setup of a run: from a command line to a checked config."""
 
 from __future__ import annotations
 
@@ -40,18 +40,19 @@ logger = logging.getLogger(__name__)
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read the config, check all that can be checked before work begins, register its data sets.
+    """Read the config, check everything that can be checked before work, and register its data
+    sets.
 
     Args:
-        args: from :func:`detectron2.engine.default_argument_parser`; with ``verbose``, the
-            terminal shows all that the log file has.
+        args: arguments from :func:`detectron2.engine.default_argument_parser`. With ``verbose``,
+            the terminal shows everything that the log file has.
 
     Returns:
-        The frozen config, already saved as ``OUTPUT_DIR/config.yaml``.
+        The frozen config, which has been saved as ``OUTPUT_DIR/config.yaml``.
 
     Raises:
-        ValueError: a value in the config cannot work here; the message names it.
-        FileNotFoundError: the config or the weights are not there.
+        ValueError: a value in the config is invalid here. The message names it.
+        FileNotFoundError: the config or the weights do not exist.
     """
     open_terminal(getattr(args, "verbose", False))
     cfg = read_config(args.config_file, args.opts)
@@ -66,12 +67,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def check_apart(cfgs: Sequence[CfgNode], check: Callable[[str], object]) -> None:
-    """Make checks once before they are made, where they would draw archtrain and archval: of a run
-    that is refused nothing stays. The main process makes them, the others wait.
+    """Run checks in a temporary folder first if they would create the split of archtrain and
+    archval.
+
+    So a run that is refused leaves nothing behind. The main process runs the checks, and the others
+    wait.
 
     Args:
-        cfgs: whose data sets are checked.
-        check: makes them. It gets a folder for what is drawn, which is removed after it.
+        cfgs: configs whose data sets are checked.
+        check: runs the checks. It gets a folder for the split, which is removed afterwards.
     """
 
     def check_anew() -> None:
@@ -89,14 +93,14 @@ def _drawn_into(folder: str, cfg: CfgNode) -> CfgNode:
 
 
 def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
-    """As :func:`setup`, for a config that was read already. It may be changed.
+    """Same as :func:`setup`, for a config that has already been read and possibly changed.
 
     Args:
-        cfg: not frozen.
-        args: of which ``resume``, ``eval_only`` and ``config_file`` are used.
+        cfg: an unfrozen config.
+        args: arguments, of which ``resume``, ``eval_only`` and ``config_file`` are used.
     """
     taken = check_run(cfg, args)
-    comm.synchronize()  # as the next thing is that files are written
+    comm.synchronize()  # files are written from here on
     cfg.freeze()
     open_log(cfg.OUTPUT_DIR)
     for sentence in taken:
@@ -111,7 +115,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
 
 
 def _log_setting(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Write into the log file what Detectron2's set-up does, without colours."""
+    """Write to the log file what Detectron2's setup writes, without colors."""
     logger.debug(f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}")
     with ignore_missing_cuda():
         logger.debug(f"Environment info:\n{collect_env_info()}")
@@ -130,21 +134,23 @@ def check_run(
     makes: bool = True,
     decide: Callable[..., Any] = decided_by_main,
 ) -> list[str]:
-    """All checks that a run begins with. Nothing is written but what checks remember,
-    and archtrain and archval.
+    """Run all checks at the beginning of a run.
+
+    Nothing is written except the cached results of the checks, and the split of archtrain and
+    archval.
 
     Args:
         cfg, args: as in :func:`prepare`.
-        check: runs each of them, also where an earlier one has found something.
+        check: runs each check, even if an earlier one has found something.
         makes: see :func:`check_data_sets`.
-        decide: finds the checkpoint to resume from, for all processes; :func:`call` where the main
-            process makes the checks alone.
+        decide: finds the checkpoint to resume from for all ranks. It is :func:`call` if only the
+            main process runs the checks.
 
     Returns:
         As :func:`check_network`.
 
     Raises:
-        ValueError, FileNotFoundError: as :func:`setup`; or what ``check`` does instead.
+        ValueError, FileNotFoundError: as :func:`setup`, unless ``check`` handles it otherwise.
     """
     check = telling_places(check, args.config_file, getattr(args, "opts", ()))
     training = not args.eval_only
@@ -167,17 +173,18 @@ def check_run(
 
 
 def check_data_sets(cfg: CfgNode, *, training: bool, makes: bool = True) -> None:
-    """Register the data sets of a config, check them and whether they can be evaluated, and look at
-    their pictures.
+    """Register and check the data sets of a config, whether they can be evaluated, and their
+    images.
 
     Args:
-        cfg: not frozen. It receives number and names of the classes.
-        training: or else evaluation alone.
-        makes: data sets that are made at first use, or else they are not checked.
+        cfg: an unfrozen config, which receives the number and names of the classes.
+        training: whether the model is trained. Otherwise it is only evaluated.
+        makes: whether data sets that are generated on first use may be generated. If not, they are
+            not checked.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`setup`.
-        NotYet: a data set would be made.
+        NotYet: a data set would have to be generated.
     """
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     for name in filter(is_made_at_first_use, names if not makes else ()):
@@ -200,7 +207,7 @@ def _check_keypoints(cfg: CfgNode) -> None:
 
 
 def _check_output(cfg: CfgNode, *, starts: bool) -> None:
-    """Refuse to write over what is no run's, or over the weights from which a training starts."""
+    """Refuse to overwrite files that no run has written, or the initial weights of a training."""
     folder, weights = cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS
     if not folder:
         raise ValueError("OUTPUT_DIR is ''; expected a folder for what the run writes")
@@ -219,7 +226,7 @@ def _check_output(cfg: CfgNode, *, starts: bool) -> None:
 
 
 def check_folder(folder: str) -> None:
-    """Refuse what is no folder, and cannot become one."""
+    """Refuse a path that is not a folder and cannot become one."""
     if is_remote(folder) or os.path.isdir(folder):
         return
     above = os.path.abspath(folder)
@@ -231,7 +238,7 @@ def check_folder(folder: str) -> None:
 
 
 def _is_written_by_a_run(path: str) -> bool:
-    """Whether a config has all keys, as nobody writes it by hand, or nothing in it."""
+    """Whether a config is empty or has all keys, which none that is written by hand has."""
     if not os.path.getsize(path):
         return True
     try:

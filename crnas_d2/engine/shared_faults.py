@@ -1,4 +1,4 @@
-"""A fault of one rank, of which all ranks hear."""
+"""Sharing a fault of one rank with all ranks."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ import torch.distributed as dist
 
 from .faults import EXIT_AFTER_FAULT, log_fault, sentence_of, tell_fault, tell_sentence
 
-# What a rank says whose peer is gone, of gloo and of NCCL. That is no fault of its own.
+# Errors of gloo and NCCL on a rank whose peer has exited, which are not its own fault
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
 CLAIM, FAULT, HEARD = (f"crnas_d2/{key}" for key in ("claim", "fault", "heard"))
-TELLING_S = 10  # so long a rank that failed later waits for the first one's sentence
-HEARING_S = 5  # so long it waits until all others have heard of it
+TELLING_S = 10  # seconds that a rank waits for the sentence of the one that failed first
+HEARING_S = 5  # seconds that a rank waits until all others have heard of its fault
 POLL_S = 0.2
 
 
 class SharedFaults:
-    """What the ranks of a job know of the first fault of one of them.
+    """Shares the first fault among the ranks of a job.
 
-    The rank that fails first tells its fault and puts it into the store of the job. A thread of
-    each other rank looks for it there, writes it into the log file, tells it where that rank has a
-    terminal or a file of its own, and ends the process: its main thread may wait for the first rank
-    in a collective, for ever. A rank that has only lost a peer leaves the telling to that peer, and
-    tells what it knows where nothing is heard of it.
+    The rank that fails first prints its fault and puts it into the store of the job. A thread of
+    each other rank polls the store, writes the fault into the log file, prints it if that rank has
+    a terminal or a file of its own, and ends the process, whose main thread may otherwise wait for
+    the first rank in a collective forever. A rank that has only lost a peer leaves the report to
+    that peer, and reports what it knows if nothing is heard from it.
 
     Args:
-        store: of the job.
-        rank, ranks: of this process, and how many there are.
+        store: store of the job.
+        rank, ranks: rank of this process, and number of ranks.
     """
 
     def __init__(self, store: dist.Store, rank: int, ranks: int):
-        self._store = store.clone()  # as the main thread may wait in the store itself
+        self._store = store.clone()  # the main thread may block in the store itself
         self._rank = rank
         self._ranks = ranks
-        self._ends = threading.Lock()  # is held by the thread that ends this process
+        self._ends = threading.Lock()  # held by the thread that ends this process
         self._is_over = threading.Event()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Within it, a fault of another rank ends this process."""
+        """End this process on a fault of another rank, within a ``with`` block."""
         watcher = threading.Thread(target=self._watch, daemon=True)
         watcher.start()
         try:
@@ -57,7 +57,7 @@ class SharedFaults:
             self._is_over.set()
 
     def tell(self, error: Exception, show_traceback: bool) -> None:
-        """Tell the fault of this rank, or the one of another that was before it."""
+        """Report the fault of this rank, or that of another rank if it came first."""
         self._ends.acquire()
         peer_is_gone = any(words in str(error) for words in PEER_IS_GONE)
         if not peer_is_gone and self._claim():
@@ -74,14 +74,14 @@ class SharedFaults:
         while not self._is_over.wait(POLL_S):
             try:
                 is_there = self._store.check([FAULT])
-            except RuntimeError:  # of which the main thread will tell
+            except RuntimeError:  # the main thread will report it
                 return
             if is_there and self._ends.acquire(blocking=False):
                 self._hear()
                 leave(EXIT_AFTER_FAULT)
 
     def _claim(self) -> bool:
-        """Whether no other rank has failed before."""
+        """Whether this rank is the first one to fail."""
         try:
             return self._store.add(CLAIM, 1) == 1
         except RuntimeError:
@@ -91,17 +91,17 @@ class SharedFaults:
         fault = {"rank": self._rank, "sentence": sentence_of(error), "stderr": _place_of_stderr()}
         with contextlib.suppress(RuntimeError):
             self._store.set(FAULT, json.dumps(fault))
-            self._wait_until_heard_by(self._ranks - 1)  # as the end of one rank may end all
+            self._wait_until_heard_by(self._ranks - 1)  # the end of one rank may end all of them
             self._store.add(HEARD, 1)
 
     def _hear(self) -> bool:
-        """Tell the first fault; whether there was one, in time."""
+        """Report the first fault, and return whether there was one in time."""
         end = time.monotonic() + TELLING_S
         try:
             while not (is_there := self._store.check([FAULT])) and time.monotonic() < end:
                 time.sleep(POLL_S)
             fault = json.loads(self._store.get(FAULT)) if is_there else None
-        except RuntimeError:  # the store has ended with the rank that keeps it
+        except RuntimeError:  # the store has ended with the rank that hosts it
             fault = None
         if fault is None:
             time.sleep(max(0, end - time.monotonic()))  # most launchers end this process by then
@@ -112,7 +112,7 @@ class SharedFaults:
             tell_sentence(sentence)
         with contextlib.suppress(RuntimeError):
             self._store.add(HEARD, 1)
-            if self._rank == 0:  # which keeps the store
+            if self._rank == 0:  # it hosts the store
                 self._wait_until_heard_by(self._ranks)
         return True
 
@@ -123,7 +123,7 @@ class SharedFaults:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process without a word to the others, for which the end of a process group waits."""
+    """Exit at once, without the destruction of the process group, which would wait for other ranks."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -131,6 +131,6 @@ def leave(code: int) -> NoReturn:
 
 
 def _place_of_stderr() -> list[Any]:
-    """By which two ranks know that what they tell is read in one place."""
+    """Identify the file behind stderr, to tell whether two ranks print to the same place."""
     status = os.fstat(2)
     return [socket.gethostname(), status.st_dev, status.st_ino, status.st_rdev]

@@ -1,4 +1,4 @@
-"""The running statistics of norms, of which all ranks have the same."""
+"""Running statistics of norms that are the same on all ranks."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ..modeling.supernet import active_modules
 
 
 class SharedStatistics(HookBase):
-    """Combines the running statistics of BN over the ranks, after every step.
+    """Combines the running statistics of BN over the ranks after every step.
 
-    Each rank updates them by its own share of the images. In their place every rank gets those of
-    the mixture of all W ranks in equal parts:
+    Each rank updates them from its own share of the images. Then every rank gets those of the
+    mixture of all W ranks in equal parts instead:
 
         mean = sum_r mean_r / W
         var = sum_r (var_r + mean_r^2) / W - mean^2
 
-    By the law of total variance (Blitzstein and Hwang, Introduction to Probability, section 9.5)
-    the second is the mean of the variances within the ranks, plus the variance of their means. So
-    there is one network at any time: the one that is tested, saved and resumed, whenever that
+    By the law of total variance (Blitzstein and Hwang, Introduction to Probability, section 9.5),
+    the latter is the mean of the variances within the ranks plus the variance of their means. So
+    there is a single network at any time, which is tested, saved and resumed, whenever that
     happens.
 
-    Norms that a supernet's path does not run are left alone, to the last bit; so is SyncBN, which
-    is the same on all ranks by itself. A norm that a step has run on some ranks alone counts that
-    step on all.
+    Norms off a supernet's path are left unchanged to the last bit, and so is SyncBN, which is the
+    same on all ranks anyway. A norm that only some ranks have run in a step counts that step on all
+    ranks.
     """
 
     def __init__(self, model: nn.Module):
@@ -45,7 +45,7 @@ class SharedStatistics(HookBase):
         dist.all_reduce(moments)
         moments /= dist.get_world_size()
         mean, squares, steps = moments.split([len(mean), len(mean), len(norms)])
-        variance = (squares - mean.square()).clamp(min=0)  # rounding may leave less
+        variance = (squares - mean.square()).clamp(min=0)  # it may be slightly negative by rounding
         channels = [norm.num_features for norm in norms]
         for norm, norm_mean, norm_variance, norm_steps in zip(
             norms, mean.split(channels), variance.split(channels), steps.ceil()
@@ -65,10 +65,11 @@ def _has_statistics_of_its_own(module: nn.Module) -> bool:
 
 
 class PreciseBN(hooks.PreciseBN):
-    """Detectron2's, which takes the same images each time, so that a resumed run has them too.
+    """Detectron2's PreciseBN with the same images each time, so that a resumed run has them too.
 
-    Each rank's statistics are of its own images; :class:`SharedStatistics`, after it, combines them.
-    The loss normalizer of a RetinaNet, which each pass updates, stays that of the training.
+    The statistics of each rank are from its own images; :class:`SharedStatistics`, which runs after
+    it, combines them. The loss normalizer of a RetinaNet, which each forward pass updates, is
+    restored to that of the training.
     """
 
     def update_stats(self) -> None:

@@ -1,4 +1,4 @@
-"""Detectron2's two training steps, in which the ranks tell each other their numbers once."""
+"""Detectron2's two training steps, with a single exchange of numbers between the ranks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from .step_message import StepMessage
 
 
 class DivergedError(FloatingPointError):
-    """A loss is not finite, of which all ranks know."""
+    """A loss is not finite, and all ranks know it."""
 
 
 class _TellsItsLosses:
-    """Detectron2 gathers losses as pickles, and tells one that is not finite on the main rank alone,
-    where the others would wait for it; and it does not know of paths.
+    """Mixin that exchanges the losses of all ranks in one message.
+
+    Detectron2 gathers losses as pickles, and raises an error for one that is not finite on the main
+    process only, for which the others would wait. It also does not know the paths of a supernet.
 
     Attributes:
-        message: of each step, between its backward pass and the optimizer.
+        message: message of each step, between its backward pass and the optimizer's step.
     """
 
     def __init__(self, *args, **kwargs):
@@ -33,11 +35,12 @@ class _TellsItsLosses:
         self.message = StepMessage()
 
     def run_step(self) -> None:
-        """
+        """Run a training step.
+
         Raises:
             DivergedError: a loss of any rank is Inf or NaN. The parameters are those of the
-                iteration before.
-            FloatingPointError: likewise a prediction, of which this rank alone may know.
+                previous iteration.
+            FloatingPointError: the same for a prediction, which possibly only this rank knows.
         """
         try:
             super().run_step()
@@ -67,8 +70,8 @@ class _TellsItsLosses:
 
 
 class Step(_TellsItsLosses, SimpleTrainer):
-    """:class:`SimpleTrainer` whose ranks know the losses of all."""
+    """A :class:`SimpleTrainer` in which each rank knows the losses of all."""
 
 
 class AMPStep(_TellsItsLosses, AMPTrainer):
-    """:class:`AMPTrainer` whose ranks know the losses of all."""
+    """An :class:`AMPTrainer` in which each rank knows the losses of all."""

@@ -1,4 +1,4 @@
-"""What the ranks tell each other in a training step."""
+"""The message that the ranks exchange in a training step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from detectron2.utils import comm
 
 
 class StepMessage:
-    """The numbers that each rank tells all others in a training step, in one collective.
+    """Exchanges some numbers of each rank with all others, in one collective per training step.
 
     Attributes:
-        of_ranks: what each rank has told last, by name.
+        of_ranks: the latest numbers of each rank, by name.
     """
 
     def __init__(self):
@@ -22,14 +22,15 @@ class StepMessage:
         self.of_ranks: list[dict[str, float]] = []
 
     def add(self, name: str, source: Callable[[], float]) -> None:
-        """Let every message have a number, which is asked for when it is sent."""
+        """Add a number to every message, whose value is queried when it is sent."""
         self._sources[name] = source
 
     def exchange(self, numbers: Mapping[str, float], device: torch.device | str = "cpu") -> None:
-        """
+        """Exchange the numbers of all ranks.
+
         Args:
-            numbers: of this rank, in addition; with the same names on all ranks.
-            device: on which the ranks can tell them.
+            numbers: additional numbers of this rank, which have the same names on all ranks.
+            device: device on which the ranks can communicate.
         """
         own = {**{name: source() for name, source in self._sources.items()}, **numbers}
         rows = [list(own.values())]

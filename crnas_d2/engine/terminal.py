@@ -1,4 +1,4 @@
-"""What a job shows while it runs, and what it writes into its log file."""
+"""The terminal output of a running job, and its log file."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .forecast import Forecast, Work
 OWN = "crnas_d2"
 LOGGERS = (OWN, "detectron2", "fvcore", "pycocotools", "py.warnings")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
+SECONDS_BETWEEN_LINES = 30.0  # if the output is not a terminal
 
 
 def open_terminal(verbose: bool = False) -> None:
-    """Let the main process show what happens on standard output, and all others nothing.
+    """Show the output of the main process on stdout, and none of all other processes.
 
     Args:
-        verbose: show all that the log file has.
+        verbose: show everything that the log file has.
     """
     handler = Terminal(sys.stdout, verbose) if comm.is_main_process() else logging.NullHandler()
     logging.captureWarnings(True)
@@ -46,9 +46,10 @@ def open_terminal(verbose: bool = False) -> None:
 
 
 def open_log(folder: str) -> None:
-    """From now on write all that is logged into ``log.txt`` of a folder, and into no other file.
+    """Write everything that is logged from now on into ``log.txt`` of a folder, and no other file.
 
-    Each process has its own file: "log.txt.rank1" and so on. Where no terminal was opened, it is.
+    Each process has its own file: "log.txt.rank1" and so on. The terminal is opened if it is not
+    yet.
     """
     if not _has_handler(SHOWING):
         open_terminal()
@@ -69,14 +70,14 @@ def open_log(folder: str) -> None:
 def step(
     name: str, number: int = 1, count: int = 1, pixels: float = 1.0, later: Sequence[Work] = ()
 ) -> Iterator[None]:
-    """Within it, the terminal shows where this step is, of which :func:`report` tells.
+    """Show the progress of a step on the terminal within a ``with`` block; see :func:`report`.
 
     Args:
-        name: of the step.
-        number: of it, counted from 1.
-        count: of the steps of the job.
-        pixels: of one of its images, about.
-        later: what the steps after it have to do.
+        name: name of the step.
+        number: number of the step, from 1.
+        count: number of steps in the job.
+        pixels: approximate number of pixels of one of its images.
+        later: work of the steps after it.
     """
     terminals = _terminals()
     for terminal in terminals:
@@ -89,11 +90,11 @@ def step(
 
 
 def begin_part(title: str, later: Work) -> None:
-    """Tell that a part of the step begins.
+    """Report that a part of the step begins.
 
     Args:
-        title: of it.
-        later: what the step has to do after it.
+        title: title of the part.
+        later: work of the step after this part.
     """
     for terminal in _terminals():
         terminal.begin_part(title, later)
@@ -102,44 +103,44 @@ def begin_part(title: str, later: Work) -> None:
 def report(
     unit: str, done: int, total: int, images: float, backward: bool = False, detail: str = ""
 ) -> None:
-    """Tell where the step is.
+    """Report the progress of the step.
 
     Args:
         unit: what is counted, such as "iteration".
-        done: how many of them have ended.
+        done: how many of them are finished.
         total: how many there are.
-        images: that pass through the network in one of them.
-        backward: whether they pass backward too.
-        detail: what else there is to say, such as the loss.
+        images: number of images that pass through the network in one of them.
+        backward: whether they have a backward pass.
+        detail: additional text, such as the loss.
     """
     for terminal in _terminals():
         terminal.show(f"{unit} {done:,} of {total:,}", (total - done) * images, backward, detail)
 
 
 def report_images(count: int, backward: bool = False) -> None:
-    """Tell that images have passed through the network.
+    """Report that images have passed through the network.
 
     Args:
-        count: of all processes together.
-        backward: whether they passed backward too.
+        count: number of images on all ranks together.
+        backward: whether they had a backward pass.
     """
     for terminal in _terminals():
         terminal.passed(count, backward)
 
 
 def log_results(results: Mapping[str, Any], datasets: Sequence[str]) -> None:
-    """Log a small table for each task, of the metrics over all classes.
+    """Log a small table for each task, with the metrics over all classes.
 
     Args:
-        results: of :meth:`DefaultTrainer.test`: by task, or by data set and task.
-        datasets: that they are of.
+        results: results of :meth:`DefaultTrainer.test`, by task, or by data set and task.
+        datasets: the data sets that they belong to.
     """
     for name, values in results.items():
         if any(isinstance(value, Mapping) for value in values.values()):
             log_results(values, [name])
             continue
         metrics = {
-            metric: "-" if math.isnan(value) else value  # nothing that it counts is there
+            metric: "-" if math.isnan(value) else value  # there is no object that it counts
             for metric, value in values.items()
             if "-" not in metric
         }
@@ -150,14 +151,16 @@ def log_results(results: Mapping[str, Any], datasets: Sequence[str]) -> None:
 
 
 class Terminal(logging.Handler):
-    """Standard output: the lines of this package, each once, and all warnings and errors; and where
-    the work is, as one live line on a terminal, and in a file or a pipe as a line now and then.
+    """A log handler for standard output, with the progress of the work.
+
+    It shows each distinct line of this package, and all warnings and errors. Progress is one live
+    line on a terminal, and an occasional line in a file or a pipe.
     """
 
     def __init__(self, stream: TextIO, verbose: bool = False):
         """
         Args:
-            stream: that is written to.
+            stream: stream to write to.
             verbose: show every line of all packages.
         """
         super().__init__()
@@ -182,12 +185,14 @@ class Terminal(logging.Handler):
             elif self._is_news(record):
                 level = f"{record.levelname} " if record.levelno >= logging.WARNING else ""
                 self._write(f"[{clock}] {level}{self._abridged(record)}")
-        except Exception:  # as all handlers do: a line that cannot be shown stops no job
+        except Exception:  # like all handlers: a line that cannot be shown stops no job
             self.handleError(record)
 
     def _is_news(self, record: logging.LogRecord) -> bool:
-        """Whether it is for all eyes, and was not shown before; lines of an earlier step may come
-        again."""
+        """Whether a record is for the terminal and was not shown before.
+
+        Lines of an earlier step may be shown again.
+        """
         message, warns = record.getMessage(), record.levelno >= logging.WARNING
         own = _is_own(record) and record.levelno >= logging.INFO
         if message in self._shown | self._shown_in_step or not (warns or own):
@@ -196,7 +201,7 @@ class Terminal(logging.Handler):
         return True
 
     def _abridged(self, record: logging.LogRecord) -> str:
-        """The message; of a long one of another package the beginning, if the log file has it."""
+        """Get the message, abridged if it is a long one of another package that the log file has."""
         message = record.getMessage().strip()
         first, *more = message.splitlines() or [""]
         if _is_own(record) or len(more) < 2 or not _has_handler(LogFile):
@@ -210,7 +215,7 @@ class Terminal(logging.Handler):
     def begin(
         self, name: str, number: int, count: int, pixels: float, later: Sequence[Work]
     ) -> None:
-        """A step begins, see :func:`step`."""
+        """Begin a step, see :func:`step`."""
         self._forecast.begin(pixels, later)
         self._title = f"step {number} of {count}, {name}" if count > 1 else name
         self._has_others = count > 1
@@ -223,18 +228,18 @@ class Terminal(logging.Handler):
                 bar_format="{desc}",
                 file=self._stream,
                 ncols=_width(),
-                nrows=20,  # tqdm shows nothing where the terminal says 0
+                nrows=20,  # tqdm shows nothing if the terminal reports 0
                 miniters=1,
                 leave=False,
             )
 
     def begin_part(self, title: str, later: Work) -> None:
-        """A part of the step begins, see :func:`begin_part`."""
+        """Begin a part of the step, see :func:`begin_part`."""
         self._part, self._later_parts = f"{title}, ", later
         self._forecast.expect(later.forward, backward=False)
 
     def end(self) -> None:
-        """The step has ended: the live line goes away."""
+        """End the step, and remove the live line."""
         if self._live_line is not None:
             self._live_line.close()
             self._live_line = None
@@ -242,14 +247,14 @@ class Terminal(logging.Handler):
         self._shown_in_step.clear()
 
     def show(self, place: str, images_left: float, backward: bool, detail: str) -> None:
-        """The step is at a place, see :func:`report`."""
+        """Show the progress of the step, see :func:`report`."""
         self._place, self._detail, self._backward = self._part + place, detail, backward
         later = self._later_parts.backward if backward else self._later_parts.forward
         self._forecast.expect(images_left + later, backward)
         self._refresh()
 
     def passed(self, images: int, backward: bool) -> None:
-        """Images have passed through the network."""
+        """Count images that have passed through the network."""
         self._forecast.passed(images, backward)
         self._refresh()
 
@@ -259,13 +264,15 @@ class Terminal(logging.Handler):
         if self._live_line is not None:
             self._live_line.ncols = _width()
             self._live_line.set_description_str(self.line(), refresh=False)
-            self._live_line.update()  # draws it, but not too often
+            self._live_line.update()  # draws it, at a limited rate
         elif not self._is_live and time.monotonic() > self._last_line + SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self._write(f"[{time.strftime('%H:%M:%S')}] {self.line()}")
 
     def line(self) -> str:
-        """Where the step is, how fast it is, and how long it and the whole job will take."""
+        """Format the progress of the step, its throughput, and the remaining time of it and of the
+        job.
+        """
         parts = [self._place or "begins"]
         rate = self._forecast.images_per_second(self._backward)
         if rate is not None:
@@ -276,15 +283,15 @@ class Terminal(logging.Handler):
         return f"{self._title}: {', '.join(parts)}"
 
 
-SHOWING = (Terminal, logging.NullHandler)  # of the main process, and of all others
+SHOWING = (Terminal, logging.NullHandler)  # on the main process, and on all others
 
 
 class _LiveLine(tqdm):
-    monitor_interval = 0  # seconds; 0 is no thread, beside which loaders would be forked
+    monitor_interval = 0  # no monitor thread, next to which loaders would be forked
 
 
 class LogFile(logging.StreamHandler):
-    """``log.txt`` of a folder, as Detectron2 names and writes it, but for the colours."""
+    """The ``log.txt`` of a folder, with Detectron2's name and format, but without colors."""
 
     def __init__(self, folder: str):
         rank = comm.get_rank()
@@ -306,10 +313,10 @@ class LogFile(logging.StreamHandler):
 
 
 class LoggedLines:
-    """A file that logs each line which is written to it, for what a package prints.
+    """A file-like object that logs each line written to it, for packages that print.
 
     Args:
-        name: of the logger.
+        name: name of the logger.
     """
 
     def __init__(self, name: str):
@@ -323,7 +330,7 @@ class LoggedLines:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits but a line that has not ended."""
+        """Do nothing, as only an unfinished line is buffered."""
 
 
 def _is_own(record: logging.LogRecord) -> bool:
@@ -335,7 +342,7 @@ def _has_handler(kind: type | tuple[type, ...]) -> bool:
 
 
 def _terminals() -> list[Terminal]:
-    """That of this process, if it has one."""
+    """Get the terminal of this process, if it has one."""
     return [h for h in logging.getLogger(OWN).handlers if isinstance(h, Terminal)]
 
 
@@ -347,7 +354,7 @@ def _remove(log: logging.Logger, kinds: type | tuple[type, ...]) -> None:
 
 
 def _width() -> int:
-    """Columns of the terminal; 80 where it does not say."""
+    """Get the number of usable columns of the terminal, 79 if it does not report its size."""
     return shutil.get_terminal_size().columns - 1
 
 

@@ -63,15 +63,15 @@ class CRTrainer(DefaultTrainer):
     """Detectron2's default trainer, which also
 
     * trains on the CPU in several processes,
-    * trains a supernet by single-path sampling, moving the gradients of the path alone,
-    * has one network on all ranks, the running statistics of BN included,
-    * resumes to the state that it would have reached without the interruption, given a ``SEED``,
-    * saves and ends on SIGTERM, and stops with all ranks when a loss is not finite,
-    * loads and saves through :class:`CRCheckpointer`,
-    * trains "SyncBN" as "BN" where there is nothing to synchronize or no GPU to do it on,
+    * trains a supernet by single-path sampling, reducing only the gradients of the path,
+    * keeps a single network on all ranks, including the running statistics of BN,
+    * resumes to the same state as an uninterrupted run, given a ``SEED``,
+    * saves and exits on SIGTERM, and stops on all ranks if a loss is not finite,
+    * loads and saves with :class:`CRCheckpointer`,
+    * trains "SyncBN" as "BN" if there is nothing to synchronize or no GPU to do it on,
     * chooses the mapper and the evaluator by the data set,
-    * tests and saves averaged weights, if asked,
-    * tests with augmentation at the end, if asked, and keeps the best checkpoint, if asked.
+    * optionally tests and saves averaged weights,
+    * optionally tests with augmentation at the end, and keeps the best checkpoint.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -112,8 +112,11 @@ class CRTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase | None]:
-        """What a step needs, then what it leaves to be shared, saved, tested and written, in this
-        order, then what may end the run."""
+        """Build the hooks in order.
+
+        Those that a step needs come first, then those that share, save, test and write its results,
+        and finally the one that may end the run.
+        """
         cfg, best, main = self.cfg, self.cfg.TEST.BEST_METRIC, comm.is_main_process()
         supernet, message = find_supernet(self.model), self._trainer.message
         save_period, test_period = cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD
@@ -126,7 +129,7 @@ class CRTrainer(DefaultTrainer):
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             *self._build_weights_hooks(),
-            # Before the test: if that fails, the checkpoint is there.
+            # Before the test, so that the checkpoint exists if the test fails.
             hooks.PeriodicCheckpointer(self.checkpointer, save_period) if main else None,
             hooks.EvalHook(test_period, self._test),
             hooks.EvalHook(0, self._test_with_tta) if cfg.TEST.AUG.ENABLED else None,
@@ -146,7 +149,7 @@ class CRTrainer(DefaultTrainer):
         return SAMPLINGS[keys.SAMPLING](supernet, keys.SEED)
 
     def _build_weights_hooks(self) -> list[HookBase]:
-        """What makes of a step's weights and statistics those that are tested and saved."""
+        """Build the hooks that turn a step's weights and statistics into the tested and saved ones."""
         precise = self.cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model)
         several = comm.get_world_size() > 1
         built: list[HookBase] = [self._build_precise_bn()] if precise else []
@@ -166,7 +169,7 @@ class CRTrainer(DefaultTrainer):
 
     @property
     def _tested(self) -> torch.nn.Module:
-        """The model with the weights that are tested: the averaged ones, if there are any."""
+        """The model with the weights to test, which are the averaged ones if there are any."""
         return self._averaging.network if self._averaging else self.model
 
     def _test(self) -> dict:
@@ -179,7 +182,9 @@ class CRTrainer(DefaultTrainer):
         return results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As in Detectron2; also goes on in the data, and prints from where."""
+        """Resume or load as Detectron2 does, with the position in the data, and log where it
+        starts.
+        """
         super().resume_or_load(resume=resume)
         self.data_loader.batch_sampler.start = self.start_iter
         last = self.checkpointer.get_checkpoint_file() if self.start_iter > 0 else ""
@@ -188,26 +193,29 @@ class CRTrainer(DefaultTrainer):
         if self.start_iter >= self.max_iter:
             logger.info("All iterations are done: other values of keys change no weights any more")
         if self.start_iter >= self.max_iter and os.path.basename(last) != f"{FINAL}.pth":
-            # It was killed before it had saved the final checkpoint, or that is gone.
+            # The run was killed before it saved the final checkpoint, or that file was removed.
             self.iter = self.start_iter - 1
             self.checkpointer.save(FINAL, iteration=self.iter)
 
     def train(self) -> OrderedDict | None:
-        """As in Detectron2, while no other run writes into ``OUTPUT_DIR``."""
+        """Train as Detectron2 does, while holding the lock of ``OUTPUT_DIR``."""
         lock = folder_lock(self.cfg.OUTPUT_DIR) if comm.is_main_process() else None
         with lock or contextlib.nullcontext():
             return super().train()
 
     def state_dict(self) -> dict[str, Any]:
-        """As in Detectron2; where a checkpoint has averaged weights, beside the state of the optimizer
-        those that it trains."""
+        """Get Detectron2's state.
+
+        If checkpoints contain averaged weights, the state of the optimizer includes the trained
+        ones.
+        """
         state = super().state_dict()
         if self._averaging:
             state[OF_OPTIMIZER][TRAINED_WEIGHTS] = self.checkpointer.model.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in Detectron2; the end of a training is without the state of the optimizer."""
+        """Load Detectron2's state. A final checkpoint has no state of the optimizer."""
         TrainerBase.load_state_dict(self, state_dict)
         if OF_OPTIMIZER in state_dict:
             of_optimizer = state_dict[OF_OPTIMIZER]
@@ -221,8 +229,11 @@ class CRTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """Detectron2's, whose clipping leaves out parameters without a gradient: those off the
-        path of a supernet."""
+        """Build Detectron2's optimizer with gradient clipping that skips parameters without a
+        gradient.
+
+        These are the ones off the path of a supernet.
+        """
         clipping = cfg.SOLVER.CLIP_GRADIENTS
         cfg = cfg.clone()
         cfg.defrost()
@@ -242,7 +253,8 @@ class CRTrainer(DefaultTrainer):
         mapper = ClassificationMapper(cfg, is_train=True) if classifies else None
         try:
             arguments = _train_loader_from_config(cfg, mapper)
-        except AssertionError as error:  # Detectron2's, of data sets in which it finds nothing
+        # raised by Detectron2 for data sets in which it finds nothing
+        except AssertionError as error:
             raise ValueError(f"DATASETS.TRAIN is {cfg.DATASETS.TRAIN}: {error}") from error
         if classifies:
             arguments.update(aspect_ratio_grouping=False, collate_fn=default_collate)
@@ -261,11 +273,12 @@ class CRTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict:
-        """As in Detectron2; a supernet is evaluated on each of ``MODEL.SUPERNET.TEST_PATHS``. What
-        is printed goes to the log.
+        """Test as Detectron2 does, and a supernet on each of ``MODEL.SUPERNET.TEST_PATHS``.
+
+        Everything that is printed goes to the log.
 
         Returns:
-            The results; of a supernet, for each path, such as "2-2-2-2".
+            The results. For a supernet, the results by path, such as "2-2-2-2".
         """
         supernet = find_supernet(model)
         if supernet is None:
@@ -286,10 +299,10 @@ class CRTrainer(DefaultTrainer):
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: torch.nn.Module) -> dict:
-        """Test with augmentation by ``TEST.AUG``, as Detectron2's tools/train_net.py does.
+        """Test with augmentation by ``TEST.AUG``, as in Detectron2's tools/train_net.py.
 
         Returns:
-            The results, of tasks such as "bbox_TTA".
+            The results by task, such as "bbox_TTA".
         """
         logger.info("Running inference with test-time augmentation")
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
@@ -299,7 +312,9 @@ class CRTrainer(DefaultTrainer):
 
     @classmethod
     def evaluate(cls, cfg: CfgNode, model: torch.nn.Module) -> dict:
-        """All that the end of a training tests: as it is, then with augmentation if that is on."""
+        """Run the tests at the end of a training: without, then with augmentation if that is
+        enabled.
+        """
         results = cls.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
             results.update(cls.test_with_tta(cfg, model))
@@ -309,16 +324,16 @@ class CRTrainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        """See :func:`build_evaluator`; predictions go to ``OUTPUT_DIR/inference`` by default."""
+        """See :func:`build_evaluator`. Predictions go to ``OUTPUT_DIR/inference`` by default."""
         output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         return build_evaluator(cfg, dataset_name, output_folder)
 
 
 def without_needless_sync_bn(cfg: CfgNode) -> CfgNode:
-    """Put "BN" for "SyncBN" where one process trains alone, or several without GPUs.
+    """Replace "SyncBN" by "BN" for a training in one process, or in several without GPUs.
 
     Returns:
-        The config itself where nothing changes, else a changed copy.
+        The config itself if nothing changes, otherwise a changed copy.
     """
     if cfg.MODEL.DEVICE == "cpu":
         return without_sync_bn(cfg, "torch synchronizes BN on GPUs only")
@@ -328,7 +343,7 @@ def without_needless_sync_bn(cfg: CfgNode) -> CfgNode:
 
 
 def without_sync_bn(cfg: CfgNode, reason: str) -> CfgNode:
-    """A copy with "BN" for "SyncBN"; the log says where and gives the reason."""
+    """Copy a config with "BN" instead of "SyncBN". The log names the keys and the reason."""
     cfg = cfg.clone()
     cfg.defrost()
     changed = []

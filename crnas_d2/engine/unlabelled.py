@@ -1,4 +1,4 @@
-"""The pictures of a training as its backbone sees them, without their labels."""
+"""The images of a training as its backbone sees them, without their labels."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ SIZE_DIVISIBILITY = 32  # the largest stride of a backbone
 def unlabelled_batches(
     cfg: CfgNode, seed: int, folder: str | None = None
 ) -> Iterator[torch.Tensor]:
-    """Pictures, read, augmented, normalised and padded as in a training by ``cfg``, without end.
+    """Iterate endlessly over batches of images, augmented, normalized and padded as in a training.
 
     Args:
-        cfg: whose data sets are set up, where there is no folder.
-        seed: of their order and their augmentation. The same seed gives the same batches.
-        folder: of pictures, in it or in folders in it; by default those of ``DATASETS.TRAIN``.
+        cfg: config, whose data sets are registered unless there is a folder.
+        seed: seed of the order and the augmentation. The same seed gives the same batches.
+        folder: folder of images, directly in it or in subfolders. By default those of
+            ``DATASETS.TRAIN``.
 
     Yields:
-        (``SOLVER.IMS_PER_BATCH``, channels, H, W), on ``MODEL.DEVICE``.
+        Images of shape (``SOLVER.IMS_PER_BATCH``, channels, H, W), on ``MODEL.DEVICE``.
 
     Raises:
-        FileNotFoundError: there is no picture in the folder.
+        FileNotFoundError: there is no image in the folder.
     """
     if folder is None:
         names = [
