@@ -142,7 +142,7 @@ class Procedure:
                 change_data(self._folder)
 
     def _damage(self) -> None:
-        paths = [*self._folder.rglob("*.pth"), *self._folder.rglob("ledger.sqlite")]
+        paths = [*self._folder.rglob("model_*.pth"), *self._folder.rglob("ledger.sqlite")]
         paths = sorted(path for path in paths if path.stat().st_size)
         if not paths:
             return

@@ -26,12 +26,14 @@ class Budget:
         name: as the stage search's result has it.
         found: under it; None before the stage search has ended.
         outcome: None where the two networks are not compared, or not yet.
+        headline: what the search has come to under it, in a few sentences.
         page: file of its own page; empty where there is none.
     """
 
     name: str
     found: Architecture | None
     outcome: Outcome | None
+    headline: str
     page: str
 
 
@@ -70,7 +72,7 @@ def write_budgets_page(folder: str, budgets: Sequence[Budget], settings: Mapping
 
 def _sentence(budget: Budget) -> str:
     if not budget.outcome:
-        return f"Under budget {budget.name}, nothing is compared yet."
+        return budget.headline
     network = {"baseline": "baseline", "found": "network that was found"}
     return f"{budget.outcome.sentence} final.yaml is the {network[budget.outcome.handed_over.network]}."
 
@@ -85,7 +87,7 @@ def _row(budget: Budget, folder: str) -> dict[str, str]:
         return row | empty | {"code": code or "", "verdict": "open"}
     comparison = outcome.comparison
     difference = ""
-    if comparison:
+    if comparison and not outcome.finds_baseline:
         difference = format_change(comparison.mean, 2)
         if comparison.interval:
             difference += f" ({format_interval(comparison.interval)})"
@@ -93,7 +95,7 @@ def _row(budget: Budget, folder: str) -> dict[str, str]:
         "code": format_code(outcome.found.architecture.stage_code),
         "cost": next(map(_costs, outcome.cost.values()), ""),
         "baseline": _ap(outcome.baseline),
-        "found": _ap(outcome.found),
+        "found": "the baseline itself" if outcome.finds_baseline else _ap(outcome.found),
         "difference": difference,
         "verdict": outcome.verdict,
         "handed_over": outcome.handed_over.network,

@@ -14,6 +14,7 @@ from ..procedure.networks import Network, networks_of
 from ..procedure.outputs import PAGE
 from ..procedure.overview import StepOverview, overview
 from ..procedure.procedure import Procedure
+from ..procedure.products import headline
 from ..procedure.steps import Kind
 from ..search.cost import plain_detector
 from ..search.result import SearchResult
@@ -74,7 +75,8 @@ def _write_over_all(procedure: Procedure) -> str:
     for budget in procedure.recipe.budgets:
         page = os.path.join(procedure.folder(budget), PAGE)
         page = page if os.path.isfile(page) else ""
-        rows.append(Budget(budget, procedure.found(budget), procedure.outcome(budget), page))
+        found, outcome = procedure.found(budget), procedure.outcome(budget)
+        rows.append(Budget(budget, found, outcome, headline(procedure, budget), page))
     if not any(row.found for row in rows):
         return ""
     return write_budgets_page(procedure.output, rows, _settings(procedure))

@@ -53,7 +53,13 @@ def budgets_page(tmp_path_factory, verdict_page):
         "10": None,
     }
     budgets = [
-        Budget(name, Architecture((1, 2, 3, 2)), outcome, str(verdict_page) if outcome else "")
+        Budget(
+            name,
+            Architecture((1, 2, 3, 2)),
+            outcome,
+            outcome.headline if outcome else f"Found under budget {name}: stage code 1-2-3-2.",
+            str(verdict_page) if outcome else "",
+        )
         for name, outcome in outcomes.items()
     ]
     return Path(write_budgets_page(str(folder), budgets, {"Recipe": "made"}))

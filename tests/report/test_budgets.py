@@ -113,7 +113,8 @@ def test_page_of_a_budget(output, budget, other):
 def test_rows_of_made_outcomes(tmp_path):
     """Better, the baseline itself, and one that is still open."""
     outcomes = {"6": make_outcome(budget="6"), "8": make_outcome(None, budget="8"), "10": None}
-    budgets = [Budget(n, Architecture((1, 2, 3, 2)), o, "") for n, o in outcomes.items()]
+    found = Architecture((1, 2, 3, 2))
+    budgets = [Budget(n, found, o, f"Found under budget {n}.", "") for n, o in outcomes.items()]
     page = Page(write_budgets_page(str(tmp_path), budgets, {}))
     better, same, still_open = page.table("final.yaml is")
     comparison = outcomes["6"].comparison
@@ -125,16 +126,17 @@ def test_rows_of_made_outcomes(tmp_path):
         "8",
     )
     assert (same["verdict"], same["final.yaml is"]) == ("not shown", "baseline")
+    assert (same["found"], same["difference"]) == ("the baseline itself", "")
     assert (still_open["verdict"], still_open["baseline"]) == ("open", "")
     assert still_open["stage code"] == format_code((1, 2, 3, 2))
     assert f"{outcomes['6'].sentence} final.yaml is the network that was found." in page.text
     assert f"{outcomes['8'].sentence} final.yaml is the baseline." in page.text
-    assert "Under budget 10, nothing is compared yet." in page.text
+    assert "Found under budget 10." in page.text
     assert "Pareto front" in page.text
 
 
 def test_unequal_costs_are_both_told(tmp_path):
     outcome = make_outcome(budget="6", cost={"ms": {"baseline": 6.25, "found": 5.5}})
-    budget = Budget("6", outcome.found.architecture, outcome, "")
+    budget = Budget("6", outcome.found.architecture, outcome, outcome.headline, "")
     (row,) = Page(write_budgets_page(str(tmp_path), [budget], {})).table("final.yaml is")
     assert row["ms"] == "5.5 (baseline 6.25)"
