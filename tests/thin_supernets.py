@@ -11,7 +11,7 @@ from crnas_d2.modeling.cr_resnet import ResNetStages
 from crnas_d2.spaces import get_operation_space, get_stage_space
 
 FEATURES = ["res2", "res3", "res4", "res5"]
-STEPS = ["stage", "dilation"]
+STEPS = ["stage", "shared", "dilation"]  # "shared" is a stage supernet that shares its blocks
 KINDS = {
     "basic": {"block": "basic", "stem_out_channels": 8, "res2_out_channels": 8},
     "bottleneck": {"stem_out_channels": 8, "res2_out_channels": 16, "width_per_group": 4},
@@ -54,15 +54,24 @@ def make_stages(kind, **options):
 
 
 def make_space(step, kind):
-    if step == "stage":
+    if step != "dilation":
         return get_stage_space(family_of(kind), STAGE_CHOICES[family_of(kind)])
     return get_operation_space(Architecture(STAGE_CODES[family_of(kind)]))
 
 
-def make_supernet(step, kind, norm="BN", activation_checkpoint=False, space=None, **options):
-    supernet = StageSupernet if step == "stage" else DilationSupernet
+def make_supernet(
+    step, kind, norm="BN", activation_checkpoint=False, space=None, res5_dilation=1, **options
+):
+    supernet = DilationSupernet if step == "dilation" else StageSupernet
+    if step == "shared":
+        options["share_blocks"] = True
     return supernet(
-        make_stages(kind, norm=norm, activation_checkpoint=activation_checkpoint),
+        make_stages(
+            kind,
+            norm=norm,
+            activation_checkpoint=activation_checkpoint,
+            res5_dilation=res5_dilation,
+        ),
         space or make_space(step, kind),
         **{"out_features": FEATURES, **options},
     )
@@ -70,7 +79,7 @@ def make_supernet(step, kind, norm="BN", activation_checkpoint=False, space=None
 
 def make_final(step, kind, path, **options):
     """The final network that a path stands for."""
-    codes = (path,) if step == "stage" else (STAGE_CODES[family_of(kind)], path)
+    codes = (path,) if step != "dilation" else (STAGE_CODES[family_of(kind)], path)
     network = CRMobileNetV2 if kind == "mobilenetv2" else CRResNet
     return network(*codes, **KINDS[kind], **{"out_features": FEATURES, **options})
 
@@ -92,8 +101,11 @@ def supernet_key(step, kind, path, key, stage_code=None):
     stage, _, rest = key.partition(".")
     if stage in SINGLE_LAYERS:
         return key
-    if step == "stage":
-        return f"{stage}.ops.{path[names.index(stage)]}.{rest}"
+    if step != "dilation":
+        entry, choices = path[names.index(stage)], STAGE_CHOICES[family_of(kind)]
+        if step == "shared":
+            entry = next(n for n in choices[names.index(stage)] if n > int(rest.split(".")[0]))
+        return f"{stage}.ops.{entry}.{rest}"
     block, layer, rest = rest.split(".", 2)
     if layer != SEARCHED_LAYERS[kind]:
         return key

@@ -90,11 +90,12 @@ DATASETS: {{TRAIN: ["{name}_train"], TEST: ["{name}_val"]}}
 """
 
 
-def write_search_config(folder, step, masks=False, detector="faster_rcnn"):
+def write_search_config(folder, step, masks=False, detector="faster_rcnn", share_blocks=False):
     """A config for search_net.py, and the weights that it names. Returns its path.
 
     Args:
         detector: of :data:`DETECTORS`.
+        share_blocks: between the choices of a stage.
     """
     folder.mkdir(exist_ok=True)
     root = folder / "data"
@@ -106,6 +107,7 @@ def write_search_config(folder, step, masks=False, detector="faster_rcnn"):
     name = f"tiny_{abs(hash(str(folder)))}"
     text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=masks)
     text = DETECTORS[detector](text)
+    text = text.replace("SUPERNET: {", f"SUPERNET: {{SHARE_BLOCKS: {share_blocks}, ")
     path.write_text(text)
     cfg = load(path, "OUTPUT_DIR", folder / f"{step}_supernet", "DATASETS.TEST", ())
     seed_from(1)

@@ -31,13 +31,17 @@ def inherit_subnet(supernet: Mapping[str, torch.Tensor], path: Sequence[int]) ->
     """
     family, choice_keys = _find_choices(supernet)
     chosen = _choose(list(path), family, choice_keys.values())
-    subnet = {}
+    subnet, entries = {}, {}
     for key, tensor in supernet.items():
         match = choice_keys.get(key)
         if match is None:
             subnet[key] = tensor
-        elif int(match["entry"]) == chosen[_place(match)]:
-            subnet[f"{match['unit']}.{match['rest']}"] = tensor
+            continue
+        name = f"{match['unit']}.{match['rest']}"
+        entry, wanted, is_stage = int(match["entry"]), chosen[_place(match)], match["block"] is None
+        # What the choice of a stage does not have itself, it shares with the next smaller one.
+        if entry == wanted or (is_stage and entries.get(name, 0) < entry < wanted):
+            subnet[name], entries[name] = tensor, entry
     return subnet
 
 

@@ -55,8 +55,8 @@ def remap_backbone(
     stage of one block the rest is left as it is. Of wider layers the first channels are taken;
     inside a bottleneck of a ResNeXt, which keeps its number of groups, the first ones of each
     group. A dilated convolution takes the weights of the plain one. In a stage supernet each branch
-    of n blocks is filled as a stage of n blocks, in a dilation supernet each candidate as the 3x3
-    convolution itself.
+    of n blocks is filled as a stage of n blocks, and blocks that the choices share as a stage of all
+    of them; in a dilation supernet each candidate is filled as the 3x3 convolution itself.
 
     .. code-block:: python
 

@@ -59,17 +59,20 @@ class RemapReport:
         for name, origin in self.origins.items():
             part = re.match(r"\w+(\.ops\.\d+(?=\.\d))?", name)[0]
             row = rows.setdefault(
-                part, {"part": part, "seed_blocks": [], **dict.fromkeys((*HOWS, "cut"), 0)}
+                part, {"part": part, "seed_blocks": {}, **dict.fromkeys((*HOWS, "cut"), 0)}
             )
             row[origin.how] += 1
             row["cut"] += origin.is_cut
             block = re.match(r"\.(\d+)\.", name.removeprefix(part))
             if block is not None:
                 blocks = row["seed_blocks"]
-                blocks.extend([None] * (int(block[1]) + 1 - len(blocks)))
+                blocks.setdefault(int(block[1]))
                 if origin.source is not None:
                     blocks[int(block[1])] = int(IN_A_BLOCK.fullmatch(origin.source)["block"])
-        return list(rows.values())
+        return [
+            {**row, "seed_blocks": [block for _, block in sorted(row["seed_blocks"].items())]}
+            for row in rows.values()
+        ]
 
     def changes(self) -> dict[str, str]:
         """What is not as in the seed network, in words, by the name of the stage."""

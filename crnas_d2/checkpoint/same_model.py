@@ -19,6 +19,7 @@ from .classes import CLASS_NAMES, describe_difference, read_class_names
 ModelConfig = Mapping[str, str]  # the entry "model_config" of a checkpoint
 
 BUILDER = "MODEL.BACKBONE.NAME"
+SHARE_BLOCKS = "MODEL.SUPERNET.SHARE_BLOCKS"  # of a stage supernet
 # Beside the codes and the choices: what shapes a network's tensors, and what they mean
 NETWORK_KEYS = (
     "MODEL.META_ARCHITECTURE",
@@ -34,6 +35,7 @@ NETWORK_KEYS = (
     "MODEL.FPN.OUT_CHANNELS",
     "MODEL.NAS_FPN.OUT_CHANNELS",
     "MODEL.NAS_FPN.NUM_CELLS",
+    SHARE_BLOCKS,
 )
 
 
@@ -153,6 +155,8 @@ def _network(flat: ModelConfig, plain: bool = False) -> dict[str, str]:
         network[BUILDER] = without_family(BACKBONE_REGISTRY.get(name).__name__)
     if network.get("MODEL.CR.FAMILY") != "resnet":
         network.pop("MODEL.CR.BLOCK", None)
+    if plain or supernet_kind(name) != "stage":
+        network.pop(SHARE_BLOCKS, None)
     if not plain and supernet_kind(name) != "stage" and "MODEL.CR.STAGE_CODE" in flat:
         codes = [ast.literal_eval(flat[f"MODEL.CR.{key}_CODE"]) for key in ("STAGE", "OPERATION")]
         architecture = Architecture(*codes)

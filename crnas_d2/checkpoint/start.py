@@ -128,13 +128,32 @@ def _fit(
     seed: SeedNetwork, model: nn.Module, cfg: CfgNode
 ) -> tuple[SeedNetwork, RemapReport | None]:
     """The network as it is where it is that of the model, or remapped if the config wants it."""
-    init = cfg.MODEL.INIT
+    init, seed = cfg.MODEL.INIT, _regroup(seed, model)
     misfit = describe_misfit(seed, model, cfg.MODEL.WEIGHTS or seed.name)
     if not misfit:
         return seed, None
     if not init.REMAP:
         raise ValueError(misfit)
     return remap_seed(seed, model, init.FUNCTION_PRESERVING, init.INTERPOLATE_DILATED)
+
+
+def _regroup(seed: SeedNetwork, model: nn.Module) -> SeedNetwork:
+    """Of a stage supernet whose choices share their blocks, each block at the smallest choice of the
+    model that has it; any other network as it is."""
+    own = [
+        f"{stage}.{name}"
+        for stage, path in find_stages(model).items()
+        for name in model.get_submodule(path).state_dict()
+    ]
+    if not all(any(map(OF_A_STAGE.search, names)) for names in (own, seed.weights)):
+        return seed
+    ours, theirs = (
+        {OF_A_CANDIDATE.sub("", name): name for name in names} for names in (own, seed.weights)
+    )
+    if len(ours) < len(own) or len(theirs) < len(seed.weights):  # a block is in several branches
+        return seed
+    weights = {ours.get(block, name): seed.weights[name] for block, name in theirs.items()}
+    return dataclasses.replace(seed, weights=weights)
 
 
 def _inherit(file: WeightsFile, model: nn.Module) -> WeightsFile:

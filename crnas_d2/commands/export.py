@@ -169,7 +169,7 @@ def choose_network(model: Detector, path: Sequence[int] | None) -> None:
     for module in list(supernet.modules()):
         for name, child in module.named_children():
             if isinstance(child, ChoiceBlock):
-                setattr(module, name, child.ops[str(child.choice)])
+                setattr(module, name, torch.nn.Sequential(*child.active()))
 
 
 def read_sample(cfg: CfgNode, image_file: str | None) -> torch.Tensor:

@@ -13,14 +13,17 @@ from ..architecture import get_family
 from ..config import get_architecture
 from ..spaces import StageSpace, get_stage_space
 from .stages import Stages
-from .supernet import ChoiceBlock, Supernet, build_stages
+from .supernet import ChoiceBlock, ElasticChoiceBlock, Supernet, build_stages
 
 
 class StageSupernet(Supernet):
-    """A supernet in which every stage is a choice among branches; branch n is a chain of n blocks.
+    """A supernet in which every stage is a choice among numbers of blocks.
 
-    Each branch has its own weights. The stem and the single-layer stages are shared. A path is a
-    stage code. The features are those of the family's final networks.
+    As in the paper (figure 2), each choice n is a branch with its own weights, a chain of n blocks. With
+    ``share_blocks``, the choices of a stage share one chain, of which choice n runs the first n blocks.
+
+    The stem and the single-layer stages are shared. A path is a stage code. The features are those of
+    the family's final networks.
     """
 
     @configurable
@@ -31,12 +34,14 @@ class StageSupernet(Supernet):
         *,
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
+        share_blocks: bool = False,
     ):
         """
         Args:
             stages: stages of the space's family.
             space: the stage codes.
             out_features, freeze_at: see :class:`StagedBackbone`.
+            share_blocks: whether the choices of a stage share their blocks.
 
         Raises:
             ValueError: see :class:`Supernet`.
@@ -46,6 +51,10 @@ class StageSupernet(Supernet):
         def make_stage(name: str) -> nn.Module:
             index = family.stages.index(name)
             depths = space.choices[index]
+            if share_blocks:
+                chain = stages.make_stage(name, (1,) * depths[-1])
+                parts = {n: chain[start:n] for start, n in zip((0, *depths), depths)}
+                return ElasticChoiceBlock(index, parts)
             return ChoiceBlock(index, {n: stages.make_stage(name, (1,) * n) for n in depths})
 
         super().__init__(space, family, stages, make_stage, out_features, freeze_at)
@@ -59,4 +68,5 @@ class StageSupernet(Supernet):
             "space": get_stage_space(family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS),
             "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+            "share_blocks": supernet.SHARE_BLOCKS,
         }

@@ -33,8 +33,25 @@ class ChoiceBlock(nn.Module):
         self.ops = nn.ModuleDict({str(entry): op for entry, op in ops.items()})
         self.choice = next(iter(ops))
 
+    def active(self) -> list[nn.Module]:
+        """The candidates that run, one after the other."""
+        return [self.ops[str(self.choice)]]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.ops[str(self.choice)](x)
+        for op in self.active():
+            x = op(x)
+        return x
+
+
+class ElasticChoiceBlock(ChoiceBlock):
+    """A choice unit whose entry n runs all candidates up to n, each on the output of the one before,
+    as elastic depth in Once-for-All does (Cai et al., 2020).
+
+    So a candidate is what its choice has more than the next smaller one.
+    """
+
+    def active(self) -> list[nn.Module]:
+        return [op for entry, op in self.ops.items() if int(entry) <= self.choice]
 
 
 class Supernet(StagedBackbone):
@@ -132,7 +149,7 @@ class Supernet(StagedBackbone):
         stage = getattr(self, name)
         if self._memory is None:
             return stage(x)
-        for unit in stage if isinstance(stage, nn.Sequential) else [stage]:
+        for unit in _units(stage):
             known = self._memory[self._place : self._place + 1]
             if not known or not known[0].answers(unit, x):
                 del known, self._memory[self._place :]  # the path diverges here
@@ -140,6 +157,13 @@ class Supernet(StagedBackbone):
             x = self._memory[self._place].output
             self._place += 1
         return x
+
+
+def _units(stage: nn.Module) -> Sequence[nn.Module]:
+    """The parts of a stage that run one after the other, each of which may be shared."""
+    if isinstance(stage, ElasticChoiceBlock):
+        return stage.active()
+    return list(stage) if isinstance(stage, nn.Sequential) else [stage]
 
 
 class _Memory:
@@ -170,7 +194,8 @@ def active_modules(module: nn.Module) -> Iterator[nn.Module]:
     """Iterate like :meth:`torch.nn.Module.modules`, but skip candidates that are not chosen."""
     yield module
     if isinstance(module, ChoiceBlock):
-        yield from active_modules(module.ops[str(module.choice)])
+        for op in module.active():
+            yield from active_modules(op)
     else:
         for child in module.children():
             yield from active_modules(child)

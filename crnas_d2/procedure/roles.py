@@ -106,6 +106,7 @@ def _shapes(cfg: CfgNode) -> dict[str, object]:
     supernet = cfg.MODEL.SUPERNET
     _, backbone = _role(cfg)
     if backbone == STAGE:
+        keys["MODEL.SUPERNET.SHARE_BLOCKS"] = supernet.SHARE_BLOCKS
         choices = supernet.STAGE_CHOICES
         keys["MODEL.SUPERNET.STAGE_CHOICES"] = choices or [
             list(numbers) for numbers in get_stage_space(cfg.MODEL.CR.FAMILY).choices

@@ -145,6 +145,10 @@ def states():
         ("stage", "mobilenetv2", (2, 1, 1, 1, 2, 1, 2, 1, 1, 1), ["2 at stem;", "[1]"]),
         ("stage", "mobilenetv2", (1, 1, 1, 2, 2, 1, 2, 1, 1, 1), ["2 at c32;", "[1, 3]"]),
         ("stage", "mobilenetv2", (1, 1, 1, 1, 2, 1, 2, 1, 1, 0), ["0 at pool;", "[1]"]),
+        ("shared", "basic", (1, 1, 2), ["[1, 1, 2] has 3 entries", "have 4"]),
+        ("shared", "basic", (1, 2, 2, 1), ["[1, 2, 2, 1]", "2 at res3;", "[1, 3]"]),
+        ("shared", "basic", (1, 1, 3, 0), ["3 at res4;", "[2, 4]"]),
+        ("shared", "mobilenetv2", (1, 1, 1, 2, 2, 1, 2, 1, 1, 1), ["2 at c32;", "[1, 3]"]),
         ("dilation", "basic", (0,) * 7, ["has 7 entries", "have 8"]),
         ("dilation", "basic", (0,) * 9, ["has 9 entries", "have 8"]),
         ("dilation", "basic", (0, 0, 3, 0, 0, 0, 0, 0), ["3 at res3.1;", "[0, 1, 2]"]),
@@ -230,14 +234,16 @@ def make_detector_cfg(backbone, family):
 def test_whole_detector(step, family):
     """Its losses and detections, not only its features."""
     torch.manual_seed(0)
-    cfg = make_detector_cfg(f"build_{step}_supernet_fpn_backbone", family)
+    kind = "dilation" if step == "dilation" else "stage"
+    cfg = make_detector_cfg(f"build_{kind}_supernet_fpn_backbone", family)
+    cfg.MODEL.SUPERNET.SHARE_BLOCKS = step == "shared"
     detector = randomize(build_model(cfg))
     supernet = detector.backbone.bottom_up
     path = sample_paths(supernet.space, 1)[0]
     supernet.set_path(path)
 
     cfg = make_detector_cfg(f"build_cr_{family}_fpn_backbone", family)
-    cfg.MODEL.CR["STAGE_CODE" if step == "stage" else "OPERATION_CODE"] = list(path)
+    cfg.MODEL.CR["STAGE_CODE" if kind == "stage" else "OPERATION_CODE"] = list(path)
     final = build_model(cfg)
     final.load_state_dict(inherit_subnet(detector.state_dict(), path), strict=True)
 

@@ -424,6 +424,10 @@ def test_report_of_supernets():
     rows = {row["part"]: row["seed_blocks"] for row in report.rows()}
     assert list(rows)[:3] == ["stem", "res2.ops.1", "res2.ops.2"]
     assert rows["res4.ops.4"] == [0, 1, 2, 2] and rows["res2.ops.2"] == [0, None]
+    _, report = remap_backbone(seed, make_supernet("shared", "basic"))
+    rows = {row["part"]: row["seed_blocks"] for row in report.rows()}
+    assert rows["res4.ops.2"] == [0, 1] and rows["res4.ops.4"] == [2, 2]
+    assert rows["res2.ops.2"] == [None]
     _, report = remap_backbone(seed, make_supernet("dilation", "basic"))
     rows = {row["part"]: row for row in report.rows()}
     # of res3, with 2 blocks: 5 for each conv1 and the shortcut, 5 for each of 3 candidates

@@ -56,6 +56,7 @@ def refusal(cfg, model_config, check=check_same_network):
         (DILATION, "SUPERNET.OPERATIONS", [0, 2]),
         (DILATION, "BACKBONE.NAME", "build_stage_supernet_fpn_backbone"),
         (STAGE, "BACKBONE.NAME", "build_dilation_supernet_fpn_backbone"),
+        (STAGE, "SUPERNET.SHARE_BLOCKS", True),
         (STAGE, "SUPERNET.STAGE_CHOICES", [[1, 2], [1, 2], [1, 2], [1, 2]]),
     ],
 )

@@ -12,13 +12,15 @@ CODES = {"MODEL.CR.STAGE_CODE": [2, 1, 3, 2], "MODEL.CR.OPERATION_CODE": [0, 2, 
 FINAL = "COCO-Detection/faster_rcnn_CR_R_18_FPN_1x.yaml"
 SUPERNETS = {
     "stage": ("Supernet/stage_supernet_R_18_FPN.yaml", CODES["MODEL.CR.STAGE_CODE"]),
+    "shared": ("Supernet/stage_supernet_R_18_FPN.yaml", CODES["MODEL.CR.STAGE_CODE"]),
     "dilation": ("Supernet/dilation_supernet_SCR_R_18_FPN.yaml", CODES["MODEL.CR.OPERATION_CODE"]),
 }
 
 
 def save_supernet(folder, step, **changes):
     choices = {"MODEL.SUPERNET.STAGE_CHOICES": [[1, 2], [1, 2], [2, 3], [2, 3]]}
-    cfg = thin(SUPERNETS[step][0], **{**CODES, **choices, **changes})
+    shared = {"MODEL.SUPERNET.SHARE_BLOCKS": step == "shared"}
+    cfg = thin(SUPERNETS[step][0], **{**CODES, **choices, **shared, **changes})
     torch.manual_seed(0)
     model = build_model(cfg)
     CRCheckpointer(model, str(folder), cfg).save("model_final", iteration=9)
@@ -52,6 +54,28 @@ def test_a_supernet_takes_all_of_its_own(tmp_path):
     choices = {"MODEL.SUPERNET.STAGE_CHOICES": [[1, 2], [1, 2], [2, 3], [2, 3]]}
     loaded = load(thin(SUPERNETS["stage"][0], **choices), path).state_dict()
     assert all(torch.equal(tensor, loaded[key]) for key, tensor in supernet.state_dict().items())
+
+
+FEWER = {"MODEL.SUPERNET.STAGE_CHOICES": [[1], [2], [3], [2, 3]]}
+
+
+@pytest.mark.parametrize("step", ["stage", "shared"])
+def test_a_supernet_of_fewer_choices_takes_what_it_has(tmp_path, step):
+    supernet, path = save_supernet(tmp_path, step)
+    shared = {"MODEL.SUPERNET.SHARE_BLOCKS": step == "shared"}
+    fewer = load(thin(SUPERNETS[step][0], **FEWER, **shared), path).state_dict()
+    for code in ([1, 2, 3, 2], [1, 2, 3, 3]):
+        found, expected = (inherit_subnet(it, code) for it in (fewer, supernet.state_dict()))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in found.items())
+
+
+@pytest.mark.parametrize("step, other", [("stage", True), ("shared", False)])
+def test_blocks_that_are_shared_are_not_those_of_branches(tmp_path, step, other):
+    _, path = save_supernet(tmp_path, step)
+    choices = {"MODEL.SUPERNET.STAGE_CHOICES": [[1, 2], [1, 2], [2, 3], [2, 3]]}
+    with pytest.raises(ValueError, match="of another backbone than the model's: .* tensor"):
+        load(thin(SUPERNETS[step][0], **choices, **{"MODEL.SUPERNET.SHARE_BLOCKS": other}), path)
 
 
 def test_networks_that_are_not_in_the_supernet_are_refused(tmp_path):

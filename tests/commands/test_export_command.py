@@ -12,7 +12,7 @@ from thin_detector import write_detector
 from tiny_coco import write_tiny_coco
 
 from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
-from crnas_d2.config import read_config
+from crnas_d2.config import configs_dir, read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.agreement import match_detections
@@ -131,9 +131,17 @@ def test_other_heads(tool, detector, tmp_path, file_format, model_keys):
     assert_same_detections(run(file, OTHER_IMAGE), instances)
 
 
-@pytest.mark.parametrize("step, network", [("stage", "R_50"), ("dilation", "SCR_R_50")])
-def test_one_network_of_a_supernet(tool, detector, step, network):
-    path, supernet = detector(f"Supernet/{step}_supernet_{network}_FPN.yaml")
+@pytest.mark.parametrize(
+    "step, network, shared",
+    [("stage", "R_50", False), ("stage", "R_50", True), ("dilation", "SCR_R_50", False)],
+)
+def test_one_network_of_a_supernet(tool, detector, tmp_path, step, network, shared):
+    base = tmp_path / "base.yaml"
+    base.write_text(
+        f'_BASE_: "{configs_dir()}/Supernet/{step}_supernet_{network}_FPN.yaml"\n'
+        f"MODEL: {{SUPERNET: {{SHARE_BLOCKS: {shared}}}}}"
+    )
+    path, supernet = detector(str(base))
     space = find_supernet(supernet).space
     chosen = [choices[1] for choices in space.choices]
     file = export(tool, path, "--path", "-".join(map(str, chosen)))

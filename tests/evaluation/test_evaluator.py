@@ -36,9 +36,11 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.structures import ImageList
 
 
-@pytest.fixture(scope="module", params=["stage", "dilation"])
+@pytest.fixture(scope="module", params=["stage", "shared", "dilation"])
 def config(request, tmp_path_factory):
-    return write_search_config(tmp_path_factory.mktemp("search"), request.param)
+    folder, shared = tmp_path_factory.mktemp("search"), request.param == "shared"
+    step = "stage" if shared else request.param
+    return write_search_config(folder, step, share_blocks=shared)
 
 
 def plain_loop(cfg, paths, change=lambda model: None):

@@ -18,7 +18,6 @@ from thin_supernets import (
     family_of,
     make_final,
     make_space,
-    make_stages,
     make_supernet,
     randomize,
     sample_paths,
@@ -27,9 +26,9 @@ from thin_supernets import (
 from torch import nn
 
 from crnas_d2 import ARCHITECTURES
-from crnas_d2.modeling import DilationSupernet, StageSupernet
+from crnas_d2.modeling import StageSupernet
 from crnas_d2.modeling.cr_resnet import ResNetStages
-from crnas_d2.modeling.supernet import ChoiceBlock, Supernet
+from crnas_d2.modeling.supernet import ChoiceBlock, Supernet, active_modules
 from crnas_d2.spaces import get_operation_space, get_stage_space
 
 from detectron2.config import LazyCall, instantiate
@@ -68,6 +67,24 @@ def test_branches_share_nothing(kind):
             seen |= own
     shared = {n.split(".")[0] for n in supernet.state_dict() if ".ops." not in n}
     assert shared == ({"stem", "c1280"} if kind == "mobilenetv2" else {"stem"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shared_blocks_are_those_of_the_longest_choice(kind):
+    """The first n of them are those of choice n."""
+    supernet = make_supernet("shared", kind)
+    names = STAGE_NAMES[family_of(kind)]
+    longest = make_final("stage", kind, tuple(choices[-1] for choices in supernet.space.choices))
+    assert count(supernet.parameters()) == count(longest.parameters())
+    for block in supernet.choice_blocks:
+        assert block is getattr(supernet, names[block.index])
+        blocks = [each for part in block.ops.values() for each in part]
+        for n in supernet.space.choices[block.index]:
+            block.choice = n
+            active = [each for part in block.active() for each in part]
+            assert len(active) == n and all(a is b for a, b in zip(active, blocks))
+            inactive = {*block.modules()} - {*active_modules(block)}
+            assert all((each in inactive) is (i >= n) for i, each in enumerate(blocks))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -244,9 +261,7 @@ def test_unknown_feature(step, kind):
 @pytest.mark.parametrize("kind, other", [("bottleneck", "mobilenetv2"), ("mobilenetv2", "basic")])
 def test_stages_of_another_family(step, kind, other):
     with pytest.raises(ValueError) as error:
-        (StageSupernet if step == "stage" else DilationSupernet)(
-            make_stages(kind), make_space(step, other)
-        )
+        make_supernet(step, kind, space=make_space(step, other))
     for family in (kind, other):
         assert ", ".join(STAGE_NAMES[family_of(family)][1:-1]) in str(error.value)
     assert f"expected those of {family_of(other)}" in str(error.value)
@@ -283,6 +298,35 @@ def test_lazy_config():
     assert isinstance(supernet, Supernet)
     supernet.set_path((2, 1, 2, 3))
     assert [f.shape[-1] for f in supernet(torch.rand(2, 3, 64, 64)).values()] == [16, 8, 4, 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_before_the_paths_part_run_once(kind):
+    """Of choices that share them, and the features are those of passes that share nothing."""
+    torch.manual_seed(0)
+    supernet = randomize(make_supernet("shared", kind)).eval()
+    x, paths = torch.rand(1, 3, 64, 64), sorted(sample_paths(supernet.space, 12))
+    alone = []
+    for path in paths:
+        supernet.set_path(path)
+        alone.append(supernet(x))
+    ran = []
+    for block in supernet.choice_blocks:
+        for entry, part in block.ops.items():
+            part.register_forward_hook(lambda *_, it=(block.index, entry): ran.append(it))
+    with supernet.sharing_prefixes():
+        for path, features in zip(paths, alone):
+            supernet.set_path(path)
+            assert_same(supernet(x), features)
+    # A part depends on all the entries before, and on its own only in that it runs.
+    distinct = {
+        (path[: block.index], entry)
+        for path in paths
+        for block in supernet.choice_blocks
+        for entry in block.ops
+        if int(entry) <= path[block.index]
+    }
+    assert len(ran) == len(distinct)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -64,6 +64,7 @@ def setter(key, value):
         ("TEST.PRECISE_BN.ENABLED", True, "work", "work"),
         ("MODEL.SUPERNET.SEED", 3, "work", ""),
         ("MODEL.SUPERNET.SAMPLING", "cycles", "work", ""),
+        ("MODEL.SUPERNET.SHARE_BLOCKS", True, "work", ""),
         ("INPUT.MIN_SIZE_TRAIN", [64], "work", ""),
         ("INPUT.CROP.ENABLED", True, "work", ""),
         ("MODEL.RPN.LOSS_WEIGHT", 2.0, "work", ""),

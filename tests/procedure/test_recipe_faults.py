@@ -131,6 +131,11 @@ def test_networks_that_do_not_fit_each_other(recipe):
     assert (
         message.startswith("MODEL.RESNETS.RES2_OUT_CHANNELS is 16 in ") and " and 8 in " in message
     )
+    (recipe.parent / "shared.yaml").write_text(
+        '_BASE_: "stage_pretraining.yaml"\nMODEL: {SUPERNET: {SHARE_BLOCKS: True}}\n'
+    )
+    message = check(recipe, "SEARCH.RECIPE.STAGE_PRETRAINING", "shared.yaml")
+    assert message.startswith("MODEL.SUPERNET.SHARE_BLOCKS is True in ") and " and False" in message
     (recipe.parent / "deep.yaml").write_text(
         '_BASE_: "final.yaml"\nMODEL: {CR: {BLOCK: "bottleneck"}}\n'
     )
