@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Multiply-adds and parameters of a detector: `crnas analyze`."""
+"""Count the multiply-adds and parameters of a detector: `crnas analyze`."""
 
 from crnas_d2.commands.analyze import main
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Is one trained detector better than another: `crnas compare`."""
+"""Test whether one trained detector is better than another: `crnas compare`."""
 
 from crnas_d2.commands.compare import main
 

@@ -37,9 +37,9 @@ class InstallError(Exception):
 class Environment:
     """The `.venv` of a checkout and the state file inside it.
 
-    The state file is the first thing written into `.venv` and tells it from an environment that
-    somebody else made. It holds the interpreter that builds, and what was built once every step is
-    done.
+    The state file is the first file written into `.venv` and distinguishes it from an environment
+    that was created otherwise. It holds the interpreter that builds and, once every step is done,
+    what was built.
     """
 
     def __init__(self, root: Path):
@@ -67,10 +67,10 @@ class Environment:
         return self.state().get("built") if self.python.exists() else None
 
     def claim(self):
-        """Makes `.venv` ours and marks it as being built.
+        """Takes possession of `.venv` and marks it as being built.
 
         Raises:
-            InstallError: there is a `.venv` that somebody else made.
+            InstallError: there is a `.venv` that was created otherwise.
         """
         if os.path.lexists(self.path) and not self.is_ours():
             raise InstallError(
@@ -132,9 +132,9 @@ def installed_versions() -> "list[str]":
 
 
 def make_plan(root: Path) -> dict:
-    """Returns all that decides what goes into the environment.
+    """Returns everything that determines the content of the environment.
 
-    "foundation" cannot be changed in an environment that exists; the rest can.
+    "foundation" cannot be changed in an existing environment; the rest can.
     """
     detectron2 = find_detectron2()
     directories = site.getsitepackages() + [site.getusersitepackages()]
@@ -224,7 +224,7 @@ def main(root=ROOT, run=subprocess.run):
     check_python()
     environment = Environment(root)
     if Path(sys.prefix).resolve() == environment.path.resolve() and environment.state():
-        # `.venv` is active: the interpreter that made it decides, and can make it again.
+        # `.venv` is active: the interpreter that created it decides, and can create it again.
         interpreter = environment.state()["interpreter"]
         if not Path(interpreter).exists():
             raise InstallError(f"{interpreter} is gone: deactivate .venv first")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Latencies on this device, for a search on another one: `crnas latency`."""
+"""Measure latencies on this device, for a search on another one: `crnas latency`."""
 
 from crnas_d2.commands.latency import main
 

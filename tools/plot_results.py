@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Figures of trainings: `crnas plot`."""
+"""Plot figures of trainings: `crnas plot`."""
 
 from crnas_d2.commands.plot import main
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One picture of architectures: `crnas sketch`."""
+"""Sketch architectures in one picture: `crnas sketch`."""
 
 from crnas_d2.commands.sketch import main
 

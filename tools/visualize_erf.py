@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Effective receptive fields of detectors: `crnas erf`."""
+"""Draw the effective receptive fields of detectors: `crnas erf`."""
 
 from crnas_d2.commands.erf import main
 

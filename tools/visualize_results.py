@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One picture of a detector's results: `crnas visualize`."""
+"""Draw a detector's results in one picture: `crnas visualize`."""
 
 from crnas_d2.commands.visualize import main
 

@@ -1,4 +1,4 @@
-"""Detectron2's checkpointer, strict about backbones and free of pickles that run code."""
+"""Detectron2's checkpointer, but strict about backbones and free of pickles that run code."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ from .weights_file import find_model_config, read_checkpoint, some
 
 logger = logging.getLogger(__name__)
 
-# Names of the checkpoint at the end of a training, and of that with the best test result
+# Names of the checkpoint at the end of a training, and of the one with the best test result
 FINAL, BEST = "model_final", "model_best"
-OF_OPTIMIZER = "_trainer"  # where Detectron2's trainer keeps it in its state
+OF_OPTIMIZER = "_trainer"  # key of the optimizer's part in the state of Detectron2's trainer
 PERIODIC = re.compile(r"model_\d{7}\.pth")
 
 
 class CRCheckpointer(DetectionCheckpointer):
     """Saves and loads detectors and classifiers with CR backbones.
 
-    * A checkpoint of the model itself is loaded as it is; from any other file of weights the model
-      starts as :func:`start` says, and never with a random backbone.
-    * A checkpoint takes its name when it is whole, and a resume takes the newest that can be read.
-    * A checkpoint keeps the keys of ``cfg.MODEL``, for :mod:`.same_model`.
-    * Where a training averages its weights, those are the model that a checkpoint has; the ones that
-      are trained belong to the state of the training.
-    * Of a training, the ``SOLVER.CHECKPOINTS_TO_KEEP`` newest ones stay. The final and the best one,
-      which are there to be used, are without the state of the optimizer. A longer training goes on
-      from the one of the same iteration, which is saved before the final one.
+    * A checkpoint of the model itself is loaded unchanged. From any other file of weights the model
+      starts as described in :func:`start`, and never with a random backbone.
+    * A checkpoint appears under its name once it is complete, and a resume takes the latest
+      readable one.
+    * A checkpoint contains the keys of ``cfg.MODEL``, for :mod:`.same_model`.
+    * If a training averages its weights, the averaged ones are the model in a checkpoint, and the
+      trained ones belong to the state of the training.
+    * The latest ``SOLVER.CHECKPOINTS_TO_KEEP`` checkpoints of a training are kept. The final and
+      the best one, which are meant for use, lack the state of the optimizer. A longer training
+      resumes from the one of the same iteration that is saved before the final one.
     """
 
     def __init__(
@@ -53,10 +54,10 @@ class CRCheckpointer(DetectionCheckpointer):
     ):
         """
         Args:
-            model: that is trained, or else evaluated.
+            model: the model to train or to evaluate.
             save_dir, checkpointables: see :class:`DetectionCheckpointer`.
-            cfg: of the model.
-            averaged: the same with averaged weights, if there are any.
+            cfg: config of the model.
+            averaged: the same model with averaged weights, if there are any.
         """
         super().__init__(model, save_dir, **checkpointables)
         self._saved = self.model if averaged is None else averaged
@@ -65,13 +66,15 @@ class CRCheckpointer(DetectionCheckpointer):
         self._last: str | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """As in Detectron2, but whatever happens, no file on disk is ever half written.
+        """Save a checkpoint as Detectron2 does, but never leave a partial file on the disk.
 
         Args:
-            kwargs: kept beside the model. A training gives its ``iteration``.
+            name: name of the file without its extension.
+            kwargs: further entries. A training passes its ``iteration``.
 
         Raises:
-            FloatingPointError: the model has diverged; what was saved before stays the last one.
+            FloatingPointError: the model has diverged. The previous checkpoint remains the last
+                one.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -104,7 +107,7 @@ class CRCheckpointer(DetectionCheckpointer):
         return os.path.join(self.save_dir, f"{name}.pth")
 
     def _remove_older(self, last: str) -> None:
-        """Keep the last checkpoint and the newest ones beside it."""
+        """Remove all checkpoints but the last one, the final one, and the latest others."""
         if is_remote(self.save_dir):
             return
         others = {*filter(PERIODIC.fullmatch, os.listdir(self.save_dir)), f"{FINAL}.pth"} - {last}
@@ -129,10 +132,10 @@ class CRCheckpointer(DetectionCheckpointer):
         return self._last
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """As in Detectron2; the main process chooses the checkpoint for all.
+        """Resume or load as Detectron2 does. The main process chooses the checkpoint for all ranks.
 
         Raises:
-            ValueError: the run to go on with is of another model, or of other classes.
+            ValueError: the run to resume belongs to another model, or has other classes.
         """
         if resume:
             self._last = decided_by_main(self.get_checkpoint_file)
@@ -153,7 +156,7 @@ class CRCheckpointer(DetectionCheckpointer):
         return incompatible
 
     def _is_of_the_model(self, filename: str) -> bool:
-        """Whether it is a checkpoint of this very model, with which a training may go on."""
+        """Whether a file is a checkpoint of this very model, from which a training can resume."""
         try:
             checkpoint = read_checkpoint(filename)
         except ValueError:
@@ -163,21 +166,22 @@ class CRCheckpointer(DetectionCheckpointer):
 
 
 def find_checkpoint(folder: str, iterations: int | None = None) -> str | None:
-    """The checkpoint from which a run in a folder goes on.
+    """Find the checkpoint from which a run in a folder resumes.
 
-    It is the last one saved, or, where that is damaged, the newest that is whole; and never the
-    best one. What is passed over is logged.
+    It is the last one saved or, if that is damaged, the latest intact one, but never the best one.
+    Skipped checkpoints are logged.
 
     Args:
-        iterations: of the training that is to go on, which needs the state of the optimizer: a
-            longer one than before goes on from before the final checkpoint. None if the weights
-            alone are used.
+        folder: folder of the run.
+        iterations: number of iterations of the training to resume, which needs the state of the
+            optimizer: a longer training than before resumes from before the final checkpoint. None
+            if only the weights are used.
 
     Returns:
-        Its path; None where there is none.
+        The path of the checkpoint. None if there is none.
 
     Raises:
-        ValueError: there are checkpoints and the run can go on from none of them.
+        ValueError: there are checkpoints, but the run cannot resume from any of them.
     """
     tag = os.path.join(folder, "last_checkpoint")
     if not PathManager.isfile(tag):
@@ -207,9 +211,10 @@ def find_checkpoint(folder: str, iterations: int | None = None) -> str | None:
 
 
 def _check_goes_on(path: str, iterations: int | None) -> None:
-    """
+    """Check that a run can resume from a file.
+
     Raises:
-        FileNotFoundError, ValueError: a run cannot go on from a file.
+        FileNotFoundError, ValueError: it cannot.
     """
     trainer = read_checkpoint(path).get("trainer")
     if trainer is None:
@@ -230,7 +235,7 @@ def _without_optimizer(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _newest_first(folder: str, names: Iterable[str]) -> list[str]:
-    """The files of a folder among them."""
+    """Sort those of the names that exist in a folder, latest first."""
     ages = {}
     for name in names:
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""The rows of a head's tensors that belong to one class each, and the names of the classes."""
+"""The rows of a head's tensors that belong to single classes, and the names of the classes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..modeling.classifier import ImageClassifier
 
 CLASS_NAMES = "MODEL.CLASS_NAMES"
 NUMBERS = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES")
-CLASS_KEYS = (*NUMBERS, CLASS_NAMES)  # of a detector, which depend on its training set
-SHOWN = 5  # names in a message
+CLASS_KEYS = (*NUMBERS, CLASS_NAMES)  # keys of a detector that depend on its training set
+SHOWN = 5  # number of names in a message
 
 
 @dataclass(frozen=True)
 class ClassRows:
-    """How the rows of a tensor, which are its first dimension, belong to the classes.
+    """How the rows of a tensor, that is, its first dimension, are assigned to the classes.
 
-    For each anchor in turn and each class in turn there are ``block`` rows; behind them all are those
-    of the background. Heads of another kind may have one ``block`` that serves all classes.
+    For each anchor and each class in turn there are ``block`` rows. Those of the background follow
+    at the end. Heads of some kinds may have a single ``block`` shared by all classes.
     """
 
     num_classes: int
@@ -37,11 +37,11 @@ class ClassRows:
     may_be_shared: bool = False
 
     def count(self, num_classes: int) -> int:
-        """Rows of such a tensor of a number of classes."""
+        """Get the number of rows of such a tensor for a number of classes."""
         return self.anchors * num_classes * self.block + self.background
 
     def of(self, classes: Sequence[int], num_classes: int) -> torch.Tensor:
-        """Numbers of the rows of some classes, and of the background, in such a tensor."""
+        """Get the indices of the rows of some classes, and of the background, in such a tensor."""
         rows = torch.arange(self.count(num_classes))
         ends = len(rows) - self.background
         of_classes = rows[:ends].view(self.anchors, num_classes, self.block)[:, list(classes)]
@@ -49,11 +49,11 @@ class ClassRows:
 
 
 def find_class_rows(model: nn.Module) -> dict[str, ClassRows]:
-    """The tensors of a model that have rows of classes, by their names in its state dict.
+    """Find the tensors of a model that have rows of classes, by their names in its state dict.
 
-    Known are Detectron2's heads and what is derived from them: of Fast R-CNN in all its kinds, for
-    masks, and of RetinaNet and FCOS; and the image classifier. The classes of a semantic
-    segmentation are others, which have no names here.
+    Supported are Detectron2's heads and those derived from them, namely of Fast R-CNN in all
+    variants, of masks, and of RetinaNet and FCOS, and the image classifier. The classes of a
+    semantic segmentation are of another kind and have no names here.
     """
     found = {}
 
@@ -85,13 +85,14 @@ def find_class_rows(model: nn.Module) -> dict[str, ClassRows]:
 
 @dataclass(frozen=True)
 class ClassReport:
-    """Which classes of a model have the rows of the weights that it starts from. Its text says so,
-    and is empty where there is nothing to say.
+    """The classes of a model whose rows come from the weights that it starts from.
+
+    Its string describes them. It is empty if there is nothing to say.
 
     Attributes:
-        saved: the names in the weights; empty where they are not known.
-        names: those of the model; empty where they are not known.
-        left_out: tensors of the weights that do not fit, although their rows are of classes.
+        saved: names of the classes in the weights. Empty if they are unknown.
+        names: names of the model's classes. Empty if they are unknown.
+        left_out: tensors of the weights that do not fit although their rows belong to classes.
     """
 
     saved: tuple[str, ...]
@@ -100,17 +101,17 @@ class ClassReport:
 
     @property
     def kept(self) -> list[str]:
-        """The classes that have their rows from the weights."""
+        """The classes whose rows come from the weights."""
         return [name for name in self.names if name in self.saved]
 
     @property
     def new(self) -> list[str]:
-        """The classes of the model that the weights have not."""
+        """The classes of the model that the weights lack."""
         return [name for name in self.names if name not in self.saved]
 
     @property
     def unused(self) -> list[str]:
-        """The classes of the weights that the model has not."""
+        """The classes of the weights that the model lacks."""
         return [name for name in self.saved if name not in self.names]
 
     def __str__(self) -> str:
@@ -145,25 +146,26 @@ def match_class_rows(
     model: nn.Module,
     names: Sequence[str],
 ) -> tuple[dict[str, torch.Tensor], ClassReport]:
-    """Put the rows of classes in weights to the places where a model has the classes of these names.
+    """Move the rows of classes in weights to the indices of the model's classes with the same
+    names.
 
-    Rows of classes without a namesake in the weights stay those of the model, which are fresh. Of
-    several classes of one name, the first belongs to the first, and so on. The background's are
-    carried over. Where names are not known, tensors of the model's shape stay as
-    they are, as in Detectron2. A box regression or a mask for all classes alike has no such rows.
+    Rows of classes that the weights lack keep the fresh values of the model. If several classes
+    have the same name, the first is matched to the first, and so on. The rows of the background are
+    kept. If names are unknown, tensors with the model's shape are used unchanged, as in Detectron2.
+    A box regression or a mask that is shared by all classes has no such rows.
 
     Args:
-        tensors: by the names of the model's state dict; some of it may be absent.
-        saved_names: of the classes in the weights, in their order; empty if they are not known.
-        model: as it was initialised.
-        names: of its classes, in their order; empty if they are not known.
+        tensors: tensors by their names in the model's state dict. Some may be missing.
+        saved_names: names of the classes in the weights, in order. Empty if they are unknown.
+        model: the model with its initial weights.
+        names: names of its classes, in order. Empty if they are unknown.
 
     Returns:
-        The tensors, without those that have rows of classes and cannot fit; and what was done.
+        The tensors, without those that have rows of classes and cannot fit, and a report.
 
     Raises:
-        ValueError: the model has another number of classes than names; or the names differ and it
-            has a head of a kind that is not known here.
+        ValueError: the model's number of classes differs from the number of names; or the names
+            differ and it has an unsupported kind of head.
     """
     saved_names, names = tuple(tell_apart(saved_names)), tuple(tell_apart(names))
     tensors = dict(tensors)
@@ -194,21 +196,22 @@ def match_class_rows(
 
 
 def read_class_names(config: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of the classes in the values of config keys that a checkpoint keeps; empty where it
-    has none."""
+    """Read the names of the classes from the config values in a checkpoint. Empty if it has none."""
     return tuple(ast.literal_eval(config.get(CLASS_NAMES, "[]")))
 
 
 def as_config(names: Sequence[str]) -> dict[str, str]:
-    """What a checkpoint of a detector of these classes keeps of them; nothing where there are none."""
+    """Get the config values that describe the classes of a detector. Empty if there are no names."""
     if not names:
         return {}
     return {**dict.fromkeys(NUMBERS, str(len(names))), CLASS_NAMES: str(list(names))}
 
 
 def describe_difference(saved: Sequence[str], names: Sequence[str]) -> str:
-    """In words, how the classes of a checkpoint are others than those of the data; empty where they
-    are the same, in whatever order, or one's are not known."""
+    """Describe how the classes of a checkpoint differ from those of the data.
+
+    The result is empty if they are the same, in any order, or if one of them is unknown.
+    """
     saved, names = tell_apart(saved), tell_apart(names)
     lacking = [name for name in saved if name not in names]
     added = [name for name in names if name not in saved]
@@ -228,7 +231,7 @@ def _check_heads(
     tensors: Iterable[str],
     num_classes: int,
 ) -> None:
-    """Refuse heads of which it is not known where the rows of their classes are."""
+    """Refuse heads for which the rows of their classes are unknown."""
     of_heads = [key for key in tensors if not key.startswith("backbone.")]
     for name in all_rows.keys() & of_heads:
         if all_rows[name].num_classes != num_classes:
@@ -252,7 +255,7 @@ def _check_heads(
 
 
 def _lookalikes(saved: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Sentences about names that a reader may take for the same."""
+    """List sentences about different names that a reader may take for the same."""
 
     def normal(name: str) -> str:
         return re.sub(r"[\s_-]", "", name.casefold()).removesuffix("s")

@@ -1,4 +1,4 @@
-"""ImageNet weights of torchvision, timm and Detectron2's model zoo as weights of the backbones here."""
+"""Converts ImageNet weights of torchvision, timm and Detectron2's model zoo for CR backbones."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from .weights_file import as_float32, some
 def convert(
     state_dict: Mapping[str, Any], source: str | None = None
 ) -> tuple[dict[str, torch.Tensor], Description]:
-    """Turn the weights of an ImageNet classifier into those of a backbone.
+    """Convert the weights of an ImageNet classifier to those of a backbone.
 
-    What network it is, is told by names and shapes. The result is float32, may share memory with
-    the input, and has exactly the keys of the backbone with ``norm="FrozenBN"``. What other batch
-    norms have beside these, the counter ``num_batches_tracked``, they fill in by themselves when
-    they are loaded.
+    The network is inferred from names and shapes. The result is float32, may share memory with the
+    input, and has exactly the keys of the backbone with ``norm="FrozenBN"``. Other batch norms have
+    an additional counter ``num_batches_tracked``, which they add themselves when the weights are
+    loaded.
 
-    Norms that are an affine map alone, as in Detectron1's pickles, receive mean 0 and variance 1, as
-    in Detectron2, and the arguments in the description a ``norm="FrozenBN"``: no other norm leaves
-    the map as it is.
+    Norms that are a mere affine map, as in Detectron1's pickles, get mean 0 and variance 1, as in
+    Detectron2, and the description has ``norm="FrozenBN"``, as no other norm preserves the map.
 
-    timm's resnetaa and resnetblur have the same tensors as a plain ResNet and are taken for one.
+    timm's resnetaa and resnetblur have the same tensors as a plain ResNet and cannot be told from
+    one.
 
     Args:
-        state_dict: tensors or NumPy arrays, under the names of torchvision, timm or Caffe2.
-        source: a key of ``CONVENTIONS``. By default told by the names: a ResNet's, the same in
-            torchvision and timm, are taken for torchvision's; Caffe2's for FAIR's if it is a ResNeXt,
-            otherwise for MSRA's.
+        state_dict: tensors or NumPy arrays, with the names of torchvision, timm or Caffe2.
+        source: a key of ``CONVENTIONS``. By default it is inferred from the names: those of a
+            ResNet, which torchvision and timm share, are attributed to torchvision; those of Caffe2
+            to FAIR for a ResNeXt, and to MSRA otherwise.
 
     Raises:
-        ValueError: no backbone has exactly these tensors. The message has the keys that are missing,
-            left over or of another shape.
+        ValueError: no backbone has exactly these tensors. The message lists the keys that are
+            missing, left over or of another shape.
     """
     naming = find_naming(state_dict)
     if source is not None and source not in naming.sources:
@@ -79,14 +79,15 @@ def convert(
 def check_complete(
     shapes: Shapes, description: Description, keys: Mapping[str, str] | None = None
 ) -> None:
-    """
+    """Check that tensors are exactly those of the network in a description.
+
     Args:
-        shapes: of the tensors of a backbone by its names, perhaps without some stages.
-        keys: what a file calls them, where that is something else.
+        shapes: shapes of the tensors of a backbone by name. Whole stages may be missing.
+        description: description of the network.
+        keys: names of the tensors in the file, where they differ.
 
     Raises:
-        ValueError: they are not exactly those of the network of the description; the message has
-            the differences.
+        ValueError: the tensors differ. The message lists the differences.
     """
     keys = keys or {}
     with torch.device("meta"):
@@ -121,7 +122,7 @@ def check_complete(
 
 
 def describe_fault(names: Iterable[str]) -> str:
-    """What is known to make tensors those of no backbone here, or nothing."""
+    """Describe a known reason why tensors belong to no CR backbone. Empty if there is none."""
     names = list(names)
     deformable = [name for name in names if "_offset." in name]
     if deformable:
@@ -136,7 +137,7 @@ def describe_fault(names: Iterable[str]) -> str:
 
 
 def _rename(state_dict: Mapping[str, Any], naming: Naming) -> tuple[dict[str, str], list[str]]:
-    """The key of each of the backbone's names, and the keys without a name."""
+    """Map each name in the backbone to a key of the file, and list the keys without a name."""
     keys, unused = {}, []
     for key in state_dict:
         if naming.is_unused(key):

@@ -1,4 +1,4 @@
-"""What is known of converted weights: their network, and how its images must be prepared."""
+"""A description of converted weights: their network, and how its images must be prepared."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from detectron2.modeling import Backbone
 
 from ..modeling import CRMobileNetV2, CRResNet
 
-# Metadata entry "format" of a file that holds a backbone alone, or a model with its heads
+# Metadata entry "format" of a file that holds only a backbone, or a model with its heads
 BACKBONE_FORMAT, MODEL_FORMAT = "crnas_d2.backbone", "crnas_d2.model"
 
 
 @dataclass(frozen=True)
 class Convention:
-    """What a project trains its networks on, and where its bottlenecks have the stride.
+    """How a project preprocesses its images, and where its bottlenecks have the stride.
 
     Attributes:
         input_format: order of the channels, as in ``INPUT.FORMAT``.
-        pixel_mean: in 0..255, in that order.
-        pixel_std: likewise.
+        pixel_mean: mean from 0 to 255, in that order.
+        pixel_std: standard deviation, likewise.
         stride_in_1x1: see :class:`CRResNet`.
     """
 
@@ -34,7 +34,7 @@ class Convention:
     stride_in_1x1: bool
 
     def settings(self) -> dict[str, str]:
-        """As texts by config key."""
+        """Get the values as strings by config key."""
         return {
             "INPUT.FORMAT": self.input_format,
             "MODEL.PIXEL_MEAN": str(list(self.pixel_mean)),
@@ -57,14 +57,14 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Description:
-    """Which network a state dict turned out to be.
+    """The network that a state dict turned out to belong to.
 
     Attributes:
-        source: whose weights they are, such as a key of ``CONVENTIONS``.
-        family: as in ``MODEL.CR.FAMILY``.
-        arguments: those of the backbone's constructor that the weights settle.
-        dropped: keys of the input that have no part in the features.
-        settings: what the weights need of a config, as texts by config key.
+        source: origin of the weights, such as a key of ``CONVENTIONS``.
+        family: family of the network, as in ``MODEL.CR.FAMILY``.
+        arguments: arguments of the backbone's constructor that the weights determine.
+        dropped: keys of the input that do not contribute to the features.
+        settings: config values that the weights need, as strings by config key.
     """
 
     source: str
@@ -78,12 +78,12 @@ class Description:
         return f"{self.family} of {self.source}: {', '.join(arguments)}"
 
     def build(self, **options: Any) -> Backbone:
-        """The backbone with fresh weights; ``options`` are further arguments, or other ones."""
+        """Build the backbone with fresh weights. ``options`` add or override arguments."""
         backbone = {"resnet": CRResNet, "mobilenetv2": CRMobileNetV2}[self.family]
         return backbone(**{**self.arguments, **options})
 
     def config(self) -> dict[str, Any]:
-        """The values of a Detectron2 config that the weights need."""
+        """Get the nested values of a Detectron2 config that the weights need."""
         flat = {"MODEL.CR.FAMILY": self.family}
         for name, value in self.arguments.items():
             of_cr = name in ("block", "stage_code", "operation_code", "width_multiplier")

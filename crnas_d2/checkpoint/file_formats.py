@@ -1,4 +1,4 @@
-"""What a file is, told by its content and not by the end of its name."""
+"""Detects the format of a file by its content rather than by its extension."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 EXPECTED = "expected a state dict, as torch.save, safetensors or a pickle of NumPy arrays has it"
 TORCH, OLD_TORCH, SAFETENSORS, PICKLE = "torch", "old torch", "safetensors", "pickle"
-HEAD = 1024  # bytes
-LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+HEAD = 1024  # number of bytes
+LONGEST_HEADER = 100_000_000  # number of bytes; safetensors' own limit
 
 EXPORT_FIRST = "load it where it was made, and save the state dict of its model with torch.save"
 UNPACK = "unpack it, and give the file in it"
 DOWNLOAD = "download the file itself"
-# What a file of another kind begins with, what it is, and how to come by weights
+# First bytes of files of other kinds, what they are, and how to get weights from them
 STARTS = (
     (rb"version https://git-lfs", "a pointer of Git LFS", "`git lfs pull` brings the file itself"),
     (rb"(?i)\s*(<!doctype html|<html|<head|<!--)", "an HTML page", DOWNLOAD),
@@ -34,13 +34,13 @@ STARTS = (
     (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!", "a compressed archive", UNPACK),
     (rb"\x93NUMPY", "a single NumPy array", EXPORT_FIRST),
 )
-# Of the number at the start of torch.save's old format, in all protocols of pickles
+# The number at the start of torch.save's old format, in all pickle protocols
 OLD_TORCH_STARTS = (
     pickle.dumps(torch.serialization.MAGIC_NUMBER, 2)[2:],
     str(torch.serialization.MAGIC_NUMBER).encode(),
 )
-TABLE_END = bytes.fromhex("57fb808b247547db")  # of a LevelDB table
-# Patterns of the name of a file in a zip archive, likewise
+TABLE_END = bytes.fromhex("57fb808b247547db")  # end of a LevelDB table
+# The same for patterns of file names inside a zip archive
 ENTRIES = (
     (
         r"[^/]+/constants\.pkl",
@@ -60,19 +60,20 @@ ENTRIES = (
 
 
 def tell_format(path: str, name: str = "") -> str:
-    """
+    """Detect the format of a file.
+
     Args:
         path: a local file.
-        name: what errors call it, where that is not its path.
+        name: name of the file in error messages, if it is not the path.
 
     Returns:
         :data:`TORCH` (torch.save's zip format), :data:`OLD_TORCH` (the one before PyTorch 1.6),
-        :data:`SAFETENSORS`, or, of all that is no other known format, :data:`PICKLE`.
+        :data:`SAFETENSORS`, or :data:`PICKLE` for anything that is not another known format.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is something else, or of torch.save and damaged. The message says what, and
-            what is expected.
+        ValueError: the file is of another kind, or is a damaged one of torch.save. The message says
+            what it is, and what is expected.
     """
     name = name or path
     if os.path.isdir(path):
@@ -126,13 +127,16 @@ def _tell_zip(path: str, name: str) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _find_damage(path: str, size: int, modified: int) -> str:
-    """What is wrong in a file of torch.save, which has a CRC-32 for each of its parts that torch.load
-    does not look at; nothing, too, where it was saved without. A file that stays is read once."""
+    """Describe the damage of a file of torch.save. Empty if there is none, or no checksums.
+
+    The file has a CRC-32 for each of its parts, which torch.load does not verify. The result is
+    cached as long as the file does not change.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             unchecked = not any(entry.CRC for entry in archive.infolist())
             part = None if unchecked else archive.testzip()
-    except Exception as error:  # whatever is made of damaged bytes
+    except Exception as error:  # damaged bytes may raise anything
         return str(error) or type(error).__name__
     return f"the checksum of {part} is another" if part else ""
 

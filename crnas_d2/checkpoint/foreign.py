@@ -1,4 +1,4 @@
-"""What a file of weights has that is no network here, told by the names of its tensors."""
+"""Recognizes weights of unsupported networks by the names of their tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPECTED = (
     "expected a ResNet, a ResNeXt or a MobileNetV2 of torchvision, timm, MSRA or FAIR, a detector of "
     "Detectron2 with one of them, or weights of this project"
 )
-# By a part of a name that no network here has, the more special ones first
+# Patterns that no supported network has in its names, the more specific ones first
 NETWORKS = {
     r"(^|_)fpn_inner_|^rpn_cls_logits|^rpn_bbox_pred|^conv_rpn_|^retnet_": "a detector of Detectron "
     "(Caffe2), not of Detectron2",
@@ -37,10 +37,11 @@ NETWORKS = {
 
 
 def check_is_known(file: WeightsFile) -> None:
-    """
+    """Check that a file is not of a recognizably unsupported network.
+
     Raises:
-        ValueError: it is of a network that is known to be another, or all names of a known one begin
-            with something else. The message says which, and what is expected.
+        ValueError: it is, or all names of a supported one have a prefix. The message says which,
+            and what is expected.
     """
     for pattern, network in NETWORKS.items():
         found = next((name for name in file.tensors if re.search(pattern, name)), None)
@@ -55,7 +56,7 @@ def check_is_known(file: WeightsFile) -> None:
 
 
 def _find_prefix(names: Iterable[str]) -> str:
-    """With what the names of a known network begin, where that is not of itself."""
+    """Find the prefix of the names of a supported network. Empty if there is none."""
     names = list(names)
     for naming in NAMINGS:
         if any(name.startswith(naming.mark) for name in names):

@@ -1,4 +1,4 @@
-"""Which network a state dict belongs to, told by the shapes of its tensors."""
+"""Infers the network of a state dict from the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def infer_arguments(family: str, shapes: Shapes) -> dict[str, Any]:
-    """Arguments of the backbone's constructor that fit a state dict.
+    """Infer the arguments of the backbone's constructor that fit a state dict.
 
-    Only as much is looked at as the arguments need: a network with all the keys and shapes of the
-    state dict need not exist.
+    Only the tensors that determine the arguments are examined: there may be no network with all the
+    keys and shapes of the state dict.
 
     Args:
         family: "resnet" or "mobilenetv2".
-        shapes: of the tensors, by the names of :class:`CRResNet` or :class:`CRMobileNetV2`.
+        shapes: shapes of the tensors, by the names of :class:`CRResNet` or :class:`CRMobileNetV2`.
 
     Raises:
-        ValueError: no arguments fit, or a tensor that tells them is missing.
+        ValueError: no arguments fit, or a tensor that determines them is missing.
     """
     infer = {"resnet": _infer_resnet, "mobilenetv2": _infer_mobilenetv2}[family]
     return infer(shapes)
@@ -61,7 +61,7 @@ def _infer_mobilenetv2(shapes: Shapes) -> dict[str, Any]:
 
 
 def _infer_width_multiplier(channels: Mapping[str, int]) -> float:
-    """Many multipliers may round to the same channels; the plainest number among them is taken."""
+    """Find the simplest of the multipliers that round to the same channels."""
     widest = channels["c320"] / 320
     fitting = [
         thousandths / 1000

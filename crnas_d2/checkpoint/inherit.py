@@ -1,4 +1,4 @@
-"""From the weights of a supernet to those of one of its networks."""
+"""Extracts the weights of a single network from those of a supernet."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import torch
 from ..architecture import FAMILIES, Family
 
 StateDict = dict[str, torch.Tensor]
-Place = tuple[str, int]  # a stage and a block in it: where an entry of a path belongs
+# a stage and the index of a block in it, to which an entry of a path belongs
+Place = tuple[str, int]
 
 
 def inherit_subnet(supernet: Mapping[str, torch.Tensor], path: Sequence[int]) -> StateDict:
-    """The weights of the final network that a path of a trained supernet stands for.
+    """Get the weights of the final network that a path of a trained supernet stands for.
 
     Args:
-        supernet: state dict of a :class:`StageSupernet` or :class:`DilationSupernet`, alone or
+        supernet: state dict of a :class:`StageSupernet` or :class:`DilationSupernet`, by itself or
             inside a whole detector.
-        path: a stage code for the first, an operation code for the second.
+        path: a stage code for the former, an operation code for the latter.
 
     Returns:
-        State dict of the :class:`CRResNet` or :class:`CRMobileNetV2` with that code, alone or
+        State dict of the :class:`CRResNet` or :class:`CRMobileNetV2` with that code, by itself or
         inside the detector as given. Tensors are shared with ``supernet``, not copied.
 
     Raises:
-        ValueError: these are no weights of a supernet, or it does not have the path.
+        ValueError: these are not the weights of a supernet, or it does not have the path.
     """
     family, choice_keys = _find_choices(supernet)
     chosen = _choose(list(path), family, choice_keys.values())
@@ -46,7 +47,7 @@ def inherit_subnet(supernet: Mapping[str, torch.Tensor], path: Sequence[int]) ->
 
 
 def _find_choices(supernet: Iterable[str]) -> tuple[Family, dict[str, re.Match]]:
-    """The family, and the keys that belong to a candidate of a choice block, taken apart.
+    """Find the family, and a regex match for each key of a candidate of a choice block.
 
     A unit is a whole stage in a stage supernet, and a layer of a block in a dilation supernet.
     """
@@ -69,13 +70,14 @@ def _place(match: re.Match) -> Place:
 
 
 def _choose(path: list[int], family: Family, matches: Collection[re.Match]) -> dict[Place, int]:
-    """The entry of the path at each place, after a check that the supernet has it."""
+    """Get the entry of the path at each place, after checking that the supernet has it."""
     candidates = defaultdict(set)
     for match in matches:
         candidates[_place(match)].add(int(match["entry"]))
     has_branches = all(match["block"] is None for match in matches)
 
-    # A supernet whose features come from earlier stages lacks the last ones; its paths do not.
+    # A supernet whose features come from earlier stages lacks the last stages, but its paths do
+    # not.
     last = max(family.stages.index(stage) for stage, _ in candidates)
     complete = family.single.issuperset(family.stages[last + 1 :])
     stages = family.stages if complete else family.stages[: last + 1]

@@ -1,4 +1,4 @@
-"""A remapped network learns to give the features of the network that its weights come from."""
+"""Trains a remapped network to reproduce the features of the network that its weights come from."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ LEARNING_RATE = 1e-3
 def match_features(
     target: Network, seed: Network, batches: Iterable[torch.Tensor], steps: int
 ) -> list[float]:
-    """Train a network until its stages give what the same stages of the seed network give.
+    """Train a network until its stages reproduce the outputs of the same stages of the seed
+    network.
 
-    No labels are needed. The loss is the mean over the stages of the squared error of their outputs,
-    relative to the squares of the seed network's; Adam minimises it, with a learning rate that rises
-    over the first twentieth of the steps and then falls like a cosine. Both networks normalise as a
-    training does: batch norms by the statistics of the batch, frozen norms by their own. The layers
-    that a training will freeze are trained here; their norms are not.
+    No labels are needed. The loss is the squared error of the outputs relative to the squares of
+    the seed network's, averaged over the stages. Adam minimizes it with a learning rate that warms
+    up over the first twentieth of the steps and then decays along a cosine. Both networks normalize
+    as in a training: batch norms by the statistics of the batch, frozen norms by their own. Layers
+    that a training will freeze are trained here, but their norms are not.
 
     Args:
         target: the backbone with the weights of :func:`remap_backbone`, whose parameters are
             changed in place. The running statistics of its batch norms become those of the images.
-        seed: the network that they come from, as a module. It stays as it is.
-        batches: of ``steps`` or more times images, (N, channels, H, W), normalised as the networks
-            expect.
-        steps: of Adam.
+        seed: the network that the weights come from, as a module. It is not changed.
+        batches: at least ``steps`` batches of images, each of shape (N, channels, H, W) and
+            normalized as the networks expect.
+        steps: number of steps.
 
     Returns:
         The loss before each step.
 
     Raises:
-        ValueError: a stage has outputs of another shape in the two networks.
+        ValueError: the output of a stage has different shapes in the two networks.
     """
     seed = copy.deepcopy(seed).requires_grad_(False)
     for name in _stages(target):
@@ -68,16 +69,16 @@ def _stages(network: Network) -> list[str]:
 
 
 def _factor(step: int, steps: int) -> float:
-    """Of the learning rate."""
+    """Get the factor on the learning rate at a step."""
     return min(1, (step + 1) / max(1, steps // 20)) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def _relative_error(target: Network, seed: Network, images: torch.Tensor) -> torch.Tensor:
-    """Of the outputs of the stages, the mean. Each stage gets what the one before it gives."""
+    """Compute the mean of the relative errors of the stages, each on the output of the one before."""
     errors, given, expected = [], images, images.clone()
     for name in _stages(target):
         given = getattr(target, name)(given)
-        # requires_grad: else a frozen norm rounds in another way, and Adam makes steps of that
+        # requires_grad, as otherwise a frozen norm rounds differently, which Adam turns into steps
         expected = getattr(seed, name)(expected.requires_grad_()).detach()
         if given.shape != expected.shape:
             raise ValueError(
@@ -90,7 +91,7 @@ def _relative_error(target: Network, seed: Network, images: torch.Tensor) -> tor
 
 @contextlib.contextmanager
 def _training_all_of(network: nn.Module) -> Iterator[None]:
-    """Within it, the network is in training mode, and all of its parameters have gradients."""
+    """Put a network in training mode with gradients for all parameters, within a ``with`` block."""
     training = network.training
     frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
     network.train().requires_grad_(True)

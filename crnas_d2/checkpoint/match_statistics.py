@@ -1,4 +1,4 @@
-"""Statistics of a remapped network's norms, so that its activations are those of the seed network."""
+"""Matches the statistics of a remapped network's norms to the activations of its seed network."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .remap_report import RemapReport
 def match_statistics(
     target: nn.Module, seed: nn.Module, report: RemapReport, images: torch.Tensor
 ) -> None:
-    """Give each channel behind a norm the mean and variance that it has in the seed network.
+    """Give each channel after a norm the mean and variance that it has in the seed network.
 
-    Blocks that are gone, repeated or dilated change what reaches the layers behind them, for which
-    the statistics of their norms no longer fit. These are set anew, layer by layer in one forward
-    pass, so that the norms' outputs have, on some images, the mean and variance of the seed
-    network's (REPAIR; Jordan et al., 2023). No labels are needed, and the images need not be those
-    of the seed's training: unlike statistics that are simply taken anew on them, these leave an
-    unchanged network as it is. In training mode a batch norm does the like by itself; this is for
-    norms that are frozen, and for evaluation before any training.
+    Dropped, repeated or dilated blocks change the input of the layers behind them, for which the
+    statistics of their norms no longer fit. These are set anew, layer by layer in one forward pass,
+    so that on some images the norms' outputs have the mean and variance of the seed network's
+    (REPAIR; Jordan et al., 2023). No labels are needed, and the images do not have to be those of
+    the seed's training: unlike statistics that are simply recomputed on them, these leave an
+    unchanged network as it is. A batch norm in training mode does something similar by itself; this
+    is for frozen norms, and for evaluation before any training.
 
     Args:
-        target: the backbone with the weights of :func:`remap_backbone`. Running means and
-            variances of its norms are changed, in place.
-        seed: the network that they come from, as a module in evaluation mode.
-        report: what :func:`remap_backbone` said of them.
-        images: (N, channels, H, W), normalised as the networks expect.
+        target: the backbone with the weights of :func:`remap_backbone`. The running means and
+            variances of its norms are changed in place.
+        seed: the network that the weights come from, as a module in evaluation mode.
+        report: the report of :func:`remap_backbone`.
+        images: images of shape (N, channels, H, W), normalized as the networks expect.
 
     Raises:
         ValueError: a network has no norm with running statistics, or the target is a supernet or
@@ -76,7 +76,7 @@ def match_statistics(
 def _before_each_norm(
     network: nn.Module, do: Callable[[str, nn.Module, torch.Tensor], None]
 ) -> Iterator[None]:
-    """Within it, ``do`` gets name, norm and input of each norm that runs."""
+    """Call ``do`` with the name, module and input of each norm that runs, within a ``with`` block."""
     hooks = [
         module.register_forward_pre_hook(lambda norm, inputs, name=name: do(name, norm, inputs[0]))
         for name, module in network.named_modules()

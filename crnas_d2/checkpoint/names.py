@@ -1,4 +1,4 @@
-"""What torchvision, timm and Caffe2 call the tensors of the networks that are backbones here."""
+"""The names of the tensors of supported networks in torchvision, timm and Caffe2."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
 
 from ..architecture import ARCHITECTURES, get_family
 
-# What stands before the names of a backbone's tensors in those of a model, with and without a neck
+# Prefixes of a backbone's tensors in a model with a neck, without one, and by itself
 BACKBONE_PREFIXES = ("backbone.bottom_up.", "backbone.", "")
-RES5_IN_HEADS = "roi_heads.res5."  # of a C4 detector
+RES5_IN_HEADS = "roi_heads.res5."  # in a C4 detector
 COUNTER = "num_batches_tracked"  # of a norm; not all kinds have one
 
 Value = TypeVar("Value")
@@ -21,15 +21,16 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Naming:
-    """One way to name the tensors of a family of networks.
+    """A way to name the tensors of a family of networks.
 
     Attributes:
-        family: as in ``MODEL.CR.FAMILY``.
-        sources: the projects that name so; the first is assumed where nothing else is known.
-        mark: start of a key that every such network has and no other naming.
-        unused: pattern of the keys that have no part in the features, such as the classifier's.
-        rename: from a key to the one of the backbone; unknown parts of a key are kept.
-        affine_norms: whether norms may have no statistics of their own.
+        family: family of the networks, as in ``MODEL.CR.FAMILY``.
+        sources: projects that use these names. The first one is assumed if nothing else is known.
+        mark: prefix of a key that every such network has and no other naming uses.
+        unused: pattern of the keys that do not contribute to the features, such as the
+            classifier's.
+        rename: maps a key to that of the backbone, and keeps unknown parts of a key.
+        affine_norms: whether norms may lack statistics of their own.
     """
 
     family: str
@@ -44,15 +45,15 @@ class Naming:
 
 
 def without_counters(tensors: Mapping[str, Value]) -> dict[str, Value]:
-    """What is there by the names of tensors, apart from the counters of norms."""
+    """Filter out the counters of norms."""
     return {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
 
 
 def find_naming(keys: Iterable[str]) -> Naming:
-    """The naming that a state dict follows.
+    """Find the naming that a state dict follows.
 
     Raises:
-        ValueError: none, or it has group norms, which do not make the same network.
+        ValueError: there is none, or the network has group norms, which make a different network.
     """
     keys = list(keys)
     for naming in NAMINGS:
@@ -85,7 +86,10 @@ def _from_caffe2(key: str) -> str:
 
 
 def _from_torchvision_mobilenetv2(key: str) -> str:
-    """torchvision counts the blocks through, so that only a known stage code tells the stages."""
+    """Convert a name of torchvision.
+
+    As its blocks are numbered across stages, only a known stage code determines the stage.
+    """
     match = re.match(r"features\.(\d+)\.(.+)$", key)
     layers = _baseline_layers()
     if match is None or int(match[1]) >= len(layers):
@@ -137,7 +141,7 @@ def _from_timm_mobilenetv2(key: str) -> str:
         "conv_pwl": "project",
         "bn3": "project.norm",
     }
-    if stage == "c16":  # without the expansion timm numbers otherwise
+    if stage == "c16":  # without the expansion timm numbers them differently
         parts = {
             "conv_dw": "depthwise",
             "bn1": "depthwise.norm",
@@ -149,7 +153,7 @@ def _from_timm_mobilenetv2(key: str) -> str:
 
 NAMINGS = (
     Naming("resnet", ("torchvision", "timm"), "layer1.0.conv", r"fc\..+", _from_torch_resnet),
-    # Detectron2's own, which torchvision's weights in its model zoo have
+    # Detectron2's own names, which torchvision's weights in its model zoo have
     Naming(
         "resnet",
         ("torchvision", "timm", "msra", "fair"),
@@ -157,7 +161,7 @@ NAMINGS = (
         r"(stem\.fc|linear)\..+",
         str,
     ),
-    # Detectron2 leaves the biases of convolutions out as well: each has a norm behind it.
+    # Like Detectron2, leave out the biases of convolutions, as each is followed by a norm.
     Naming(
         "resnet",
         ("msra", "fair"),

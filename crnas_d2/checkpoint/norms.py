@@ -1,4 +1,4 @@
-"""What kind of norm a network's tensors need."""
+"""The kind of norm that a network's tensors need."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 
 
 def find_norm(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The only kind of norm, as in ``MODEL.RESNETS.NORM``, in which a network computes what it was
-    trained to.
+    """Find the only kind of norm with which a network computes what it was trained to compute.
 
-    "FrozenBN" where the means and variances of all norms were never measured: those of Caffe2's
-    networks and what was trained from them are affine maps, and norms that were folded into the
-    convolutions have become the identity and a bias. In training, another batch norm would put the
-    statistics of its batches in their place. "GN" where there are no means and variances. Empty where
-    any batch norm will do, as where all norms are still as they were initialised.
+    The result is a value of ``MODEL.RESNETS.NORM``. It is "FrozenBN" if the means and variances of
+    all norms were never measured: those of Caffe2's networks and of their descendants are affine
+    maps, and norms that were folded into the convolutions have become the identity and a bias. In
+    training, another batch norm would replace them by the statistics of its batches. It is "GN" if
+    there are no means and variances. It is empty if any batch norm will do, or if all norms still
+    have their initial values.
 
     Args:
-        tensors: of the network, by names that end as PyTorch's.
+        tensors: tensors of the network, with names that end like PyTorch's.
     """
     means = [t for name, t in tensors.items() if name.endswith("running_mean")]
     variances = [t for name, t in tensors.items() if name.endswith("running_var")]

@@ -1,4 +1,4 @@
-"""Whose weights a file has, and with it the settings that they need."""
+"""The origin of the weights in a file, and the settings that they need because of it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .weights_file import WeightsFile
 
 logger = logging.getLogger(__name__)
 
-MODEL_ZOO = "Detectron2 Model Zoo"  # author of its detectors, as their files name it
-CONFIG_BESIDE = "config.yaml"  # where Detectron2's trainers leave theirs
+MODEL_ZOO = "Detectron2 Model Zoo"  # author of its detectors, as stated in their files
+CONFIG_BESIDE = "config.yaml"  # name of the config that Detectron2's trainers write
 ALWAYS_NEEDED = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 NORM = "MODEL.RESNETS.NORM"
 STRIDE, DILATION = "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.RES5_DILATION"
@@ -33,20 +33,21 @@ Tensors = Mapping[str, torch.Tensor]
 def find_settings(
     file: WeightsFile, weights: Tensors, rest: Tensors, source: str | None = None
 ) -> dict[str, str]:
-    """What the weights of a network need of a config, as texts by config key.
+    """Find the settings that the weights of a network need, as strings by config key.
 
-    A checkpoint or a file of this project tells it, otherwise what is stated, the pixels' mean and
-    standard deviation among the tensors, Detectron2's model zoo by its author, or the ``config.yaml``
-    of a training beside the file. The kinds of norm are told by the tensors.
+    They come from a checkpoint or file of this project. For other files they come from ``source``,
+    from the mean and standard deviation of the pixels among the tensors, from the author of
+    Detectron2's model zoo, or from the ``config.yaml`` of a training next to the file. The kinds of
+    norm are inferred from the tensors.
 
     Args:
         file: a detector, or a network with the names of this project.
-        weights: of its backbone.
-        rest: of a detector, what is not.
-        source: a key of ``CONVENTIONS``, of which use is made where the file does not tell it.
+        weights: tensors of its backbone.
+        rest: all other tensors of a detector.
+        source: a key of ``CONVENTIONS``, which is used if the file does not have the settings.
 
     Raises:
-        ValueError: nothing tells it.
+        ValueError: the settings are unknown.
     """
     told = _told_by_the_file(file)
     if not tells_settings(file):
@@ -68,11 +69,11 @@ def tells_settings(file: WeightsFile) -> bool:
 
 
 def check_is_told(file: WeightsFile, source: str | None) -> None:
-    """Of a classifier in the names of another project.
+    """Check that the origin of a classifier with the names of another project is known.
 
     Raises:
-        ValueError: these are the names of Detectron2's backbones, which many projects have, and
-            nothing tells whose the weights are.
+        ValueError: the names are those of Detectron2's backbones, which many projects use, and
+            nothing determines the origin of the weights.
     """
     is_detectron2s = any(name.startswith("res2.0.") for name in file.tensors)
     tells = file.author == "torchvision" or "stem.fc.weight" in file.tensors
@@ -92,11 +93,11 @@ def state_pixels(
     pixel_mean: Sequence[float] | None,
     pixel_std: Sequence[float] | None,
 ) -> dict[str, str]:
-    """The settings with another mean and standard deviation of the pixels, where they are stated.
+    """Override the mean and standard deviation of the pixels in the settings, if they are given.
 
     Raises:
-        ValueError: they are not three numbers, of which a mean is not negative and a standard
-            deviation is positive.
+        ValueError: they are not three numbers, or a mean is negative, or a standard deviation is
+            not positive.
     """
     stated = {}
     for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
@@ -116,9 +117,9 @@ def state_pixels(
 
 
 def read_config_beside(path: str) -> dict[str, str]:
-    """Of the ``config.yaml`` in the folder of a file what is a setting, as texts by config key.
+    """Read the settings in the ``config.yaml`` next to a file, as strings by config key.
 
-    It is read as data: whatever a tag asks for, nothing is run.
+    It is read as plain data: no tag in it can run anything.
     """
     beside = os.path.join(os.path.dirname(path), CONFIG_BESIDE)
     if is_remote(path) or not os.path.isfile(beside):
@@ -142,7 +143,7 @@ def read_config_beside(path: str) -> dict[str, str]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Makes plain lists, dicts and texts of what has a tag that YAML itself does not know."""
+    """A loader that reads nodes with unknown tags as plain lists, dicts and strings."""
 
 
 def _construct_plainly(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
@@ -160,13 +161,16 @@ def _told_by_the_file(file: WeightsFile) -> dict[str, str]:
     known = file.model_config
     told = {key: known[key] for key in SETTINGS.values() if key in known}
     if told.get(NORM) in BATCH_NORMS:
-        del told[NORM]  # any of them is as good, unless the tensors tell otherwise
+        del told[NORM]  # any of them will do, unless the tensors need a certain one
     return from_header(file.header) or told
 
 
 def _zoo_convention(file: WeightsFile, weights: Tensors) -> Convention | None:
-    """That with which Detectron2's configs train: from FAIR's weights a ResNeXt, all else from
-    MSRA's. Some start from others or from nothing; their norms have statistics."""
+    """Get the convention of Detectron2's configs: FAIR's for a ResNeXt, MSRA's for all other
+    networks.
+
+    Some zoo models start from other weights or from scratch. Their norms have statistics.
+    """
     if file.author != MODEL_ZOO or find_norm(weights) != "FrozenBN":
         return None
     layer = weights.get("res2.0.conv2.weight")
@@ -175,7 +179,7 @@ def _zoo_convention(file: WeightsFile, weights: Tensors) -> Convention | None:
 
 
 def _pixels_of(file: WeightsFile) -> dict[str, str]:
-    """The pixels' mean and standard deviation, where they are among the tensors."""
+    """Get the mean and standard deviation of the pixels if they are among the tensors."""
     return {
         key: str([round(value, 4) for value in file.tensors[name].flatten().tolist()])
         for name, key in PIXELS.items()
@@ -186,14 +190,13 @@ def _pixels_of(file: WeightsFile) -> dict[str, str]:
 def _as_the_tensors_need(
     told: Mapping[str, str], weights: Tensors, rest: Tensors
 ) -> dict[str, str]:
-    """The settings without those that the network has no use for, and with the kinds of norm that
-    the tensors need."""
+    """Drop the settings that the network does not use, and add the norms that its tensors need."""
     norm, fpn_norm = told.get(NORM) or find_norm(weights), told.get("MODEL.FPN.NORM")
     settings = {key: told[key] for key in ALWAYS_NEEDED if key in told}
     if STRIDE in told and any(".conv3." in name for name in weights):
         settings[STRIDE] = told[STRIDE]
     has_neck = any(name.startswith("backbone.") for name in rest)
-    if rest and not has_neck and DILATION in told:  # where a detector has a choice
+    if rest and not has_neck and DILATION in told:  # a detector has a choice then
         settings[DILATION] = told[DILATION]
     if norm:
         settings[NORM] = norm

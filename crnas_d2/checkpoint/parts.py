@@ -1,4 +1,4 @@
-"""The parts of a model beside the stages of its backbone, each taken from a trained network or new."""
+"""The parts of a model other than the stages, each of which is taken from a trained network or new."""
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ logger = logging.getLogger(__name__)
 StateDict = dict[str, torch.Tensor]
 
 NECK = "neck"
-OUTPUTS = ", outputs of classes"  # behind the name of a part
+OUTPUTS = ", outputs of classes"  # appended to the name of a part
 LAYERS_BEFORE = {"roi_heads.box_predictor": "roi_heads.box_head"}
 ABSENT = "there is none"
 PART = re.compile(r"(backbone\.top_block|roi_heads\.\w+|\w+)\..+")
 
 
 def name_part(key: str) -> str:
-    """The part of a model, beside the stages of its backbone, that a tensor belongs to."""
+    """Get the part of a model, other than the stages of its backbone, that a tensor belongs to."""
     part = match[1] if (match := PART.fullmatch(key)) else key
     return NECK if part == "backbone" else part
 
 
 def take_parts(seed: SeedNetwork, model: nn.Module, names: tuple[str, ...]) -> StateDict:
-    """What a model has from a trained network beside the stages; the log has a line for each part.
+    """Take the parts of a model other than the stages from a trained network, and log each of them.
 
-    A part whose tensors all fit is taken; any other is new, as it is in the model. A pyramid may have
-    fewer levels than that of the network. Outputs of classes are a part of their own, which goes by
-    the classes' names and is new where the layers before are.
+    A part is taken if all of its tensors fit. Any other part is new and stays as it is in the
+    model. A pyramid may have fewer levels than that of the network. The outputs of classes are a
+    part of their own, which is matched by the names of the classes, and is new if the layers before
+    it are.
 
     Args:
-        seed: all of it that is not the backbone is looked at.
-        model: stays as it is.
-        names: of its classes; empty where they are not known.
+        seed: the trained network, of which all tensors outside of the backbone are considered.
+        model: the model, which is not changed.
+        names: names of its classes. Empty if they are unknown.
 
     Returns:
-        Tensors by the names of the model, without those that are new.
+        Tensors by their names in the model, without those that are new.
     """
     stages = tuple(f"{path}." for path in find_stages(model).values())
     of_classes = find_class_rows(model)
@@ -92,10 +93,12 @@ def take_parts(seed: SeedNetwork, model: nn.Module, names: tuple[str, ...]) -> S
 
 
 def _why_new(own: StateDict, there: StateDict, is_pyramid: bool) -> str:
-    """Why a part of a model cannot have the tensors of a file, or nothing.
+    """Explain why a part of a model cannot take the tensors of a file. Empty if it can.
 
     Args:
-        is_pyramid: whether it may be one of more levels that the file has.
+        own: tensors of the model.
+        there: tensors of the file.
+        is_pyramid: whether the file may have further levels.
     """
     own, there = without_counters(own), without_counters(there)
     misshapen = list_misshapen(there, own)
@@ -113,7 +116,7 @@ def _why_new(own: StateDict, there: StateDict, is_pyramid: bool) -> str:
 
 
 def list_misshapen(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> list[str]:
-    """The tensors of another shape than those of a model, with both shapes."""
+    """List the tensors whose shapes differ from those of a model, with both shapes."""
     return [
         f"{key} {tuple(tensor.shape)} for {tuple(own[key].shape)}"
         for key, tensor in given.items()

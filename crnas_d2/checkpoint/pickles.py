@@ -1,4 +1,4 @@
-"""Pickles of tensors and NumPy arrays, read without running anything that is in them.
+"""Reads pickles of tensors and NumPy arrays without running anything in them.
 
 ``torch.load`` takes this module as its ``pickle_module``.
 """
@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-# Classes that checkpoints have beside the weights, for what a training was. Of these, as of all
-# that is not needed for weights, no object is made: a stand-in takes their place.
+# Classes that describe a training and occur in checkpoints beside the weights. They are never
+# instantiated. Like everything that is not needed for weights, they are replaced by a stand-in.
 HARMLESS = {
     "argparse": {"Namespace"},
     "builtins": {
@@ -52,7 +52,7 @@ HARMLESS = {
     "uuid": {"UUID"},
     "yacs.config": {"CfgNode"},
 }
-# As newer and older versions of Python call them
+# Names in newer and older versions of Python
 HARMLESS["pathlib._local"] = HARMLESS["pathlib"]
 HARMLESS["__builtin__"] = HARMLESS["builtins"]
 HARMLESS["copy_reg"] = HARMLESS["copyreg"]
@@ -62,8 +62,8 @@ class ForeignClasses(pickle.UnpicklingError):
     """A pickle asks for classes or functions that could run code.
 
     Attributes:
-        names: of these, with their modules, in the order of the file.
-        content: what was read, with stand-ins for them; None if even that failed.
+        names: their names with the modules, in the order of the file.
+        content: what was read, with stand-ins in place of them. None if even that failed.
     """
 
     def __init__(self, names: list[str], content: Any):
@@ -75,8 +75,8 @@ class ForeignClasses(pickle.UnpicklingError):
 class Unpickler(pickle.Unpickler):
     """Reads plain containers, strings, numbers, tensors and NumPy arrays of any protocol.
 
-    Strings of Python 2 are taken as latin1, as Detectron2 takes them. Nothing that a pickle asks
-    for is imported or called: of what it has beside the weights, an inert stand-in takes the place.
+    Strings of Python 2 are decoded as latin1, as in Detectron2. Nothing that a pickle asks for is
+    imported or called: everything but the weights is replaced by an inert stand-in.
     """
 
     def __init__(self, file: BinaryIO, **kwargs: Any):
@@ -84,15 +84,16 @@ class Unpickler(pickle.Unpickler):
         self._foreign: dict[str, None] = {}
 
     def load(self) -> Any:
-        """
+        """Load the next object.
+
         Raises:
             ForeignClasses: the pickle asks for more than weights and :data:`HARMLESS`.
-            Exception: the file is no pickle, or a damaged one; see :class:`pickle.Unpickler`.
+            Exception: the file is not a pickle, or is damaged; see :class:`pickle.Unpickler`.
         """
         content = None
         try:
             content = super().load()
-        except Exception:  # a stand-in cannot do all that was expected of the class
+        except Exception:  # a stand-in cannot do everything that the class could
             if not self._foreign:
                 raise
         if self._foreign:
@@ -100,7 +101,7 @@ class Unpickler(pickle.Unpickler):
         return content
 
     def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy._core.", "numpy.core.")  # as NumPy 2 calls it
+        module = module.replace("numpy._core.", "numpy.core.")  # NumPy 2's name
         if (module, name) in _of_weights():
             return _of_weights()[module, name]
         if module == "torch" and isinstance(vars(torch).get(name), (torch.dtype, torch.qscheme)):
@@ -111,15 +112,15 @@ class Unpickler(pickle.Unpickler):
 
 
 def load(file: BinaryIO, **kwargs: Any) -> Any:
-    """The next object of a file; see :class:`Unpickler`."""
+    """Load the next object of a file; see :class:`Unpickler`."""
     return Unpickler(file).load()
 
 
 class _StandIn:
-    """Takes what a pickle gives to an object, and does nothing with it."""
+    """Accepts anything that a pickle does to an object, and ignores it."""
 
-    dtype = torch.uint8  # as a storage without a type of its own
-    dump_patches = False  # as a module of PyTorch 0.4 and older
+    dtype = torch.uint8  # like a storage without a type of its own
+    dump_patches = False  # like a module of PyTorch 0.4 and older
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
         return object.__new__(cls)
@@ -137,7 +138,7 @@ class _StandIn:
 
 
 class _Function:
-    """A function that no pickle can change."""
+    """A function whose attributes no pickle can change."""
 
     __slots__ = ("_call",)
 
@@ -178,14 +179,14 @@ def _rebuild_as_plain(rebuild: Callable, kind: Any, args: tuple, state: Any) -> 
 
 
 def _load_storage(content: bytes) -> Any:
-    """How pickle alone, without torch.save, writes tensors."""
+    """Load a storage that pickle, without torch.save, has written."""
     file = io.BytesIO(content)
     here = sys.modules[__name__]
     return torch.load(file, map_location="cpu", weights_only=False, pickle_module=here)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in protocols 0 to 2; other codecs could be anybody's code."""
+    """Encode bytes that Python 3 has written in protocols 0 to 2. Other codecs could run any code."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"it asks for the codec {encoding!r}; expected 'latin1'")
     return codecs.encode(text, "latin1")

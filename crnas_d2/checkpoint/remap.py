@@ -1,4 +1,4 @@
-"""A trained network's weights in one of another depth, width or dilation (Fang et al., 2020)."""
+"""Remaps a trained network's weights to another depth, width or dilation (Fang et al., 2020)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHOICE_LAYERS = {"basic": "conv2", "bottleneck": "conv2", "inverted residual": "
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a seed network and its target must have in common."""
+    """The properties that a seed network and its target must have in common."""
 
     family: str
     block: str
@@ -50,13 +50,14 @@ def remap_backbone(
     """Fill a network or a supernet with the weights of a trained one of the same family.
 
     The rules are those of Fast Neural Network Adaptation (Fang et al., 2020). In each stage, block
-    i takes all tensors of block min(i, l - 1) of the seed network, which has l blocks there, so
-    that a shorter stage keeps the first blocks. Block 0, of other shapes, fills no other: behind a
-    stage of one block the rest is left as it is. Of wider layers the first channels are taken;
-    inside a bottleneck of a ResNeXt, which keeps its number of groups, the first ones of each
-    group. A dilated convolution takes the weights of the plain one. In a stage supernet each branch
-    of n blocks is filled as a stage of n blocks, and blocks that the choices share as a stage of all
-    of them; in a dilation supernet each candidate is filled as the 3x3 convolution itself.
+    i takes all tensors of block min(i, l - 1) of the seed network, which has l blocks there, so a
+    shorter stage keeps the first blocks. Block 0 has other shapes and fills no other block: after a
+    stage with a single block, the rest is left as it is. Wider layers contribute their first
+    channels or, inside a bottleneck of a ResNeXt, which keeps its number of groups, the first ones
+    of each group. A dilated convolution takes the weights of the plain one. In a stage supernet,
+    each branch of n blocks is filled like a stage of n blocks, and blocks that the choices share
+    like a stage of all of them. In a dilation supernet, each candidate is filled like the 3x3
+    convolution itself.
 
     .. code-block:: python
 
@@ -67,25 +68,26 @@ def remap_backbone(
     Args:
         seed: state dict of a :class:`CRResNet` or :class:`CRMobileNetV2`, see
             :func:`read_seed_network`.
-        target: one of these, a :class:`StageSupernet` or a :class:`DilationSupernet`, alone or in a
-            whole detector, of C4 with its res5 in the RoI heads. It stays as it is.
+        target: one of these, a :class:`StageSupernet` or a :class:`DilationSupernet`, by itself or
+            in a whole detector, which may be a C4 detector with res5 in the RoI heads. It is not
+            changed.
         function_preserving: set weight and bias of the last norm to zero in the blocks that a stage
-            has more than in the seed network. They are then the identity, so that without cuts,
-            dropped blocks and other dilations the target computes what the seed network does. A
-            frozen norm could never get away from that: there its convolution, its mean and its
-            bias are zero.
-        interpolate_dilated: give a dilated convolution, instead of the weights as they are, those
-            that do to an input what the plain ones do wherever it is bilinear between the places
-            that are sampled. The seed's own convolutions are taken to be plain.
+            has in addition to those of the seed network. They are then the identity, so that
+            without cuts, dropped blocks and other dilations the target computes the same function
+            as the seed network. As a frozen norm could never recover from that, the weights of its
+            convolution, its mean and its bias are set to zero instead.
+        interpolate_dilated: give a dilated convolution weights with which it responds like the
+            plain one wherever its input is bilinear between the sampled places, instead of the
+            plain weights. The seed's own convolutions are taken to be plain.
 
     Returns:
         The state dict of the target's stages, without a classifier's layer and the counters
-        ``num_batches_tracked``, in memory of its own; and what each tensor comes from. Tensors that
-        the seed network has nothing for have the values that they have in ``target``.
+        ``num_batches_tracked``, in its own memory, and a report on the origin of each tensor.
+        Tensors for which the seed network has no counterpart keep their values in ``target``.
 
     Raises:
-        ValueError: the two are of another family, block, number of groups or kind of norm, the
-            target is wider, the seed is a supernet, or a tensor is missing in it.
+        ValueError: the two differ in family, block, number of groups or kind of norm, the target is
+            wider, the seed is a supernet, or it lacks a tensor.
     """
     check_one_network("the seed network", seed)
     stages = nn.ModuleDict(
@@ -119,7 +121,8 @@ def remap_backbone(
             weights[name].copy_(cut)
             is_cut = source.shape != tensor.shape
             origin = Origin(origin.how, origin.source, is_cut, name in dilations)
-        elif origin.source.startswith("res2.0.shortcut."):  # where its channels stay the same
+        # absent if the number of channels stays the same
+        elif origin.source.startswith("res2.0.shortcut."):
             weights[name], origin = tensor.clone(), Origin("initialised")
         else:
             raise ValueError(f"the seed network has no tensor {origin.source}")
@@ -129,9 +132,10 @@ def remap_backbone(
 
 
 def check_one_network(what: str, names: Iterable[str]) -> None:
-    """
+    """Check that tensors belong to a single network.
+
     Raises:
-        ValueError: among the names of tensors are those of a supernet's candidates.
+        ValueError: some of the names belong to a supernet's candidates.
     """
     if any(OF_A_CANDIDATE.search(name) for name in names):
         raise ValueError(
@@ -140,14 +144,14 @@ def check_one_network(what: str, names: Iterable[str]) -> None:
 
 
 def find_stages(model: nn.Module) -> dict[str, str]:
-    """Where the stages of a network or supernet are in a model: the names of their modules.
+    """Find the module names of the stages of a network or supernet in a model.
 
     Args:
-        model: the network itself, or one that has it inside, such as a detector. Of C4, where res5
-            lies in the RoI heads, that is among the stages.
+        model: the network itself, or a model that contains it, such as a detector. The res5 in the
+            RoI heads of a C4 detector is one of the stages.
 
     Raises:
-        ValueError: there is no network of this project in it.
+        ValueError: the model has no network of this project.
     """
     backbone = find_backbone(model)
     if backbone is None:
@@ -165,7 +169,7 @@ def find_stages(model: nn.Module) -> dict[str, str]:
 
 
 def find_backbone(model: nn.Module) -> nn.Module | None:
-    """The network or supernet of this project in a model, which may be it itself."""
+    """Find the network or supernet of this project in a model, which may be the model itself."""
     kinds = (CRResNet, CRMobileNetV2, Supernet)
     return next((module for module in model.modules() if isinstance(module, kinds)), None)
 
@@ -209,7 +213,7 @@ def _count_blocks(seed: Mapping[str, torch.Tensor]) -> Counter[str]:
 
 
 def _trace(name: str, depths: Mapping[str, int]) -> Origin:
-    """What the rules say of a tensor of the target, whatever its shape."""
+    """Get the origin of a tensor of the target by the rules, regardless of its shape."""
     name = OF_A_CANDIDATE.sub("", name)
     match = IN_A_BLOCK.fullmatch(name)
     if match is None:
@@ -223,7 +227,7 @@ def _trace(name: str, depths: Mapping[str, int]) -> Origin:
 
 
 def _zeroed_tensors(stages: nn.Module, depths: Mapping[str, int], kind: _Kind) -> set[str]:
-    """Those that make the identity of the blocks that a stage has more."""
+    """Get the tensors that turn the additional blocks of a stage into the identity."""
     names = set()
     for layer, module in stages.named_modules():
         match = IN_A_BLOCK.fullmatch(f"{OF_A_CANDIDATE.sub('', layer)}.norm")
@@ -239,7 +243,7 @@ def _zeroed_tensors(stages: nn.Module, depths: Mapping[str, int], kind: _Kind) -
 
 
 def _find_dilations(target: nn.Module, stages: nn.Module, kind: _Kind) -> dict[str, int]:
-    """The dilations above 1 of the operation code, by the name of the convolution's weight."""
+    """Get the dilations above 1 in the operation code, by the name of the convolution's weight."""
     layer = CHOICE_LAYERS[kind.block]
     backbone = find_backbone(target)
     if isinstance(backbone, Supernet):
@@ -259,15 +263,18 @@ def _find_dilations(target: nn.Module, stages: nn.Module, kind: _Kind) -> dict[s
 
 
 def _interpolate(kernel: torch.Tensor, dilation: int) -> torch.Tensor:
-    """Each weight, shared among the sampled places beside its own by their nearness."""
+    """Distribute each weight among the sampled places around its own, by bilinear interpolation."""
     near = 1 / dilation
     shares = kernel.new_tensor([[near, 0, 0], [1 - near, 1, 1 - near], [0, 0, near]])
     return shares @ kernel @ shares.T
 
 
 def _cut(tensor: torch.Tensor, shape: torch.Size, name: str, num_groups: int) -> torch.Tensor:
-    """The first output and input channels. Those between the 1x1 convolutions of a ResNeXt lie in
-    groups, each of which keeps its first ones."""
+    """Cut a tensor to its first output and input channels.
+
+    The channels between the 1x1 convolutions of a ResNeXt lie in groups, each of which keeps its
+    first ones.
+    """
     if (
         tensor.dim() != len(shape)
         or tensor.shape[2:] != shape[2:]

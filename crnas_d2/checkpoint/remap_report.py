@@ -1,4 +1,4 @@
-"""What a remapped network takes from where, as a table and in words."""
+"""A report on the origin of the weights of a remapped network."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ IN_A_BLOCK = re.compile(r"(?P<stage>\w+)\.(?P<block>\d+)\.(?P<layer>\w+)\.(?P<re
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a tensor of the target comes from.
+    """The origin of a tensor of the target.
 
     Attributes:
-        how: "copied" from the block of the same number, "repeated" from the stage's last block,
-            "zeroed" to preserve the function, or "initialised", which is left as it was.
-        source: its name in the seed network; None if it has none.
-        is_cut: whether it has fewer channels than there.
+        how: "copied" from the block with the same number, "repeated" from the stage's last block,
+            "zeroed" to preserve the function, or "initialised", which means left as it was.
+        source: name in the seed network. None if it has none.
+        is_cut: whether it has fewer channels than its source.
         is_dilated: whether it is the weight of a convolution that the operation code dilates.
     """
 
@@ -38,22 +38,22 @@ class Origin:
 
 @dataclass(frozen=True)
 class RemapReport:
-    """What :func:`remap_backbone` did. Its text is a table.
+    """A report of :func:`remap_backbone`. Its string is a table.
 
     Attributes:
-        origins: of every tensor of the target, by name.
-        unused: tensors of the seed network that are nowhere in the target.
+        origins: origin of every tensor of the target, by name.
+        unused: tensors of the seed network that are not used in the target.
     """
 
     origins: Mapping[str, Origin]
     unused: tuple[str, ...]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A summary for each stage, and in a stage supernet for each branch.
+        """Summarize each stage, and each branch of a stage supernet.
 
-        Each has "part" (the name of the module), "seed_blocks" (for each block the one that it was
-        filled from, or None), the number of tensors for each way in :class:`Origin`, and "cut" (how
-        many of them are cut).
+        A row has "part" (the name of the module), "seed_blocks" (for each block the one that it was
+        filled from, or None), the number of tensors for each value of ``how`` in :class:`Origin`,
+        and "cut" (the number of tensors that are cut).
         """
         rows: dict[str, dict[str, Any]] = {}
         for name, origin in self.origins.items():
@@ -75,7 +75,7 @@ class RemapReport:
         ]
 
     def changes(self) -> dict[str, str]:
-        """What is not as in the seed network, in words, by the name of the stage."""
+        """Describe the differences from the seed network, by the name of the stage."""
         notes: dict[str, Counter[str]] = {}
         for name, origin in self.origins.items():
             stage = notes.setdefault(name.partition(".")[0], Counter())
@@ -100,14 +100,14 @@ class RemapReport:
         return f"{table}\n\nnot used of the seed network: {self._format_unused()}"
 
     def metadata(self) -> dict[str, str]:
-        """For the header of a file: the rows and the unused tensors, as JSON."""
+        """Get the rows and the unused tensors as JSON, for the header of a file."""
         return {"remap": json.dumps({"parts": self.rows(), "unused": self.unused})}
 
     def _format_unused(self) -> str:
         return ", ".join(self._unused_places()) or "nothing"
 
     def _unused_places(self) -> list[str]:
-        """Blocks of which nothing is used, and layers of others."""
+        """List blocks that are not used at all, and unused layers of other blocks."""
         used = {_place(origin.source) for origin in self.origins.values() if origin.source}
         unused = [
             _place(name) if _place(name) not in used else name.rpartition(".")[0]
@@ -117,12 +117,14 @@ class RemapReport:
 
 
 def describe_frozen(changes: Mapping[str, str], family: str, freeze_at: int) -> str:
-    """Which stages were changed and would be frozen, and the key that avoids it; or nothing.
+    """Describe the changed stages that would be frozen, and the config value that avoids it.
+
+    The result is empty if there are none.
 
     Args:
-        changes: of :meth:`RemapReport.changes`.
-        family: as in ``MODEL.CR.FAMILY``.
-        freeze_at: ``MODEL.BACKBONE.FREEZE_AT``.
+        changes: result of :meth:`RemapReport.changes`.
+        family: family of the network, as in ``MODEL.CR.FAMILY``.
+        freeze_at: value of ``MODEL.BACKBONE.FREEZE_AT``.
     """
     stages = {"resnet": ResNetStages, "mobilenetv2": MobileNetV2Stages}[family]
     frozen, resolution, best = [], 0, None
@@ -147,7 +149,7 @@ def _place(name: str) -> str:
 
 
 def _format_blocks(sources: list[int | None]) -> str:
-    """Such as "0-2, 2 x 4", for block 2 that fills the four behind it too."""
+    """Format blocks as in "0-2, 2 x 4", if block 2 fills the four after it too."""
     copied = [block for block, source in enumerate(sources) if source == block]
     repeated = [source for block, source in enumerate(sources) if source not in (None, block)]
     runs = [str(copied[0]) if len(copied) == 1 else f"0-{copied[-1]}"] if copied else []

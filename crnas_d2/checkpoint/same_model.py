@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of the model that a config describes."""
+"""Checks that a checkpoint belongs to the model that a config describes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ModelConfig = Mapping[str, str]  # the entry "model_config" of a checkpoint
 
 BUILDER = "MODEL.BACKBONE.NAME"
 SHARE_BLOCKS = "MODEL.SUPERNET.SHARE_BLOCKS"  # of a stage supernet
-# Beside the codes and the choices: what shapes a network's tensors, and what they mean
+# Keys other than the codes and choices that determine a network's tensors or their meaning
 NETWORK_KEYS = (
     "MODEL.META_ARCHITECTURE",
     BUILDER,
@@ -40,8 +40,10 @@ NETWORK_KEYS = (
 
 
 def flatten_model_config(cfg: CfgNode) -> dict[str, str]:
-    """All keys below ``cfg.MODEL`` with their values, less those that are no part of the model: where
-    it runs and how it starts; and the order of the channels that it is given."""
+    """Flatten ``cfg.MODEL`` without the keys of where the model runs and how it starts.
+
+    ``INPUT.FORMAT``, the order of the channels, is added.
+    """
     flat = {**flatten_config(cfg.MODEL, "MODEL."), "INPUT.FORMAT": str(cfg.INPUT.FORMAT)}
     not_of_it = ("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.INIT.")
     return {key: value for key, value in flat.items() if not key.startswith(not_of_it)}
@@ -50,18 +52,18 @@ def flatten_model_config(cfg: CfgNode) -> dict[str, str]:
 def check_same_model(
     cfg: CfgNode, saved: ModelConfig, filename: str, below: str | tuple[str, ...] = ""
 ) -> None:
-    """Refuse to go on with the checkpoint of a model of which anything is different that changes
-    the weights.
+    """Refuse to resume from a checkpoint of a model that differs in anything that affects the
+    weights.
 
     Args:
         cfg: the config in use.
-        saved: of the checkpoint. Keys that it does not have are not compared, nor are names of
-            classes where either has none.
-        filename: of the checkpoint, for the message.
-        below: compare the keys that start so, or with one of these.
+        saved: config values in the checkpoint. Keys that it lacks are not compared, nor are names
+            of classes if one of the two has none.
+        filename: name of the checkpoint, for the message.
+        below: prefix or prefixes of the keys to compare.
 
     Raises:
-        ValueError: a key has another value; the message shows both.
+        ValueError: a key has another value. The message shows both.
     """
     _refuse(list_changes(flatten_model_config(cfg), saved, below), filename)
 
@@ -69,10 +71,10 @@ def check_same_model(
 def check_same_network(cfg: CfgNode, saved: ModelConfig, filename: str) -> None:
     """Refuse to evaluate the weights of another network, as :func:`check_same_model` does.
 
-    What an evaluation may change is not compared, such as thresholds or the kind of norm, nor what
-    :func:`check_settings` compares. A supernet may have fewer choices than the one that was trained,
-    and the weights of a supernet may serve a network of its space. The classes may stand in another
-    order, see :func:`match_class_rows`.
+    Anything that an evaluation may change is not compared, such as thresholds or the kind of norm,
+    nor what :func:`check_settings` compares. A supernet may have fewer choices than the one that
+    was trained, and the weights of a supernet may be used for a network of its space. The classes
+    may be in another order, see :func:`match_class_rows`.
     """
     used = flatten_model_config(cfg)
     inherits = supernet_kind(saved.get(BUILDER, "")) and not supernet_kind(used[BUILDER])
@@ -85,8 +87,10 @@ def check_same_network(cfg: CfgNode, saved: ModelConfig, filename: str) -> None:
 
 
 def list_changes(used: ModelConfig, saved: ModelConfig, below: str | tuple[str, ...]) -> list[str]:
-    """The keys that start so, or with one of these, change the weights that a training gives, and
-    have another value in a checkpoint; with both values."""
+    """List the keys with a prefix that affect the trained weights and differ from a checkpoint.
+
+    Each is shown with both values.
+    """
     changed = [
         key
         for key in _changed_keys(used, saved)
@@ -105,8 +109,11 @@ def _changed_keys(used: ModelConfig, saved: ModelConfig) -> list[str]:
 
 
 def _normal(key: str, value: str) -> str:
-    """The text of a value, tuples in it written as lists, as in a dumped config, a builder by the name
-    that it has today, and no dilation as no operation code."""
+    """Normalize the string of a value.
+
+    Tuples are written as lists, as in a dumped config, a builder has its current name, and an
+    operation code without dilation is empty.
+    """
     if key == "MODEL.CR.OPERATION_CODE" and not any(ast.literal_eval(value)):
         return "[]"
     return without_family(re.sub(r",?\)", "]", value.replace("(", "[")))
@@ -142,16 +149,17 @@ def _refuse(changed: list[str], filename: str) -> None:
 
 
 def _network(flat: ModelConfig, plain: bool = False) -> dict[str, str]:
-    """The keys of a network; equal networks have equal ones.
+    """Get the keys of a network, which are equal for equal networks.
 
     Args:
-        plain: of the networks of a supernet, for itself.
+        flat: flat config.
+        plain: describe a single network of a supernet instead of the supernet.
     """
     network = {key: flat[key] for key in NETWORK_KEYS if key in flat}
     name = flat.get(BUILDER, "")
     if plain:
         name = without_supernet(name)
-    if name in BACKBONE_REGISTRY:  # under several names, perhaps
+    if name in BACKBONE_REGISTRY:  # it may have several names
         network[BUILDER] = without_family(BACKBONE_REGISTRY.get(name).__name__)
     if network.get("MODEL.CR.FAMILY") != "resnet":
         network.pop("MODEL.CR.BLOCK", None)
@@ -167,7 +175,7 @@ def _network(flat: ModelConfig, plain: bool = False) -> dict[str, str]:
 
 
 def _lacking_choices(used: ModelConfig, saved: ModelConfig) -> list[str]:
-    """The key of what a supernet may choose, where the one that was trained does not have all of it."""
+    """Get the key of a supernet's choices if the trained one lacks some of them."""
     kind = {"stage": "STAGE_CHOICES", "dilation": "OPERATIONS"}.get(supernet_kind(used[BUILDER]))
     key = f"MODEL.SUPERNET.{kind}"
     if key not in saved:

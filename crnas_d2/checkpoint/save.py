@@ -1,4 +1,4 @@
-"""Networks as safetensors files that ``MODEL.WEIGHTS`` takes, with what they need in the header."""
+"""Writes networks to safetensors files for ``MODEL.WEIGHTS``, with their settings in the header."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def check_output(path: str, overwrite: bool, inputs: Iterable[str]) -> None:
     """Check before any work that a network can be written.
 
     Args:
-        path: of a local file ``*.safetensors``.
-        overwrite: replace a file that is there.
-        inputs: what the command reads, which is never replaced.
+        path: path of a local file ``*.safetensors``.
+        overwrite: whether an existing file may be replaced.
+        inputs: inputs of the command, which are never replaced.
 
     Raises:
-        FileExistsError: there is a file, and it may not be replaced.
-        FileNotFoundError: there is no such folder.
-        ValueError: the path is another, or that of an input.
+        FileExistsError: the file exists and may not be replaced.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the path is of another kind, or is that of an input.
     """
     if is_remote(path) or not path.endswith(".safetensors"):
         raise ValueError(f"output {path}: expected a local file *.safetensors")
@@ -42,19 +42,18 @@ def check_output(path: str, overwrite: bool, inputs: Iterable[str]) -> None:
 def save_network(
     path: str, seed: SeedNetwork, report: RemapReport | None = None
 ) -> dict[str, torch.Tensor]:
-    """Write a network, whole or not at all: a backbone alone, or with the neck and heads that are
-    there, by Detectron2's names.
+    """Write a network atomically, as a backbone alone, or with its neck and heads if it has any.
 
-    The header has the settings that the weights need, and the codes and the names of the classes as
-    far as they are known.
+    The names are Detectron2's. The header has the settings that the weights need, and the codes and
+    the names of the classes as far as they are known.
 
     Args:
-        path: a local file; one that is there is replaced.
+        path: a local file, which is replaced if it exists.
         seed: the network.
-        report: of a remapped network, see :func:`remap_seed`.
+        report: report on a remapped network, see :func:`remap_seed`.
 
     Returns:
-        The tensors of the file. The counters of norms are not among them.
+        The tensors of the file, which do not include the counters of norms.
     """
     rest = seed.rest
     header = {
@@ -79,7 +78,7 @@ def save_network(
 
 
 def _place(name: str, rest: Iterable[str]) -> str:
-    """What a model calls a tensor of its backbone, told by what it has beside."""
+    """Get the name of a backbone's tensor in a model, inferred from the other parts of the model."""
 
     def has(start: str) -> bool:
         return any(key.startswith(start) for key in rest)
@@ -89,5 +88,5 @@ def _place(name: str, rest: Iterable[str]) -> str:
     if has("backbone."):
         return f"backbone.bottom_up.{name}"
     if name.startswith("res5.") and has("roi_heads.") and not has("roi_heads.box_head."):
-        return f"roi_heads.{name}"  # of a C4 detector
+        return f"roi_heads.{name}"  # in a C4 detector
     return f"backbone.{name}"

@@ -1,4 +1,4 @@
-"""A trained network whose weights are put into others, and the files that it comes in."""
+"""A trained network whose weights are put into others, and how it is read from files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .origin import MODEL_ZOO, check_is_told, find_settings, state_pixels, tells
 from .remap import check_one_network
 from .weights_file import WeightsFile, read_weights_file
 
-# What is derived from a config, and is none of a model's tensors
+# Buffers that are derived from a config and are not weights
 DERIVED = re.compile(r"pixel_(mean|std)|(.+\.)?anchor_generator\..+")
 
 
@@ -37,19 +37,19 @@ class SeedNetwork:
     """A trained final network.
 
     Attributes:
-        name: of its file.
-        sha256: of its file, in hexadecimal.
-        weights: by the names of :class:`CRResNet` or :class:`CRMobileNetV2`.
-        family: as in ``MODEL.CR.FAMILY``.
-        settings: the values that the weights need, as texts by config key, as far as they are known;
-            see :func:`find_settings`.
-        rest: of a detector, all tensors outside of the backbone, by Detectron2's names, such as
-            "backbone.fpn_lateral2.weight" and "roi_heads.box_predictor.cls_score.weight"; of a
-            classifier of this project, its last layer.
-        class_names: of a detector, in the order of its outputs; empty where they are not known.
-        source: whose weights they are.
-        dropped: keys of the file that have no part in a model.
-        architecture: its codes; None where the file does not tell them.
+        name: name of its file.
+        sha256: SHA-256 of its file, in hexadecimal.
+        weights: tensors by the names of :class:`CRResNet` or :class:`CRMobileNetV2`.
+        family: family of the network, as in ``MODEL.CR.FAMILY``.
+        settings: config values that the weights need, as strings by config key, as far as they are
+            known; see :func:`find_settings`.
+        rest: all tensors of a detector outside of the backbone, by Detectron2's names, such as
+            "backbone.fpn_lateral2.weight" and "roi_heads.box_predictor.cls_score.weight"; or the
+            last layer of a classifier of this project.
+        class_names: names of a detector's classes, in the order of its outputs. Empty if unknown.
+        source: origin of the weights.
+        dropped: keys of the file that belong to no part of a model.
+        architecture: its codes. None if the file does not have them.
     """
 
     name: str
@@ -64,10 +64,10 @@ class SeedNetwork:
     architecture: Architecture | None = None
 
     def build(self, stage_code: Sequence[int], operation_code: Sequence[int] = ()) -> Backbone:
-        """A network of this one's widths and norms with other codes, and fresh weights.
+        """Build a network with the widths and norms of this one, other codes, and fresh weights.
 
         Raises:
-            ValueError: the codes are of another family, or this network is not a whole one.
+            ValueError: the codes belong to another family, or this network is incomplete.
         """
         architecture = Architecture.of_family(self.family, stage_code, operation_code)
         return self.describe().build(
@@ -75,10 +75,10 @@ class SeedNetwork:
         )
 
     def rebuild(self) -> Backbone:
-        """This network itself, in evaluation mode.
+        """Build this network itself, in evaluation mode.
 
         Raises:
-            ValueError: its codes are not known, or tensors of it are missing.
+            ValueError: its codes are unknown, or some of its tensors are missing.
         """
         if self.architecture is None:
             raise ValueError(f"{self.name} does not tell its stage code and operation code")
@@ -90,10 +90,10 @@ class SeedNetwork:
         return network.eval()
 
     def describe(self) -> Description:
-        """Which network it is.
+        """Describe the network.
 
         Raises:
-            ValueError: it is not a whole one.
+            ValueError: it is incomplete.
         """
         arguments = infer_arguments(self.family, _shapes(self.weights))
         if self.architecture is not None and any(self.architecture.operation_code):
@@ -112,21 +112,21 @@ def read_seed_network(
     pixel_mean: Sequence[float] | None = None,
     pixel_std: Sequence[float] | None = None,
 ) -> SeedNetwork:
-    """Read a trained network of the families here.
+    """Read a trained network of a supported family.
 
     Args:
-        path: a detector of Detectron2, a checkpoint of this project, a file of
-            ``crnas convert`` or ``crnas remap``, or a classifier of torchvision, timm or Caffe2. Of any
-            kind that ``PathManager`` knows; nothing in it is run.
-        source: whose weights they are, a key of ``CONVENTIONS``, where the file does not tell.
+        path: a detector of Detectron2, a checkpoint of this project, a file of ``crnas convert`` or
+            ``crnas remap``, or a classifier of torchvision, timm or Caffe2, at any path that
+            ``PathManager`` supports. Nothing in it is run.
+        source: origin of the weights, a key of ``CONVENTIONS``, if the file does not record it.
         prefix: see :func:`read_weights_file`.
-        pixel_mean, pixel_std: with which the network was trained, where they are not those that its
-            source usually takes; three numbers of the scale 0 to 255, in the order of the channels.
+        pixel_mean, pixel_std: three numbers on the scale 0 to 255, in the order of the channels, if
+            the network was not trained with those that its source usually uses.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds no such network, nothing tells whose it is, or a source is
-            given for one of ours.
+        ValueError: the file is damaged, holds no such network, its origin is unknown, or a source
+            is given for one of ours.
     """
     file = read_weights_file(path, prefix)
     if source is not None and tells_settings(file):
@@ -143,13 +143,13 @@ def read_seed_network(
 
 @dataclass(frozen=True)
 class Facts:
-    """What set-up has to know of a file of weights.
+    """The facts about a file of weights that setup needs.
 
     Attributes:
-        network: which may be a supernet of this project; its tensors are shapes alone, on the meta
+        network: the network, which may be a supernet of this project, with its tensors on the meta
             device.
-        model_config: as in :class:`WeightsFile`; of other files the keys of the classes, where
-            their names are known.
+        model_config: as in :class:`WeightsFile`. For other files, the keys of the classes if their
+            names are known.
     """
 
     network: SeedNetwork
@@ -157,10 +157,9 @@ class Facts:
 
 
 def read_facts(path: str, source: str | None = None, prefix: str = "") -> Facts:
-    """Read them; once, as long as the file does not change.
+    """Read the facts about a file, which are cached as long as it does not change.
 
-    Args, Raises:
-        See :func:`read_seed_network`.
+    The arguments and errors are those of :func:`read_seed_network`.
     """
     modified = 0 if is_remote(path) or not os.path.isfile(path) else os.stat(path).st_mtime_ns
     return _read_facts(path, source, prefix, modified)
@@ -176,14 +175,16 @@ def _read_facts(path: str, source: str | None, prefix: str, modified: int) -> Fa
 
 
 def is_of_this_project(file: WeightsFile) -> bool:
-    """Whether it says so: a checkpoint, or what the tools here write."""
+    """Whether a file is marked as a checkpoint or a tool's output of this project."""
     formats = (BACKBONE_FORMAT, MODEL_FORMAT)
     return bool(file.model_config) or file.header.get("format") in formats
 
 
 def identify(file: WeightsFile, source: str | None) -> SeedNetwork:
-    """The network in a file, which may be a supernet of this project; without the file's SHA-256. A
-    source is made use of where the file does not tell its settings."""
+    """Get the network in a file, which may be a supernet of this project, without its SHA-256.
+
+    ``source`` is used if the file does not have its settings.
+    """
     prefix = _find_prefix(file.tensors)
     is_headed = file.header.get("format") == BACKBONE_FORMAT
     if prefix is None or (
@@ -222,7 +223,7 @@ def identify(file: WeightsFile, source: str | None) -> SeedNetwork:
 
 
 def _translate(file: WeightsFile, source: str | None) -> SeedNetwork:
-    """A network in another project's names."""
+    """Convert a network with another project's names."""
     check_is_known(file)
     try:
         weights, description = convert(file.tensors, source)
@@ -244,7 +245,7 @@ def _translate(file: WeightsFile, source: str | None) -> SeedNetwork:
 def _find_architecture(
     file: WeightsFile, family: str, weights: Mapping[str, torch.Tensor]
 ) -> Architecture | None:
-    """The codes of a network with the names of this project, as far as the file tells them."""
+    """Get the codes of a network with the names of this project, as far as the file has them."""
     config, header = file.model_config, file.header
     if supernet_kind(config.get("MODEL.BACKBONE.NAME", "")):
         return None
@@ -252,7 +253,7 @@ def _find_architecture(
         try:
             stage_code = infer_arguments(family, _shapes(weights))["stage_code"]
             return Architecture.of_family(family, stage_code)
-        except ValueError:  # it is no whole network
+        except ValueError:  # the network is incomplete
             return None
     codes = [
         ast.literal_eval(
@@ -264,9 +265,10 @@ def _find_architecture(
 
 
 def _check_network(path: str, seed: SeedNetwork) -> None:
-    """
+    """Check that a network belongs to a supported family.
+
     Raises:
-        ValueError: it is none of the families here.
+        ValueError: it does not.
     """
     shapes = without_counters(_shapes(seed.weights))
     try:
@@ -283,7 +285,7 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _count_classes(rest: Mapping[str, torch.Tensor]) -> int:
-    """Classes of a detector, by Detectron2's names."""
+    """Count the classes of a detector, by Detectron2's names."""
     if "head.bbox_pred.weight" in rest:
         return 4 * len(rest["head.cls_score.weight"]) // len(rest["head.bbox_pred.weight"])
     for predictor in ("box_predictor", "box_predictor.0"):
@@ -293,13 +295,13 @@ def _count_classes(rest: Mapping[str, torch.Tensor]) -> int:
 
 
 def _is_of_the_backbone(key: str, prefix: str) -> bool:
-    """Whether it is a tensor of the bottom-up network, or of a C4 detector's last stage."""
+    """Whether a tensor belongs to the bottom-up network, or to a C4 detector's last stage."""
     stage = re.escape(prefix) + r"(stem|res\d|c\d+|pool)\."
     return key.startswith(RES5_IN_HEADS) or re.match(stage, key) is not None
 
 
 def _find_prefix(keys: Iterable[str]) -> str | None:
-    """What stands before the names of the backbone; None where these are not ours."""
+    """Find the prefix of the backbone's names. None if these are not the names of this project."""
     for prefix in BACKBONE_PREFIXES:
         if any(key.startswith((f"{prefix}res2.", f"{prefix}c16.")) for key in keys):
             return prefix

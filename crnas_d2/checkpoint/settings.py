@@ -1,4 +1,4 @@
-"""What weights need of a config beside the shapes of their network, and whether a config has it."""
+"""Settings that weights need apart from the shapes of their network, and checks of configs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..modeling.builder_names import neck_of
 
 logger = logging.getLogger(__name__)
 
-# The keys of what weights need, by the name in the header of a file
+# Keys of the settings, by their names in the header of a file
 SETTINGS = {
     "input_format": "INPUT.FORMAT",
     "pixel_mean": "MODEL.PIXEL_MEAN",
@@ -27,19 +27,20 @@ SETTINGS = {
     "norm": "MODEL.RESNETS.NORM",
     "fpn_norm": "MODEL.FPN.NORM",
 }
-MODES = ("check", "take", "ignore")  # of MODEL.INIT.SETTINGS
-# Of the same tensors
+MODES = ("check", "take", "ignore")  # values of MODEL.INIT.SETTINGS
+# Norms with the same tensors
 BATCH_NORMS = ("BN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N", "nnSyncBN", "FrozenBN")
-CLOSE = 1e-3  # relative; means and stds are written with more or fewer digits
+CLOSE = 1e-3  # relative tolerance, as means and stds are written with more or fewer digits
 
 
 def check_settings(settings: Mapping[str, str], cfg: CfgNode, name: str) -> None:
-    """Refuse a config of which weights would compute something else than they were trained to.
+    """Refuse a config with which weights would not compute what they were trained to compute.
 
     Args:
-        settings: what the weights need, as texts by config key.
-        cfg: with ``MODEL.INIT.SETTINGS`` "ignore" it is a warning instead of an error.
-        name: of the weights, for the message.
+        settings: config values that the weights need, as strings by config key.
+        cfg: the config. If ``MODEL.INIT.SETTINGS`` is "ignore", there is a warning instead of an
+            error.
+        name: name of the weights, for the message.
 
     Raises:
         ValueError: a key has another value. The message has both, and what to add.
@@ -61,14 +62,14 @@ def check_settings(settings: Mapping[str, str], cfg: CfgNode, name: str) -> None
 
 
 def take_settings(settings: Mapping[str, str], cfg: CfgNode, name: str) -> list[str]:
-    """Put what weights need into a config, in place.
+    """Apply the settings that weights need to a config, in place.
 
     Args:
         settings, name: see :func:`check_settings`.
-        cfg: not frozen.
+        cfg: an unfrozen config.
 
     Returns:
-        A sentence for each key that has another value now.
+        A sentence for each key whose value has changed.
     """
     wanted, flat = find_contradictions(settings, cfg), flatten_config(cfg)
     for key, value in wanted.items():
@@ -77,7 +78,7 @@ def take_settings(settings: Mapping[str, str], cfg: CfgNode, name: str) -> list[
 
 
 def find_contradictions(settings: Mapping[str, str], cfg: CfgNode) -> dict[str, str]:
-    """The settings that have another value in a config, as far as its model has a use for them."""
+    """Get the settings that differ from a config, as far as its model uses them."""
     flat = flatten_config(cfg)
     return {
         key: value
@@ -87,36 +88,36 @@ def find_contradictions(settings: Mapping[str, str], cfg: CfgNode) -> dict[str, 
 
 
 def as_command(settings: Mapping[str, str]) -> str:
-    """Keys and values as they stand behind a command."""
+    """Format keys and values as command-line arguments."""
     return " ".join(f"{key} {shlex.quote(value)}" for key, value in settings.items())
 
 
 def as_yaml(settings: Mapping[str, str]) -> str:
-    """Keys and values as they stand in a config file, one a line."""
+    """Format keys and values as lines of a config file."""
     return "\n".join(f"{key}: {value or repr(value)}" for key, value in settings.items())
 
 
 def as_header(settings: Mapping[str, str]) -> dict[str, str]:
-    """Settings as they stand in the header of a file."""
+    """Format settings as the header of a file."""
     texts = {name: settings[key] for name, key in SETTINGS.items() if key in settings}
     return {name: text or repr(text) for name, text in texts.items()}
 
 
 def from_header(header: Mapping[str, str]) -> dict[str, str]:
-    """What :func:`as_header` was given."""
+    """Parse the result of :func:`as_header`."""
     return {
         key: str(yaml.safe_load(header[name])) for name, key in SETTINGS.items() if name in header
     }
 
 
 def _matters(key: str, cfg: CfgNode) -> bool:
-    """Whether a model does anything else for another value of a key."""
+    """Whether the value of a key makes a difference for a model."""
     model, neck = cfg.MODEL, neck_of(cfg.MODEL.BACKBONE.NAME)
     is_resnet = model.CR.FAMILY == "resnet"
     detects = model.META_ARCHITECTURE != "ImageClassifier"
     if key == "MODEL.RESNETS.STRIDE_IN_1X1":
         return is_resnet and model.CR.BLOCK == "bottleneck"
-    if key == "MODEL.RESNETS.RES5_DILATION":  # a pyramid has no place for it
+    if key == "MODEL.RESNETS.RES5_DILATION":  # it does not apply under a pyramid
         return is_resnet and detects and not neck
     if key == "MODEL.FPN.NORM":
         return detects and neck in ("fpn", "retinanet_fpn")

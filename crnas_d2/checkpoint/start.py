@@ -1,4 +1,4 @@
-"""How a model starts from a trained network: what goes where, what is left out, and what is new."""
+"""The start of a model from a trained network: what goes where, what is left out, and what is new."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ logger = logging.getLogger(__name__)
 
 CANDIDATE = re.compile(r"(.+\.ops\.\d+)\..+")
 OF_A_STAGE = re.compile(r"(^|\.)(res\d|c\d+)\.ops\.\d+\.")  # in a stage supernet
-# Layers of a neck whose input channels are those of the backbone's features
+# Layers of a neck whose inputs are the backbone's features
 READERS = re.compile(r"backbone\.(fpn_lateral\d+|top_block\.p6)\.weight")
 
 
 def start(path: str, model: nn.Module, cfg: CfgNode) -> StateDict:
-    """The state dict of a model that starts from the weights in a file.
+    """Get the state dict of a model that starts from the weights in a file.
 
     Args:
-        path: what :func:`read_seed_network` takes; or a checkpoint of a supernet of this project,
-            of which another supernet takes the choices that it has, and a network of its space the
-            path that it is. A model without a network of this project takes tensors by its names.
-        model, cfg: see :func:`start_from`, which has a line in the log for each part.
+        path: any file for :func:`read_seed_network`; or a checkpoint of a supernet of this project,
+            from which another supernet takes its own choices, and a network of its space its path.
+            A model without a network of this project takes tensors by name.
+        model, cfg: see :func:`start_from`, which logs each part.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no file of weights, or the backbone cannot be filled from it.
+        ValueError: the file does not hold weights, or the backbone cannot be filled from it.
     """
     init = cfg.MODEL.INIT
     file = read_weights_file(path, init.PREFIX)
@@ -60,25 +60,26 @@ def start(path: str, model: nn.Module, cfg: CfgNode) -> StateDict:
 
 
 def start_from(seed: SeedNetwork, model: nn.Module, cfg: CfgNode) -> StateDict:
-    """The state dict of a model that starts from a trained network; the log says what it has.
+    """Get the state dict of a model that starts from a trained network, and log what it takes.
 
-    The stages of the backbone, of C4 with res5 in the RoI heads, have all of their tensors from the
-    network. Stages that the model does not build are left out. Neck, RPN and each head are parts:
-    one whose tensors all fit is taken, any other is new, as it is in the model. Outputs of classes go
-    by the classes' names, see :func:`match_class_rows`.
+    The stages of the backbone, including the res5 in the RoI heads of C4, take all of their tensors
+    from the network. Stages that the model does not build are left out. Neck, RPN and each head are
+    parts: a part is taken if all of its tensors fit, and otherwise is new and stays as it is in the
+    model. The outputs of classes are matched by the names of the classes, see
+    :func:`match_class_rows`.
 
     Args:
         seed: see :func:`read_seed_network`.
-        model: with random weights. It stays as it is.
-        cfg: of the model. With ``MODEL.INIT.REMAP`` a network of other codes or more channels is
-            remapped, see :func:`remap_seed`.
+        model: the model with random weights. It is not changed.
+        cfg: config of the model. With ``MODEL.INIT.REMAP``, a network with other codes or more
+            channels is remapped, see :func:`remap_seed`.
 
     Returns:
         All tensors of ``model.state_dict()``.
 
     Raises:
-        ValueError: the backbone cannot be filled. The message names tensors, or the codes. Or the
-            config has other settings than the network needs, see :func:`check_settings`.
+        ValueError: the backbone cannot be filled, and the message names tensors or the codes; or
+            the config has other settings than the network needs, see :func:`check_settings`.
     """
     left_out = f", without {some(seed.dropped)}" if seed.dropped else ""
     logger.info(f"{seed.name} is a {seed.family} of {seed.source}{left_out}")
@@ -106,9 +107,9 @@ def check_start(seed: SeedNetwork, cfg: CfgNode) -> None:
     """Refuse a network from which the backbone of a config cannot start, before it is built.
 
     Args:
-        seed: its tensors may lie on the meta device. A supernet in which a network of its space has
-            its weights is not compared.
-        cfg: of a backbone of this project.
+        seed: the network, whose tensors may be on the meta device. A supernet is not compared with
+            a network of its space.
+        cfg: config of a backbone of this project.
 
     Raises:
         ValueError: as :func:`start_from`.
@@ -119,7 +120,7 @@ def check_start(seed: SeedNetwork, cfg: CfgNode) -> None:
 
 
 def build_on_meta(cfg: CfgNode) -> nn.Module:
-    """The backbone of a config on the meta device, where nothing of its size is built."""
+    """Build the backbone of a config on the meta device, where no memory is allocated."""
     with torch.device("meta"):
         return build_backbone(cfg, ShapeSpec(channels=3))
 
@@ -127,7 +128,7 @@ def build_on_meta(cfg: CfgNode) -> nn.Module:
 def _fit(
     seed: SeedNetwork, model: nn.Module, cfg: CfgNode
 ) -> tuple[SeedNetwork, RemapReport | None]:
-    """The network as it is where it is that of the model, or remapped if the config wants it."""
+    """Get the network unchanged if it fits the model, or remapped if the config says so."""
     init, seed = cfg.MODEL.INIT, _regroup(seed, model)
     misfit = describe_misfit(seed, model, cfg.MODEL.WEIGHTS or seed.name)
     if not misfit:
@@ -138,8 +139,10 @@ def _fit(
 
 
 def _regroup(seed: SeedNetwork, model: nn.Module) -> SeedNetwork:
-    """Of a stage supernet whose choices share their blocks, each block at the smallest choice of the
-    model that has it; any other network as it is."""
+    """Move the shared blocks of a stage supernet to the smallest choice of the model that has them.
+
+    Any other network is returned unchanged.
+    """
     own = [
         f"{stage}.{name}"
         for stage, path in find_stages(model).items()
@@ -157,7 +160,7 @@ def _regroup(seed: SeedNetwork, model: nn.Module) -> SeedNetwork:
 
 
 def _inherit(file: WeightsFile, model: nn.Module) -> WeightsFile:
-    """Of a supernet's file what a network of its space has."""
+    """Extract the weights of a network from a supernet's file."""
     architecture = find_backbone(model).architecture
     if any(map(OF_A_STAGE.search, file.tensors)):
         path = architecture.stage_code
@@ -174,7 +177,7 @@ def _inherit(file: WeightsFile, model: nn.Module) -> WeightsFile:
 
 
 def _by_name(file: WeightsFile, model: nn.Module, cfg: CfgNode) -> StateDict:
-    """Of a file what has the names of a model whose backbone is none of this project."""
+    """Take tensors by name for a model whose backbone belongs to another project."""
     own = model.state_dict()
     lacking = [
         key
@@ -195,9 +198,10 @@ def _by_name(file: WeightsFile, model: nn.Module, cfg: CfgNode) -> StateDict:
 
 
 def place(name: str, places: Mapping[str, str]) -> str | None:
-    """The key in a model of a tensor of a backbone; None where its stage is not there.
+    """Get the key in a model of a tensor of a backbone. None if the model lacks its stage.
 
     Args:
+        name: name of the tensor in the backbone.
         places: see :func:`find_stages`.
     """
     stage, _, rest = name.partition(".")
@@ -210,10 +214,10 @@ def remap_seed(
     function_preserving: bool = False,
     interpolate_dilated: bool = False,
 ) -> tuple[SeedNetwork, RemapReport]:
-    """A network with the codes and channels of a model's backbone, see :func:`remap_backbone`.
+    """Remap a network to the codes and channels of a model's backbone, see :func:`remap_backbone`.
 
-    Of a detector all else stays; but where the backbone's features have fewer channels, the layers of
-    the neck that read them keep the first ones.
+    The rest of a detector is unchanged, except that layers of the neck keep the first input
+    channels if the backbone's features have fewer of them.
 
     Raises:
         ValueError: as :func:`remap_backbone`.
@@ -231,11 +235,13 @@ def remap_seed(
 
 
 def describe_misfit(seed: SeedNetwork, model: nn.Module, path: str) -> str:
-    """Why the backbone of a model cannot have the weights of a network as they are; or nothing.
+    """Explain why a model's backbone cannot take the weights of a network unchanged. Empty if it
+    can.
 
     Args:
-        model: may lie on the meta device.
-        path: of the network's file, for the command that remaps it.
+        seed: the network.
+        model: the model, which may be on the meta device.
+        path: path of the network's file, for the command that remaps it.
     """
     places = find_stages(model)
     if not {"stem", *FAMILIES[seed.family].stages}.issuperset(places):
@@ -276,7 +282,7 @@ def describe_misfit(seed: SeedNetwork, model: nn.Module, path: str) -> str:
 
 
 def _other_dilations(seed: SeedNetwork, model: nn.Module, places: Mapping[str, str]) -> list[str]:
-    """In words, the stages of other dilations than the model's, as far as they are known."""
+    """Describe the stages whose dilations differ from the model's, as far as they are known."""
     ours = getattr(find_backbone(model), "architecture", None)
     if seed.architecture is None or ours is None:
         return []

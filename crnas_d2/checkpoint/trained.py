@@ -1,4 +1,4 @@
-"""Weights that have to be there as a whole."""
+"""Loading of weights that have to be complete."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .checkpointer import CRCheckpointer
 
 
 def load_trained(model: nn.Module, cfg: CfgNode, weights: str, part: nn.Module) -> None:
-    """Load weights into a model, of which a part has to get all of its numbers.
+    """Load weights into a model, and check that a part of it gets all of its values.
 
     Args:
-        model: of the config.
+        model: model of the config.
         cfg: see :class:`CRCheckpointer`.
-        weights: what :class:`CRCheckpointer` loads.
+        weights: any file that :class:`CRCheckpointer` loads.
         part: the model itself or a module in it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The tensors that a file of weights has, whatever the format; nothing in it is run."""
+"""Reads the tensors in a file of weights of any format, without running anything in it."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from .file_formats import EXPECTED, PICKLE, SAFETENSORS, TORCH, tell_format
 
 logger = logging.getLogger(__name__)
 
-# Entries in which training scripts keep the model's state dict beside other things
+# Entries in which training scripts store the model's state dict among other things
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "blobs", "net", "network"),
     *("module", "state_dict_ema", "model_ema", "ema_state_dict", "ema_state", "ema"),
 )
-# What wrappers of models put before all names: DataParallel, torch.compile, Lightning
+# Prefixes that wrappers add to all names: DataParallel, torch.compile, Lightning
 COMMON_PREFIXES = ("module.", "_orig_mod.", "model.")
-MOST_NESTED = 3  # wrappers in wrappers
-SHOWN = 5  # names in a message
+MOST_NESTED = 3  # nested wrappers
+SHOWN = 5  # number of names in a message
 TENSORS = (torch.Tensor, np.ndarray)
-# Ends of the names of what a layer computes with; other tensors of integers are tables and masks
+# Suffixes of the tensors with which a layer computes. Other integer tensors are tables and masks
 OF_A_LAYER = ("weight", "bias", "running_mean", "running_var", "_w", "_b")
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What is in a file of weights.
+    """The content of a file of weights.
 
     Attributes:
-        path: as it was given.
-        tensors: by name, float32 apart from counters. They may lie in the file until they are used.
+        path: path of the file, as given.
+        tensors: tensors by name, float32 apart from counters. They may be read lazily from the
+            file.
         header: metadata of a safetensors file.
-        model_config: values by config key, of a checkpoint of this project.
-        author: of a pickle of Detectron2's model zoo.
+        model_config: values by config key in a checkpoint of this project.
+        author: author of a pickle of Detectron2's model zoo.
     """
 
     path: str
@@ -55,22 +56,22 @@ class WeightsFile:
 
 
 def read_weights_file(path: str, prefix: str = "") -> WeightsFile:
-    """Read the state dict that a file has, without running anything that is in it.
+    """Read the state dict in a file, without running anything in the file.
 
-    The format is told by the content. The state dict may lie in an entry of the file, such as
-    "state_dict" or "model"; what all names begin with because of a wrapper, such as "module.", is
-    removed.
+    The format is detected by the content. The state dict may be an entry of the file, such as
+    "state_dict" or "model". A common prefix that a wrapper has added to all names, such as
+    "module.", is removed.
 
     Args:
-        path: of any kind that ``PathManager`` knows; remote files are cached.
-        prefix: take only the tensors whose names begin so, without it; or of a file with several
-            state dicts, the one in the entry of this name, such as "state_dict_ema" or "teacher". Of
-            a checkpoint of this project it takes nothing away: all of its names are known.
+        path: any path that ``PathManager`` supports. Remote files are cached.
+        prefix: take only the tensors with this prefix, which is removed; or, in a file with several
+            state dicts, the one in the entry of this name, such as "state_dict_ema" or "teacher".
+            It is ignored for a checkpoint of this project, all of whose names are known.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged or no file of weights, no tensor has the prefix, or a tensor is
-            not finite or of integers. The message names the file, and what is wrong with it.
+        ValueError: the file is damaged or does not hold weights, no tensor has the prefix, or a
+            tensor is not finite or has integers. The message names the file and the fault.
     """
     content, header = _read_content(path)
     config, author = find_model_config(content), dict(_items(content)).get("__author__")
@@ -79,8 +80,10 @@ def read_weights_file(path: str, prefix: str = "") -> WeightsFile:
 
 
 def find_model_config(content: Any) -> dict[str, str]:
-    """What a checkpoint of this project keeps of its config; empty where the content of a file is
-    no such checkpoint. Others have configs of other kinds under the same name."""
+    """Get the config values in the content of a checkpoint of this project. Empty for other files.
+
+    Other projects have configs of other kinds under the same name.
+    """
     config = dict(_items(content)).get("model_config")
     is_ours = isinstance(config, dict) and all(
         isinstance(key, str) and key.startswith(("MODEL.", "INPUT.")) and isinstance(value, str)
@@ -90,14 +93,15 @@ def find_model_config(content: Any) -> dict[str, str]:
 
 
 def read_checkpoint(path: str, into_memory: bool = False) -> dict[str, Any]:
-    """All of a checkpoint of this project.
+    """Read a whole checkpoint of this project.
 
     Args:
-        into_memory: or else its tensors stay on disk until they are used.
+        path: path of the checkpoint.
+        into_memory: read all tensors at once, instead of lazily from the disk.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is of another format, or damaged.
+        ValueError: the file has another format, or is damaged.
     """
     local = PathManager.get_local_path(path)
     if tell_format(local, path) != TORCH:
@@ -109,10 +113,11 @@ def read_checkpoint(path: str, into_memory: bool = False) -> dict[str, Any]:
 
 
 def as_float32(key: str, value: Any) -> torch.Tensor:
-    """
+    """Convert a value to a float32 tensor.
+
     Args:
-        key: of the value, for the error.
-        value: a tensor or an array of floating point.
+        key: name of the value, for the error message.
+        value: a tensor or array of a floating-point type.
     """
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return torch.from_numpy(np.require(value, np.float32, ["C", "W"]))
@@ -123,7 +128,7 @@ def as_float32(key: str, value: Any) -> torch.Tensor:
 
 
 def _read_content(path: str) -> tuple[Any, dict[str, str]]:
-    """The content of a file, and its header."""
+    """Read the content of a file, and its header."""
     local = PathManager.get_local_path(path)
     kind = tell_format(local, path)
     try:
@@ -134,14 +139,14 @@ def _read_content(path: str) -> tuple[Any, dict[str, str]]:
             with open(local, "rb") as file:
                 return pickles.load(file), {}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about classes whose source is not in an old file
+            warnings.simplefilter("ignore")  # about classes without source code in an old file
             mmap = kind == TORCH
             return _load_torch(local, mmap, weights_only=False, pickle_module=pickles), {}
     except pickles.ForeignClasses as error:
         raise ValueError(f"{path} {_describe_foreign(error, path, kind)}") from None
     except OSError:
         raise
-    except Exception as error:  # the readers raise anything on a damaged file
+    except Exception as error:  # readers may raise anything on a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read as weights: {reason}; {EXPECTED}") from error
 
@@ -149,7 +154,7 @@ def _read_content(path: str) -> tuple[Any, dict[str, str]]:
 def _load_torch(local: str, mmap: bool, **options: Any) -> Any:
     if mmap and not local.endswith(".safetensors"):
         return torch.load(local, map_location="cpu", mmap=True, **options)
-    # of a path that ends so, torch.load takes the format for granted
+    # torch.load infers the format from this extension
     with open(local, "rb") as file:
         return torch.load(file, map_location="cpu", **options)
 
@@ -174,7 +179,7 @@ def _describe_foreign(error: pickles.ForeignClasses, path: str, kind: str) -> st
 
 
 def _unwrap(content: Any, path: str, prefix: str) -> dict[str, Any]:
-    """The state dict in the entries of a file, whose names have the prefix, without it."""
+    """Get the state dict in the entries of a file, without the prefix of its names."""
     for _ in range(MOST_NESTED):
         entries = [key for key, value in _items(content) if _holds_tensors(value)]
         asked, _, rest = prefix.partition(".")
@@ -268,6 +273,6 @@ def _check_tensors(tensors: dict[str, Any], path: str) -> dict[str, torch.Tensor
 
 
 def some(names: Iterable[Any]) -> str:
-    """The first of them."""
+    """Format the first of some names."""
     names = [str(name) for name in names]
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

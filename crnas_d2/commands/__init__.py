@@ -1,1 +1,1 @@
-"""The commands of ``crnas``: each one is main(argv) of the module of its name."""
+"""The commands of ``crnas``. Each one is ``main(argv)`` in the module of its name."""

@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters of a detector, module by module, with the number of RoIs fixed.
+"""Multiply-adds and parameters of a detector, module by module, with a fixed number of RoIs.
 
 crnas analyze --config-file COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml
 crnas analyze --config-file ... --input-size 600 1000 --proposals 300 MODEL.MASK_ON True
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def describe_input(
     cfg: CfgNode, cost: DetectorCost, input_size: tuple[int, int], proposals: int, mask_rois: int
 ) -> str:
-    """What the numbers are of."""
+    """Describe the input that the numbers are for."""
     height, width = input_size
     words, parts = [f"Image {height}x{width}"], {module.part for module in cost.modules}
     if "RoI heads" in parts:

@@ -1,4 +1,4 @@
-"""What all commands have in common: how they read their arguments, and how they end."""
+"""The common base of all commands: how they parse arguments, and how they exit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Main = Callable[["Sequence[str] | None"], None]
 
 
 def command(main: Main) -> Main:
-    """Make ``main(argv)`` end with exit code 1 and one sentence where it cannot do what is asked.
+    """Decorate ``main(argv)`` to exit with code 1 and one sentence if it cannot do what is asked.
 
-    The sentence alone is told, unless ``--traceback`` is among the arguments.
+    The traceback is only shown if ``--traceback`` is among the arguments.
     """
 
     @functools.wraps(main)
@@ -32,10 +32,12 @@ def command(main: Main) -> Main:
 
 
 def command_parser(doc: str) -> argparse.ArgumentParser:
-    """
+    """Create the argument parser of a command.
+
     Args:
-        doc: of the module of a command. Paragraphs that begin with "crnas " are its examples, and
-            come last in the help, under the name by which the program was started.
+        doc: docstring of the command's module. Paragraphs that begin with "crnas " are its
+            examples. They are shown at the end of the help, with the name by which the program was
+            started.
     """
     description, examples = _split(doc)
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,9 +45,9 @@ def command_parser(doc: str) -> argparse.ArgumentParser:
 
 
 def run_parser(doc: str) -> argparse.ArgumentParser:
-    """As :func:`command_parser`, with Detectron2's arguments of a training.
+    """Same as :func:`command_parser`, with Detectron2's arguments for a training.
 
-    :func:`parse_run` reads them.
+    :func:`parse_run` parses them.
     """
     description, examples = _split(doc)
     parser = default_argument_parser()
@@ -57,10 +59,10 @@ def run_parser(doc: str) -> argparse.ArgumentParser:
 
 
 def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of a run, whose config file is there.
+    """Parse the arguments of a run, and find its config file.
 
     Raises:
-        FileNotFoundError: it is not.
+        FileNotFoundError: the config file does not exist.
     """
     args = parser.parse_args(argv)
     if not args.config_file:
@@ -70,10 +72,10 @@ def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.
 
 
 def end_dry_run(found: Examination) -> None:
-    """Tell what was found.
+    """Print the findings of a dry run.
 
     Raises:
-        SystemExit: with the exit code of a fault, where there is something to mend.
+        SystemExit: with the exit code of a fault, if there is one.
     """
     print(found.describe())
     if not found.is_ready:

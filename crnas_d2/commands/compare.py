@@ -56,11 +56,11 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class Score:
-    """Of one detector.
+    """The score of one detector.
 
     Attributes:
-        metrics: in percent, by their names in COCO; NaN where there are no such objects.
-        resampled: (R,), its AP in resamples of the test images; None where they are not known.
+        metrics: metrics in percent by COCO's names. NaN if there are no such objects.
+        resampled: AP on R resamples of the test images, with shape (R,). None if it is unknown.
     """
 
     metrics: dict[str, float]
@@ -121,13 +121,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def score_all(detectors: Sequence[TrainedDetector], annotations: str) -> dict[str, list[Score]]:
-    """By the detections of each detector, in resamples of the images that all share.
+    """Score the detections of each detector, on resamples of the images that all share.
 
     Returns:
-        By task: of boxes, and of masks where all detectors and the annotations have some.
+        Scores by task: of boxes, and of masks if all detectors and the annotations have them.
 
     Raises:
-        OSError, ValueError: a file is not there, or not of this data set.
+        OSError, ValueError: a file does not exist, or does not belong to this data set.
     """
     truth = read_ground_truth(annotations, "bbox")
     names = class_names(truth)
@@ -165,10 +165,10 @@ def score_all(detectors: Sequence[TrainedDetector], annotations: str) -> dict[st
 
 
 def read_scores(detectors: Sequence[TrainedDetector]) -> dict[str, list[Score]]:
-    """By the last test in the metrics of each training, whatever has scored it.
+    """Read the last test in the metrics of each training, whichever evaluator has scored it.
 
     Raises:
-        OSError, ValueError: it has none.
+        OSError, ValueError: a training has none.
     """
     scores = []
     for detector in detectors:
@@ -180,9 +180,10 @@ def read_scores(detectors: Sequence[TrainedDetector]) -> dict[str, list[Score]]:
 
 
 def compare(scores: Sequence[Score]) -> PairedComparison:
-    """
+    """Compare detectors.
+
     Args:
-        scores: of A and B in turn, one pair after the other.
+        scores: alternating scores of A and B, one pair after the other.
     """
     aps = [score.metrics["AP"] for score in scores]
     resampled = None, None
@@ -193,7 +194,7 @@ def compare(scores: Sequence[Score]) -> PairedComparison:
 
 
 def mean_metrics(scores: Sequence[Score]) -> dict[str, tuple[float, float]]:
-    """Of A and of B, over the seeds."""
+    """Average the metrics of A and of B over the seeds."""
     return {
         metric: tuple(
             float(np.mean([score.metrics[metric] for score in side]))

@@ -35,7 +35,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def add_origin(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what the file itself does not."""
+    """Add the options for facts that the file itself does not record."""
     parser.add_argument(
         "--source",
         choices=CONVENTIONS,

@@ -122,10 +122,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_network(path: str) -> CfgNode:
-    """
+    """Read the config of a single network.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is of a supernet.
+        ValueError: it describes a supernet.
     """
     cfg = read_config(path)
     if supernet_kind(cfg.MODEL.BACKBONE.NAME):

@@ -62,9 +62,9 @@ except ImportError:
     onnxruntime = None
 
 FILES = {"torchscript": "model.ts", "onnx": "model.onnx"}
-# torch.export cannot follow the numbers of proposals and detections; torch before 2.5 has it not
+# torch.export cannot handle varying numbers of proposals and detections; torch before 2.5 has none
 BY_TRACING = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
-ONNX_OPSET = 16  # the first whose RoiAlign has the half-pixel shift of ROIAlignV2
+ONNX_OPSET = 16  # the first one whose RoiAlign has the half-pixel shift of ROIAlignV2
 
 Detector = GeneralizedRCNN | RetinaNet
 Function = Callable[[torch.Tensor], Sequence[torch.Tensor]]
@@ -134,9 +134,11 @@ def parse_path(text: str) -> list[int]:
 
 
 def load_model(cfg: CfgNode) -> Detector:
-    """
+    """Build the detector of a config, with its weights.
+
     Raises:
-        ValueError: the config is of something else, or MODEL.WEIGHTS leaves parameters as they are.
+        ValueError: the config describes another kind of model, or MODEL.WEIGHTS lacks values for
+            some parameters.
     """
     model = CRTrainer.build_model(cfg).eval()
     if not isinstance(model, Detector) or isinstance(model, PanopticFPN):
@@ -149,11 +151,11 @@ def load_model(cfg: CfgNode) -> Detector:
 
 
 def choose_network(model: Detector, path: Sequence[int] | None) -> None:
-    """Of a supernet, leave the network of the path alone, in place.
+    """Reduce a supernet to the network of a path, in place.
 
     Raises:
-        ValueError: there is no path for a supernet, one that it does not have, or one for a model
-            that is none.
+        ValueError: there is no path for a supernet, the supernet does not have it, or there is a
+            path for a model that is not a supernet.
     """
     supernet = find_supernet(model)
     if supernet is None and path is not None:
@@ -173,11 +175,11 @@ def choose_network(model: Detector, path: Sequence[int] | None) -> None:
 
 
 def read_sample(cfg: CfgNode, image_file: str | None) -> torch.Tensor:
-    """An image as a test has it, of shape (3, H, W).
+    """Read an image preprocessed for a test, with shape (3, H, W).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: none is named, in DATASETS.TEST neither.
+        ValueError: no image is named, and DATASETS.TEST is empty.
     """
     if image_file is None:
         if not cfg.DATASETS.TEST:
@@ -189,7 +191,7 @@ def read_sample(cfg: CfgNode, image_file: str | None) -> torch.Tensor:
 
 
 def detect(model: Detector, image: torch.Tensor) -> Instances:
-    """The detections in one image, their masks not yet pasted into it."""
+    """Detect objects in one image, without pasting their masks into it."""
     with torch.no_grad():
         if isinstance(model, RetinaNet):
             return model([{"image": image}])[0]["instances"]
@@ -238,7 +240,7 @@ EXPORTS = {"torchscript": export_torchscript, "onnx": export_onnx}
 
 @contextlib.contextmanager
 def unheeded_warnings() -> Iterator[None]:
-    """Tracing warns of all that it may have taken for constant. The check at another size tells."""
+    """Silence the warnings of tracing about constants, which the check at another size verifies."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -251,11 +253,11 @@ def compare(
     names: Sequence[str],
     tolerance: float,
 ) -> bool:
-    """Print how far what the exported model finds in an image is from what the model finds.
+    """Print how far the detections of the exported model in an image are from those of the model.
 
     Returns:
-        Whether each detection of the one is a detection of the other, all outputs within the
-        tolerance, but for ties in the selection of the detections.
+        Whether the detections match one to one, with all outputs within the tolerance, except for
+        ties in the selection of the detections.
     """
     with torch.no_grad():
         first, second = (dict(zip(names, run(image), strict=True)) for run in (adapter, exported))
@@ -297,7 +299,7 @@ def find_selection(model: Detector) -> Selection:
 
 
 def find_candidates(model: Detector, image: torch.Tensor, score: float) -> dict[str, torch.Tensor]:
-    """What the model would detect with scores above this one, without NMS."""
+    """Get what the model would detect with scores above ``score`` without NMS."""
     selector, names = find_selector(model)
     usual = [getattr(selector, name) for name in names]
     try:
@@ -315,9 +317,9 @@ def find_candidates(model: Detector, image: torch.Tensor, score: float) -> dict[
 
 
 def find_selector(model: Detector) -> tuple[torch.nn.Module, Sequence[str]]:
-    """What selects the detections, and its attributes for :class:`Selection`."""
+    """Get the module that selects the detections, and its attributes for :class:`Selection`."""
     names = ("test_score_thresh", "test_nms_thresh")
     if isinstance(model, RetinaNet):
         return model, (*names, "max_detections_per_image")
     predictors = [m for m in model.modules() if isinstance(m, FastRCNNOutputLayers)]
-    return predictors[-1], (*names, "test_topk_per_image")  # of the last stage of a cascade
+    return predictors[-1], (*names, "test_topk_per_image")  # that of the last stage of a cascade

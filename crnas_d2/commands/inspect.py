@@ -42,7 +42,7 @@ from .command_line import command, command_parser
 
 logger = logging.getLogger(__name__)
 
-DETECTOR = "crnas_d2://Base-RCNN-FPN.yaml"  # where a data set is named without a config
+DETECTOR = "crnas_d2://Base-RCNN-FPN.yaml"  # for a data set without a config
 PAGE = "index.html"
 
 
@@ -100,9 +100,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """
+    """Check that the annotations and images exist.
+
     Raises:
-        FileNotFoundError: what is to be looked at is not there.
+        FileNotFoundError: they do not.
     """
     for option, is_there, kind in (
         ("json", os.path.isfile, "file"),
@@ -114,13 +115,14 @@ def check_paths(args: argparse.Namespace) -> None:
 
 
 def read_data_sets(path: str, opts: Sequence[str]) -> tuple[CfgNode, list[CfgNode]]:
-    """
+    """Read the config of the data sets.
+
     Returns:
-        The config of a detector, with the data sets of all that a recipe trains and searches, and
+        The config of a detector, with the data sets of all trainings and searches of a recipe, and
         the configs of the single steps.
 
     Raises:
-        OSError, ValueError: there is no such config, or it is one of a classifier.
+        OSError, ValueError: the config does not exist, or describes a classifier.
     """
     cfg = read_config(path, opts)
     configs = [cfg]
@@ -141,30 +143,30 @@ def read_data_sets(path: str, opts: Sequence[str]) -> tuple[CfgNode, list[CfgNod
 
 
 def inspect(cfg: CfgNode, steps: Sequence[CfgNode]) -> Inspection:
-    """Check the data sets of a config and read what can be read of them.
+    """Check the data sets of a config, and read as much of them as possible.
 
     Args:
-        cfg: of the detector, with all data sets.
-        steps: the configs that they come from; they are changed.
+        cfg: config of the detector, with all data sets.
+        steps: configs that the data sets come from. They are changed.
     """
     findings = check(cfg, steps)
     notes, sets = [], []
     for name in _once((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         try:
             data = read_data_set(name, cfg)
-            _ = data.objects  # which raises of images without a size
+            _ = data.objects  # raises an error for images without a size
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
             notes.append(f"Nothing of {name} can be shown: {error or type(error).__name__}")
             logger.debug(f"{name} cannot be shown", exc_info=True)
             continue
-        # Of a part of a data set that is there as a whole, no further pictures
+        # No images of a part if the whole data set is shown
         data.pictured = not any(share_by_name(name, other.name) for other in sets)
         sets.append(data)
     return Inspection(cfg, sets, findings, [*notes, *tell_parts(steps)])
 
 
 def tell_parts(steps: Sequence[CfgNode]) -> list[str]:
-    """Which classes archtrain, archval or the test set lacks, a sentence each."""
+    """List sentences on the classes that archtrain, archval or the test set lack."""
     first, search = steps[0], steps[-1]
     is_final = first.DATASETS.TEST != search.DATASETS.TEST
     try:
@@ -172,13 +174,13 @@ def tell_parts(steps: Sequence[CfgNode]) -> list[str]:
             table = table_of_parts(search, first if is_final else None)
         else:
             table = table_of_training(first)
-    except ValueError:  # which the checks have told
+    except ValueError:  # the checks have reported it
         return []
     return [f"{sentence}." for sentence in (*table.notes, *table.warnings())] if table else []
 
 
 def check(cfg: CfgNode, steps: Sequence[CfgNode]) -> list[Findings]:
-    """What the checks before a training would find, one for each file or folder."""
+    """Run the checks before a training, and get their findings for each file or folder."""
     found = examine(cfg)
     faulty = [findings.path for findings in found if findings.errors]
     of_all = Findings("the data sets together")
@@ -213,7 +215,7 @@ def _is_faulty(name: str, cfg: CfgNode, faulty: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The page tells what the checks would log."""
+    """Suppress what the checks log within a ``with`` block, as the page shows it."""
     loggers = [logging.getLogger(name) for name in ("crnas_d2.data", "detectron2")]
     levels = [logger.level for logger in loggers]
     for log in loggers:
@@ -226,7 +228,7 @@ def quiet() -> Iterator[None]:
 
 
 def read_data_set(name: str, cfg: CfgNode) -> DataSet:
-    """As Detectron2 reads it; of a COCO json with which it cannot go on, what is sound.
+    """Read a data set as Detectron2 does, or the valid part of a COCO json that it cannot read.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, AssertionError: it cannot be read at all.
@@ -249,7 +251,7 @@ def read_data_set(name: str, cfg: CfgNode) -> DataSet:
 
 
 def _class_names(name: str, images: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Numbers stand for those of a data set that has none."""
+    """Get the names of the classes, or numbered ones if the data set has none."""
     names = MetadataCatalog.get(name).get("thing_classes")
     if names:
         return tell_apart(names)
@@ -258,12 +260,12 @@ def _class_names(name: str, images: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def shown_keys(cfg: CfgNode) -> str:
-    """Those of the data sets and of the input."""
+    """Format the keys of the data sets and of the input."""
     return CfgNode({"DATASETS": cfg.DATASETS, "INPUT": cfg.INPUT}).dump()
 
 
 def inputs(cfg: CfgNode, args: argparse.Namespace) -> Iterable[str]:
-    """Files that the page must not replace."""
+    """List the files that the page must not replace."""
     yield from (entry[1] for entry in cfg.DATASETS.COCO_JSON if len(entry) > 1)
     yield args.config_file or ""
 

@@ -64,8 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_search(path: str, opts: Sequence[str]) -> tuple[CfgNode, CfgNode | None]:
-    """The configs of a stage search and of the detector that it is for; data sets that are not here
-    are taken out."""
+    """Read the configs of a stage search and of the detector that it is for.
+
+    Data sets that do not exist here are removed from them.
+    """
     cfg = read_config(path, opts)
     if is_recipe(cfg):
         recipe = Recipe(path, opts)

@@ -45,7 +45,7 @@ try:
 except ImportError:
     cv2 = None
 
-# How pictures are written, by extension; others as PNG, with .png behind their names.
+# Options for writing images, by extension. Others are written as PNG, with .png appended
 FORMATS = {
     **dict.fromkeys((".jpg", ".jpeg"), {"format": "JPEG", "quality": 95}),
     ".bmp": {"format": "BMP"},
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictions = Predictions(predictor.class_names)
     path = os.path.join(args.output, PREDICTIONS_FILE)
     os.makedirs(args.output, exist_ok=True)
-    write_atomically(path, predictions.to_json())  # from here on the folder is known as ours
+    write_atomically(path, predictions.to_json())  # from here on the folder is recognized as ours
     faults = []
     for source, output in outputs.items():
         try:
@@ -101,11 +101,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def plan_outputs(sources: Sequence[Source], folder: str) -> dict[Source, str]:
-    """Where the picture or video of each source goes.
+    """Get the output path of each image or video.
 
     Raises:
-        ValueError: two have the same place, or it is that of an input, or of a file that no
-            earlier run has left there.
+        ValueError: two have the same path, or it is that of an input, or of a file that no earlier
+            run has left.
     """
     is_ours = is_of_predictions(os.path.join(folder, PREDICTIONS_FILE))
     inputs = {real_path(source.path) for source in sources}
@@ -143,10 +143,10 @@ def predict(
     threshold: float,
     predictions: Predictions,
 ) -> Counter[str]:
-    """Write one picture or video with what is detected in it, and add that to the predictions.
+    """Write one image or video with its detections, and add these to the predictions.
 
     Returns:
-        How often each class is detected.
+        The number of detections of each class.
     """
     counts: Counter[str] = Counter()
 
@@ -168,9 +168,11 @@ def predict(
 
 
 def detect(predictor: Predictor, pixels: np.ndarray, threshold: float) -> Instances:
-    """
+    """Detect objects in an image.
+
     Args:
-        pixels: (h, w, 3) RGB uint8.
+        predictor: the predictor.
+        pixels: RGB image as uint8 of shape (h, w, 3).
         threshold: lowest score.
     """
     outputs = predictor(pixels[:, :, ::-1])
@@ -190,10 +192,10 @@ def write_picture(path: str, pixels: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def open_video(path: str, frames_per_second: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Receives the frames of a video, (h, w, 3) RGB uint8; it takes its name at the end, whole.
+    """Open a video for writing RGB frames as uint8 of shape (h, w, 3), atomically.
 
     Raises:
-        RuntimeError: this OpenCV cannot write such a file.
+        RuntimeError: this version of OpenCV cannot write such a file.
     """
     temporary = f"{path}.{uuid.uuid4().hex}.mp4"
     writer = cv2.VideoWriter()

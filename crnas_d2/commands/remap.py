@@ -153,7 +153,7 @@ def remap(args: argparse.Namespace) -> None:
 
 
 def prepare_matching(cfg: CfgNode, images: str | None) -> CfgNode:
-    """A config whose pictures are at hand, and whose norms and device this process has."""
+    """Prepare a config for matching: register its data sets, and choose its norms and device."""
     if images is None:
         setup_datasets(cfg)
     if not torch.cuda.is_available():

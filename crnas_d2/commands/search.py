@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="with --dry-run: run some mini-batches of each step, and tell how long it will take",
     )
-    parser.set_defaults(eval_only=True)  # of the supernet; there is nothing to train or to resume
+    # of the supernet, as there is nothing to train or to resume
+    parser.set_defaults(eval_only=True)
     args = parse_run(parser, argv)
     if args.measure and not args.dry_run:
         parser.error("--measure is for --dry-run")
@@ -58,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def dry_run(args: argparse.Namespace) -> None:
-    """Tell the steps of a recipe or of one search, and what is to be mended before it can run, or
-    that all is ready; with ``measure``, how long the steps of a recipe will take, too."""
+    """Print the steps of a recipe or the size of a search, and all faults.
+
+    With ``measure``, the time of each step of a recipe is estimated too.
+    """
     if is_recipe(read_config(args.config_file, args.opts)):
         procedure, found = examine_recipe(
             Recipe(args.config_file, args.opts), args.num_gpus * args.num_machines
@@ -75,11 +78,11 @@ def dry_run(args: argparse.Namespace) -> None:
 
 
 def describe_steps(procedure: Procedure, args: argparse.Namespace) -> str:
-    """The steps of a recipe, with their times where they are to be measured."""
+    """Describe the steps of a recipe, with their times if these are to be measured."""
     if not args.measure:
         return describe(procedure)
     terminal.open_terminal()
-    logging.getLogger("crnas_d2").setLevel(logging.ERROR)  # warnings are told at the end
+    logging.getLogger("crnas_d2").setLevel(logging.ERROR)  # warnings are shown at the end
     return describe(procedure, measure_steps(procedure, args.num_gpus * args.num_machines))
 
 
@@ -97,10 +100,10 @@ def search(args: argparse.Namespace) -> None:
 
 
 def search_supernet(args: argparse.Namespace) -> str:
-    """Search over one trained supernet."""
+    """Search over one trained supernet, and describe the result."""
     check_before_search(args)
     cfg = prepare(read_config(args.config_file, args.opts), args)
-    check_pictures(cfg)  # norms see those of DATASETS.TRAIN
+    check_pictures(cfg)  # the norms use images of DATASETS.TRAIN
     final_cfg = read_baseline(cfg, args.config_file, args.opts)
     decided_by_main(lambda: tell_of_data(cfg, final_cfg))
     with terminal.step("search"):
@@ -114,7 +117,7 @@ def search_supernet(args: argparse.Namespace) -> str:
 
 
 def tell_of_data(cfg: CfgNode, final_cfg: CfgNode | None) -> None:
-    """What the parts have of each class, and the near-copies between them."""
+    """Log the class counts of each part, and near-duplicates between the parts."""
     table = table_of_parts(cfg, final_cfg)
     if table:
         tell(table)

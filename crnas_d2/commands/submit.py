@@ -36,23 +36,24 @@ except ModuleNotFoundError:
     submitit = None
 
 PACKAGE = __name__.partition(".")[0]
-WARNING_S = 180  # before the time limit, the job is warned
-SAVING_S = 120  # so long may the script take to end after that
-PREEMPTION_S = 10  # so long after a SIGTERM may the warning of a preemption come
+WARNING_S = 180  # seconds before the time limit at which the job is warned
+SAVING_S = 120  # seconds that the script may take to exit after that
+PREEMPTION_S = 10  # maximum seconds between a SIGTERM and the warning of a preemption
 POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class Task:
-    """What runs in each task of a job. submitit calls it, and its ``checkpoint`` on rank 0.
+    """The task that each process of a job runs. submitit calls it, and its ``checkpoint`` on rank
+    0.
 
-    The program is a process of its own. So the warning, which would else queue the job again in
-    the middle of a training step, waits until it has ended.
+    The program is a separate process. So the warning, which would otherwise requeue the job in the
+    middle of a training step, waits until the program has exited.
 
     Attributes:
-        program: a Python file; or "-m" and a module, and the name of a command.
-        arguments: of the program.
-        resume: what a program needs in addition that goes on.
+        program: a Python file; or "-m", a module, and the name of a command.
+        arguments: arguments of the program.
+        resume: additional arguments of a program that resumes.
     """
 
     program: tuple[str, ...]
@@ -60,19 +61,21 @@ class Task:
     resume: tuple[str, ...]
 
     def __call__(self) -> None:
-        """
+        """Run the program.
+
         Raises:
             subprocess.CalledProcessError: the script has failed.
         """
         warning = getattr(signal, f"SIG{submitit.JobEnvironment.USR_SIG}")
-        queue_again = signal.getsignal(warning)  # by submitit; on rank 0 it does not return
+        # submitit's handler, which does not return on rank 0
+        queue_again = signal.getsignal(warning)
         received = set()
         for number in (signal.SIGTERM, warning):
             signal.signal(number, lambda number, _: received.add(number))
 
         command = self._command()
         environment = {**os.environ, **_torchrun_environment()}
-        # Slurm signals all processes of a job, those of the script too
+        # Slurm signals all processes of a job, including those of the script
         ignore_warning = lambda: signal.signal(warning, signal.SIG_IGN)  # noqa: E731
         process = subprocess.Popen(command, env=environment, preexec_fn=ignore_warning)
         try:
@@ -85,7 +88,7 @@ class Task:
                     process.kill()
                 time.sleep(POLL_S)
         finally:
-            process.kill()  # where this process is interrupted
+            process.kill()  # if this process is interrupted
 
         if code == 0:
             return
@@ -98,7 +101,7 @@ class Task:
         queue_again(warning, None)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """The task with which the job goes on."""
+        """Get the task with which the job resumes."""
         return submitit.helpers.DelayedSubmission(replace(self, arguments=self._resumed()))
 
     def _command(self) -> list[str]:
@@ -112,7 +115,7 @@ class Task:
 
 
 def _torchrun_environment() -> dict[str, str]:
-    """By which the script finds its rank, its peers and its GPU."""
+    """Get the environment by which the script finds its rank, its peers and its GPU."""
     task = submitit.helpers.TorchDistributedEnvironment()
     environment = {
         "MASTER_ADDR": task.master_addr,
@@ -128,7 +131,7 @@ def _torchrun_environment() -> dict[str, str]:
 
 
 def make_task(parser: argparse.ArgumentParser, command: Sequence[str]) -> Task:
-    """The task of a command line; what is wrong with it ends the program."""
+    """Create the task of a command line. A fault in it ends the program."""
     name, *arguments = command
     if os.path.isfile(name):
         program = (name,)
@@ -139,7 +142,7 @@ def make_task(parser: argparse.ArgumentParser, command: Sequence[str]) -> Task:
     if name != "train" and os.path.basename(name) != "train_net.py":
         return Task(program, tuple(arguments), ())
     parsed = parse_run(run_parser(train.__doc__), arguments)
-    # An evaluation that starts again has to take the same weights, not the last checkpoint's.
+    # A restarted evaluation has to use the same weights, not those of the last checkpoint.
     return Task(program, tuple(arguments), () if parsed.eval_only else ("--resume",))
 
 
@@ -216,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         slurm_signal_delay_s=WARNING_S,
         slurm_srun_args=[
             "--kill-on-bad-exit=1"
-        ],  # as torchrun does: peers of a dead rank only wait
+        ],  # like torchrun: peers of a dead rank would only wait
         slurm_additional_parameters=sbatch,
     )
     job = executor.submit(task)

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def dry_run(args: argparse.Namespace) -> None:
-    """Tell what is to be mended before a training or evaluation, or that all is ready."""
+    """Print all faults that would stop a training or evaluation, or that there are none."""
     cfg = read_config(args.config_file, args.opts)
     found = Examination()
     found.examine_data(cfg)
@@ -66,7 +66,7 @@ def dry_run(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> dict | None:
-    """Train or evaluate, in each process of the job. Returns the results of the last test."""
+    """Train or evaluate in each process of the job, and return the results of the last test."""
     cfg = setup(args)
 
     if args.eval_only:
@@ -94,7 +94,7 @@ def train(args: argparse.Namespace) -> dict | None:
 
 
 def is_over_for_good(cfg: CfgNode) -> bool:
-    """Whether the last iteration is done, in a folder where no test could write its results."""
+    """Whether the training is finished in a folder to which no test could write its results."""
     if os.access(cfg.OUTPUT_DIR, os.W_OK) or is_remote(cfg.OUTPUT_DIR):
         return False
     checkpoint = find_checkpoint(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)

@@ -29,7 +29,7 @@ from ..report.fonts import find_families, unheeded_glyphs
 from ..report.pictures import detections_by_image, draw_truth_and
 from .command_line import command, command_parser
 
-# In pixels of the picture.
+# In pixels
 PANEL = 400
 GAP = 6
 MARGIN = 30
@@ -96,10 +96,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def results_beside(cfg: CfgNode) -> str:
-    """File of the detections that a training has left of its last test.
+    """Get the file of the detections from the last test of a training.
 
     Args:
-        cfg: of the detector; its weights are those of the training.
+        cfg: config of the detector, whose weights are those of the training.
 
     Raises:
         ValueError: it has no weights.
@@ -114,16 +114,16 @@ def draw_pair(
     detections: Sequence[Mapping[str, Any]],
     class_names: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ground truth and detections of an image, (h, w, 3) uint8 with max(h, w) = ``PANEL``.
+    """Draw ground truth and detections of an image as uint8 of shape (h, w, 3).
 
-    Masks are drawn where the detections have them.
+    The longer side is ``PANEL``. Masks are drawn if the detections have them.
     """
     truth, detected = draw_truth_and([detections], image, class_names, PANEL)
     return truth, detected
 
 
 def compose(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str) -> bytes:
-    """The PNG of a grid of pairs, each with its caption below."""
+    """Compose the PNG of a grid of pairs, each with its caption below."""
     columns = min(PAIRS_PER_ROW, len(pairs))
     pair_width = 2 * PANEL + GAP
     heights = [
