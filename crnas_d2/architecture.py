@@ -139,7 +139,7 @@ class Architecture:
                 f"stage code {list(stage_code)} has {len(stage_code)} entries; "
                 f"expected {expected} for family {family!r}"
             )
-        return cls(stage_code, operation_code)
+        return cls(stage_code, _as_ints("operation code", operation_code))
 
     @property
     def family(self) -> str:

@@ -274,7 +274,7 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
         try:
             raw = _Disk(temporary, "xb")
         except OSError as error:
-            raise OSError(error.errno, os.strerror(error.errno), path) from error
+            raise OSError(error.errno, error.strerror, path) from error
         try:
             with io.BufferedWriter(raw) as f:
                 yield f
@@ -293,7 +293,7 @@ class _Disk(io.FileIO):
 
     fault: OSError | None = None
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch.distributed as dist
 
@@ -26,7 +26,7 @@ def patient_group() -> dist.ProcessGroup | None:
 
 @functools.lru_cache
 def _make_patient_group() -> dist.ProcessGroup:
-    return dist.new_group(backend="gloo", timeout=PATIENCE)
+    return cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=PATIENCE))
 
 
 def decided_by_main(decide: Callable[[], T]) -> T:

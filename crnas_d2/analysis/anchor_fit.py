@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,8 +147,8 @@ class AnchorFit:
     def of(cls, overlaps: np.ndarray, threshold: float) -> AnchorFit:
         if not len(overlaps):
             return cls(math.nan, math.nan, math.nan)
-        shares = ((overlaps >= t).mean() for t in (threshold, HALF))
-        return cls(*map(float, shares), float(overlaps.mean()))
+        reached, half = (float((overlaps >= t).mean()) for t in (threshold, HALF))
+        return cls(reached, half, float(overlaps.mean()))
 
 
 @dataclass(frozen=True)
@@ -260,11 +261,8 @@ def _feature_maps(cfg: CfgNode) -> tuple[dict[str, int], int]:
     return shapes, max(backbone.size_divisibility, 1)
 
 
-def _for_each(
-    values: Sequence[Sequence[float]] | Sequence[float], count: int
-) -> tuple[tuple[float, ...], ...]:
+def _for_each(values: Sequence[Any], count: int) -> tuple[tuple[float, ...], ...]:
     """Expand values to one list for each feature map, as Detectron2 accepts one list for all."""
-    if not isinstance(values[0], (list, tuple)):
-        values = [values]
-    lists = tuple(tuple(map(float, level)) for level in values)
+    levels = values if isinstance(values[0], (list, tuple)) else [values]
+    lists = tuple(tuple(map(float, level)) for level in levels)
     return lists * count if len(lists) == 1 else lists

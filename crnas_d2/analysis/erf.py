@@ -17,7 +17,7 @@ from torch import nn
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
+from detectron2.modeling import Backbone, build_model
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint.same_model import check_same_model
@@ -129,10 +129,10 @@ def effective_receptive_fields(
     return erfs
 
 
-def _known_features(backbone: nn.Module) -> dict[str, tuple[str, int]]:
+def _known_features(backbone: Backbone) -> dict[str, tuple[str, int]]:
     """Map each name that a feature may be requested by to its own name and its stride."""
     below = getattr(backbone, "bottom_up", backbone).output_shape()
-    known = {}
+    known: dict[str, tuple[str, int]] = {}
     for name, shape in below.items():
         match = re.fullmatch(r"res([2-5])", name)
         level = match[1] if match else int(math.log2(shape.stride))
@@ -142,7 +142,7 @@ def _known_features(backbone: nn.Module) -> dict[str, tuple[str, int]]:
     return known
 
 
-def _check_images(backbone: nn.Module, images: torch.Tensor) -> None:
+def _check_images(backbone: Backbone, images: torch.Tensor) -> None:
     if images.dim() != 4 or len(images) == 0:
         raise ValueError(
             f"images of shape {tuple(images.shape)}: expected (N, channels, height, width) with "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -134,6 +135,6 @@ def _ticks(side: int) -> list[int]:
 
 def _draw_box(axis: Axes, center: tuple[int, int], size: float) -> None:
     corner = (center[1] - size / 2, center[0] - size / 2)
-    options = {"fill": False, "linewidth": 1.6}
+    options: dict[str, Any] = {"fill": False, "linewidth": 1.6}
     axis.add_patch(Rectangle(corner, size, size, edgecolor="white", **options))
     axis.add_patch(Rectangle(corner, size, size, edgecolor=INK, linestyle=(0, (4, 3)), **options))

@@ -63,7 +63,7 @@ def _heads(model: nn.Module) -> Iterator[tuple[nn.Module, Make]]:
     if isinstance(model, RetinaNet):
         yield model.head, lambda output: _candidates(output, model.test_topk_candidates)
         return
-    rpn = getattr(model, "proposal_generator", None)
+    rpn: Any = getattr(model, "proposal_generator", None)
     if not hasattr(rpn, "rpn_head"):
         raise _unknown(model, "an RPN")
     yield rpn.rpn_head, lambda output: _candidates(output, rpn.pre_nms_topk[False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ BASELINE, FOUND = ORANGE, BLUE
 # From light to dark, so that they stay in order in a gray print. 4 and 6 belong to the res5 of DC5.
 DILATION_COLORS = {1: "#DDEBF4", 2: "#5FA8D3", 3: "#0B3C5D", 4: "#4A1F5C", 6: "#240C30"}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib
     "font.size": 10,

@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, SemanticSegmentor, build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import (
     BaseKeypointRCNNHead,
@@ -99,7 +101,7 @@ def _on_meta(detector: CfgNode | nn.Module) -> nn.Module:
 
 
 def _run(model: nn.Module, image: torch.Tensor, proposals: int, mask_rois: int) -> None:
-    backbone = model.backbone
+    backbone: Any = model.backbone
     padded = ImageList.from_tensors(
         [image], backbone.size_divisibility, padding_constraints=backbone.padding_constraints
     )
@@ -115,8 +117,9 @@ def _run(model: nn.Module, image: torch.Tensor, proposals: int, mask_rois: int) 
         _run_res5(heads, features, proposals, mask_rois)
     elif isinstance(heads, StandardROIHeads):
         _run_heads(heads, features, proposals, mask_rois)
-    if hasattr(model, "sem_seg_head"):
-        model.sem_seg_head(features)
+    sem_seg_head = getattr(model, "sem_seg_head", None)
+    if sem_seg_head is not None:
+        sem_seg_head(features)
 
 
 def _run_res5(
@@ -144,7 +147,7 @@ def _run_heads(
 
 
 def _pooled(
-    features: dict[str, torch.Tensor], names: list[str], pooler: nn.Module, rois: int
+    features: dict[str, torch.Tensor], names: list[str], pooler: ROIPooler, rois: int
 ) -> torch.Tensor:
     feature = features[names[0]]
     return feature.new_empty(rois, feature.shape[1], *pooler.output_size)

@@ -138,7 +138,8 @@ def describe_fault(names: Iterable[str]) -> str:
 
 def _rename(state_dict: Mapping[str, Any], naming: Naming) -> tuple[dict[str, str], list[str]]:
     """Map each name in the backbone to a key of the file, and list the keys without a name."""
-    keys, unused = {}, []
+    keys: dict[str, str] = {}
+    unused = []
     for key in state_dict:
         if naming.is_unused(key):
             unused.append(key)

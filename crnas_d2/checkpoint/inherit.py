@@ -32,7 +32,8 @@ def inherit_subnet(supernet: Mapping[str, torch.Tensor], path: Sequence[int]) ->
     """
     family, choice_keys = _find_choices(supernet)
     chosen = _choose(list(path), family, choice_keys.values())
-    subnet, entries = {}, {}
+    subnet: dict[str, torch.Tensor] = {}
+    entries: dict[str, int] = {}
     for key, tensor in supernet.items():
         match = choice_keys.get(key)
         if match is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,12 +51,12 @@ def match_statistics(
         raise ValueError("the target has fewer channels than the seed network; expected as many")
     expected: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def keep(name: str, norm: nn.Module, x: torch.Tensor) -> None:
+    def keep(name: str, norm: Any, x: torch.Tensor) -> None:
         variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
         scale = (norm.running_var + norm.eps).rsqrt()
         expected[name] = (mean - norm.running_mean) * scale, variance.sqrt() * scale
 
-    def match(name: str, norm: nn.Module, x: torch.Tensor) -> None:
+    def match(name: str, norm: Any, x: torch.Tensor) -> None:
         if name not in sources:
             return
         mean, deviation = expected[sources[name]]
@@ -74,7 +75,7 @@ def match_statistics(
 
 @contextlib.contextmanager
 def _before_each_norm(
-    network: nn.Module, do: Callable[[str, nn.Module, torch.Tensor], None]
+    network: nn.Module, do: Callable[[str, Any, torch.Tensor], None]
 ) -> Iterator[None]:
     """Call ``do`` with the name, module and input of each norm that runs, within a ``with`` block."""
     hooks = [

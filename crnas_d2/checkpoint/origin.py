@@ -54,8 +54,9 @@ def find_settings(
         convention = CONVENTIONS[source] if source else _zoo_convention(file, weights)
         beside = {} if convention else read_config_beside(file.path)
         if convention is None and not all(key in beside for key in ALWAYS_NEEDED):
-            beside = f", or the {CONFIG_BESIDE} of the training beside the file"
-            raise ValueError(_demand(file) + beside)
+            raise ValueError(
+                f"{_demand(file)}, or the {CONFIG_BESIDE} of the training beside the file"
+            )
         assumed = convention.settings() if convention else beside
         dilation = 2 if any(name.startswith("backbone.res5.") for name in file.tensors) else 1
         told = {DILATION: str(dilation), **assumed, **_pixels_of(file), **told}

@@ -64,7 +64,8 @@ def take_parts(seed: SeedNetwork, model: nn.Module, names: tuple[str, ...]) -> S
     for key, tensor in {**given, **{key: seed.rest[key] for key in classes.left_out}}.items():
         there[part_of(key)][key] = tensor
 
-    state, absent, new = {}, [], set()
+    state, absent = {}, []
+    new: set[str] = set()
     of_others = set(map(part_of, classes.left_out))
     for part, tensors in own.items():
         reason = _why_new(tensors, there.pop(part, {}), is_pyramid=part == NECK)

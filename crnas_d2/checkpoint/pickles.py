@@ -141,8 +141,9 @@ class _Function:
     """A function whose attributes no pickle can change."""
 
     __slots__ = ("_call",)
+    _call: Callable
 
-    def __init__(self, call: Callable):
+    def __init__(self, call: Any):
         object.__setattr__(self, "_call", call)
 
     def __call__(self, *args: Any) -> Any:

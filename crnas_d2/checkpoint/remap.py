@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -108,24 +109,25 @@ def remap_backbone(
     weights, origins = {}, {}
     for name, tensor in fresh.items():
         origin = Origin("zeroed") if name in zeroed else _trace(name, depths)
+        its_name = origin.source
         if origin.how == "zeroed":
             weights[name] = torch.zeros_like(tensor)
-        elif origin.how == "initialised":
+        elif its_name is None:
             weights[name] = tensor.clone()
-        elif origin.source in seed:
-            source = seed[origin.source]
+        elif its_name in seed:
+            source = seed[its_name]
             weights[name] = torch.empty_like(tensor)
-            cut = _cut(source, tensor.shape, origin.source, kind.num_groups)
+            cut = _cut(source, tensor.shape, its_name, kind.num_groups)
             if interpolate_dilated and name in dilations:
                 cut = _interpolate(cut, dilations[name])
             weights[name].copy_(cut)
             is_cut = source.shape != tensor.shape
-            origin = Origin(origin.how, origin.source, is_cut, name in dilations)
+            origin = Origin(origin.how, its_name, is_cut, name in dilations)
         # absent if the number of channels stays the same
-        elif origin.source.startswith("res2.0.shortcut."):
+        elif its_name.startswith("res2.0.shortcut."):
             weights[name], origin = tensor.clone(), Origin("initialised")
         else:
-            raise ValueError(f"the seed network has no tensor {origin.source}")
+            raise ValueError(f"the seed network has no tensor {its_name}")
         origins[name] = origin
     used = {origin.source for origin in origins.values()}
     return weights, RemapReport(origins, tuple(name for name in seed if name not in used))
@@ -168,7 +170,7 @@ def find_stages(model: nn.Module) -> dict[str, str]:
     return stages
 
 
-def find_backbone(model: nn.Module) -> nn.Module | None:
+def find_backbone(model: nn.Module) -> Any:
     """Find the network or supernet of this project in a model, which may be the model itself."""
     kinds = (CRResNet, CRMobileNetV2, Supernet)
     return next((module for module in model.modules() if isinstance(module, kinds)), None)
@@ -228,16 +230,16 @@ def _trace(name: str, depths: Mapping[str, int]) -> Origin:
 
 def _zeroed_tensors(stages: nn.Module, depths: Mapping[str, int], kind: _Kind) -> set[str]:
     """Get the tensors that turn the additional blocks of a stage into the identity."""
-    names = set()
+    names: set[str] = set()
     for layer, module in stages.named_modules():
         match = IN_A_BLOCK.fullmatch(f"{OF_A_CANDIDATE.sub('', layer)}.norm")
         if match is None or match["layer"] != LAST_LAYERS[kind.block] or match["rest"] != "norm":
             continue
         if 0 < depths[match["stage"]] <= int(match["block"]) and hasattr(module, "norm"):
             if isinstance(module.norm, FrozenBatchNorm2d) and module.weight.requires_grad:
-                zeroed = ("weight", "norm.running_mean", "norm.bias")
+                zeroed = ["weight", "norm.running_mean", "norm.bias"]
             else:
-                zeroed = ("norm.weight", "norm.bias")
+                zeroed = ["norm.weight", "norm.bias"]
             names.update(f"{layer}.{name}" for name in zeroed)
     return names
 
@@ -285,7 +287,7 @@ def _cut(tensor: torch.Tensor, shape: torch.Size, name: str, num_groups: int) ->
             "target; weights can be cut to fewer channels, not widened"
         )
     match = IN_A_BLOCK.fullmatch(name)
-    layer = match["layer"] if match else None
+    layer = match["layer"] if match else ""
     groups = {"conv1": (num_groups, 1), "conv2": (num_groups, 1), "conv3": (1, num_groups)}
     for axis, (size, count) in enumerate(zip(shape, groups.get(layer, (1, 1)))):
         tensor = tensor.unflatten(axis, (count, -1)).narrow(axis + 1, 0, size // count)

@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from ..modeling.cr_mobilenetv2 import MobileNetV2Stages
 from ..modeling.cr_resnet import ResNetStages
+from ..modeling.stages import Stages
 
 HOWS = ("copied", "repeated", "zeroed", "initialised")
 IN_A_BLOCK = re.compile(r"(?P<stage>\w+)\.(?P<block>\d+)\.(?P<layer>\w+)\.(?P<rest>.+)")
@@ -57,7 +58,7 @@ class RemapReport:
         """
         rows: dict[str, dict[str, Any]] = {}
         for name, origin in self.origins.items():
-            part = re.match(r"\w+(\.ops\.\d+(?=\.\d))?", name)[0]
+            part = re.sub(r"^(\w+(\.ops\.\d+(?=\.\d))?).*", r"\1", name)
             row = rows.setdefault(
                 part, {"part": part, "seed_blocks": {}, **dict.fromkeys((*HOWS, "cut"), 0)}
             )
@@ -67,8 +68,9 @@ class RemapReport:
             if block is not None:
                 blocks = row["seed_blocks"]
                 blocks.setdefault(int(block[1]))
-                if origin.source is not None:
-                    blocks[int(block[1])] = int(IN_A_BLOCK.fullmatch(origin.source)["block"])
+                source = IN_A_BLOCK.fullmatch(origin.source or "")
+                if source is not None:
+                    blocks[int(block[1])] = int(source["block"])
         return [
             {**row, "seed_blocks": [block for _, block in sorted(row["seed_blocks"].items())]}
             for row in rows.values()
@@ -78,11 +80,11 @@ class RemapReport:
         """Describe the differences from the seed network, by the name of the stage."""
         notes: dict[str, Counter[str]] = {}
         for name, origin in self.origins.items():
-            stage = notes.setdefault(name.partition(".")[0], Counter())
-            stage["repeated"] += origin.how in ("repeated", "zeroed")
-            stage["initialised"] += origin.how == "initialised"
-            stage["cut"] += origin.is_cut
-            stage["dilated"] += origin.is_dilated
+            note = notes.setdefault(name.partition(".")[0], Counter())
+            note["repeated"] += origin.how in ("repeated", "zeroed")
+            note["initialised"] += origin.how == "initialised"
+            note["cut"] += origin.is_cut
+            note["dilated"] += origin.is_dilated
         for place in self._unused_places():
             stage, _, block = place.partition(".")
             if stage in notes and block.isdigit():
@@ -126,7 +128,8 @@ def describe_frozen(changes: Mapping[str, str], family: str, freeze_at: int) -> 
         family: family of the network, as in ``MODEL.CR.FAMILY``.
         freeze_at: value of ``MODEL.BACKBONE.FREEZE_AT``.
     """
-    stages = {"resnet": ResNetStages, "mobilenetv2": MobileNetV2Stages}[family]
+    kinds: dict[str, type[Stages]] = {"resnet": ResNetStages, "mobilenetv2": MobileNetV2Stages}
+    stages = kinds[family]
     frozen, resolution, best = [], 0, None
     for name in stages.names:
         if resolution >= freeze_at:

@@ -77,7 +77,7 @@ def check_same_network(cfg: CfgNode, saved: ModelConfig, filename: str) -> None:
     may be in another order, see :func:`match_class_rows`.
     """
     used = flatten_model_config(cfg)
-    inherits = supernet_kind(saved.get(BUILDER, "")) and not supernet_kind(used[BUILDER])
+    inherits = bool(supernet_kind(saved.get(BUILDER, ""))) and not supernet_kind(used[BUILDER])
     changed = _changed_keys(_network(used), _network(saved, plain=inherits))
     if not inherits:
         changed += _lacking_choices(used, saved)
@@ -132,8 +132,11 @@ def _show(keys: list[str], used: ModelConfig, saved: ModelConfig) -> list[str]:
 
 def _show_classes(used: ModelConfig, saved: ModelConfig) -> str:
     there, here = read_class_names(saved), read_class_names(used)
-    place = next((i for i, pair in enumerate(zip(there, here)) if len({*pair}) > 1), None)
-    return describe_difference(there, here) or (
+    difference = describe_difference(there, here)
+    if difference:
+        return difference
+    place = next(i for i, pair in enumerate(zip(there, here)) if len({*pair}) > 1)
+    return (
         f"the same {len(here)} in another order: the one of index {place} is {there[place]!r} in the "
         f"checkpoint, {here[place]!r} in the data. The state of the optimizer has that order: give "
         "the categories the ids that they had, or start a new training from the checkpoint, as "
@@ -176,7 +179,9 @@ def _network(flat: ModelConfig, plain: bool = False) -> dict[str, str]:
 
 def _lacking_choices(used: ModelConfig, saved: ModelConfig) -> list[str]:
     """Get the key of a supernet's choices if the trained one lacks some of them."""
-    kind = {"stage": "STAGE_CHOICES", "dilation": "OPERATIONS"}.get(supernet_kind(used[BUILDER]))
+    kind = {"stage": "STAGE_CHOICES", "dilation": "OPERATIONS"}.get(
+        supernet_kind(used[BUILDER]) or ""
+    )
     key = f"MODEL.SUPERNET.{kind}"
     if key not in saved:
         return []

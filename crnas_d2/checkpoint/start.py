@@ -13,7 +13,7 @@ from torch import nn
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
+from detectron2.modeling import Backbone, build_backbone
 
 from ..architecture import FAMILIES
 from ..modeling.builder_names import supernet_kind
@@ -119,7 +119,7 @@ def check_start(seed: SeedNetwork, cfg: CfgNode) -> None:
         _fit(seed, build_on_meta(cfg), cfg)
 
 
-def build_on_meta(cfg: CfgNode) -> nn.Module:
+def build_on_meta(cfg: CfgNode) -> Backbone:
     """Build the backbone of a config on the meta device, where no memory is allocated."""
     with torch.device("meta"):
         return build_backbone(cfg, ShapeSpec(channels=3))

@@ -85,11 +85,12 @@ def find_model_config(content: Any) -> dict[str, str]:
     Other projects have configs of other kinds under the same name.
     """
     config = dict(_items(content)).get("model_config")
-    is_ours = isinstance(config, dict) and all(
+    if isinstance(config, dict) and all(
         isinstance(key, str) and key.startswith(("MODEL.", "INPUT.")) and isinstance(value, str)
         for key, value in config.items()
-    )
-    return config if is_ours else {}
+    ):
+        return config
+    return {}
 
 
 def read_checkpoint(path: str, into_memory: bool = False) -> dict[str, Any]:
@@ -183,10 +184,11 @@ def _unwrap(content: Any, path: str, prefix: str) -> dict[str, Any]:
     for _ in range(MOST_NESTED):
         entries = [key for key, value in _items(content) if _holds_tensors(value)]
         asked, _, rest = prefix.partition(".")
+        entry: str | None
         if asked in entries:
             entry, prefix = asked, rest
         else:
-            entry = next((entry for entry in WRAPPERS if entry in entries), None)
+            entry = next((wrapper for wrapper in WRAPPERS if wrapper in entries), None)
         if entry is None:
             break
         others = [other for other in entries if other != entry]

@@ -32,9 +32,10 @@ def likeness(moving: np.ndarray, fixed: np.ndarray, start: np.ndarray) -> np.nda
     """
     moving, fixed = moving.astype(np.float32), fixed.astype(np.float32)
     alike = np.zeros(len(start), np.float32)
-    near = np.arange(len(start))
-    place = best_place = start.astype(np.float32)
-    best = np.full(len(start), -1, np.float32)
+    near: np.ndarray = np.arange(len(start))
+    place: np.ndarray = start.astype(np.float32)
+    best_place = place
+    best: np.ndarray = np.full(len(start), -1, np.float32)
     for step in range(STEPS):
         sample = _Sample(moving[near], place)
         levels = sample.correlation(sample.levels, fixed[near])

@@ -76,7 +76,7 @@ def register_own(cfg: CfgNode) -> None:
             in TRAIN or TEST.
     """
     rules = json_rules(cfg)
-    left_out = set()
+    left_out: set[Any] = set()
     for entry in coco_json_entries(cfg):
         left_out.update(register_coco_json(**entry, rules=rules).left_out)
     unknown = [entry for entry in rules.left_out_categories if entry not in left_out]
@@ -164,7 +164,7 @@ def coco_json_entries(cfg: CfgNode) -> Iterator[dict[str, Any]]:
             )
         name, json_file, image_root = entry
         uses = {name, *split_names(name)}
-        required = SCORED_KEYS if uses & set(test) else ()
+        required: tuple[str, ...] = SCORED_KEYS if uses & set(test) else ()
         if uses & set(train):
             required += ("objects",)
             if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
@@ -201,7 +201,8 @@ def draws_anew(cfg: CfgNode) -> bool:
         register_own(cfg)
         names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
         sources = {split_source(name) for name in names if _is_drawn(name)}
-        return not all(are_written(source, *_draw_settings(cfg)) for source in sources)
+        settings = _draw_settings(cfg)
+        return not all(are_written(source, *settings) for source in sources if source)
     except (OSError, ValueError):
         return True
 
@@ -221,8 +222,9 @@ def _draw_settings(cfg: CfgNode) -> tuple[int, int, str, str, str]:
 
 def _register_part(name: str, cfg: CfgNode) -> None:
     """Draw archtrain and archval where ``name`` is one of them and not an own data set."""
-    if _is_drawn(name):
-        register_splits(split_source(name), *_draw_settings(cfg))
+    source = split_source(name)
+    if source is not None and _is_drawn(name):
+        register_splits(source, *_draw_settings(cfg))
         os.fspath(MetadataCatalog.get(name).json_file)  # writes the files, or raises
 
 
@@ -266,7 +268,8 @@ def _place(name: str) -> str:
 
 
 def _check_archval_apart(train: Sequence[str], test: Sequence[str], data: CfgNode) -> None:
-    for source in {split_source(name) for name in (*train, *test)} - {None}:
+    sources = map(split_source, (*train, *test))
+    for source in {source for source in sources if source is not None}:
         archval = split_names(source)[1]
         for name in [name for name in test if name != archval and archval in DatasetCatalog]:
             shared = shared_images(archval, name, data)

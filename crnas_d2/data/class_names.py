@@ -12,7 +12,8 @@ def tell_apart(names: Iterable[str]) -> list[str]:
     once stay as they are, so to do it twice changes nothing.
     """
     names = list(names)
-    told, counts = set(names), {}
+    told = set(names)
+    counts: dict[str, int] = {}
     apart = []
     for name in names:
         number = counts[name] = counts.get(name, 0) + 1

@@ -78,7 +78,7 @@ class AnnotationCheck:
 
     def _check_ids(self, annotations: list[dict]) -> bool:
         """Whether the annotations have to be counted anew, from 1."""
-        ids = [annotation.get("id") for annotation in annotations]
+        ids: list[Any] = [annotation.get("id") for annotation in annotations]
         types = set(map(type, ids))
         if not types <= {int, float, str}:
             for index, annotation_id in enumerate(ids):
@@ -121,11 +121,11 @@ class AnnotationCheck:
             self._error(f"image_id is {short(image_id)}; expected the id of an image", annotation)
         return False
 
-    def _check(self, annotation: dict) -> None:
+    def _check(self, annotation: dict[str, Any]) -> None:
         size = self.sizes[annotation["image_id"]]
         crowd = self._is_crowd(annotation)
         trained = self._check_box(annotation, size)
-        category_id = annotation.get("category_id")
+        category_id: Any = annotation.get("category_id")
         if type(category_id) in (int, str) and category_id in self.categories:
             self.objects[category_id] += 1
             self.crowds[category_id] += crowd
@@ -164,11 +164,11 @@ class AnnotationCheck:
 
     def _check_box(self, annotation: dict, size: tuple[int, int] | None) -> bool:
         """Whether Detectron2 trains on it."""
-        box = annotation.get("bbox")
+        box: Any = annotation.get("bbox")
         try:
             x, y, width, height = box
             # Stated so that NaN does not pass. That of most boxes, and soon said.
-            if x >= 0 and y >= 0 and width > 0 and height > 0:
+            if size and x >= 0 and y >= 0 and width > 0 and height > 0:
                 if x + width <= size[0] and y + height <= size[1]:
                     return True
         except (TypeError, ValueError):
@@ -177,7 +177,8 @@ class AnnotationCheck:
             fault = f"bbox is {short(box)}; expected 4 finite numbers [x, y, width, height]"
             self._error(fault, annotation)
             return False
-        kind = box_kind(*box, size) if size else None
+        x, y, width, height = box
+        kind = box_kind(x, y, width, height, size) if size else None
         if kind:
             self._warn(kind + IN_A_TEST[kind], annotation)
         return kind not in LEFT_OUT
@@ -216,7 +217,7 @@ class AnnotationCheck:
             self._warn(f"{what}, whose object Detectron2 leaves out of the training", annotation)
 
     def _check_area(self, annotation: dict) -> None:
-        area = annotation.get("area")
+        area: Any = annotation.get("area")
         if not (_is_number(area) and area >= 0):
             annotation["area"] = _measured_area(annotation)
             kind = "annotation without an area of 0 or more, which is that of its mask, or else of its box"
@@ -237,7 +238,8 @@ def _place(annotation: dict) -> str:
 
 def _measured_area(annotation: dict) -> float:
     """As Detectron2 measures it where it writes COCO's format; 0 where it cannot be measured."""
-    segmentation, box = annotation.get("segmentation"), annotation.get("bbox")
+    segmentation: Any = annotation.get("segmentation")
+    box: Any = annotation.get("bbox")
     try:
         if type(segmentation) is list and segmentation:
             return PolygonMasks([segmentation]).area()[0].item()

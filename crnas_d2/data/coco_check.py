@@ -174,7 +174,7 @@ class CocoCheck:
         return sizes
 
     def _size(self, image_id: int | str, image: dict) -> tuple[int, int] | None:
-        sides = image.get("width"), image.get("height")
+        sides: Any = image.get("width"), image.get("height")
         if not (type(sides[0]) is type(sides[1]) is int):
             numbers = tuple(map(whole_number, sides))
             if None not in numbers:

@@ -91,7 +91,8 @@ def compose(
     """
     pixels, photo = _background(sources, size, rng)
     top = np.full((size, size), -1)  # index of the digit that is seen at each pixel
-    boxes, drawn = [], []
+    boxes: list[tuple[int, int, int, int]] = []
+    drawn = []
     for digit, longer_side in digits:
         scan = int(rng.choice(sources.indices[digit]))
         shape = _shape(sources.scans[scan], longer_side)

@@ -187,11 +187,13 @@ def _write_scenes(
     index in scikit-learn's ``load_digits``.
     """
     os.makedirs(folder)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(recipe.num_scenes[split]):
         rng = np.random.RandomState([recipe.seed, split, 0, image_id])
         digits = rng.randint(len(_CATEGORIES), size=rng.randint(1, recipe.max_digits + 1))
-        sides = np.exp(rng.uniform(*np.log(recipe.digit_sizes), len(digits)))
+        low, high = np.log(recipe.digit_sizes)
+        sides = np.exp(rng.uniform(low, high, len(digits)))
         # The largest first: no digit is under a larger one.
         ordered = sorted(zip(digits, sides), key=lambda digit: -digit[1])
         scene = compose(sources, ordered, recipe.scene_size, recipe.max_overlap, rng)
@@ -239,7 +241,7 @@ def _write_scenes(
 
 def _write_crops(folder: str, split: int, sources: DigitSources, recipe: DigitsRecipe) -> None:
     for digit, category in enumerate(_CATEGORIES):
-        class_folder = os.path.join(folder, category["name"])
+        class_folder = os.path.join(folder, str(category["name"]))
         os.makedirs(class_folder)
         for index in range(recipe.num_crops[split]):
             rng = np.random.RandomState([recipe.seed, split, 1 + digit, index])

@@ -69,8 +69,8 @@ def fingerprint_of(picture: Image.Image) -> bytes:
     hashes = []
     for view in (work, ImageOps.mirror(work)):
         for left, top, side in BOXES:
-            box = tuple(WORK_SIDE * v for v in (left, top, left + side, top + side))
-            crop = view.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box)
+            x0, y0, x1, y1 = (WORK_SIDE * v for v in (left, top, left + side, top + side))
+            crop = view.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=(x0, y0, x1, y1))
             hashes.append(np.packbits(imagehash.phash(crop).hash))
     small = work.resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.concatenate([*hashes, np.asarray(small).ravel()]).tobytes()

@@ -94,11 +94,12 @@ def _pictures(listing: Listing, by_content: bool, folder: str) -> str:
     digest = hashlib.sha256()
     for path in paths:
         state = states[path]
+        told: object = state
         if isinstance(state, FileState):
             # Seconds, as a copy may keep no parts of them
             times = (state.size, state.mtime_ns // 10**9)
-            state = contents[state.path].hex() if by_content else times
-        digest.update(f"{state}\n".encode())
+            told = contents[state.path].hex() if by_content else times
+        digest.update(f"{told}\n".encode())
     return digest.hexdigest()
 
 

@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_COMMITS = 2.0
 SECONDS_BEFORE_BAR = 1.0
 SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def work_through(

@@ -33,7 +33,10 @@ class ClassCounts:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ClassCounts:
         """From its attributes by name, with lists for tuples."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        attributes: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
+        }
+        return cls(**attributes)
 
     def __add__(self, other: ClassCounts) -> ClassCounts:
         """Of both data sets together, which have the same classes."""
@@ -64,10 +67,11 @@ def count_coco(
     names = [str(category.get("name")) for category in categories]
     ids = [image["id"] for image in coco["images"]]
     inside = sum(image_id in archval for image_id in ids)
-    return tuple(
+    archtrain, in_archval = (
         _count(names, images, of_part, bool(annotations))
         for images, of_part in zip((len(ids) - inside, inside), pairs)
     )
+    return archtrain, in_archval
 
 
 def count_dicts(dataset: Sequence[Mapping[str, Any]], names: Sequence[str]) -> ClassCounts:

@@ -134,7 +134,7 @@ def _corners(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
     modes = np.array([int(o["bbox_mode"]) for o in annotations], int)
     for mode in np.unique(modes):
         chosen = np.flatnonzero(modes == mode)
-        boxes = np.array([annotations[i]["bbox"] for i in chosen], float)
+        boxes = np.array([annotations[int(i)]["bbox"] for i in chosen], np.float64)
         corners[chosen] = BoxMode.convert(boxes, BoxMode(mode), BoxMode.XYXY_ABS)
     # A negative width counts to the left, as in Detectron2's mapper.
     return np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)

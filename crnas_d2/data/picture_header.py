@@ -7,6 +7,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
@@ -56,7 +57,7 @@ def read_facts(path: str, decode: bool = False) -> PictureFacts | Fault:
             f.seek(0)
             image = Image.open(f)
             size, orientation = _stored_size(image), _orientation(image, f)
-            facts = PictureFacts(*size, image.mode, orientation, image.format, decode)
+            facts = PictureFacts(*size, image.mode, orientation, image.format or "", decode)
             fault = _fault_of_values(image) or _fault_of_turn(facts)
         if decode and not fault:
             read_image(path, "RGB")
@@ -70,7 +71,7 @@ def read_facts(path: str, decode: bool = False) -> PictureFacts | Fault:
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
     """(width, height) before any turn. Pillow turns a TIFF itself."""
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         return image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
     return image.size
 

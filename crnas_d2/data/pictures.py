@@ -19,7 +19,7 @@ from ..files import is_remote, real_path
 try:
     import cv2
 except ImportError:
-    cv2 = None  # it reads videos
+    cv2 = None  # type: ignore[assignment]  # it reads videos
 
 logger = logging.getLogger(__name__)
 

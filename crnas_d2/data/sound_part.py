@@ -25,14 +25,14 @@ def read_sound_part(
         OSError, ValueError: the file cannot be read, or has no images and no categories.
     """
     coco = read_json(json_file)
-    sections = (
-        {k: coco.get(k) for k in ("images", "annotations", "categories")}
+    sections: list[Any] = (
+        [coco.get(name) for name in ("images", "annotations", "categories")]
         if isinstance(coco, dict)
-        else {}
+        else [None] * 3
     )
     images, annotations, categories = (
         [e for e in section if isinstance(e, dict)] if isinstance(section, list) else []
-        for section in sections.values() or ([], [], [])
+        for section in sections
     )
     if not images or not categories:
         raise ValueError(f"{json_file} has no images or no categories, so there is nothing to show")

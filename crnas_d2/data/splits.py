@@ -58,14 +58,15 @@ class CountedDraw(Draw):
         counts: of archtrain and archval.
     """
 
-    counts: tuple[ClassCounts, ClassCounts] = ()
+    counts: tuple[ClassCounts, ...] = ()
 
 
 def split_names(source: str) -> tuple[str, str]:
     """Names of the parts: "coco_2017_train" has "coco_2017_archtrain" and "coco_2017_archval"; a
     name without the ending "_train" is kept whole."""
     stem = source.removesuffix("_train")
-    return tuple(f"{stem}_{part}" for part in PARTS)
+    archtrain, archval = (f"{stem}_{part}" for part in PARTS)
+    return archtrain, archval
 
 
 def split_source(name: str) -> str | None:
@@ -200,7 +201,7 @@ def are_written(source: str, *settings: Any) -> bool:
 
 def _plan(
     source: str, size: int, seed: int, folder: str, group_key: str, cache_dir: str
-) -> tuple[CountedDraw, tuple[str, ...]]:
+) -> tuple[CountedDraw, tuple[str, str]]:
     """What is drawn, and the paths of the two files."""
     drawn = read_draw(source, DrawSettings(size, seed, group_key), cache_dir)
     json_file = _source_file(source)
@@ -210,8 +211,8 @@ def _plan(
     settings += f"_by_{quote(group_key, safe='')}" if group_key else ""
     settings += f"_{file_sha256(json_file)[:16]}"
     stems = [re.sub(r"[^-.\w]", "_", name) for name in split_names(source)]
-    paths = tuple(os.path.join(folder, f"{stem}_{settings}.json") for stem in stems)
-    return drawn, paths
+    archtrain, archval = (os.path.join(folder, f"{stem}_{settings}.json") for stem in stems)
+    return drawn, (archtrain, archval)
 
 
 def read_draw(source: str, settings: DrawSettings, cache_dir: str = "") -> CountedDraw:
@@ -243,8 +244,8 @@ def _read_draw(json_file: str, state: Any, settings: DrawSettings, folder: str) 
         }
 
     drawn = remembered(folder, "draw", [state, asdict(settings)], draw) if state else draw()
-    counts = tuple(map(ClassCounts.from_json, drawn["counts"]))
-    return CountedDraw(frozenset(drawn["archval"]), drawn["stratified"], counts)
+    archtrain, archval = map(ClassCounts.from_json, drawn["counts"])
+    return CountedDraw(frozenset(drawn["archval"]), drawn["stratified"], (archtrain, archval))
 
 
 @no_garbage_collection()

@@ -28,9 +28,14 @@ class Dealt(Protocol):
         classes: in how many of the images each class has objects.
     """
 
-    rank: bytes
-    size: int
-    classes: Mapping[int, int]
+    @property
+    def rank(self) -> bytes: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def classes(self) -> Mapping[int, int]: ...
 
 
 def stratify(groups: Sequence[Dealt], size: int) -> set[int]:
@@ -51,8 +56,9 @@ def stratify(groups: Sequence[Dealt], size: int) -> set[int]:
     for index in range(len(groups)):
         if deal.parts[index] is None:
             deal.assign(index)
-    _Exchange(groups, deal.parts).run()
-    return {index for index, part in enumerate(deal.parts) if part == ARCHVAL}
+    parts = [part for part in deal.parts if part is not None]  # all of them, now
+    _Exchange(groups, parts).run()
+    return {index for index, part in enumerate(parts) if part == ARCHVAL}
 
 
 class _Deal:
@@ -128,7 +134,7 @@ class _Exchange:
     def __init__(self, groups: Sequence[Dealt], parts: list[int]):
         self._groups, self._parts = groups, parts
         self._members: dict[int, list[int]] = {}
-        self._has = [Counter(), Counter()]  # groups with a class, of each part
+        self._has: list[Counter[int]] = [Counter(), Counter()]  # groups with a class, of each part
         for index, (group, part) in enumerate(zip(groups, parts)):
             self._has[part].update(group.classes.keys())
             for label in group.classes:

@@ -91,5 +91,5 @@ def _write_annotations(folder: str, split: str, records: dict[str, list[dict[str
         os.makedirs(os.path.dirname(file), exist_ok=True)
         ET.ElementTree(root).write(file, encoding="utf-8")
     os.makedirs(os.path.dirname(set_file), exist_ok=True)
-    with open(set_file, "w", encoding="utf-8") as file:
-        file.write("".join(f"{name}\n" for name in records))
+    with open(set_file, "w", encoding="utf-8") as names:
+        names.write("".join(f"{name}\n" for name in records))

@@ -100,7 +100,9 @@ def read_voc_images(
         file = _xml_file(dirname, name)
         root = _read_xml(file, findings)
         label = os.path.relpath(file, dirname)  # findings name the folder
-        size = _size(root, label, files[0], findings) if root is not None and files else None
+        if root is None or not files:
+            continue
+        size = _size(root, label, files[0], findings)
         if size is not None:
             objects = tuple(_objects(root, label, size, class_names, scored, findings))
             images.append(VOCImage(name, files[0], *size, file, objects))
@@ -181,7 +183,8 @@ def _size(root: ET.Element, label: str, picture: str, findings: Findings) -> tup
     if not all(re.fullmatch(r"\d{1,15}(\.0*)?", text) for text in texts):
         findings.error(f"{label}: width, height are {texts}; expected integers")
         return None
-    size = tuple(int(float(text)) for text in texts)
+    width, height = (int(float(text)) for text in texts)
+    size = width, height
     if 0 in size:
         facts = read_facts(picture)
         if isinstance(facts, Fault):
@@ -214,18 +217,19 @@ def _objects(
         corners = _finite(texts)
         if corners is None:
             findings.error(f"{place}: bndbox is {texts}; expected 4 numbers xmin, ymin, xmax, ymax")
-        is_trained = corners and _is_trained(corners, place, size, scored, findings)
+        is_trained = corners is not None and _is_trained(corners, place, size, scored, findings)
         flags = _flags(item, place, findings) if scored else {}
-        if len(findings.errors) == before:
+        if name is not None and corners is not None and len(findings.errors) == before:
             yield VOCObject(name, corners, is_trained, flags)
 
 
-def _finite(texts: Sequence[str | None]) -> tuple[float, ...] | None:
+def _finite(texts: Sequence[str | None]) -> tuple[float, float, float, float] | None:
     try:
-        numbers = tuple(map(float, texts))
-    except (TypeError, ValueError):
+        xmin, ymin, xmax, ymax = (float(text or "") for text in texts)
+    except ValueError:
         return None
-    return numbers if all(map(math.isfinite, numbers)) else None
+    corners = xmin, ymin, xmax, ymax
+    return corners if all(map(math.isfinite, corners)) else None
 
 
 def _is_trained(

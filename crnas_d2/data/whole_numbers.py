@@ -31,7 +31,7 @@ def is_id(value: Any) -> bool:
 
 def are_of_one_type(*columns: Iterable[Any]) -> bool:
     """Whether ids, and those in entries that refer to them, are all whole numbers or all texts."""
-    types = set()
+    types: set[type] = set()
     for column in columns:
         types.update(map(type, column))
     return types <= {int} or types <= {str}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detectron2.engine import HookBase
+
+Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
 
 class WeightAveraging(HookBase):
@@ -48,19 +48,17 @@ class WeightAveraging(HookBase):
     def after_step(self) -> None:
         self._average.update_parameters(self._model)
 
-    def _update(
-        self, averages: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor], steps: torch.Tensor
-    ) -> None:
+    def _update(self, averages: Tensors, tensors: Tensors, steps: torch.Tensor | int) -> None:
         """Update tensors of the same type."""
         if averages[0].is_floating_point():
-            decay = min(self._decay, (1 + steps.item()) / (10 + steps.item()))
+            decay = min(self._decay, (1 + int(steps)) / (10 + int(steps)))
             get_ema_multi_avg_fn(decay)(averages, tensors, steps)
         else:
             for average, tensor in zip(averages, tensors):
                 average.copy_(tensor)
 
     def state_dict(self) -> dict[str, int]:
-        return {"steps": self._average.n_averaged.item()}
+        return {"steps": int(self._average.n_averaged)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._average.n_averaged.fill_(state_dict["steps"])

@@ -25,6 +25,8 @@ class BestCheckpointer(hooks.BestCheckpointer):
     model_best.pth.
     """
 
+    best_metric: float | None
+
     def before_train(self) -> None:
         path = os.path.join(self._checkpointer.save_dir, f"{BEST}.pth")
         if self.trainer.start_iter > 0 and PathManager.isfile(path):

@@ -99,7 +99,7 @@ def _said_by_worker(error: Exception) -> str:
 
 def log_fault(sentence: str, error: Exception | None = None) -> None:
     """Write a fault to the log files only, with the traceback of an exception."""
-    trace = error and (type(error), error, error.__traceback__)
+    trace = None if error is None else (type(error), error, error.__traceback__)
     record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, sentence, (), trace)
     for handler in logging.getLogger(PACKAGE).handlers:
         if isinstance(handler, LogFile):

@@ -95,11 +95,9 @@ class Forecast:
         return Work(self._left[False], self._left[True], self._pixels)
 
     def _expected(self, works: Sequence[Work]) -> float | None:
-        if not self._rates:
+        rates = self._rates
+        if not rates:
             return None
-        forward, backward = self._rates.get(False), self._rates.get(True)
-        if forward is None:
-            forward = backward / BACKWARD_COST
-        if backward is None:
-            backward = forward * BACKWARD_COST
+        forward = rates[False] if False in rates else rates[True] / BACKWARD_COST
+        backward = rates[True] if True in rates else rates[False] * BACKWARD_COST
         return sum((w.forward * forward + w.backward * backward) * w.pixels for w in works)

@@ -8,8 +8,8 @@ import random
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ class ReportedLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        total, size = len(self._loader.dataset), self._loader.batch_size * comm.get_world_size()
+        total = len(cast(Sized, self._loader.dataset))
+        size = self._loader.batch_size * comm.get_world_size()
         for number, batch in enumerate(self._loader, start=1):
             yield batch
             done = min(number * size, total)
@@ -64,7 +65,7 @@ class TrainingBatches(Sampler):
         self.start = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        open_batches = defaultdict(list)
+        open_batches: dict[int, list[tuple[int, int]]] = defaultdict(list)
         finished = 0
         rank, world_size = comm.get_rank(), comm.get_world_size()
         for position, index in enumerate(self.sampler):
@@ -83,7 +84,7 @@ class SeededDataset(Dataset):
     A sample that the mapper refuses by returning None is replaced by another random one.
     """
 
-    def __init__(self, dataset: Dataset, mapper: Callable[[Any], Any], seed: int):
+    def __init__(self, dataset: Sequence[Any], mapper: Callable[[Any], Any], seed: int):
         self._dataset = dataset
         self._mapper = PicklableWrapper(mapper)
         self._seed = seed

@@ -13,6 +13,8 @@ from ..files import to_json
 class MetricsWriter(JSONWriter):
     """Detectron2's JSONWriter with valid JSON, in which numbers that are not finite are null."""
 
+    _file_handle: Any
+
     def __init__(self, path: str):
         super().__init__(path)
         self._file_handle = _ValidLines(self._file_handle)

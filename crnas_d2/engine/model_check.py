@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -181,7 +182,7 @@ def _check_test_paths(cfg: CfgNode, model: nn.Module) -> None:
                 raise ValueError(f"MODEL.SUPERNET.TEST_PATHS has {path!r}: {error}") from None
 
 
-def _value(cfg: CfgNode, key: str) -> object:
+def _value(cfg: CfgNode, key: str) -> Any:
     parent, _, name = key.rpartition(".")
     return (cfg.MODEL[parent] if parent else cfg.MODEL)[name]
 

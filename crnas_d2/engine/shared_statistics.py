@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -35,7 +37,7 @@ class SharedStatistics(HookBase):
         self._model = model
 
     def after_step(self) -> None:
-        norms = [m for m in active_modules(self._model) if _has_statistics_of_its_own(m)]
+        norms: list[Any] = [m for m in active_modules(self._model) if _has_statistics_of_its_own(m)]
         if not norms:
             return
         mean = torch.cat([norm.running_mean for norm in norms]).double()

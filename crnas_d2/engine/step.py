@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.engine import AMPTrainer, SimpleTrainer, TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
@@ -20,7 +20,7 @@ class DivergedError(FloatingPointError):
     """A loss is not finite, and all ranks know it."""
 
 
-class _TellsItsLosses:
+class _TellsItsLosses(TrainerBase):
     """Mixin that exchanges the losses of all ranks in one message.
 
     Detectron2 gathers losses as pickles, and raises an error for one that is not finite on the main
@@ -46,7 +46,7 @@ class _TellsItsLosses:
             super().run_step()
         except FloatingPointError as error:
             supernet = find_supernet(self.model)
-            path = f", path {list(supernet.path)}" if supernet else ""
+            path = f", path {list(supernet.path)}" if supernet and supernet.path else ""
             raise type(error)(f"diverged at iteration {self.iter}{path}: {error}") from error
 
     def _write_metrics(

@@ -275,9 +275,10 @@ class Terminal(logging.Handler):
         """
         parts = [self._place or "begins"]
         rate = self._forecast.images_per_second(self._backward)
-        if rate is not None:
-            whole = f" (all ~{_duration(self._forecast.all_left())})" if self._has_others else ""
-            parts.append(f"{_duration(self._forecast.step_left())} left{whole}")
+        step_left, all_left = self._forecast.step_left(), self._forecast.all_left()
+        if rate is not None and step_left is not None and all_left is not None:
+            whole = f" (all ~{_duration(all_left)})" if self._has_others else ""
+            parts.append(f"{_duration(step_left)} left{whole}")
             parts.append(f"{rate:.3g} images/s")
         parts += [self._detail] if self._detail else []
         return f"{self._title}: {', '.join(parts)}"

@@ -58,9 +58,8 @@ def _register(name: str, body: Builder, what: str, neck: Neck | None) -> Builder
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = __package__
-    build.__doc__ = f"{what} from a config."
-    if neck:
-        build.__doc__ += f" Over it: {neck.__doc__.splitlines()[0]}"
+    over = f" Over it: {neck.__doc__.splitlines()[0]}" if neck and neck.__doc__ else ""
+    build.__doc__ = f"{what} from a config.{over}"
     BACKBONE_REGISTRY.register(build)
     return build
 

@@ -20,6 +20,9 @@ class ImageClassifier(nn.Module):
     :class:`CRCheckpointer`.
     """
 
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
     @configurable
     def __init__(
         self,

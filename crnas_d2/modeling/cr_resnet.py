@@ -174,6 +174,8 @@ class CRResNet(ResNet):
     Detectron2's own network, including the parameter names.
     """
 
+    stages: list[nn.Sequential]
+
     @configurable
     def __init__(
         self,
@@ -232,7 +234,7 @@ class CRResNet(ResNet):
         super().__init__(
             stages.make_stage("stem"),
             [
-                list(stages.make_stage(name, dilations))
+                list(stages.make_stage(name, dilations).children())
                 for name, dilations in zip(get_family("resnet").stages, architecture.dilations)
             ],
             num_classes=num_classes,

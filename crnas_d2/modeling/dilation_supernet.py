@@ -48,11 +48,12 @@ class DilationSupernet(Supernet):
             index = family.stages.index(name)
             start, depth = sum(space.stage_code[:index]), space.stage_code[index]
             candidates = {o: stages.make_stage(name, (o + 1,) * depth) for o in space.operations}
-            stage = candidates[space.operations[0]]
-            for i, block in enumerate(stage):
-                ops = {o: getattr(chain[i], stages.choice_layer) for o, chain in candidates.items()}
-                setattr(block, stages.choice_layer, ChoiceBlock(start + i, ops))
-            return stage
+            chains = zip(*(chain.children() for chain in candidates.values()))
+            for i, blocks in enumerate(chains):
+                layers = [getattr(block, stages.choice_layer) for block in blocks]
+                choice = ChoiceBlock(start + i, dict(zip(candidates, layers)))
+                setattr(blocks[0], stages.choice_layer, choice)
+            return candidates[space.operations[0]]
 
         super().__init__(space, family, stages, make_stage, out_features, freeze_at)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,7 +59,10 @@ def global_pooling(fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
     return coarse + fine * coarse.amax((2, 3), keepdim=True).sigmoid()
 
 
-OPS = {"sum": torch.add, "GP": global_pooling}
+OPS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "sum": torch.add,
+    "GP": global_pooling,
+}
 
 
 def resize(x: torch.Tensor, level: int, new_level: int) -> torch.Tensor:

@@ -42,7 +42,7 @@ class CRRes5ROIHeads(Res5ROIHeads):
         return super().from_config(cfg, input_shape)
 
     @classmethod
-    def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
+    def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
         stages = cls._stages(cfg)
         dilations = get_architecture(cfg).dilations[-1]
         return stages.make_stage("res5", dilations), stages.out_channels("res5")

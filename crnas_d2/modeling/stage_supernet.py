@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -52,7 +53,7 @@ class StageSupernet(Supernet):
             index = family.stages.index(name)
             depths = space.choices[index]
             if share_blocks:
-                chain = stages.make_stage(name, (1,) * depths[-1])
+                chain: Any = stages.make_stage(name, (1,) * depths[-1])
                 parts = {n: chain[start:n] for start, n in zip((0, *depths), depths)}
                 return ElasticChoiceBlock(index, parts)
             return ChoiceBlock(index, {n: stages.make_stage(name, (1,) * n) for n in depths})

@@ -133,7 +133,7 @@ class StagedBackbone(Backbone):
                 self._shapes[stages.features[name]] = ShapeSpec(
                     channels=stages.out_channels(name), stride=stride
                 )
-        self.linear = None
+        self.linear: nn.Linear | None = None
         if num_classes is not None:
             self.linear = nn.Linear(stages.out_channels(name), num_classes)
             nn.init.normal_(self.linear.weight, std=0.01)
@@ -147,7 +147,7 @@ class StagedBackbone(Backbone):
             feature = self.stages.features.get(name)
             if feature in self._out_features:
                 outputs[feature] = x
-        if "linear" in self._out_features:
+        if self.linear is not None and "linear" in self._out_features:
             outputs["linear"] = self.linear(F.dropout(x.mean((2, 3)), 0.2, self.training))
         return outputs
 

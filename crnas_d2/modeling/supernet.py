@@ -176,8 +176,8 @@ class _Memory:
         for module in active_modules(unit):
             if isinstance(module, ChoiceBlock):
                 self._choices.append((module, module.choice))
-            elif getattr(module, "running_mean", None) is not None:
-                self._statistics.append((module, module.running_mean))
+            elif isinstance(mean := getattr(module, "running_mean", None), torch.Tensor):
+                self._statistics.append((module, mean))
         self.output = unit(x)
 
     def answers(self, unit: nn.Module, x: torch.Tensor) -> bool:

@@ -40,6 +40,7 @@ FROM_2 = (
 BUSY_SECONDS = 60  # timeout for which a writer and a reader wait for each other
 
 logger = logging.getLogger(__name__)
+SQLITE_ERROR = 1  # sqlite3 has the name from Python 3.11 on
 
 
 class LedgerError(ValueError):
@@ -286,8 +287,8 @@ def _errors_of(path: str) -> Iterator[None]:
     except UnicodeDecodeError as error:  # in a name of the schema, or in an error message of SQLite
         raise _damaged(path, error) from error
     except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        if type(error) is sqlite3.OperationalError and code != sqlite3.SQLITE_ERROR:
+        code = getattr(error, "sqlite_errorcode", SQLITE_ERROR)
+        if type(error) is sqlite3.OperationalError and code != SQLITE_ERROR:
             raise OSError(f"{path}: {error}; what was recorded before is kept") from error
         if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError):
             raise _damaged(path, error) from error
@@ -340,9 +341,10 @@ def _read(db: sqlite3.Connection, path: str) -> _Content | None:
 
 
 def _as_trial(row: Sequence[Any]) -> Trial:
-    code, status, metrics, *others, metric, content = row
+    code, status, metrics, images, reason, seconds, metric, content = row
     resampled = None if metric is None else Resampled(metric, content)
-    return Trial(parse_code(code), status, json.loads(metrics), *others, resampled)
+    scores = json.loads(metrics)
+    return Trial(parse_code(code), status, scores, images, reason, seconds, resampled)
 
 
 def _digest(row: Sequence[Any], settings_digest: str) -> str:

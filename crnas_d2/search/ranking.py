@@ -103,9 +103,9 @@ def find_leader(scores: Mapping[Code, float]) -> Code:
 
 def format_codes(codes: Iterable[Code], shown: int = 10) -> str:
     """Format the first ``shown`` codes, and how many more there are."""
-    codes = [format_code(code) for code in codes]
-    more = [f"and {len(codes) - shown} more"] if len(codes) > shown else []
-    return ", ".join([*codes[:shown], *more])
+    texts = [format_code(code) for code in codes]
+    more = [f"and {len(texts) - shown} more"] if len(texts) > shown else []
+    return ", ".join([*texts[:shown], *more])
 
 
 def check_count(what: str, number: int) -> None:

@@ -53,10 +53,11 @@ class SearchResult:
     def table(self, rows: int = 10) -> str:
         """Format the best architectures of each ranking as a table."""
         tables = []
-        unit = [self.limits.cost.unit] if self.limits else []
+        cost = self.limits.cost if self.limits else None
+        unit = [cost.unit] if cost else []
         for budget, ranking in self.rankings.items():
             best = [
-                [i, format_code(code), *(f"{self.limits.cost(code):.5g}" for _ in unit), score]
+                [i, format_code(code), *([f"{cost(code):.5g}"] if cost else []), score]
                 for i, (code, score) in enumerate(ranking.scored[:rows], 1)
             ]
             of = "" if len(self.rankings) == 1 else f"Budget {budget} {unit[0]}\n"

@@ -103,7 +103,8 @@ def plan_rungs(candidates: int, share: float, factor: int) -> list[Rung]:
 
 def mean_score(scores: Sequence[float | None]) -> float | None:
     """Average the scores of a candidate over its seeds. None if one of its trainings failed."""
-    return None if None in scores else fmean(scores)
+    known = [score for score in scores if score is not None]
+    return fmean(known) if len(known) == len(scores) else None
 
 
 def promote(

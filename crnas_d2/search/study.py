@@ -19,7 +19,8 @@ from .trial import Trial
 class Evaluator(Protocol):
     """The part of :class:`crnas_d2.evaluation.evaluator.ArchitectureEvaluator` that a study needs."""
 
-    mini_batches: int
+    @property
+    def mini_batches(self) -> int: ...
 
     def evaluate(self, codes: Sequence[Code], batches: range) -> Iterable[Trial]: ...
 
@@ -70,8 +71,8 @@ class Study:
             ran = [code for code in left if self.done[code].status != "failed"]
             # If these images have no object that the metric counts, they decide nothing.
             left = keep_best(left, scores, self._search.HALVING.FACTOR) or ran
-        scores = dict(zip(left, self._evaluate(left, self._rungs[-1])))
-        return [scores.get(code) for code in codes]
+        last = dict(zip(left, self._evaluate(left, self._rungs[-1])))
+        return [last.get(code) for code in codes]
 
     def _evaluate(self, codes: Sequence[Code], batches: range) -> list[float | None]:
         """Get the metric of each architecture on some mini-batches of archval."""

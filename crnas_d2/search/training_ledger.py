@@ -80,6 +80,16 @@ class TrainingLedger:
         with contextlib.closing(sqlite3.connect(path)) as db:
             rows = db.execute(f"SELECT {COLUMNS} FROM trainings ORDER BY rowid").fetchall()
         return [
-            TrainingRow(parse_code(code), *numbers, json.loads(metrics), reason, seconds)
-            for code, *numbers, metrics, reason, seconds in rows
+            TrainingRow(
+                parse_code(code),
+                rung,
+                seed,
+                iterations,
+                images,
+                status,
+                json.loads(metrics),
+                reason,
+                seconds,
+            )
+            for code, rung, seed, iterations, images, status, metrics, reason, seconds in rows
         ]

@@ -40,7 +40,7 @@ class OperationSpace(PathSpace):
             )
 
     @cached_property
-    def choices(self) -> tuple[tuple[int, ...], ...]:
+    def choices(self) -> tuple[tuple[int, ...], ...]:  # type: ignore[override]  # nobody writes it
         family = get_family(Architecture(self.stage_code).family)
         return tuple(
             (0,) if stage in family.single else self.operations
@@ -64,4 +64,4 @@ def get_operation_space(
     """
     if not isinstance(architecture, Architecture):
         raise ValueError(f"architecture: {architecture!r}; expected an Architecture")
-    return OperationSpace(architecture.stage_code, operations)
+    return OperationSpace(architecture.stage_code, as_choices("operations", operations, lowest=0))

@@ -54,15 +54,15 @@ class StageSpace(PathSpace):
                     f"choices of stage {stage}: {list(blocks)}; expected [1], as it is a single "
                     f"layer of {self.family}"
                 )
-            weight = as_exact(f"weight of stage {stage}", weight)
-            if weight < 0 or (weight == 0 and len(blocks) > 1):
+            exact = as_exact(f"weight of stage {stage}", weight)
+            if exact < 0 or (exact == 0 and len(blocks) > 1):
                 raise ValueError(
-                    f"weight of stage {stage}: {weight}, with the choices {list(blocks)}; expected "
+                    f"weight of stage {stage}: {exact}, with the choices {list(blocks)}; expected "
                     "a positive number, or 0 for blocks that are not counted where there is one "
                     "choice"
                 )
             choices.append(blocks)
-            weights.append(weight)
+            weights.append(exact)
         object.__setattr__(self, "choices", tuple(choices))
         object.__setattr__(self, "weights", tuple(weights))
 
@@ -100,11 +100,11 @@ class StageSpace(PathSpace):
             ValueError: one of the numbers is not finite, or the tolerance is negative.
         """
         least, most = cost_range(budget, tolerance, at_most)
-        cost = cost or self.cost
+        measure: Callable[[tuple[int, ...]], float | Fraction] = cost or self.cost
         return [
             code
             for code in self
-            if least <= as_exact(f"cost of stage code {list(code)}", cost(code)) <= most
+            if least <= as_exact(f"cost of stage code {list(code)}", measure(code)) <= most
         ]
 
 
@@ -125,11 +125,17 @@ def get_stage_space(
         ValueError: as in :class:`StageSpace`.
     """
     paper = PAPER_SPACES[get_family(family).name]
-    return StageSpace(family, choices or paper.choices, weights or paper.weights)
+    return _checked(family, choices or paper.choices, weights or paper.weights)
+
+
+def _checked(
+    family: str, choices: Sequence[Sequence[int]], weights: Sequence[float | Fraction]
+) -> StageSpace:
+    return StageSpace(family, choices, weights)  # type: ignore[arg-type]  # which it converts
 
 
 def cost_range(
-    budget: float, tolerance: float = 0, at_most: bool = False
+    budget: float, tolerance: float | Fraction = 0, at_most: bool = False
 ) -> tuple[Fraction | float, Fraction]:
     """Get the least and the most that a stage code may cost within a budget.
 
@@ -149,7 +155,7 @@ def cost_range(
     return least, exact if at_most else exact + margin
 
 
-def as_exact(what: str, number: float) -> Fraction:
+def as_exact(what: str, number: float | Fraction) -> Fraction:
     """Convert a number to the exact decimal that it prints as.
 
     Raises:
@@ -166,7 +172,7 @@ def as_exact(what: str, number: float) -> Fraction:
 PAPER_SPACES: Mapping[str, StageSpace] = MappingProxyType(
     {
         # Section 3.2.1, T_1 to T_4.
-        "resnet": StageSpace(
+        "resnet": _checked(
             "resnet",
             (
                 range(1, 11),
@@ -178,7 +184,7 @@ PAPER_SPACES: Mapping[str, StageSpace] = MappingProxyType(
         ),
         # Appendix A.2, [1, 1, M_1 to M_5, 1, 1, 1]. The weights are those of m_1 to m_5 alone. As
         # the fixed layers are not counted, MobileNetV2 itself costs 16.
-        "mobilenetv2": StageSpace(
+        "mobilenetv2": _checked(
             "mobilenetv2",
             ((1,), (1,), *[range(1, 6)] * 2, range(3, 8), *[range(2, 7)] * 2, (1,), (1,), (1,)),
             (0, 0, 1.5, 1, 1, 0.75, 1.25, 0, 0, 0),
