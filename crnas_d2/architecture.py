@@ -53,7 +53,7 @@ def get_family(name: str) -> Family:
     try:
         return FAMILIES[name]
     except (KeyError, TypeError):
-        raise ValueError(f"unknown family {name!r}: expected one of {sorted(FAMILIES)}") from None
+        raise ValueError(f"family is {name!r}; expected one of {sorted(FAMILIES)}") from None
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Architecture:
 
 def _as_ints(what: str, code: Sequence[int]) -> tuple[int, ...]:
     if isinstance(code, str) or not isinstance(code, Sequence):
-        raise ValueError(f"{what} {code!r}: expected a list of integers")
+        raise ValueError(f"{what} is {code!r}; expected a list of integers")
     for entry in code:
         if isinstance(entry, bool) or not isinstance(entry, Integral):
             raise ValueError(f"{what} {list(code)}: entry {entry!r} is no integer")

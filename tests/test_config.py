@@ -74,7 +74,7 @@ def test_config_without_keys_says_how_to_add_them():
         (
             {"FAMILY": "vgg"},
             None,
-            ["MODEL.CR", "unknown family 'vgg'", "['mobilenetv2', 'resnet']"],
+            ["MODEL.CR", "family is 'vgg'", "['mobilenetv2', 'resnet']"],
         ),
         ({"FAMILY": "mobilenetv2"}, None, ["MODEL.CR", "[3, 4, 6, 3] has 4", "expected 10"]),
         (

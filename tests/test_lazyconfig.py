@@ -164,9 +164,12 @@ def test_a_lazy_model_is_its_own():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["CR-ResNet34"], ["architecture 'CR-ResNet34'", "SCR-ResNet50, CR-ResNet50,"]),
+        (["CR-ResNet34"], ["architecture is 'CR-ResNet34'", "SCR-ResNet50, CR-ResNet50,"]),
         ([[3, 4, 6, 3]], ["architecture [3, 4, 6, 3]", "an Architecture"]),
-        (["CR-ResNet50", "yolo"], ["detector 'yolo'", "faster_rcnn, mask_rcnn, retinanet, fcos"]),
+        (
+            ["CR-ResNet50", "yolo"],
+            ["detector is 'yolo'", "faster_rcnn, mask_rcnn, retinanet, fcos"],
+        ),
     ],
 )
 def test_unknown_names(arguments, words):

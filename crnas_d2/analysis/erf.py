@@ -122,7 +122,7 @@ def effective_receptive_fields(
         maximum = magnitudes.max().item()
         if not 0 < maximum < math.inf:
             raise ValueError(
-                f"feature {feature!r}: the largest gradient is {maximum}, expected one that is "
+                f"feature {feature!r}: the largest gradient is {maximum}; expected one that is "
                 "finite and not zero. The weights are not finite, or the norms do not fit them"
             )
         erfs[feature] = ERF(feature, known[feature][1], (magnitudes / maximum).numpy())
@@ -145,14 +145,14 @@ def _known_features(backbone: Backbone) -> dict[str, tuple[str, int]]:
 def _check_images(backbone: Backbone, images: torch.Tensor) -> None:
     if images.dim() != 4 or len(images) == 0:
         raise ValueError(
-            f"images of shape {tuple(images.shape)}: expected (N, channels, height, width) with "
+            f"the shape of images is {tuple(images.shape)}; expected (N, channels, height, width) with "
             "one image or more"
         )
     height, width = images.shape[2:]
     divisor = backbone.size_divisibility
     if divisor and (height % divisor or width % divisor):
         raise ValueError(
-            f"images of {height}x{width} pixels: expected multiples of {divisor}, the "
+            f"images have {height}x{width} pixels; expected multiples of {divisor}, the "
             "size_divisibility of the backbone"
         )
 
@@ -162,11 +162,11 @@ def _check_features(
 ) -> None:
     unknown = [feature for feature in features if feature not in known]
     if unknown or not features:
-        raise ValueError(f"features {unknown}: expected one or more of {', '.join(known)}")
+        raise ValueError(f"features has {unknown}; expected one or more of {', '.join(known)}")
     stride = max(known[feature][1] for feature in features)
     if min(size) < stride:
         raise ValueError(
-            f"images of {size[0]}x{size[1]} pixels: expected {stride} or more, the stride of a "
+            f"images have {size[0]}x{size[1]} pixels; expected {stride} or more, the stride of a "
             "feature"
         )
 

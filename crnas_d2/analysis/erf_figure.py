@@ -72,9 +72,11 @@ def draw_erfs(
     columns = list(next(iter(networks.values()), []))
     for label, erfs in networks.items():
         if list(erfs) != columns:
-            raise ValueError(f"network {label!r} has the features {list(erfs)}, expected {columns}")
+            raise ValueError(f"network {label!r} has the features {list(erfs)}; expected {columns}")
     if not columns:
-        raise ValueError("no effective receptive field: expected one network and feature or more")
+        raise ValueError(
+            "there is no effective receptive field; expected one network and feature or more"
+        )
 
     colors = colormaps["magma_r"].with_extremes(under="white", bad="white")  # 0 has no logarithm
     norm = LogNorm(SHARE_THRESHOLD, 1)

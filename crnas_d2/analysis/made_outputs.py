@@ -78,7 +78,7 @@ def _heads(model: nn.Module) -> Iterator[tuple[nn.Module, Make]]:
 
 def _unknown(model: nn.Module, expected: str) -> ValueError:
     return ValueError(
-        f"the latency of a {type(model).__name__} depends on what its random weights find: expected "
+        f"the latency of a {type(model).__name__} depends on what its random weights find; expected "
         f"{expected}, whose outputs can be made"
     )
 

@@ -41,7 +41,7 @@ def paper_convention_gflops(cfg: CfgNode) -> float:
     """
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: expected a GeneralizedRCNN, "
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}; expected a GeneralizedRCNN, "
             "as the paper counts no other"
         )
     cfg = cfg.clone()

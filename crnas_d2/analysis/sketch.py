@@ -85,7 +85,7 @@ class SketchedNetwork:
         builder = cfg.MODEL.BACKBONE.NAME
         if not builder.startswith(BUILDERS):
             raise ValueError(
-                f"{label}: MODEL.BACKBONE.NAME is {builder!r}: expected a backbone that "
+                f"{label}: MODEL.BACKBONE.NAME is {builder!r}; expected a backbone that "
                 "MODEL.CR describes, such as 'build_cr_fpn_backbone'"
             )
         architecture = get_architecture(cfg)
@@ -120,7 +120,7 @@ class SketchedNetwork:
         """
         networks = {"bottleneck": "R_50", "basic": "R_18"}
         if block not in networks:
-            raise ValueError(f"block {block!r}: expected one of {sorted(networks)}")
+            raise ValueError(f"block is {block!r}; expected one of {sorted(networks)}")
         network = networks[block] if architecture.family == "resnet" else "MNV2"
         cfg = _shipped_config(network)
         set_architecture(cfg, architecture)
@@ -139,7 +139,7 @@ class SketchedNetwork:
         """
         if name not in ARCHITECTURES:
             raise ValueError(
-                f"no architecture {name!r} is published: expected one of {', '.join(ARCHITECTURES)}"
+                f"architecture is {name!r}; expected a published one of one of {', '.join(ARCHITECTURES)}"
             )
         cfg = _shipped_config(NETWORKS[name.rpartition("-")[2]])
         set_architecture(cfg, ARCHITECTURES[name])
@@ -172,7 +172,7 @@ def draw_sketches(networks: Sequence[SketchedNetwork]) -> Figure:
         ValueError: there is no network.
     """
     if not networks:
-        raise ValueError("there is no network to sketch: expected one or more")
+        raise ValueError("there is no network to sketch; expected one or more")
     tables = [list(rows) for _, rows in groupby(networks, _columns)]
     box = _box_width(tables)
     columns = [_column_widths(table, box) for table in tables]

@@ -167,7 +167,7 @@ def _check_complete(trace: Trace) -> None:
         has_no_place = dimensions and locate(name, has_neck) is None
         if has_no_place or (max(dimensions, default=0) > 1 and not (trace.macs[name] or may_rest)):
             raise ValueError(
-                f"{name}, a {type(module).__name__}, is not counted: expected convolutions and "
+                f"{name}, a {type(module).__name__}, is not counted; expected convolutions and "
                 "products of matrices, in a backbone, an RPN, the head of a dense detector, box heads, "
                 "a mask head, a keypoint head and a semantic head alone"
             )

@@ -43,7 +43,7 @@ def convert(
     naming = find_naming(state_dict)
     if source is not None and source not in naming.sources:
         raise ValueError(
-            f"source {source!r}: expected {' or '.join(naming.sources)}, "
+            f"source is {source!r}; expected {' or '.join(naming.sources)}, "
             f"whose names the state dict has ({naming.mark}*)"
         )
     keys, dropped = _rename(state_dict, naming)

@@ -31,7 +31,7 @@ def check_output(path: str, overwrite: bool, inputs: Iterable[str]) -> None:
         ValueError: the path is of another kind, or is that of an input.
     """
     if is_remote(path) or not path.endswith(".safetensors"):
-        raise ValueError(f"output {path}: expected a local file *.safetensors")
+        raise ValueError(f"output is {path!r}; expected a local file *.safetensors")
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise FileNotFoundError(f"output {path}: there is no such folder")
     if os.path.exists(path) and not overwrite:

@@ -90,14 +90,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for option, values in (("--weights", weights), ("--labels", labels)):
         if len(values) != count:
             parser.error(
-                f"{option} has {len(values)} values, expected {count}: one for each config"
+                f"{option} has {len(values)} values; expected {count}: one for each config"
             )
     if len({*labels}) < count:
-        parser.error(f"labels {' '.join(labels)}: expected --labels that differ")
+        parser.error(f"--labels is {' '.join(labels)}; expected labels that differ")
     for option in ("size", "num_images"):
         if getattr(args, option) < 1:
             parser.error(
-                f"--{option.replace('_', '-')} {getattr(args, option)}: expected 1 or more"
+                f"--{option.replace('_', '-')} is {getattr(args, option)}; expected 1 or more"
             )
     figure_format(args.output)
     cfgs = [read_network(path) for path in args.config_file]
@@ -131,7 +131,7 @@ def read_network(path: str) -> CfgNode:
     cfg = read_config(path)
     if supernet_kind(cfg.MODEL.BACKBONE.NAME):
         raise ValueError(
-            f"{path}: MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, expected one network. "
+            f"{path}: MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}; expected one network. "
             "The config of a network in it can have the supernet's checkpoint as --weights"
         )
     if not torch.cuda.is_available():

@@ -143,7 +143,7 @@ def load_model(cfg: CfgNode) -> Detector:
     model = CRTrainer.build_model(cfg).eval()
     if not isinstance(model, Detector) or isinstance(model, PanopticFPN):
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: expected a GeneralizedRCNN "
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}; expected a GeneralizedRCNN "
             "or a RetinaNet"
         )
     load_trained(model, cfg, cfg.MODEL.WEIGHTS, part=model)
@@ -159,12 +159,12 @@ def choose_network(model: Detector, path: Sequence[int] | None) -> None:
     """
     supernet = find_supernet(model)
     if supernet is None and path is not None:
-        raise ValueError(f"--path {path}: the model is no supernet, expected none")
+        raise ValueError(f"--path is {path}; expected none, as the model is no supernet")
     if supernet is None:
         return
     if path is None:
         raise ValueError(
-            "the model is a supernet: expected --path, such as "
+            "the model is a supernet; expected --path, such as "
             + "-".join(map(str, next(iter(supernet.space))))
         )
     supernet.set_path(path)
@@ -183,7 +183,7 @@ def read_sample(cfg: CfgNode, image_file: str | None) -> torch.Tensor:
     """
     if image_file is None:
         if not cfg.DATASETS.TEST:
-            raise ValueError("DATASETS.TEST is empty: expected --sample-image")
+            raise ValueError("DATASETS.TEST is empty; expected --sample-image")
         setup_datasets(cfg)
         image_file = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]["file_name"]
     mapper = NamingMapper(DatasetMapper(cfg, is_train=False))

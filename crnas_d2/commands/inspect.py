@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     args = parser.parse_args(argv)
     if bool(args.json) != bool(args.images):
-        parser.error("--json and --images: expected both or none of them")
+        parser.error("one of --json and --images is missing; expected both or none of them")
     if not (args.json or args.config_file):
         parser.error("expected --config-file, or --json with --images")
 

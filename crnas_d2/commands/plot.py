@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def draw_flops(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if not args.runs and not args.paper:
-        parser.error("flops: expected runs, --paper, or both")
+        parser.error("flops has nothing to draw; expected runs, --paper, or both")
     runs = read_runs(args.runs)
     dataset = common_dataset(runs) if runs else points.PAPER_DATASET
     drawn = points.flops_points(runs)
@@ -71,7 +71,9 @@ def draw_flops(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 def draw_accuracy(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if bool(args.classifiers) != bool(args.detectors) or not (args.classifiers or args.paper):
-        parser.error("accuracy: expected --classifiers with --detectors, --paper, or all of them")
+        parser.error(
+            "accuracy has nothing to draw; expected --classifiers with --detectors, --paper, or all of them"
+        )
     classifiers, detectors = read_runs(args.classifiers), read_runs(args.detectors)
     drawn, unpaired = [], []
     classification, dataset = points.PAPER_CLASSIFICATION, points.PAPER_DATASET

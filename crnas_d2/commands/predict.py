@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     args = parser.parse_args(argv)
     if not 0 <= args.conf_threshold <= 1:
-        parser.error(f"--conf-threshold {args.conf_threshold}: expected a value from 0 to 1")
+        parser.error(f"--conf-threshold is {args.conf_threshold}; expected a value from 0 to 1")
     if cv2 is None:
         parser.error("OpenCV draws the pictures: pip install opencv-python-headless")
 

@@ -95,7 +95,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if args.images:
             parser.error("--images goes with --match-features")
     elif args.match_features < 0:
-        parser.error(f"--match-features {args.match_features}: expected 0 or more steps")
+        parser.error(f"--match-features is {args.match_features}; expected 0 or more steps")
     elif not args.config_file:
         parser.error("--match-features goes with --config-file, which tells size and norms")
     return args

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     labels = args.labels or args.networks
     if len(labels) != len(args.networks):
-        parser.error(f"{len(labels)} --labels for {len(args.networks)} networks: expected as many")
+        parser.error(f"{len(labels)} --labels for {len(args.networks)} networks; expected as many")
     try:
         figure_format(args.output)
     except ValueError as error:
@@ -49,7 +49,7 @@ def sketch(network: str, label: str) -> SketchedNetwork:
         file = find_config_file(network)
     except FileNotFoundError:
         raise ValueError(
-            f"{network!r} is neither a config file nor a published name: expected one of "
+            f"{network!r} is neither a config file nor a published name; expected one of "
             f"{', '.join(ARCHITECTURES)}"
         ) from None
     return SketchedNetwork.from_config(label, read_config(file))

@@ -62,15 +62,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     args = parser.parse_args(argv)
     if not args.output.lower().endswith(".png"):
-        parser.error(f"--output {args.output!r}: expected a name that ends in .png")
+        parser.error(f"--output is {args.output!r}; expected a name that ends in .png")
     if not 0 <= args.conf_threshold <= 1:
-        parser.error(f"--conf-threshold {args.conf_threshold}: expected a value from 0 to 1")
+        parser.error(f"--conf-threshold is {args.conf_threshold}; expected a value from 0 to 1")
     if args.max_images < 1:
-        parser.error(f"--max-images {args.max_images}: expected 1 or more")
+        parser.error(f"--max-images is {args.max_images}; expected 1 or more")
 
     cfg = read_config(args.config_file, args.opts)
     if not cfg.DATASETS.TEST:
-        raise ValueError(f"{args.config_file}: DATASETS.TEST is empty, expected a data set to show")
+        raise ValueError(f"{args.config_file}: DATASETS.TEST is empty; expected a data set to show")
     dataset = cfg.DATASETS.TEST[0]
     path = args.input or results_beside(cfg)
     results = read_json(path)

@@ -83,7 +83,7 @@ def list_images(root: str) -> dict[str, list[str]]:
         if not entry.startswith(".") and PathManager.isdir(os.path.join(root, entry))
     }
     faults = [f"class {name!r} has no image" for name, files in images.items() if not files]
-    raise_faults(root, faults if images else ["no folder in it, expected one for each class"])
+    raise_faults(root, faults if images else ["no folder in it; expected one for each class"])
     return images
 
 

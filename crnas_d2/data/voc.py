@@ -146,7 +146,7 @@ def _read(
     findings = Findings(dirname)
     for name in class_names:
         if not name.strip() or "/" in name or list(class_names).count(name) > 1:
-            findings.error(f"class name {name!r}: expected text without '/', once")
+            findings.error(f"class name is {name!r}; expected text without '/', once")
     images = read_voc_images(dirname, split, class_names, scored, findings)
     if findings.errors:
         return findings, images

@@ -42,7 +42,7 @@ def metric_and_category(name: str, class_names: Sequence[str]) -> tuple[str, int
     metric, _, of_class = name.partition("-")
     if metric != "AP" or of_class not in class_names:
         raise ValueError(
-            f"metric {name!r}; expected one of {', '.join(METRICS)}, or AP-NAME of a class"
+            f"metric is {name!r}; expected one of {', '.join(METRICS)}, or AP-NAME of a class"
         )
     return metric, class_names.index(of_class)
 
@@ -87,9 +87,9 @@ class ResampledImages:
         category: int | None = None,
     ):
         if iou_type not in ("bbox", "segm"):
-            raise ValueError(f"IoU type {iou_type!r}; expected 'bbox' or 'segm'")
+            raise ValueError(f"IoU type is {iou_type!r}; expected 'bbox' or 'segm'")
         if metric not in METRICS:
-            raise ValueError(f"metric {metric!r}; expected one of {', '.join(METRICS)}")
+            raise ValueError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}")
         if len(weights) != len(ground_truth.imgs) or np.any(weights < 0) or np.any(weights % 1):
             raise ValueError(
                 f"weights of shape {weights.shape}; expected a row of whole numbers from 0 for "

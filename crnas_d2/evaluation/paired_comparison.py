@@ -308,7 +308,7 @@ def _check_aps(name: str, aps: Sequence[float]) -> np.ndarray:
     values = np.asarray(aps, float)
     if values.ndim != 1 or not 1 <= len(values) <= MAX_SEEDS or not np.isfinite(values).all():
         raise ValueError(
-            f"{name}: {aps!r}; expected 1 to {MAX_SEEDS} finite values of AP, one for each seed"
+            f"{name} is {aps!r}; expected 1 to {MAX_SEEDS} finite values of AP, one for each seed"
         )
     return values
 

@@ -153,7 +153,7 @@ class MobileNetV2Stages(Stages):
             ValueError: the multiplier is not positive, or ``res5_dilation`` is not 1 or 2.
         """
         if width_multiplier <= 0:
-            raise ValueError(f"width_multiplier {width_multiplier}: expected a positive number")
+            raise ValueError(f"width_multiplier is {width_multiplier}; expected a positive number")
         check_res5_dilation(res5_dilation)
         self.in_channels = in_channels
         self.width_multiplier = width_multiplier

@@ -93,9 +93,11 @@ class ResNetStages(Stages):
                 2.
         """
         if block not in BLOCKS:
-            raise ValueError(f"unknown block {block!r}: expected one of {list(BLOCKS)}")
+            raise ValueError(f"block is {block!r}; expected one of {list(BLOCKS)}")
         if block == "basic" and num_groups != 1:
-            raise ValueError(f"num_groups {num_groups}: a basic block has no groups, expected 1")
+            raise ValueError(
+                f"num_groups is {num_groups}; expected 1, as a basic block has no groups"
+            )
         check_res5_dilation(res5_dilation)
         self.block = block
         self.in_channels = in_channels
@@ -230,7 +232,7 @@ class CRResNet(ResNet):
         out_features = list(out_features or available[-1:])
         unknown = set(out_features) - set(available)
         if unknown:
-            raise ValueError(f"out_features {sorted(unknown)}: expected any of {available}")
+            raise ValueError(f"out_features has {sorted(unknown)}; expected any of {available}")
         super().__init__(
             stages.make_stage("stem"),
             [

@@ -83,11 +83,11 @@ def lazy_model(
         ValueError: there is no such architecture or detector.
     """
     if detector not in DETECTORS:
-        raise ValueError(f"detector {detector!r}: expected one of {', '.join(DETECTORS)}")
+        raise ValueError(f"detector is {detector!r}; expected one of {', '.join(DETECTORS)}")
     if not isinstance(architecture, Architecture):
         if architecture not in list(ARCHITECTURES):
             raise ValueError(
-                f"architecture {architecture!r}: expected an Architecture, or one of "
+                f"architecture is {architecture!r}; expected an Architecture, or one of "
                 f"{', '.join(ARCHITECTURES)}"
             )
         body = {**BODIES.get(architecture.rpartition("-")[2], {}), **body}

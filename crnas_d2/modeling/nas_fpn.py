@@ -143,13 +143,13 @@ class NASFPN(Backbone):
         super().__init__()
         if out_channels < 1 or num_cells < 1:
             raise ValueError(
-                f"out_channels {out_channels}, num_cells {num_cells}: expected positive integers"
+                f"out_channels, num_cells are {out_channels}, {num_cells}; expected positive integers"
             )
         shapes = bottom_up.output_shape()
         strides = [shapes[name].stride if name in shapes else None for name in in_features]
         if strides != [8, 16, 32]:
             raise ValueError(
-                f"in_features {list(in_features)} have strides {strides}: expected three of "
+                f"in_features {list(in_features)} have strides {strides}; expected three of "
                 f"strides 8, 16 and 32 from {list(shapes)}, the out features of the backbone"
             )
         norm = fit_norm(norm)

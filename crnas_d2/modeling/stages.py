@@ -79,7 +79,7 @@ def check_res5_dilation(res5_dilation: int) -> None:
         ValueError: it is not 1 or 2.
     """
     if res5_dilation not in (1, 2):
-        raise ValueError(f"res5_dilation {res5_dilation}: expected 1 or 2")
+        raise ValueError(f"res5_dilation is {res5_dilation}; expected 1 or 2")
 
 
 class StagedBackbone(Backbone):
@@ -117,7 +117,7 @@ class StagedBackbone(Backbone):
         self._out_features = list(out_features or available[-1:])
         unknown = set(self._out_features) - set(available)
         if unknown:
-            raise ValueError(f"out_features {sorted(unknown)}: expected any of {available}")
+            raise ValueError(f"out_features has {sorted(unknown)}; expected any of {available}")
 
         self.stages = stages
         self.stage_names = []

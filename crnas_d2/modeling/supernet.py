@@ -90,7 +90,7 @@ class Supernet(StagedBackbone):
         """
         if stages.names[-1] not in family.stages:
             raise ValueError(
-                f"stages {', '.join(stages.names)}: expected those of {family.name}, the family of "
+                f"stages are {', '.join(stages.names)}; expected those of {family.name}, the family of "
                 f"the space: {', '.join(family.stages)}"
             )
 

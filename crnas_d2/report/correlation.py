@@ -59,7 +59,7 @@ def correlate(ranking: StageRanking, runs: Sequence[Run]) -> RankCorrelation:
         if other is not group:
             raise ValueError(
                 f"{other[0].folder} and {group[0].folder} have stage code {format_code(architecture.stage_code)} and "
-                "differ in more than the seed: expected one of them"
+                "differ in more than the seed; expected one of them"
             )
     points = tuple(
         network_point(
@@ -71,7 +71,7 @@ def correlate(ranking: StageRanking, runs: Sequence[Run]) -> RankCorrelation:
     if len(points) < 2:
         raise ValueError(
             f"{ranking.folder} ranks {len(points)} of the {len(by_code)} stage codes of the "
-            "detectors: expected two or more"
+            "detectors; expected two or more"
         )
     tau, p = kendalltau([point.x for point in points], [point.y for point in points])
     unmatched = [run for c, group in by_code.items() if c not in ranking.scores for run in group]

@@ -136,7 +136,7 @@ def accuracy_points(
         if other is not group:
             raise ValueError(
                 f"{other[0].folder} and {group[0].folder} are classifiers of one network that "
-                "differ in more than the seed: expected one of them"
+                "differ in more than the seed; expected one of them"
             )
     groups = group_seeds(detectors)
     pairs = [(by_network[g[0].network], g) for g in groups if g[0].network in by_network]
@@ -179,5 +179,5 @@ def check_paper_datasets(detectors: Sequence[Run], classifiers: Sequence[Run] = 
         if runs and common_dataset(runs) != expected:
             raise ValueError(
                 f"the paper's numbers are on {expected}, those of {runs[0].folder} on "
-                f"{runs[0].dataset}: expected one data set on an axis"
+                f"{runs[0].dataset}; expected one data set on an axis"
             )

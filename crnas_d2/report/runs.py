@@ -108,7 +108,7 @@ def read_run(folder: str) -> Run:
             raise FileNotFoundError(f"{path}: no such file; expected the OUTPUT_DIR of a training")
     cfg = read_config(paths[0])
     if not cfg.DATASETS.TEST:
-        raise ValueError(f"{paths[0]}: DATASETS.TEST is empty, expected a data set with results")
+        raise ValueError(f"{paths[0]}: DATASETS.TEST is empty; expected a data set with results")
     # Detectron2 writes the name of the data set where there are several.
     prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
     with PathManager.open(paths[1], "r") as f:
@@ -156,7 +156,7 @@ def read_runs(folders: Iterable[str]) -> list[Run]:
     seen: set[str] = set()
     for folder in folders:
         if real_path(folder) in seen:
-            raise ValueError(f"{folder} is named twice: expected each run once")
+            raise ValueError(f"{folder} is named twice; expected each run once")
         seen.add(real_path(folder))
     return [read_run(folder) for folder in folders]
 
@@ -172,7 +172,7 @@ def common_dataset(runs: Sequence[Run]) -> str:
         folders.setdefault(run.dataset, run.folder)
     if len(folders) != 1:
         named = ", ".join(f"{dataset} ({folder}, ...)" for dataset, folder in folders.items())
-        raise ValueError(f"the runs are tested on {named or 'nothing'}: expected one data set")
+        raise ValueError(f"the runs are tested on {named or 'nothing'}; expected one data set")
     return next(iter(folders))
 
 

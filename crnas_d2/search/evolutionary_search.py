@@ -54,7 +54,7 @@ def evolutionary_search(
     check_count("population", population)
     check_count("parents", parents)
     if not 0 <= mutation_probability <= 1:
-        raise ValueError(f"mutation_probability: {mutation_probability!r}; expected it in [0, 1]")
+        raise ValueError(f"mutation_probability is {mutation_probability!r}; expected 0 to 1")
     rng = Random(str(seed))
     evaluations = min(evaluations, space.size)
     codes: list[Code] = []

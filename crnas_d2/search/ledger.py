@@ -311,12 +311,12 @@ def _read(db: sqlite3.Connection, path: str) -> _Content | None:
         if size == 0:
             return None
         if size != pages * page_size:
-            raise _damaged(path, f"{size} bytes, expected {pages} pages of {page_size}")
+            raise _damaged(path, f"{size} bytes; expected {pages} pages of {page_size}")
         if application_id != APPLICATION_ID:
             raise _damaged(path, "an SQLite database of something else")
         if version not in (2, SCHEMA_VERSION):
             raise LedgerError(
-                f"{path} is a ledger of version {version}, expected {SCHEMA_VERSION}; go on with "
+                f"{path} is a ledger of version {version}; expected {SCHEMA_VERSION}; go on with "
                 "the release that made it, or move it away to start over"
             )
         columns = COLUMNS_2 if version == 2 else COLUMNS
@@ -365,16 +365,16 @@ def _sha256(values: Sequence[Any]) -> str:
 def _check(trial: Trial) -> None:
     code, seconds = trial.code, trial.seconds
     if not isinstance(code, tuple) or not all(type(n) is int and n >= 0 for n in code):
-        raise ValueError(f"code {code!r}; expected a tuple of integers from 0")
+        raise ValueError(f"code is {code!r}; expected a tuple of integers from 0")
     what = f"trial of {format_code(trial.code)}"
     if trial.status not in ("done", "failed", "dropped"):
-        raise ValueError(f"{what}: status {trial.status!r}; expected done, failed or dropped")
+        raise ValueError(f"{what}: status is {trial.status!r}; expected done, failed or dropped")
     failed = trial.status == "failed"
     if failed == bool(trial.metrics) or failed != bool(trial.reason):
         expected = "a reason and no metrics" if failed else "metrics and no reason"
         raise ValueError(
             f"{what}: {trial.status}, with the metrics {dict(trial.metrics)} and the "
-            f"reason {trial.reason!r}; expected {expected}"
+            f"reason is {trial.reason!r}; expected {expected}"
         )
     for name, value in trial.metrics.items():
         if not math.isfinite(value):

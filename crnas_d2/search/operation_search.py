@@ -43,7 +43,7 @@ def greedy_operation_search(
     check_count("survivors", survivors)
     units = space.units
     if not units:
-        raise ValueError(f"operations: {space.operations}; expected two or more to choose from")
+        raise ValueError(f"operations are {space.operations}; expected two or more to choose from")
     kept: tuple[ScoredCode, ...] = (ScoredCode((), 0.0),)
     steps = []
     decided = 0

@@ -86,7 +86,7 @@ def rank(codes: Sequence[Code], scores: Sequence[float | None]) -> Ranking:
     for code, score in table.items():
         if score is not None and not (isinstance(score, Real) and isfinite(score)):
             raise ValueError(
-                f"score of {format_code(code)}: {score!r}; expected a finite number, or None for "
+                f"score of {format_code(code)} is {score!r}; expected a finite number, or None for "
                 "a failed evaluation"
             )
     scored = [ScoredCode(code, float(s)) for code, s in table.items() if s is not None]
@@ -115,4 +115,4 @@ def check_count(what: str, number: int) -> None:
         ValueError: the number is not an integer of at least 1.
     """
     if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
-        raise ValueError(f"{what}: {number!r}; expected an integer of at least 1")
+        raise ValueError(f"{what} is {number!r}; expected an integer of at least 1")

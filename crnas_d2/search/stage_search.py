@@ -70,9 +70,9 @@ def eligible_codes(
         or not budgets
         or not all(isinstance(budget, Real) and budget > 0 for budget in budgets)
     ):
-        raise ValueError(f"budgets: {budgets!r}; expected one or more positive numbers")
+        raise ValueError(f"budgets are {budgets!r}; expected one or more positive numbers")
     if not (isinstance(tolerance, Real) and tolerance >= 0):
-        raise ValueError(f"tolerance: {tolerance!r}; expected a share of the budget, 0 or more")
+        raise ValueError(f"tolerance is {tolerance!r}; expected a share of the budget, 0 or more")
     eligible = {
         budget: space.eligible(budget, margin(budget, tolerance), cost, at_most)
         for budget in budgets

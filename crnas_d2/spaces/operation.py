@@ -35,7 +35,7 @@ class OperationSpace(PathSpace):
         object.__setattr__(self, "operations", as_choices("operations", self.operations, lowest=0))
         if self.operations[-1] > MAX_OPERATION:
             raise ValueError(
-                f"operations: {self.operations}; expected none above {MAX_OPERATION} "
+                f"operations are {self.operations}; expected none above {MAX_OPERATION} "
                 f"(dilation {MAX_OPERATION + 1})"
             )
 
@@ -63,5 +63,5 @@ def get_operation_space(
             :class:`OperationSpace`.
     """
     if not isinstance(architecture, Architecture):
-        raise ValueError(f"architecture: {architecture!r}; expected an Architecture")
+        raise ValueError(f"architecture is {architecture!r}; expected an Architecture")
     return OperationSpace(architecture.stage_code, as_choices("operations", operations, lowest=0))

@@ -109,7 +109,7 @@ def as_choices(what: str, values: Sequence[int], lowest: int) -> tuple[int, ...]
         or any(n >= after for n, after in pairwise(values))
     ):
         raise ValueError(
-            f"{what}: {values!r}; expected one or more integers of at least {lowest}, "
+            f"{what} are {values!r}; expected one or more integers of at least {lowest}, "
             "in increasing order and each one once"
         )
     return tuple(map(int, values))

@@ -40,7 +40,9 @@ class StageSpace(PathSpace):
         family = get_family(self.family)
         for what, values in (("choice sets", self.choices), ("weights", self.weights)):
             if isinstance(values, str) or not isinstance(values, Sequence):
-                raise ValueError(f"{what} {values!r}: expected one for each stage of {self.family}")
+                raise ValueError(
+                    f"{what} are {values!r}; expected one for each stage of {self.family}"
+                )
             if len(values) != len(family.stages):
                 raise ValueError(
                     f"{len(values)} {what}: {values}; expected {len(family.stages)}, one for each "
@@ -51,13 +53,13 @@ class StageSpace(PathSpace):
             blocks = as_choices(f"choices of stage {stage}", blocks, lowest=1)
             if stage in family.single and blocks != (1,):
                 raise ValueError(
-                    f"choices of stage {stage}: {list(blocks)}; expected [1], as it is a single "
+                    f"choices of stage {stage} are {list(blocks)}; expected [1], as it is a single "
                     f"layer of {self.family}"
                 )
             exact = as_exact(f"weight of stage {stage}", weight)
             if exact < 0 or (exact == 0 and len(blocks) > 1):
                 raise ValueError(
-                    f"weight of stage {stage}: {exact}, with the choices {list(blocks)}; expected "
+                    f"weight of stage {stage} is {exact}, with the choices {list(blocks)}; expected "
                     "a positive number, or 0 for blocks that are not counted where there is one "
                     "choice"
                 )
@@ -150,7 +152,7 @@ def cost_range(
     """
     exact, margin = as_exact("budget", budget), as_exact("tolerance", tolerance)
     if margin < 0:
-        raise ValueError(f"tolerance: {margin}; expected 0 or more")
+        raise ValueError(f"tolerance is {margin}; expected 0 or more")
     least = -inf if at_most and not margin else exact - margin
     return least, exact if at_most else exact + margin
 
@@ -166,7 +168,7 @@ def as_exact(what: str, number: float | Fraction) -> Fraction:
             return Fraction(str(number))
         except ValueError:  # inf or nan
             pass
-    raise ValueError(f"{what}: {number!r}; expected a finite number")
+    raise ValueError(f"{what} is {number!r}; expected a finite number")
 
 
 PAPER_SPACES: Mapping[str, StageSpace] = MappingProxyType(

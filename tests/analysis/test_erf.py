@@ -279,8 +279,8 @@ def test_reallocation_shrinks_shallow_fields_and_grows_deep_ones():
     [
         (["p3", "p9"], (1, 3, 64, 64), r"\['p9'\].*expected one or more of c2, .*res2.*p6"),
         ([], (1, 3, 64, 64), "expected one or more of c2"),
-        (["p6"], (1, 3, 32, 32), "32x32 pixels: expected 64 or more"),
-        (["p3"], (1, 3, 64, 80), "64x80 pixels: expected multiples of 32"),
+        (["p6"], (1, 3, 32, 32), "32x32 pixels; expected 64 or more"),
+        (["p3"], (1, 3, 64, 80), "64x80 pixels; expected multiples of 32"),
         (["p3"], (0, 3, 64, 64), "expected .* one image or more"),
         (["p3"], (3, 64, 64), r"shape \(3, 64, 64\)"),
     ],
@@ -481,7 +481,7 @@ def test_picture_without_anchors():
         ({"a": {}}, "no effective receptive field"),
         (
             {"a": {"p3": gaussian("p3", 8, 3.0)}, "b": {"p4": gaussian("p4", 16, 3.0)}},
-            r"'b' has the features \['p4'\], expected \['p3'\]",
+            r"'b' has the features \['p4'\]; expected \['p3'\]",
         ),
     ],
 )

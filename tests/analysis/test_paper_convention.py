@@ -62,6 +62,6 @@ def test_norm_and_freezing_of_the_config_do_not_matter():
 def test_a_detector_that_the_paper_does_not_have():
     cfg = crnas_d2.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
     with pytest.raises(
-        ValueError, match="META_ARCHITECTURE is 'RetinaNet': expected a Generalized"
+        ValueError, match="META_ARCHITECTURE is 'RetinaNet'; expected a Generalized"
     ):
         paper_convention_gflops(cfg)

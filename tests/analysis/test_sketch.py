@@ -210,12 +210,16 @@ def test_svg():
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="no architecture 'CR-ResNet34' .* ResNet18, SCR-ResNet18"):
+    with pytest.raises(
+        ValueError, match="architecture is 'CR-ResNet34'; expected .* ResNet18, SCR-ResNet18"
+    ):
         SketchedNetwork.published("CR-ResNet34")
 
 
 def test_unknown_block():
-    with pytest.raises(ValueError, match=r"block 'wide': expected one of \['basic', 'bottleneck'"):
+    with pytest.raises(
+        ValueError, match=r"block is 'wide'; expected one of \['basic', 'bottleneck'"
+    ):
         SketchedNetwork.from_architecture("own", Architecture((1, 1, 1, 1)), "wide")
 
 

@@ -173,7 +173,7 @@ def test_width_multiplier_is_told_by_the_channels(width):
 def test_source_is_timm_where_the_user_says_so():
     state_dict = resnet18().state_dict()
     assert convert(state_dict, "timm")[1].source == "timm"
-    with pytest.raises(ValueError, match="source 'msra': expected torchvision or timm"):
+    with pytest.raises(ValueError, match="source is 'msra'; expected torchvision or timm"):
         convert(state_dict, "msra")
 
 

@@ -90,11 +90,11 @@ def test_weights_and_images_of_a_data_set(run, tmp_path, catalogs):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--weights", "random"], "--weights has 1 values, expected 2"),
-        (["--labels", "a", "b", "c"], "--labels has 3 values, expected 2"),
-        (["--labels", "a", "a"], "labels a a: expected --labels that differ"),
-        (["--size", "0"], "--size 0: expected 1 or more"),
-        (["--num-images", "0"], "--num-images 0: expected 1 or more"),
+        (["--weights", "random"], "--weights has 1 values; expected 2"),
+        (["--labels", "a", "b", "c"], "--labels has 3 values; expected 2"),
+        (["--labels", "a", "a"], "--labels is a a; expected labels that differ"),
+        (["--size", "0"], "--size is 0; expected 1 or more"),
+        (["--num-images", "0"], "--num-images is 0; expected 1 or more"),
     ],
 )
 def test_options_that_do_not_fit(run, capsys, options, message):
@@ -110,8 +110,8 @@ def test_options_that_do_not_fit(run, capsys, options, message):
         ([], {"configs": ["no.yaml"]}, "config file 'no.yaml'"),
         ([], {"configs": [SUPERNET]}, "stage_supernet_R_18_FPN.yaml.*one network"),
         (["--weights", "no.pth", "random"], {}, "weights 'no.pth'"),
-        (["--size", "50"], {}, "50x50 pixels: expected multiples of 32"),
-        (["--size", "64", "--features", "c9"], {}, r"\['c9'\]: expected .* c2, c3"),
+        (["--size", "50"], {}, "50x50 pixels; expected multiples of 32"),
+        (["--size", "64", "--features", "c9"], {}, r"\['c9'\]; expected .* c2, c3"),
         (["--dataset", "erf_absent"], {}, "'erf_absent'"),
     ],
 )

@@ -239,7 +239,7 @@ def test_weights_of_a_backbone_alone(tool, detector, refused):
         (
             "Supernet/stage_supernet_R_50_FPN.yaml",
             [],
-            "is a supernet: expected --path, such as 1-1-1-1",
+            "is a supernet; expected --path, such as 1-1-1-1",
         ),
         ("Supernet/stage_supernet_R_50_FPN.yaml", ["--path", "9-1-1-1"], "not in the space"),
         ("COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml", ["--path", "1-3-5-7"], "no supernet"),
@@ -263,7 +263,7 @@ def test_what_cannot_be_exported(tool, detector, refused, base, arguments, messa
 @pytest.mark.parametrize("name", ["PanopticFPN", "SemanticSegmentor"])
 def test_a_model_of_another_kind(tool, detector, tmp_path, refused, name):
     path, _ = detector(write_base(tmp_path, f'\n  META_ARCHITECTURE: "{name}"\n'))
-    with refused(f"ARCHITECTURE is '{name}': expected a GeneralizedRCNN or a RetinaNet"):
+    with refused(f"ARCHITECTURE is '{name}'; expected a GeneralizedRCNN or a RetinaNet"):
         export(tool, path)
 
 
@@ -277,7 +277,7 @@ def test_sample_of_the_test_set(tool, tmp_path):
     image = tool.read_sample(cfg, None)
     assert (image.shape, image.dtype) == ((3, 40, 30), torch.float32)
     assert image.amax(dim=(1, 2)).tolist() == pytest.approx([200, 128, 200], abs=5)
-    with pytest.raises(ValueError, match="DATASETS.TEST is empty: expected --sample-image"):
+    with pytest.raises(ValueError, match="DATASETS.TEST is empty; expected --sample-image"):
         tool.read_sample(read_config(str(path), ["DATASETS.TEST", ()]), None)
     with pytest.raises(OSError, match="absent.png"):
         tool.read_sample(cfg, "absent.png")

@@ -105,7 +105,10 @@ def test_folder_that_is_no_run(tool, refused, tmp_path):
     "argv, message",
     [
         ([], "required: figure"),
-        (["flops", "--output", "x.svg"], "flops: expected runs, --paper, or both"),
+        (
+            ["flops", "--output", "x.svg"],
+            "flops has nothing to draw; expected runs, --paper, or both",
+        ),
         (["flops", "--paper"], "required: --output"),
         (["flops", "--paper", "--output", "x.jpg"], "ends in .svg, .png or .pdf"),
         (["accuracy", "--output", "x.svg"], "expected --classifiers with --detectors, --paper"),

@@ -255,7 +255,7 @@ def test_a_model_of_another_kind(photos, predictor, refused, monkeypatch):
 def test_bad_threshold(capsys):
     with pytest.raises(SystemExit, match="2"):
         predict.main(["--model", "x", "--input", "y", "--output", "z", "--conf-threshold", "50"])
-    assert "--conf-threshold 50.0: expected a value from 0 to 1" in capsys.readouterr().err
+    assert "--conf-threshold is 50.0; expected a value from 0 to 1" in capsys.readouterr().err
 
 
 def test_predictions_of_a_detector_are_those_of_detectron2(tmp_path):

@@ -185,7 +185,7 @@ def test_an_output_is_replaced_only_with_overwrite(run, refused):
     "args, message",
     [
         (["absent.pth", "a.safetensors", "--stage-code", "1", "1", "1", "1"], "no file absent.pth"),
-        (["in.pth", "a.pth", "--stage-code", "1", "1", "1", "1"], "a.pth: expected a local file"),
+        (["in.pth", "a.pth", "--stage-code", "1", "1", "1", "1"], "a.pth'; expected a local file"),
         (["in.pth", "no/a.safetensors", "--stage-code", "1"], "there is no such folder"),
         (["in.pth", "a.safetensors", "--stage-code", "1", "2"], "has 2 entries; expected 4"),
         (["in.pth", "a.safetensors", "--config-file", "absent.yaml"], "'absent.yaml': no such"),
@@ -297,7 +297,7 @@ def test_statistics_alone_are_matched(match, run, tmp_path):
     [
         (["--images", "x"], "--images goes with --match-features"),
         (["--match-features", "2"], "--match-features goes with --config-file"),
-        (["--match-features", "-1"], "--match-features -1: expected 0 or more steps"),
+        (["--match-features", "-1"], "--match-features is -1; expected 0 or more steps"),
     ],
 )
 def test_what_cannot_be_matched(run, capsys, args, words):

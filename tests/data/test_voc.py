@@ -148,7 +148,7 @@ def test_a_fault_of_scoring(voc_dir, fault):
     "classes", [["cup", "ball", "cup"], ["cup", "ball", "a/b"], ["cup", "ball", " "]]
 )
 def test_class_names(voc_dir, classes):
-    with pytest.raises(ValueError, match="class name '"):
+    with pytest.raises(ValueError, match="class name is '"):
         examine_voc_dir(str(voc_dir), "val", classes).raise_errors()
 
 

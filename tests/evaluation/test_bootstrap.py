@@ -250,7 +250,7 @@ def test_masks_are_needed():
 @pytest.mark.parametrize(
     "weights, iou_type, message",
     [
-        (np.ones((10, 1)), "boxes", "IoU type 'boxes'"),
+        (np.ones((10, 1)), "boxes", "IoU type is 'boxes'"),
         (np.ones((9, 1)), "bbox", r"weights of shape \(9, 1\).*each of 10 images"),
         (np.full((10, 1), 0.5), "bbox", "whole numbers"),
         (np.full((10, 1), -1), "bbox", "whole numbers"),

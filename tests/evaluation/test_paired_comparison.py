@@ -374,8 +374,8 @@ def test_json(seeds):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (([], []), r"found: \[\]; expected 1 to 20 finite values"),
-        (([70.0, float("nan")], [1, 2]), "found: .*nan.*; expected 1 to 20 finite values"),
+        (([], []), r"found is \[\]; expected 1 to 20 finite values"),
+        (([70.0, float("nan")], [1, 2]), "found is .*nan.*; expected 1 to 20 finite values"),
         (([70.0] * 21, [1] * 21), "expected 1 to 20 finite values"),
         (([70.0], [70.0, 71.0]), "seeds: 1 of found, 2 of baseline; expected the same ones"),
         (([70.0], [70.0], np.ones((1, 9)), None), r"shapes \(1, 9\) and None"),

@@ -66,8 +66,8 @@ def test_other_metrics(tmp_path, scene, metric, of):
 @pytest.mark.parametrize(
     "metric, message",
     [
-        ("AR", "metric 'AR'; expected one of AP, AP50, .*, or AP-NAME of a class"),
-        ("AP-dog", "metric 'AP-dog'; expected one of"),
+        ("AR", "metric is 'AR'; expected one of AP, AP50, .*, or AP-NAME of a class"),
+        ("AP-dog", "metric is 'AP-dog'; expected one of"),
         ("AP-11", "truth.json has no object that bbox/AP-11 counts"),
     ],
 )

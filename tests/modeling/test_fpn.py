@@ -142,7 +142,7 @@ def test_an_old_name_refuses_another_family(family, name, neck):
             ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]],
             ["DEFORM_ON_PER_STAGE is [False, True, True, True]", "deformable"],
         ),
-        (["MODEL.CR.BLOCK", "preact"], ["unknown block 'preact'"]),
+        (["MODEL.CR.BLOCK", "preact"], ["block is 'preact'"]),
         (["MODEL.CR.OPERATION_CODE", [0, 1]], ["MODEL.CR: ", "has 2 entries; expected 16"]),
         (["MODEL.RESNETS.OUT_FEATURES", ["res2", "res7"]], ["['res7']"]),
     ],

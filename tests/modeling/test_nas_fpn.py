@@ -339,8 +339,8 @@ def test_lazy_config():
         ({"in_features": ["res3", "res4"]}, ["['res3', 'res4']", "[8, 16]"]),
         ({"in_features": ["res2", "res3", "res4"]}, ["[4, 8, 16]", "8, 16 and 32"]),
         ({"in_features": ["res3", "res4", "c5"]}, ["[8, 16, None]", "'res2', 'res3'"]),
-        ({"num_cells": 0}, ["num_cells 0"]),
-        ({"out_channels": 0}, ["out_channels 0"]),
+        ({"num_cells": 0}, ["out_channels, num_cells are 8, 0;"]),
+        ({"out_channels": 0}, ["out_channels, num_cells are 0, "]),
     ],
 )
 def test_bad_arguments(options, words):

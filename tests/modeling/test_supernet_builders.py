@@ -229,13 +229,13 @@ def test_config_without_our_keys(step, fpn):
         ),
         ("stage", ["MODEL.SUPERNET.STAGE_WEIGHTS", [1, 1, 1]], ["3 weights", "expected 4"]),
         ("dilation", ["MODEL.SUPERNET.OPERATIONS", [0, 3]], ["operations: (0, 3)", "above 2"]),
-        ("dilation", ["MODEL.SUPERNET.OPERATIONS", []], ["operations: []", "one or more"]),
+        ("dilation", ["MODEL.SUPERNET.OPERATIONS", []], ["operations are []", "one or more"]),
         ("dilation", ["MODEL.CR.STAGE_CODE", [1, 2]], ["MODEL.CR: ", "[1, 2] has 2 entries"]),
         ("stage", ["MODEL.CR.FAMILY", "vgg"], ["'vgg'", "'mobilenetv2', 'resnet'"]),
         ("dilation", ["MODEL.RESNETS.OUT_FEATURES", ["res2", "res5", "res7"]], ["['res7']"]),
         ("stage", ["MODEL.RESNETS.OUT_FEATURES", ["res4"]], ["['res4']", "expected 'res5'"]),
         ("dilation", ["MODEL.RESNETS.RES5_DILATION", 4], ["RES5_DILATION is 4", "1 or 2"]),
-        ("stage", ["MODEL.CR.BLOCK", "preact"], ["unknown block 'preact'"]),
+        ("stage", ["MODEL.CR.BLOCK", "preact"], ["block is 'preact'"]),
     ],
 )
 def test_bad_values(step, options, words):

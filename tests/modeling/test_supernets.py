@@ -253,7 +253,7 @@ def test_path_outside_of_the_space(step, kind, path, words):
 
 @ALL
 def test_unknown_feature(step, kind):
-    with pytest.raises(ValueError, match=r"out_features \['res7'\]: expected any of \['stem'"):
+    with pytest.raises(ValueError, match=r"out_features has \['res7'\]; expected any of \['stem'"):
         make_supernet(step, kind, out_features=["res2", "res7"])
 
 

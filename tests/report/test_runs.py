@@ -157,7 +157,7 @@ def test_mixed_data_sets(tmp_path):
     runs = read_runs(folders)
     assert common_dataset(runs[:1]) == "one"
     with pytest.raises(
-        ValueError, match=r"on one \(.*one, ...\), two \(.*two, ...\): expected one"
+        ValueError, match=r"on one \(.*one, ...\), two \(.*two, ...\); expected one"
     ):
         common_dataset(runs)
 

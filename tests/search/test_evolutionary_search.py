@@ -160,12 +160,12 @@ def test_every_path_failed():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"evaluations": 0}, "evaluations: 0; expected an integer of at least 1"),
-        ({"population": 0}, "population: 0; expected an integer of at least 1"),
-        ({"parents": 2.5}, "parents: 2.5; expected an integer of at least 1"),
-        ({"mutation_probability": 1.1}, "mutation_probability: 1.1; expected it in"),
-        ({"mutation_probability": -0.1}, "mutation_probability: -0.1; expected it in"),
-        ({"mutation_probability": float("nan")}, "mutation_probability: nan; expected it in"),
+        ({"evaluations": 0}, "evaluations is 0; expected an integer of at least 1"),
+        ({"population": 0}, "population is 0; expected an integer of at least 1"),
+        ({"parents": 2.5}, "parents is 2.5; expected an integer of at least 1"),
+        ({"mutation_probability": 1.1}, "mutation_probability is 1.1; expected 0 to 1"),
+        ({"mutation_probability": -0.1}, "mutation_probability is -0.1; expected 0 to 1"),
+        ({"mutation_probability": float("nan")}, "mutation_probability is nan; expected 0 to 1"),
     ],
 )
 def test_bad_arguments(arguments, words):

@@ -103,10 +103,10 @@ def test_nothing_is_recorded_twice(path):
             Trial((1, 2), "failed", {"AP": 1.0}, 5, "why"),
             "expected a reason and no metrics",
         ),
-        (Trial((1, 2), "ok", {"AP": 1.0}), "status 'ok'"),
-        (done((1, -2)), r"code \(1, -2\)"),
-        (done((1, True)), r"code \(1, True\)"),
-        (done([1, 2]), r"code \[1, 2\]"),
+        (Trial((1, 2), "ok", {"AP": 1.0}), "status is 'ok'"),
+        (done((1, -2)), r"code is \(1, -2\)"),
+        (done((1, True)), r"code is \(1, True\)"),
+        (done([1, 2]), r"code is \[1, 2\]"),
         (done((1, 2), seconds=float("nan")), "nan seconds"),
         (done((1, 2), seconds=-1), "-1 seconds"),
     ],
@@ -368,7 +368,7 @@ def test_ledger_of_another_version(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 7")
     db.close()
-    with pytest.raises(LedgerError, match="a ledger of version 7, expected 3"):
+    with pytest.raises(LedgerError, match="a ledger of version 7; expected 3"):
         Ledger(path, SETTINGS)
 
 

@@ -200,13 +200,13 @@ def test_every_extension_of_a_step_failed():
 @pytest.mark.parametrize("survivors", [0, -3, 1.5, None])
 def test_bad_survivors(survivors):
     evaluate = Evaluator(sum)
-    with pytest.raises(ValueError, match=f"survivors: {survivors}; expected an integer"):
+    with pytest.raises(ValueError, match=f"survivors is {survivors}; expected an integer"):
         greedy_operation_search(SMALL, evaluate, survivors)
     assert evaluate.calls == []
 
 
 def test_nothing_to_choose():
     evaluate = Evaluator(sum)
-    with pytest.raises(ValueError, match=r"operations: \(1,\); expected two or more"):
+    with pytest.raises(ValueError, match=r"operations are \(1,\); expected two or more"):
         greedy_operation_search(space_of("ResNet18", [1]), evaluate)
     assert evaluate.calls == []

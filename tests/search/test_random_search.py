@@ -85,6 +85,6 @@ def test_failed_paths_are_not_ranked():
 @pytest.mark.parametrize("evaluations", [0, -1, 10.0])
 def test_bad_evaluations(evaluations):
     evaluate = Evaluator(sum)
-    with pytest.raises(ValueError, match=f"evaluations: {evaluations}; expected an integer"):
+    with pytest.raises(ValueError, match=f"evaluations is {evaluations}; expected an integer"):
         random_search(SMALL, evaluate, evaluations, seed=0)
     assert evaluate.calls == []

@@ -75,7 +75,7 @@ def test_frozen():
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf"), "31", np.nan, [1.0]])
 def test_bad_score(score):
-    with pytest.raises(ValueError, match="score of 1-2: .*; expected a finite number, or None"):
+    with pytest.raises(ValueError, match="score of 1-2 is .*; expected a finite number, or None"):
         rank(CODES, [1.0, score, 2.0, 3.0])
 
 
@@ -94,7 +94,7 @@ def test_scores_of_numpy():
 @pytest.mark.parametrize("number", [0, -1, 2.0, "3", None, True])
 def test_bad_count(number):
     with pytest.raises(
-        ValueError, match=f"survivors: {number!r}; expected an integer of at least 1"
+        ValueError, match=f"survivors is {number!r}; expected an integer of at least 1"
     ):
         check_count("survivors", number)
     check_count("survivors", 1)

@@ -167,18 +167,18 @@ def test_a_budget_where_all_failed_leaves_the_others_alone():
             [16, float("nan")],
             0,
             None,
-            ["budgets: [16, nan]; expected one or more positive numbers"],
+            ["budgets are [16, nan]; expected one or more positive numbers"],
         ),
-        (RESNET, [16], -1, None, ["tolerance: -1; expected a share", "0 or more"]),
-        (RESNET, [16], "0.1", None, ["tolerance: '0.1'; expected a share"]),
-        (RESNET, [16], float("nan"), None, ["tolerance: nan; expected a share"]),
-        (RESNET, [16], float("inf"), None, ["tolerance: inf", "finite number"]),
-        (RESNET, [float("inf")], 0, None, ["budget: inf", "finite number"]),
-        (RESNET, [16, 0], 0, None, ["budgets: [16, 0]; expected one or more positive numbers"]),
-        (RESNET, [None], 0, None, ["budgets: [None]; expected one or more positive numbers"]),
-        (RESNET, [], 0, None, ["budgets: []; expected one or more"]),
-        (RESNET, 16, 0, None, ["budgets: 16; expected one or more"]),
-        (RESNET, "16", 0, None, ["budgets: '16'; expected one or more"]),
+        (RESNET, [16], -1, None, ["tolerance is -1; expected a share", "0 or more"]),
+        (RESNET, [16], "0.1", None, ["tolerance is '0.1'; expected a share"]),
+        (RESNET, [16], float("nan"), None, ["tolerance is nan; expected a share"]),
+        (RESNET, [16], float("inf"), None, ["tolerance is inf", "finite number"]),
+        (RESNET, [float("inf")], 0, None, ["budget is inf", "finite number"]),
+        (RESNET, [16, 0], 0, None, ["budgets are [16, 0]; expected one or more positive numbers"]),
+        (RESNET, [None], 0, None, ["budgets are [None]; expected one or more positive numbers"]),
+        (RESNET, [], 0, None, ["budgets are []; expected one or more"]),
+        (RESNET, 16, 0, None, ["budgets are 16; expected one or more"]),
+        (RESNET, "16", 0, None, ["budgets are '16'; expected one or more"]),
     ],
 )
 def test_bad_budgets(space, budgets, tolerance, cost, words):
@@ -191,7 +191,7 @@ def test_bad_budgets(space, budgets, tolerance, cost, words):
 
 
 def test_bad_scores():
-    with pytest.raises(ValueError, match="score of 1-1-2-4: nan"):
+    with pytest.raises(ValueError, match="score of 1-1-2-4 is nan"):
         stage_search(RESNET, [8], lambda codes: [float("nan")] * len(codes))
     with pytest.raises(ValueError, match="8 scores for 9 codes"):
         stage_search(RESNET, [8], lambda codes: [1.0] * 8)

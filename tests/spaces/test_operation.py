@@ -90,14 +90,14 @@ def test_value_semantics():
 @pytest.mark.parametrize(
     "operations, words",
     [
-        ([], ["operations: []", "one or more integers"]),
-        ([0, 1, 3], ["operations: (0, 1, 3)", "none above 2", "dilation 3"]),
-        ([-1, 0], ["operations: [-1, 0]", "at least 0"]),
-        ([0, 2, 1], ["operations: [0, 2, 1]", "increasing order"]),
-        ([0, 0], ["operations: [0, 0]", "each one once"]),
-        ([False, True], ["operations: [False, True]", "integers"]),
-        ("012", ["operations: '012'", "integers"]),
-        (3, ["operations: 3", "one or more integers"]),
+        ([], ["operations are []", "one or more integers"]),
+        ([0, 1, 3], ["operations are (0, 1, 3)", "none above 2", "dilation 3"]),
+        ([-1, 0], ["operations are [-1, 0]", "at least 0"]),
+        ([0, 2, 1], ["operations are [0, 2, 1]", "increasing order"]),
+        ([0, 0], ["operations are [0, 0]", "each one once"]),
+        ([False, True], ["operations are [False, True]", "integers"]),
+        ("012", ["operations are '012'", "integers"]),
+        (3, ["operations are 3", "one or more integers"]),
     ],
 )
 def test_bad_operations(operations, words):
@@ -108,7 +108,9 @@ def test_bad_operations(operations, words):
 
 
 def test_bad_architecture():
-    with pytest.raises(ValueError, match=r"architecture: \[1, 3, 5, 7\]; expected an Architecture"):
+    with pytest.raises(
+        ValueError, match=r"architecture is \[1, 3, 5, 7\]; expected an Architecture"
+    ):
         get_operation_space([1, 3, 5, 7])
     with pytest.raises(ValueError, match="res3 has 0 blocks"):
         OperationSpace((1, 0, 5, 7))
