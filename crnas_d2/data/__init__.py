@@ -1,4 +1,4 @@
-"""Data sets and their splits. Importing this registers what needs no config; nothing is read."""
+"""Data sets and their splits. Importing this registers those that need no config, reading nothing."""
 
 from .catalog import setup_datasets
 from .digits import register_digits
@@ -9,6 +9,6 @@ __all__ = ["register_digits", "register_imagenet", "register_splits", "setup_dat
 
 register_digits()
 register_imagenet()
-# Section 4.1: 5,000 images for archval. That of digits is as large as its val.
+# Section 4.1: 5,000 images for archval. That of digits is as large as its val set.
 register_splits("coco_2017_train", size=5000)
 register_splits("digits_train", size=300)

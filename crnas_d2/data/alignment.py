@@ -1,4 +1,4 @@
-"""How alike two small grey pictures are once one is laid upon the other."""
+"""The likeness of two small gray images after aligning them."""
 
 from __future__ import annotations
 
@@ -7,28 +7,26 @@ from scipy.ndimage import uniform_filter
 
 STEPS = 10
 FIRST_STEPS = 3  # after which pairs that are still far apart are given up
-FAR_APART = 0.5  # correlation of grey levels
-DETAIL = (
-    5  # pixels; what changes more slowly than over these is taken away before details are compared
-)
-MIN_OVERLAP = 0.5  # of the area; less says nothing
-FLAT = 0.3  # standard deviation in grey levels below which a picture has nothing to be known by
-LONGEST_STEP = 0.1  # of half a picture
+FAR_APART = 0.5  # correlation of gray levels
+DETAIL = 5  # pixels; variation over more than these is removed before details are compared
+MIN_OVERLAP = 0.5  # share of the area; a smaller overlap is not conclusive
+FLAT = 0.3  # standard deviation in gray levels below which an image has no recognizable content
+LONGEST_STEP = 0.1  # in half the side of an image
 
 
 def likeness(moving: np.ndarray, fixed: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """The correlation of the details of two pictures, at the best place and size found from a start.
+    """Compute the correlation of the details of image pairs at the best alignment.
 
-    A pixel (x, y) of the fixed picture, both between -1 and 1, lies at (a x + b, c y + d) of the
-    moving one. These are found by Gauss and Newton's method for the grey levels, whose gain and
-    offset are free too: brightness and contrast do not count.
+    A pixel (x, y) of the fixed image, with coordinates from -1 to 1, corresponds to (a x + b, c y +
+    d) in the moving one. These parameters are found by the Gauss-Newton method on the gray levels
+    with free gain and offset, so brightness and contrast do not matter.
 
     Args:
-        moving, fixed: (n, side, side) grey levels.
-        start: (n, 4) a, b, c, d.
+        moving, fixed: gray levels of shape (n, side, side).
+        start: initial values of a, b, c, d, with shape (n, 4).
 
     Returns:
-        (n,) between -1 and 1. 0 where a picture is flat, or where the two came apart.
+        Correlations from -1 to 1, with shape (n,). 0 if an image is flat or the alignment diverged.
     """
     moving, fixed = moving.astype(np.float32), fixed.astype(np.float32)
     alike = np.zeros(len(start), np.float32)
@@ -56,17 +54,17 @@ def _details(pictures: np.ndarray) -> np.ndarray:
 
 
 class _Sample:
-    """Pictures as they are seen at the pixels of others.
+    """Images sampled at the pixels of others.
 
     Attributes:
-        levels: (n, side, side), bilinear.
+        levels: bilinear samples of shape (n, side, side).
     """
 
     def __init__(self, pictures: np.ndarray, place: np.ndarray):
         """
         Args:
-            pictures: (n, side, side).
-            place: (n, 4), see :func:`likeness`.
+            pictures: images of shape (n, side, side).
+            place: parameters of shape (n, 4), see :func:`likeness`.
         """
         side = pictures.shape[1]
         half = (side - 1) / 2
@@ -89,7 +87,7 @@ class _Sample:
         self._slope_y = (lower - upper) * half
 
     def correlation(self, seen: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-        """(n,) of the pixels that are in both pictures."""
+        """Compute the correlations, of shape (n,), over the pixels that are in both images."""
         axes = (1, 2)
         weight = self._inside / np.maximum(self._inside.sum(axes, keepdims=True), 1)
         seen, fixed = (p - (p * weight).sum(axes, keepdims=True) for p in (seen, fixed))
@@ -99,8 +97,10 @@ class _Sample:
         return np.where(valid, (seen * fixed * weight).sum(axes) / products, 0)
 
     def step_towards(self, fixed: np.ndarray) -> np.ndarray:
-        """(n, 4) to be added to the places: the least squares of
-        fixed = gain * (levels + slopes * step) + offset."""
+        """Compute the update of the parameters, of shape (n, 4).
+
+        It is the least-squares solution of fixed = gain * (levels + slopes * step) + offset.
+        """
         count = len(fixed)
         x, y = self._grid[None, None], self._grid[None, :, None]
         slopes = [self._slope_x * x, self._slope_x, self._slope_y * y, self._slope_y]
@@ -119,6 +119,6 @@ class _Sample:
 
 
 def _before(place: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel before a place, and how far behind it the place is."""
+    """Get the pixel before each coordinate, and the distance from it."""
     pixel = np.clip(np.floor(place), 0, side - 2).astype(np.int64)
     return pixel, np.clip(place - pixel, 0, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Results of checks, remembered on this machine from one start to the next."""
+"""A cache of the results of checks on this machine, which persists across runs."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ __all__ = ["file_state", "remembered", "state_of"]
 
 
 def remembered(folder: str, kind: str, key: Any, make: Callable[[], Any]) -> Any:
-    """A result that one process makes; all others on the machine wait for it, and read it.
+    """Get a cached result, or let one process compute it while all others on the machine wait.
 
-    A newer version of the checks makes it anew. Where the folder cannot be written, each process
-    makes its own.
+    Another version of the checks computes it anew. If the folder is not writable, each process
+    computes its own result.
 
     Args:
-        folder: see :func:`..files.cache_folder`. It is made.
-        kind: of result, the beginning of the name of its file, such as "coco_json".
-        key: all that the result depends on but the code, as JSON, such as :func:`file_state`.
-        make: gives the result, as JSON. What it raises is raised here, and not remembered.
+        folder: see :func:`..files.cache_folder`. It is created if needed.
+        kind: kind of result and prefix of its file's name, such as "coco_json".
+        key: everything that the result depends on apart from the code, as JSON, such as
+            :func:`file_state`.
+        make: computes the result as JSON. Its exceptions are propagated and not cached.
 
     Returns:
-        the result, as it is when read back from JSON. It may be changed.
+        The result as read back from JSON. It may be modified.
     """
     text = json.dumps([key, _code_sha256()], sort_keys=True)
     known = _known(os.path.abspath(folder), kind, text)
@@ -44,7 +45,7 @@ def remembered(folder: str, kind: str, key: Any, make: Callable[[], Any]) -> Any
 
 
 def file_state(path: str) -> list[Any]:
-    """By what a local file is known to be unchanged: its real path, size, and time.
+    """Get the real path, size and modification time of a local file, which identify its content.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -54,13 +55,13 @@ def file_state(path: str) -> list[Any]:
 
 
 def state_of(path: str) -> tuple[Any, ...] | None:
-    """As :func:`file_state`; None of a URI, of which that cannot be told."""
+    """Same as :func:`file_state`. None for a URI, whose state is unknown."""
     return None if is_remote(path) else tuple(file_state(path))
 
 
 @functools.lru_cache(maxsize=256)
 def _known(folder: str, kind: str, text: str) -> list[str]:
-    """Holds the result of this key as soon as this process knows it."""
+    """Get the list that holds the result of a key once this process knows it."""
     return []
 
 
@@ -84,7 +85,7 @@ def _read_or_make(path: str, text: str, make: Callable[[], Any]) -> Any:
 
 
 def _read(path: str, text: str) -> list[Any]:
-    """The one result that is there, or none."""
+    """Read the stored result as a list of one entry. Empty if there is none."""
     try:
         content = read_json(path)
         return [content["result"]] if content["key"] == text else []
@@ -99,7 +100,7 @@ def _not_remembered(path: str, error: Exception, result: Any) -> Any:
 
 @functools.cache
 def _code_sha256() -> str:
-    """Of the code that checks data sets."""
+    """Compute the SHA-256 of the code that checks data sets."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.py"), folder.parent / "files.py"]):

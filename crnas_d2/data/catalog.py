@@ -1,4 +1,4 @@
-"""The data sets of a config: registered, checked against each other, and counted."""
+"""The data sets of a config: registration, checks against each other, and numbers of classes."""
 
 import itertools
 import logging
@@ -28,25 +28,25 @@ __all__ = [
 
 
 def setup_datasets(cfg: CfgNode) -> None:
-    """Make the data sets that ``cfg`` names ready for use. Call it before ``cfg`` is frozen.
+    """Make the data sets that ``cfg`` names ready for use. It has to be called before ``cfg`` is
+    frozen.
 
-    1. Registers the own data sets of ``DATASETS.COCO_JSON`` and ``DATASETS.VOC_DIRS``, each
-       validated first, and those of ``DATASETS.IMAGE_FOLDERS``. Those in ``DATASETS.TEST`` must
-       also have what their evaluator needs, those in ``DATASETS.TRAIN`` masks where
-       ``MODEL.MASK_ON``.
-    2. Draws archtrain and archval by ``DATASETS.ARCHVAL`` where TRAIN or TEST names one:
-       "cells_archtrain" is a part of "cells_train", or else of "cells".
+    1. Registers the custom data sets in ``DATASETS.COCO_JSON`` and ``DATASETS.VOC_DIRS`` after
+    validating each, and those in ``DATASETS.IMAGE_FOLDERS``. Those in ``DATASETS.TEST`` must also
+    have what their evaluator needs, and those in ``DATASETS.TRAIN`` masks if ``MODEL.MASK_ON``.
+    2. Splits archtrain and archval by ``DATASETS.ARCHVAL`` if TRAIN or TEST names one:
+    "cells_archtrain" is a part of "cells_train", or else of "cells".
     3. Checks that all data sets of TRAIN and TEST fit the task of the model and have the same
-       categories in the same order, and that no image of a test set is in an archval.
-    4. Sets ``NUM_CLASSES`` of the detection heads and the classifier, which the mask head follows,
-       to the number of categories, and ``MODEL.CLASS_NAMES`` to their names, each once, see
-       :func:`tell_apart`.
+    categories in the same order, and that no image of a test set is in an archval.
+    4. Sets ``NUM_CLASSES`` of the detection heads, which the mask head follows, and of the
+    classifier to the number of categories, and ``MODEL.CLASS_NAMES`` to their distinct names, see
+    :func:`tell_apart`.
 
     A second call with the same config changes nothing.
 
     Raises:
         FileNotFoundError, ValueError: the message names the key, data set or file, and what was
-            expected of it.
+            expected.
     """
     train, test = tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)
     names = list(dict.fromkeys(train + test))
@@ -64,16 +64,18 @@ def setup_datasets(cfg: CfgNode) -> None:
         if cfg.MODEL.CLASS_NAMES != class_names:
             cfg.MODEL.CLASS_NAMES = class_names
         told = f"NUM_CLASSES = {len(categories)}, from the categories of {names[0]}"
-        log_first_n(logging.INFO, told, key="message")  # each step reads its config many times
+        # once, as each step reads its config many times
+        log_first_n(logging.INFO, told, key="message")
 
 
 def register_own(cfg: CfgNode) -> None:
-    """Register the own data sets of a config alone, see :func:`setup_datasets`; nothing is written but
-    what is remembered of the checks, and corrected copies.
+    """Register only the custom data sets of a config, see :func:`setup_datasets`.
+
+    Nothing is written except the cached results of the checks, and corrected copies.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`setup_datasets`; or there is no data set of a name
-            in TRAIN or TEST.
+        FileNotFoundError, ValueError: as :func:`setup_datasets`, or there is no data set with a
+            name in TRAIN or TEST.
     """
     rules = json_rules(cfg)
     left_out: set[Any] = set()
@@ -99,7 +101,7 @@ def register_own(cfg: CfgNode) -> None:
 
 
 def voc_dir_entries(cfg: CfgNode) -> Iterator[dict[str, Any]]:
-    """The own data sets in VOC's layout, as :func:`register_voc_dir` takes them.
+    """Iterate over the custom data sets in VOC layout, as arguments of :func:`register_voc_dir`.
 
     Raises:
         ValueError: an entry of ``DATASETS.VOC_DIRS`` is malformed.
@@ -119,7 +121,7 @@ def voc_dir_entries(cfg: CfgNode) -> Iterator[dict[str, Any]]:
 
 
 def image_folder_entries(cfg: CfgNode) -> Iterator[list[str]]:
-    """Name and folder of the own data sets of one class for each image.
+    """Iterate over name and folder of the custom data sets with one class for each image.
 
     Raises:
         ValueError: an entry of ``DATASETS.IMAGE_FOLDERS`` is malformed.
@@ -134,7 +136,7 @@ def image_folder_entries(cfg: CfgNode) -> Iterator[list[str]]:
 
 
 def json_rules(cfg: CfgNode) -> JsonRules:
-    """What a config says of its files in COCO format.
+    """Get the settings of a config for its files in COCO format.
 
     Raises:
         ValueError: a left-out category is neither an id nor a name.
@@ -149,8 +151,7 @@ def json_rules(cfg: CfgNode) -> JsonRules:
 
 
 def coco_json_entries(cfg: CfgNode) -> Iterator[dict[str, Any]]:
-    """Name, json_file, image_root and required of the own data sets in COCO format, as
-    :func:`register_coco_json` takes them.
+    """Iterate over the custom data sets in COCO format, as arguments of :func:`register_coco_json`.
 
     Raises:
         ValueError: an entry of ``DATASETS.COCO_JSON`` is malformed.
@@ -180,7 +181,7 @@ def coco_json_entries(cfg: CfgNode) -> Iterator[dict[str, Any]]:
 
 
 def _has_types(entry: Any, *types: type) -> bool:
-    """Whether the entry is a list of values of these types, none of them empty."""
+    """Whether the entry is a list of non-empty values of these types."""
     return (
         isinstance(entry, (list, tuple))
         and [type(value) for value in entry] == list(types)
@@ -189,8 +190,9 @@ def _has_types(entry: Any, *types: type) -> bool:
 
 
 def draws_anew(cfg: CfgNode) -> bool:
-    """Whether :func:`setup_datasets` would write archtrain and archval, which are not there yet; also
-    where that cannot be told, as something is wrong.
+    """Whether :func:`setup_datasets` would write a new split of archtrain and archval.
+
+    It is also true if this is unknown because of a fault.
 
     Args:
         cfg: as there.
@@ -208,7 +210,7 @@ def draws_anew(cfg: CfgNode) -> bool:
 
 
 def _is_drawn(name: str) -> bool:
-    """Whether it is archtrain or archval, and not an own data set of such a name."""
+    """Whether a data set is archtrain or archval, and not a custom data set of such a name."""
     is_part = split_source(name) is not None
     return is_part and (
         name not in DatasetCatalog or bool(MetadataCatalog.get(name).get("split_settings"))
@@ -221,7 +223,7 @@ def _draw_settings(cfg: CfgNode) -> tuple[int, int, str, str, str]:
 
 
 def _register_part(name: str, cfg: CfgNode) -> None:
-    """Draw archtrain and archval where ``name`` is one of them and not an own data set."""
+    """Split archtrain and archval if ``name`` is one of them and not a custom data set."""
     source = split_source(name)
     if source is not None and _is_drawn(name):
         register_splits(source, *_draw_settings(cfg))
@@ -238,7 +240,7 @@ def _check_task(name: str, meta_architecture: str) -> None:
 
 
 def _common_categories(names: Sequence[str]) -> list[str]:
-    """Category names of the data sets; empty where they have none."""
+    """Get the common category names of the data sets. Empty if they have none."""
     first = _categories(names[0]) if names else []
     for name in names[1:]:
         categories = _categories(name)
@@ -256,7 +258,7 @@ def _common_categories(names: Sequence[str]) -> list[str]:
 def _categories(name: str) -> list[str]:
     meta = MetadataCatalog.get(name)
     if not meta.get("thing_classes") and (meta.get("json_file") or is_classification(name)):
-        # The categories of such a data set are learned when it is loaded.
+        # The categories of such a data set are only known once it is loaded.
         DatasetCatalog.get(name)
     return list(meta.get("thing_classes", []))
 
@@ -285,11 +287,12 @@ def _check_archval_apart(train: Sequence[str], test: Sequence[str], data: CfgNod
 
 
 def warn_of_shared_images(cfg: CfgNode) -> None:
-    """Warn of a test set that has images of the training set in it. A data set that is not there is
-    passed over.
+    """Warn of a test set that shares images with the training set.
+
+    Data sets that do not exist are skipped.
 
     Args:
-        cfg: its data sets are registered.
+        cfg: config whose data sets are registered.
     """
     for test, train in itertools.product(cfg.DATASETS.TEST, cfg.DATASETS.TRAIN):
         try:

@@ -1,4 +1,4 @@
-"""The counts of registered data sets, and of parts that are drawn from them."""
+"""The class counts of registered data sets, and of parts that are split from them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ __all__ = ["ClassCounts", "count_classes"]
 
 
 def count_classes(name: str, data: CfgNode) -> ClassCounts:
-    """Those of a registered data set, or of a part that is drawn from one.
+    """Count the classes of a registered data set, or of a part that is split from one.
 
     Args:
+        name: name of the data set or part.
         data: ``DATASETS``.
 
     Raises:
-        OSError: the data set is not there.
-        ValueError: its file is not in COCO format, or archval cannot be drawn from it.
+        OSError: the data set does not exist.
+        ValueError: its file is not in COCO format, or archval cannot be split from it.
     """
     source = source_of_drawn(name)
     meta = MetadataCatalog.get(source or name)

@@ -1,4 +1,4 @@
-"""Names of classes, where several classes may have the same one."""
+"""Names of classes, several of which may be equal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 
 def tell_apart(names: Iterable[str]) -> list[str]:
-    """The names, each once, so that results and weights can go by them.
+    """Make names distinct, so that results and weights can be identified by them.
 
-    The second class of the name "cell" is called "cell#2", the third "cell#3". Names that are there
-    once stay as they are, so to do it twice changes nothing.
+    The second class with the name "cell" becomes "cell#2", the third "cell#3". Names that occur
+    once stay the same, so the function is idempotent.
     """
     names = list(names)
     told = set(names)

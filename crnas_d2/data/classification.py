@@ -1,4 +1,4 @@
-"""From a data set of images with one class each to the input of a classifier."""
+"""Loads images with one class each as the input of a classifier."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FLIPS = MappingProxyType(
 
 
 class ClassificationMapper:
-    """Reads an image and makes it the input of a classifier.
+    """Reads an image and preprocesses it for a classifier.
 
-    In training a random part of it is resized to the input size, and flipped at random; in the
-    test its shorter side is resized and the center is cut out. torchvision's transforms work on a
-    tensor in the memory layout of the decoded image: several times as fast as on a PIL image, with
-    values that differ by 1 at most.
+    In training a random crop is resized to the input size and randomly flipped. In a test the
+    shorter side is resized and the center is cropped. torchvision's transforms run on a tensor in
+    the memory layout of the decoded image, which is several times as fast as on a PIL image, with
+    values that differ by at most 1.
     """
 
     @configurable
@@ -48,14 +48,14 @@ class ClassificationMapper:
     ):
         """
         Args:
-            is_train: augment.
+            is_train: whether to augment.
             image_format: order of the channels, see
                 :func:`detectron2.data.detection_utils.read_image`.
             crop_size: height and width of the result, in pixels.
-            scale: lower and upper bound of the part of the image's area that is taken in training.
-            aspect_ratio: bounds of that part's width over its height.
+            scale: range of the share of the image's area in a training crop.
+            aspect_ratio: range of the ratio of width to height of a training crop.
             flip: "horizontal", "vertical" or "none".
-            test_size: shorter side of the image, in pixels, of which the test takes the center.
+            test_size: shorter side of the image in pixels, whose center a test crops.
 
         Raises:
             ValueError: one of these is out of its range.
@@ -98,14 +98,14 @@ class ClassificationMapper:
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """
         Args:
-            dataset_dict: with "file_name" and "label".
+            dataset_dict: a dict with "file_name" and "label".
 
         Returns:
-            "image", a tensor of shape (channels, crop_size, crop_size) with values from 0 to 255,
-            and "label".
+            A dict of "image", a tensor of shape (channels, crop_size, crop_size) with values from 0
+            to 255, and "label".
 
         Raises:
-            OSError: the file is not there or is no image; the message names it.
+            OSError: the file does not exist or is not an image. The message names it.
         """
         file_name = dataset_dict["file_name"]
         try:
@@ -117,10 +117,10 @@ class ClassificationMapper:
 
 
 def build_classification_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """The images of a data set, each once, in batches as large as in training.
+    """Build a loader of each image in a data set, with the batch size of training.
 
     Returns:
-        of ``{"image": (N, channels, H, W), "label": (N,)}``.
+        A loader of ``{"image": (N, channels, H, W), "label": (N,)}``.
     """
     return build_detection_test_loader(
         cfg,

@@ -1,4 +1,4 @@
-"""The checks of annotations in COCO format, and their corrections."""
+"""Checks and corrections of annotations in COCO format."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from .whole_numbers import ID_LIMIT, whole_number
 
 @dataclass
 class AnnotationCheck:
-    """
+    """A check of all annotations of a file.
+
     Attributes:
-        findings: what was found.
-        sizes: (width, height) of each image by its id; None where it has no valid size.
-        categories: their ids.
-        masked, scored: as of :class:`.coco_check.CocoCheck`.
-        corrected: whether an annotation is another than before.
-        trained: on how many of them Detectron2 trains.
-        run_lengths: those that are no crowd and have a mask of run lengths.
-        objects, crowds: how many annotations, and how many with iscrowd 1, each category has.
+        findings: the findings.
+        sizes: (width, height) of each image by its id. None if it has no valid size.
+        categories: ids of the categories.
+        masked, scored: as in :class:`.coco_check.CocoCheck`.
+        corrected: whether an annotation was changed.
+        trained: number of annotations that Detectron2 trains on.
+        run_lengths: annotations with a run-length mask that are not crowds.
+        objects, crowds: for each category, the number of annotations, and of those with iscrowd 1.
     """
 
     findings: Findings
@@ -44,7 +45,7 @@ class AnnotationCheck:
     crowds: Counter[int | str] = field(default_factory=Counter)
 
     def run(self, annotations: list[dict]) -> list[dict]:
-        """Returns: the annotations, without those of other images."""
+        """Run the check, and return the annotations without those of unknown images."""
         counted_anew = self._check_ids(annotations)
         kept = [annotation for annotation in annotations if self._has_image(annotation)]
         if not kept:
@@ -77,7 +78,7 @@ class AnnotationCheck:
         )
 
     def _check_ids(self, annotations: list[dict]) -> bool:
-        """Whether the annotations have to be counted anew, from 1."""
+        """Whether the annotations have to be renumbered from 1."""
         ids: list[Any] = [annotation.get("id") for annotation in annotations]
         types = set(map(type, ids))
         if not types <= {int, float, str}:
@@ -163,11 +164,11 @@ class AnnotationCheck:
         return annotation.get("iscrowd") == 1
 
     def _check_box(self, annotation: dict, size: tuple[int, int] | None) -> bool:
-        """Whether Detectron2 trains on it."""
+        """Check a box, and return whether Detectron2 trains on it."""
         box: Any = annotation.get("bbox")
         try:
             x, y, width, height = box
-            # Stated so that NaN does not pass. That of most boxes, and soon said.
+            # Comparisons are false for NaN. This fast path covers most boxes.
             if size and x >= 0 and y >= 0 and width > 0 and height > 0:
                 if x + width <= size[0] and y + height <= size[1]:
                     return True
@@ -184,7 +185,7 @@ class AnnotationCheck:
         return kind not in LEFT_OUT
 
     def _check_mask(self, annotation: dict, size: tuple[int, int] | None) -> bool:
-        """Whether Detectron2 trains on its object."""
+        """Check a mask, and return whether Detectron2 trains on its object."""
         segmentation = annotation["segmentation"]
         fault = mask_fault(segmentation, size)
         if fault and type(segmentation) is list:
@@ -237,7 +238,7 @@ def _place(annotation: dict) -> str:
 
 
 def _measured_area(annotation: dict) -> float:
-    """As Detectron2 measures it where it writes COCO's format; 0 where it cannot be measured."""
+    """Measure an area as Detectron2 does when it writes COCO format. 0 if it cannot be measured."""
     segmentation: Any = annotation.get("segmentation")
     box: Any = annotation.get("bbox")
     try:
@@ -249,9 +250,9 @@ def _measured_area(annotation: dict) -> float:
             return mask_util.area(segmentation).item()
         return abs(box[2] * box[3])
     except (TypeError, ValueError, KeyError, IndexError):
-        return 0.0  # of a mask or a box that is an error
+        return 0.0  # the mask or box is reported as an error
 
 
 def _is_number(value: Any) -> bool:
-    # Also false for NaN.
+    # Also false for NaN
     return type(value) in (int, float) and abs(value) < 1e12

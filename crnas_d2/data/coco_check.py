@@ -1,4 +1,4 @@
-"""The checks of what a json file in COCO format holds, and its corrections."""
+"""Checks and corrections of the content of a json file in COCO format."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ UNLABELLED = "it has no annotations: detections on its images have no AP"
 
 @dataclass
 class CocoCheck:
-    """One pass over the content of a json file. What has one meaning, but is not written so that
-    Detectron2 and pycocotools read it right, is corrected in place.
+    """One pass over the content of a json file.
+
+    Unambiguous content in a form that Detectron2 or pycocotools would misread is corrected in
+    place.
 
     Attributes:
         coco: the content.
-        findings: what was found.
+        findings: the findings.
         masked: whether masks are trained or tested.
         scored: whether masks are tested.
-        left_out: ids or names of categories that are no classes.
+        left_out: ids or names of categories that are not classes.
         outside_root: whether file names may lead out of the image root.
-        corrected: whether the content is another than the file's now.
+        corrected: whether the content differs from that of the file.
         categories: names by id, in the order of the ids.
-        annotations: how many annotations there are.
-        trained: on how many of them Detectron2 trains.
-        run_lengths: those that are no crowd and have a mask of run lengths.
-        left_out_here: which of ``left_out`` are categories of this file.
+        annotations: number of annotations.
+        trained: number of annotations that Detectron2 trains on.
+        run_lengths: annotations with a run-length mask that are not crowds.
+        left_out_here: those of ``left_out`` that are categories of this file.
     """
 
     coco: Any
@@ -96,7 +98,7 @@ class CocoCheck:
         return True
 
     def _settle_ids(self, section: str, reference: str) -> None:
-        """Texts and floats that are whole numbers become whole numbers, unless all are texts."""
+        """Convert ids that are strings or floats of integers to integers, unless all are strings."""
         columns = [
             (self.coco[section], "id", SECTIONS[section]),
             (self.coco["annotations"], reference, "annotation"),
@@ -117,7 +119,7 @@ class CocoCheck:
             )
 
     def _with_id(self, section: str) -> dict[int | str, dict]:
-        """The entries that have an id of their own."""
+        """Get the entries with a valid and unique id."""
         kind, found = SECTIONS[section], {}
         for index, entry in enumerate(self.coco[section]):
             entry_id = entry.get("id")
@@ -149,7 +151,9 @@ class CocoCheck:
             self.categories = dict(sorted(self.categories.items()))
 
     def _check_images(self) -> dict[int | str, tuple[int, int] | None]:
-        """Returns: (width, height) by id, None where an image has no valid size."""
+        """Check the images, and return (width, height) by id. None for an image without a valid
+        size.
+        """
         owners: dict[str, int | str] = {}
         sizes: dict[int | str, tuple[int, int] | None] = {}
         for image_id, image in self._with_id("images").items():
@@ -224,9 +228,10 @@ class CocoCheck:
                 self.findings.warn(kind, f"category {category_id} {name!r}, as {owners[name]}")
 
     def _leave_out(self, empty: Collection[int | str]) -> None:
-        """
+        """Leave out categories that are not classes.
+
         Args:
-            empty: ids of the categories that have no annotation.
+            empty: ids of the categories without annotations.
         """
         if self.findings.errors:
             return
@@ -255,8 +260,10 @@ class CocoCheck:
 
 
 def leaves_root(file_name: str) -> bool:
-    """Whether a name, joined to a folder, may lead out of it. Symbolic links are not followed:
-    to link images into a folder is the owner's own choice."""
+    """Whether a name, joined to a folder, may lead out of it.
+
+    Symbolic links are not followed, as it is the owner's own choice to link images into a folder.
+    """
     if ".." not in file_name and file_name[0] not in "/\\":
         return False
     parts = re.split(r"[/\\]", file_name)
@@ -264,12 +271,13 @@ def leaves_root(file_name: str) -> bool:
 
 
 def size_fault(width: int, height: int) -> str | None:
-    """
+    """Describe what is wrong with the size of an image.
+
     Args:
-        width, height: of an image, above 0.
+        width, height: positive size of the image.
 
     Returns:
-        what is wrong with them; None where nothing is.
+        The fault. None if there is none.
     """
     limit = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS
     if limit and width * height > limit:

@@ -1,4 +1,4 @@
-"""Own data sets in COCO format: a json file of boxes and a folder of images."""
+"""Custom data sets in COCO format: a json file of annotations and a folder of images."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ __all__ = [
     "validate_coco_json",
 ]
 
-# What pycocotools reads from every annotation that it scores, beside those that are always needed.
+# Keys that pycocotools reads from every annotation it scores, in addition to the mandatory ones
 SCORED_KEYS = ("area", "iscrowd")
 
 
 @dataclass(frozen=True)
 class JsonRules:
-    """What a config says of its files in COCO format.
+    """The settings of a config for its files in COCO format.
 
     Attributes:
         left_out_categories: ``DATASETS.LEFT_OUT_CATEGORIES``.
         images_outside_root: ``DATASETS.IMAGES_OUTSIDE_ROOT``.
-        cache_dir: ``DATASETS.CACHE_DIR``, where verdicts are remembered and corrected copies go.
+        cache_dir: ``DATASETS.CACHE_DIR``, for cached verdicts and corrected copies.
     """
 
     left_out_categories: tuple[int | str, ...] = ()
@@ -59,17 +59,18 @@ class JsonRules:
 
 @dataclass(frozen=True)
 class CheckedJson:
-    """A file in COCO format that was checked.
+    """A checked file in COCO format.
 
     Attributes:
         source: the file.
-        json_file: what Detectron2 and pycocotools have to read: the file, or a corrected copy.
-        findings: what was found. Where there are errors, the rest is not to be relied on.
+        json_file: the file that Detectron2 and pycocotools have to read, which is the source or a
+            corrected copy.
+        findings: the findings. If there are errors, all other attributes are unreliable.
         categories: names by id, in the order of the ids, which is that of the classes.
-        annotations: how many there are; 0 where the images have no labels.
-        trained: on how many of them Detectron2 trains: those that are no crowd, and that it does
-            not drop.
-        left_out: which of the rules' ``left_out_categories`` are categories of this file.
+        annotations: number of annotations. 0 if the images have no labels.
+        trained: number of annotations that Detectron2 trains on, which excludes crowds and those
+            that it drops.
+        left_out: those of the rules' ``left_out_categories`` that are categories of this file.
     """
 
     source: str
@@ -88,19 +89,19 @@ def register_coco_json(
     required: Collection[str] = (),
     rules: JsonRules = JsonRules(),
 ) -> CheckedJson:
-    """Check a data set in COCO format and register it, with its categories, in Detectron2. What was
-    found is logged once. ``source`` in the metadata is always the file itself, ``json_file`` may be
-    a corrected copy of it.
+    """Check a data set in COCO format and register it in Detectron2 with its categories.
 
-    To register the same files under the same name again is fine.
+    The findings are logged once. In the metadata, ``source`` is always the file itself, whereas
+    ``json_file`` may be a corrected copy. The same files may be registered again under the same
+    name.
 
     Args:
-        name: such as "bccd_train".
+        name: name such as "bccd_train".
         json_file, image_root, required, rules: see :func:`check_coco_json`.
 
     Raises:
         FileNotFoundError: as :func:`check_coco_json`.
-        ValueError: the file has errors, or the name stands for another data set already.
+        ValueError: the file has errors, or the name is taken by another data set.
     """
     checked = check_coco_json(json_file, image_root, required, rules)
     checked.findings.raise_errors()
@@ -134,7 +135,7 @@ def register_coco_json(
 def validate_coco_json(
     json_file: str, image_root: str, required: Collection[str] = ()
 ) -> dict[int | str, str]:
-    """As :func:`check_coco_json`, for its categories alone.
+    """Same as :func:`check_coco_json`, but return only the categories.
 
     Raises:
         ValueError: the file has errors.
@@ -152,24 +153,25 @@ def check_coco_json(
 ) -> CheckedJson:
     """Check a data set in COCO format (detection, instance segmentation).
 
-    An error is what Detectron2 or pycocotools would end on, or score wrongly. Warnings are counted:
-    Detectron2 has a way of its own with what they tell of, or it has one meaning, and a corrected
-    copy of the file, in the folder of remembered checks, says it so that Detectron2 and pycocotools
-    read it: the same copy for training and test. The pictures are not looked at.
+    An error is something on which Detectron2 or pycocotools would fail or compute wrong scores.
+    Warnings are counted. They concern content that Detectron2 treats in its own way, or unambiguous
+    content for which a corrected copy of the file is written to the cache folder, in a form that
+    Detectron2 and pycocotools read correctly. Training and tests share the copy. Images are not
+    opened.
 
-    One process of the machine reads the file; its verdict is remembered until the file changes.
+    One process of the machine reads the file. Its verdict is cached until the file changes.
 
     Args:
         json_file: path or URI of the json file.
         image_root: folder that the file names in it are relative to.
-        required: what is read besides boxes: ``SCORED_KEYS`` of a data set that is tested,
-            "segmentation" where masks are trained or tested; "objects" of one that is trained on, and
-            "polygons" where the training reads no other masks.
-        rules: of the config.
+        required: what is read in addition to boxes: ``SCORED_KEYS`` for a data set that is tested,
+            "segmentation" if masks are trained or tested, "objects" for a data set that is trained
+            on, and "polygons" if the training reads no other masks.
+        rules: settings of the config.
 
     Raises:
-        FileNotFoundError: no such file or folder.
-        OSError: a corrected copy is needed, and its folder cannot be written.
+        FileNotFoundError: the file or folder does not exist.
+        OSError: a corrected copy is needed, but the cache folder is not writable.
     """
     if not is_remote(image_root) and not os.path.isdir(image_root):
         raise FileNotFoundError(f"the image root {image_root!r} of {json_file} is not a folder")
@@ -208,7 +210,7 @@ def check_coco_json(
 
 
 def _faults_in_training(verdict: dict[str, Any], required: Collection[str]) -> Iterator[str]:
-    """What Detectron2 could not train on."""
+    """Iterate over faults that make a training with Detectron2 impossible."""
     annotations, masks = verdict["annotations"], Warned(**verdict["run_lengths"])
     if "objects" in required and not annotations:
         yield "it has no annotations, so there is nothing to train on"
@@ -226,7 +228,7 @@ def _faults_in_training(verdict: dict[str, Any], required: Collection[str]) -> I
 
 
 def _check(json_file: str, folder: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The verdict, as JSON. Writes a corrected copy where one is needed."""
+    """Compute the verdict as JSON, and write a corrected copy if needed."""
     with no_garbage_collection():
         return _check_content(read_file(json_file), json_file, folder, settings)
 
@@ -260,7 +262,7 @@ def _check_content(
 
 
 def _write_copy(json_file: str, folder: str, source: list[bytes], coco: Any) -> str:
-    """Returns: its name, which carries the hash of what it was made from."""
+    """Write a corrected copy, and return its name, which has the hash of what it was made from."""
     digest = hashlib.sha256()
     for content in source:
         digest.update(content)

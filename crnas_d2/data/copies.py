@@ -1,4 +1,4 @@
-"""Pictures of a part of a search that are there once more, nearly, in another part."""
+"""Near-duplicate images across the parts of a search."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ from .shared_images import image_files, is_made_at_first_use
 logger = logging.getLogger(__name__)
 
 COPIES_FILE = "near_copies.csv"
-MOST_NEW_PICTURES = 5000  # that a dry run reads; it takes some seconds for a thousand
+MOST_NEW_PICTURES = 5000  # maximum that a dry run reads; a thousand take some seconds
 
 
 class Copy(NamedTuple):
-    """
+    """A near-duplicate.
+
     Attributes:
-        picture: of the later part.
-        original: of the earlier part.
-        distance: bits of 64 in which the hashes differ.
-        likeness: correlation of the details of the two, laid upon each other; 1 is the highest.
-        mirrored: one is the mirrored other.
-        same_bytes: the files are the same.
+        picture: image in the later part.
+        original: image in the earlier part.
+        distance: number of bits, out of 64, in which the hashes differ.
+        likeness: correlation of the details of the two aligned images, at most 1.
+        mirrored: whether one is mirrored relative to the other.
+        same_bytes: whether the files are equal.
     """
 
     picture: str
@@ -53,13 +54,14 @@ class Copy(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """
+    """The comparison of two parts.
+
     Attributes:
-        part, other: the later and the earlier one: archtrain, archval, test.
-        pictures: of the part, that were compared.
-        with_copy: pictures of the part that have a near-copy in the other.
-        copies: that were found.
-        unread: pictures of both that could not be read.
+        part, other: the later and the earlier part: archtrain, archval, test.
+        pictures: number of images in the part that were compared.
+        with_copy: number of images in the part with a near-duplicate in the other.
+        copies: the near-duplicates.
+        unread: images of both that could not be read.
     """
 
     part: str
@@ -74,7 +76,7 @@ class Comparison:
         return f"{self.with_copy:,} of {of} have a near-copy in {self.other}"
 
     def as_json(self) -> dict[str, Any]:
-        """All but the lists of pictures."""
+        """Export everything but the lists of images."""
         return {
             "part": self.part,
             "other": self.other,
@@ -84,18 +86,19 @@ class Comparison:
 
 
 def copies_between_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> tuple[Comparison, ...]:
-    """Archval compared with archtrain, and the test set of the final detector with both. A warning
-    names pictures that could not be read, although their headers can.
+    """Compare archval with archtrain, and the test set of the final detectors with both.
+
+    A warning names images that could not be read although their headers could.
 
     Args:
-        cfg: of a search; archtrain is its ``DATASETS.TRAIN``.
-        final_cfg: of the final detector, or None.
+        cfg: config of a search, whose ``DATASETS.TRAIN`` is archtrain.
+        final_cfg: config of the final detector, or None.
 
     Returns:
-        Nothing where ``DATASETS.NEAR_COPIES`` is False, or a data set is not there.
+        The comparisons. Empty if ``DATASETS.NEAR_COPIES`` is False or a data set does not exist.
 
     Raises:
-        ValueError: a file is not in COCO format, or archval cannot be drawn from it.
+        ValueError: a file is not in COCO format, or archval cannot be split from it.
     """
     files = _files_of_parts(cfg, final_cfg)
     comparisons = tuple(
@@ -107,7 +110,7 @@ def copies_between_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> tuple[Compa
 
 
 def _warn_of_damage(paths: Iterable[str]) -> None:
-    """The look at headers has told of other pictures, and Detectron2 may read what was not read here."""
+    """Warn of images with damage behind their headers, as others are reported by the header check."""
     damaged = Warned()
     for path in paths:
         fault = read_facts(path, decode=True)
@@ -119,8 +122,10 @@ def _warn_of_damage(paths: Iterable[str]) -> None:
 
 
 def foretell_copies(cfg: CfgNode, final_cfg: CfgNode | None) -> str:
-    """What :func:`copies_between_parts` finds, or in how many pictures it will look, if that takes
-    long; empty where it will not, or where a data set has to be made first."""
+    """Describe the result of :func:`copies_between_parts`, or its size if it would take long.
+
+    The result is empty if nothing will be compared, or if a data set has to be generated first.
+    """
     names = names_of_parts(cfg, final_cfg)
     if any(map(is_made_at_first_use, itertools.chain(*names.values()))):
         return ""
@@ -138,7 +143,7 @@ def _folder(cfg: CfgNode) -> str:
 
 
 def _files_of_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> dict[str, tuple[FileState, ...]]:
-    """Of each part that has pictures."""
+    """Get the files of each part that has images."""
     names = names_of_parts(cfg, final_cfg)
     if not cfg.DATASETS.NEAR_COPIES or not all(
         map(is_registered, itertools.chain(*names.values()))
@@ -171,7 +176,7 @@ def _compare(
     for values in zip(*(v.tolist() for v in vars(found).values())):
         first, second, distance, likeness, mirrored = values
         original, picture = originals[0][first], later[0][second]
-        if original != picture:  # one file in both parts is refused or warned of elsewhere
+        if original != picture:  # the same file in both parts is reported elsewhere
             same = distance == 0 and filecmp.cmp(original, picture, shallow=False)
             copies.append(Copy(picture, original, distance, likeness, mirrored, same))
     with_copy = len({copy.picture for copy in copies})
@@ -179,14 +184,14 @@ def _compare(
 
 
 def _read(files: Sequence[FileState], folder: str) -> tuple[list[str], Fingerprints]:
-    """Paths of the pictures that can be read, and what they are known by."""
+    """Get the paths of the images that can be read, and their fingerprints."""
     known = fingerprints_of(files, folder)
     paths = [file.path for file in files if file.path in known]
     return paths, Fingerprints.from_bytes([known[path] for path in paths])
 
 
 def describe(comparisons: Sequence[Comparison]) -> str:
-    """One sentence, without its full stop."""
+    """Describe the comparisons in one sentence without a full stop."""
     found = [str(comparison) for comparison in comparisons if comparison.with_copy]
     if found:
         return f"{'; '.join(found)}: results there are better than on pictures that are new"
@@ -195,7 +200,7 @@ def describe(comparisons: Sequence[Comparison]) -> str:
 
 
 def tell_copies(comparisons: Sequence[Comparison], folder: str) -> None:
-    """Log what was found, and write the pairs into ``near_copies.csv`` of a folder."""
+    """Log the findings, and write the pairs to ``near_copies.csv`` in a folder."""
     if not comparisons:
         return
     os.makedirs(folder, exist_ok=True)
@@ -208,7 +213,7 @@ def tell_copies(comparisons: Sequence[Comparison], folder: str) -> None:
 
 
 def write(comparisons: Sequence[Comparison], path: str) -> None:
-    """All pairs as a table of comma-separated values, whole or not at all."""
+    """Write all pairs atomically as a CSV file."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["part", "other_part", *Copy._fields])

@@ -8,21 +8,21 @@ from PIL import Image
 
 __all__ = ["DigitSources", "Scene", "compose"]
 
-# Integer arithmetic wherever pixels are resized (PIL), and the one generator whose stream NumPy has
-# frozen (RandomState): a seed gives the same scene on every machine.
+# Pixels are resized with integer arithmetic (PIL), and random numbers come from the one generator
+# whose stream NumPy has frozen (RandomState), so a seed gives the same scene on every machine.
 
 
 class DigitSources:
     """The scans and photographs that one split of the data set may use.
 
-    A fifth of the scans of each class, and the right-hand part of both photographs, are for "val"
-    alone. "train" has the others.
+    A fifth of the scans of each class, and the right-hand part of both photographs, are reserved
+    for "val". "train" has the rest.
 
     Attributes:
-        scans: (1797, 8, 8) uint8, the ink of all scans.
+        scans: the ink of all scans, as uint8 of shape (1797, 8, 8).
         indices: for each class 0..9, the indices of its scans in this split.
-        photos: by name, the part of each photograph that is for this split.
-        first_column: of these parts, in the photographs.
+        photos: the part of each photograph that belongs to this split, by name.
+        first_column: first column of these parts in the photographs.
 
     Raises:
         ImportError: scikit-learn is not installed.
@@ -55,17 +55,17 @@ class DigitSources:
 
 
 class DrawnDigit(NamedTuple):
-    """A digit in a scene: its class, the index of its scan, and the pixels where it is seen."""
+    """A digit in a scene: its class, the index of its scan, and its visible pixels."""
 
     digit: int
     scan: int
-    mask: np.ndarray  # (size, size) bool
+    mask: np.ndarray  # bool of shape (size, size)
 
 
 class Scene(NamedTuple):
     """Digits on a square of a photograph."""
 
-    pixels: np.ndarray  # (size, size, 3) uint8 RGB
+    pixels: np.ndarray  # RGB as uint8 of shape (size, size, 3)
     photo: dict[str, str | int]  # name; x, y, side of the square in the photograph's pixels
     digits: Sequence[DrawnDigit]
 
@@ -77,20 +77,20 @@ def compose(
     max_overlap: float,
     rng: np.random.RandomState,
 ) -> Scene:
-    """Draws a random scan of each digit, in a random light colour, at a random place.
+    """Draw a random scan of each digit, in a random light color, at a random place.
 
-    The photograph is at half its brightness, so that a light colour is apart from all of it.
+    The photograph is shown at half its brightness, so that a light color stands out everywhere.
 
     Args:
         sources: scans and photographs to choose from.
         digits: class and longer side in pixels of each digit. Later ones cover earlier ones.
         size: side of the scene in pixels.
-        max_overlap: two boxes share at most this part of the smaller one. A digit that finds no
-            such place in 20 trials is left out.
-        rng: source of everything random.
+        max_overlap: maximum share of the smaller of two boxes that they have in common. A digit
+            that finds no such place in 20 trials is left out.
+        rng: source of all randomness.
     """
     pixels, photo = _background(sources, size, rng)
-    top = np.full((size, size), -1)  # index of the digit that is seen at each pixel
+    top = np.full((size, size), -1)  # index of the visible digit at each pixel
     boxes: list[tuple[int, int, int, int]] = []
     drawn = []
     for digit, longer_side in digits:
@@ -130,10 +130,10 @@ def _background(
 
 
 def _shape(scan: np.ndarray, longer_side: float) -> np.ndarray:
-    """The smooth outline of an 8x8 scan, cut out.
+    """Extract the smooth outline of an 8x8 scan.
 
     Returns:
-        (height, width) uint8, the opacity; the longer of the two is ``longer_side``, rounded.
+        The opacity as uint8 of shape (height, width). The longer side is ``longer_side``, rounded.
     """
     padded = Image.fromarray(np.pad(scan, 1))
     ink = np.asarray(padded.resize((320, 320), Image.Resampling.BICUBIC))
@@ -145,7 +145,7 @@ def _shape(scan: np.ndarray, longer_side: float) -> np.ndarray:
 
 
 def _overlap(a: tuple[int, ...], b: tuple[int, ...]) -> float:
-    """Part of the smaller of two boxes (x0, y0, x1, y1) that the two have in common."""
+    """Compute the share of the smaller of two boxes (x0, y0, x1, y1) that they have in common."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (a, b))

@@ -1,6 +1,6 @@
-"""Which images of a training set make archval: a pure function of the data and the settings.
+"""The random split of archval from a training set, a pure function of the data and the settings.
 
-Everything in it is whole numbers and SHA-256, so that a draw is the same on any machine.
+It only uses integers and SHA-256, so a split is the same on any machine.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from .trained_objects import trained_objects
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """
+    """The settings of a split.
+
     Attributes:
-        size: images of archval.
-        seed: of the draw.
-        group_key: key of the images in the json; those with one value stay together. Empty = each
-            image for itself.
+        size: number of images in archval.
+        seed: seed of the split.
+        group_key: key of the images in the json. Images with the same value stay together. Empty =
+            each image on its own.
     """
 
     size: int
@@ -36,10 +37,12 @@ class DrawSettings:
 
 @dataclass(frozen=True)
 class Draw:
-    """
+    """A split.
+
     Attributes:
-        archval: ids of its images.
-        stratified: it was made by class, as the plain draw leaves a class out of a part.
+        archval: ids of the images in archval.
+        stratified: whether it is stratified by class, because the plain split leaves a class out of
+            a part.
     """
 
     archval: frozenset[Hashable]
@@ -48,12 +51,13 @@ class Draw:
 
 @dataclass(frozen=True)
 class Group:
-    """Images that come into the same part; mostly one.
+    """Images that belong to the same part, mostly a single one.
 
     Attributes:
         images: their ids.
-        rank: by which the groups are ordered, SHA-256 of the seed and of the id or the group key.
-        classes: in how many of the images each class has objects.
+        rank: key by which the groups are sorted: SHA-256 of the seed and of the id or the group
+            key.
+        classes: for each class, the number of images with objects of it.
     """
 
     images: tuple[Hashable, ...]
@@ -62,7 +66,7 @@ class Group:
 
     @cached_property
     def size(self) -> int:
-        """Number of its images."""
+        """The number of its images."""
         return len(self.images)
 
 
@@ -73,17 +77,18 @@ def draw_archval(
 ) -> Draw:
     """Draw archval without replacement.
 
-    The plain draw takes the images with the smallest SHA-256 of the text "seed:id": uniform, and
-    independent of the order of the entries, of any library's random numbers, and of Python's
-    version. A smaller draw is part of a larger one, and images that are added to a data set later
-    replace few of those drawn. Where it leaves a class that has objects in several groups out of
-    archtrain or archval, the draw is made by class, see :func:`stratify`.
+    The plain split takes the images with the smallest SHA-256 of the text "seed:id". It is uniform,
+    and independent of the order of the entries, of any library's random numbers, and of Python's
+    version. A smaller split is part of a larger one, and images that are added to a data set later
+    replace few of those drawn. If it leaves a class with objects in several groups out of archtrain
+    or archval, the split is stratified by class instead, see :func:`stratify`.
 
-    Images of one group are in one part, as are those that have the same ``file_name``. archval
-    has ``settings.size`` images, or the nearest number that whole groups can have.
+    Images of one group are in one part, as are those with the same ``file_name``. archval has
+    ``settings.size`` images, or the nearest number that whole groups can have.
 
     Args:
-        images, annotations: of a COCO json.
+        images, annotations: content of a COCO json.
+        settings: the settings.
 
     Raises:
         ValueError: an image lacks the group key, or there are too few images or groups.
@@ -110,7 +115,7 @@ def _groups(
     annotations: Sequence[Mapping[str, Any]],
     settings: DrawSettings,
 ) -> list[Group]:
-    """In order of their ranks."""
+    """Get the groups in the order of their ranks."""
     classes: dict[Hashable, set] = {image["id"]: set() for image in images}
     for annotation in trained_objects(images, annotations):
         classes[annotation["image_id"]].add(annotation["category_id"])
@@ -126,8 +131,8 @@ def _groups(
 
 
 def _joined(images: Sequence[Mapping[str, Any]], key: str) -> list[list[Hashable]]:
-    """The ids of each group."""
-    owners: dict[Any, int] = {}  # of a picture or a value of the key, the group that has it
+    """Get the ids of each group."""
+    owners: dict[Any, int] = {}  # group of each file name or value of the key
     groups: list[list[Hashable]] = []
     for image in images:
         names = [os.path.normpath(image["file_name"])]
@@ -143,7 +148,7 @@ def _joined(images: Sequence[Mapping[str, Any]], key: str) -> list[list[Hashable
         if not known:
             groups.append([])
         groups[target].append(image["id"])
-        for other in known[1:]:  # one picture is in two groups
+        for other in known[1:]:  # an image joins two groups
             groups[target] += groups[other]
             groups[other] = []
             owners.update({name: target for name, owner in owners.items() if owner == other})
@@ -152,7 +157,7 @@ def _joined(images: Sequence[Mapping[str, Any]], key: str) -> list[list[Hashable
 
 
 def _first_by_rank(groups: Sequence[Group], size: int) -> set[int]:
-    """The first groups, but those with which archval could not have its size any more."""
+    """Choose the first groups, skipping those with which archval could no longer reach its size."""
     sizes = Sizes([group.size for group in groups], size)
     chosen = set()
     for index, group in enumerate(groups):
@@ -164,7 +169,7 @@ def _first_by_rank(groups: Sequence[Group], size: int) -> set[int]:
 
 
 def _leaves_out(groups: Sequence[Group], chosen: set[int]) -> bool:
-    """Whether a class that is in several groups is in one part alone."""
+    """Whether a class that several groups have is in only one part."""
     all_groups = Counter(label for group in groups for label in group.classes)
     in_archval = Counter(label for index in chosen for label in groups[index].classes)
     return any(n > 1 and in_archval[label] in (0, n) for label, n in all_groups.items())

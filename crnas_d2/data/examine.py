@@ -1,4 +1,4 @@
-"""What the checks of all data sets of a config find."""
+"""An examination of all data sets of a config, which collects all findings."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ from .voc import examine_voc_dir
 
 
 def examine(cfg: CfgNode) -> list[Findings]:
-    """What is wrong with the data sets of a config, and what of them is treated in a way of its own.
-    Own ones without errors are registered. Nothing is raised, and nothing written but what checks
-    remember.
+    """Find errors in the data sets of a config, and content that is treated in a special way.
+
+    Custom data sets without errors are registered. Nothing is raised, and nothing is written except
+    cached results of the checks.
 
     Args:
-        cfg: its ``DATASETS.TRAIN`` and ``TEST`` tell what is asked of a data set.
+        cfg: config, whose ``DATASETS.TRAIN`` and ``TEST`` determine what is required of a data set.
 
     Returns:
-        Of each entry of ``DATASETS.COCO_JSON``, ``VOC_DIRS`` and ``IMAGE_FOLDERS``; and of the pictures
-        of TRAIN and TEST, but for data sets with errors and those that are made at first use.
+        The findings for each entry of ``DATASETS.COCO_JSON``, ``VOC_DIRS`` and ``IMAGE_FOLDERS``,
+        and for the images of TRAIN and TEST, except for data sets with errors and those that are
+        generated on first use.
     """
     looks = {
         "COCO_JSON": (coco_json_entries, lambda entry: _coco_json(entry, json_rules(cfg))),
@@ -58,7 +60,7 @@ def examine(cfg: CfgNode) -> list[Findings]:
 
 def _pictures(cfg: CfgNode) -> Iterator[Findings]:
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    with contextlib.suppress(ValueError):  # which a set-up of the data sets tells
+    with contextlib.suppress(ValueError):  # the setup of the data sets reports it
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
         register_own(cfg)
     for name in dict.fromkeys(source_of_drawn(name) or name for name in names):

@@ -1,4 +1,4 @@
-"""What the checks of a data set have found: errors, and warnings that are counted by their kind."""
+"""The findings of the checks of a data set: errors, and warnings counted by their kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHOWN_PLACES = 5
 
 @dataclass
 class Warned:
-    """How often something was found, and the first places."""
+    """The number of times that something was found, and the first places."""
 
     count: int = 0
     places: list[str] = field(default_factory=list)
@@ -22,20 +22,22 @@ class Warned:
             self.places.append(place)
 
     def describe(self) -> str:
-        """Such as "2 times: annotation 3 of image 1, annotation 8 of image 2"."""
+        """Describe the places, as in "2 times: annotation 3 of image 1, annotation 8 of image 2"."""
         places = ", ".join(self.places) + (", ..." if self.count > len(self.places) else "")
         return places if self.count == 1 else f"{self.count:,} times: {places}"
 
 
 @dataclass
 class Findings:
-    """An error is what Detectron2 or pycocotools would end on, or score wrongly, later; a warning is
-    what they treat in a way of their own, which the warning tells.
+    """The findings in a file or folder.
+
+    An error is something on which Detectron2 or pycocotools would later fail or compute wrong
+    scores. A warning describes content that they treat in a special way.
 
     Attributes:
-        path: of the file or folder that was checked.
-        errors: one sentence each.
-        warnings: by their kind, which says what was found and what becomes of it.
+        path: path of the file or folder.
+        errors: one sentence for each error.
+        warnings: warnings by their kind, which says what was found and how it is treated.
     """
 
     path: str
@@ -46,20 +48,23 @@ class Findings:
         self.errors.append(sentence)
 
     def warn(self, kind: str, place: str) -> None:
-        """
+        """Add a warning.
+
         Args:
-            kind: such as "box of width or height 0, which Detectron2 leaves out of the training".
-            place: such as "annotation 7 of image 3".
+            kind: kind such as "box of width or height 0, which Detectron2 leaves out of the
+                training".
+            place: place such as "annotation 7 of image 3".
         """
         self.warnings.setdefault(kind, Warned()).add(place)
 
     def raise_errors(self) -> None:
-        """
+        """Raise an exception if there are errors.
+
         Raises:
-            ValueError: there are errors. The message has the first ones and the number of all.
+            ValueError: there are. The message has the first ones and the total number.
         """
         raise_faults(self.path, self.errors)
 
     def describe_warnings(self) -> list[str]:
-        """A sentence for each kind."""
+        """Get a sentence for each kind of warning."""
         return [f"{self.path}: {kind} ({w.describe()})" for kind, w in self.warnings.items()]

@@ -1,4 +1,4 @@
-"""What near-copies of a picture are known by: perceptual hashes, and a small grey version."""
+"""Fingerprints of images for finding near-duplicates: perceptual hashes, and a small gray version."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from PIL import Image, ImageOps
 
 from detectron2.utils.file_io import PathManager
 
-WORK_SIDE = 64  # of the square from which the hashes are made
-SIDE = 32  # of the square that is kept
-# Share of a side cut away, and places along a side
+WORK_SIDE = 64  # of the square from which the hashes are computed
+SIDE = 32  # of the square that is stored
+# Share of a side that is cropped, and number of positions along a side
 CROPS = ((0.0, 1), (0.1, 1), (0.1, 2), (0.2, 3))
 
 
 def _boxes() -> tuple[tuple[float, float, float], ...]:
-    """Crops as (left, top, side) in parts of the picture: the whole of it first."""
+    """List crops as (left, top, side) in units of the image's sides, beginning with the whole
+    image.
+    """
     boxes = []
     for share, places in CROPS:
         starts = np.linspace(0, share, places) if places > 1 else [share / 2]
@@ -26,17 +28,18 @@ def _boxes() -> tuple[tuple[float, float, float], ...]:
 
 
 BOXES = _boxes()
-# Another one makes other fingerprints
+# Identifies the method: another one gives other fingerprints
 METHOD = f"phash of {len(BOXES)} crops, {SIDE} x {SIDE} grey, 1; imagehash {imagehash.__version__}"
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Of n pictures. A crop and its mirrored version have a hash each.
+    """The fingerprints of n images. A crop and its mirrored version have a hash each.
 
     Attributes:
-        hashes: (n, 2, crops) uint64, those of the mirrored picture second; crops as in ``BOXES``.
-        small: (n, 32, 32) uint8, the picture squeezed into a square.
+        hashes: uint64 of shape (n, 2, crops), those of the mirrored image second, with crops as in
+            ``BOXES``.
+        small: the image resized to a square, as uint8 of shape (n, 32, 32).
     """
 
     hashes: np.ndarray
@@ -44,7 +47,7 @@ class Fingerprints:
 
     @classmethod
     def from_bytes(cls, pictures: list[bytes]) -> Fingerprints:
-        """From what :func:`fingerprint` gives for each."""
+        """Decode the results of :func:`fingerprint` for each image."""
         count = 2 * len(BOXES) * 8
         rows = np.frombuffer(b"".join(pictures), np.uint8).reshape(-1, count + SIDE * SIDE)
         hashes = np.ascontiguousarray(rows[:, :count]).view(np.uint64)
@@ -52,19 +55,19 @@ class Fingerprints:
 
 
 def fingerprint(path: str) -> bytes:
-    """Of a picture, turned as its EXIF data say.
+    """Compute the fingerprint of an image, turned by its EXIF orientation.
 
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: it cannot be read.
     """
     with PathManager.open(path, "rb") as f, Image.open(f) as image:
-        image.draft("L", (2 * WORK_SIDE, 2 * WORK_SIDE))  # a JPEG is decoded in a part of its size
+        image.draft("L", (2 * WORK_SIDE, 2 * WORK_SIDE))  # decodes a JPEG at a fraction of its size
         picture = ImageOps.exif_transpose(image).convert("L")
     return fingerprint_of(picture)
 
 
 def fingerprint_of(picture: Image.Image) -> bytes:
-    """Of a grey picture."""
+    """Compute the fingerprint of a gray image."""
     work = picture.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
     hashes = []
     for view in (work, ImageOps.mirror(work)):

@@ -1,4 +1,4 @@
-"""By what a data set is known again: its annotations by SHA-256, its pictures by size and time."""
+"""What identifies a data set: the SHA-256 of its annotations, and size and time of its images."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from .shared_images import is_made_at_first_use, source_of_drawn
 
 THREADS = 16
 FILES_AT_ONCE = 500
-CONTENT = "sha256"  # method, of the store of pictures
+CONTENT = "sha256"  # name of the method in the store of images
 
 
 Seen = MutableMapping[tuple[Listing, bool], tuple[str, str]]
 
 
 def identify_data(cfg: CfgNode, names: Iterable[str], seen: Seen) -> dict[str, str]:
-    """What training and scores depend on, of some data sets. Nothing is written but what is
-    remembered.
+    """Get everything about some data sets that training and scores depend on.
 
-    Parts that are drawn are known by the draw and by what they are drawn from; data sets that are
-    made at first use, always the same, by their names.
+    Nothing is written except cached results. Split parts are identified by the split and by their
+    source. Data sets that are generated on first use are always the same and are identified by
+    name.
 
     Args:
-        cfg: whose own data sets are registered here.
-        names: of TRAIN or TEST.
-        seen: what was looked at in this run; it is not looked at again.
+        cfg: config, whose custom data sets are registered here.
+        names: names in TRAIN or TEST.
+        seen: results of this run, which are reused.
 
     Returns:
-        Texts by the names of what they are of, such as "pictures of cells_train".
+        Identifying strings by their subject, such as "pictures of cells_train".
 
     Raises:
-        ValueError: an own data set has a fault.
+        ValueError: a custom data set has a fault.
     """
     identity, folder = {}, os.path.abspath(cache_folder(cfg.DATASETS.CACHE_DIR))
     by_content = cfg.DATASETS.HASH_PICTURES
@@ -72,7 +72,7 @@ def _annotations(name: str, folder: str) -> str:
     meta = MetadataCatalog.get(name)
     if meta.get("evaluator_type") in ("coco", "lvis") and meta.get("json_file"):
         return _sha256(os.fspath(meta.get("source") or meta.json_file), folder)
-    # Wherever the folder lies; the pictures are told apart by their own sizes and times.
+    # Independent of the folder, as images are identified by their own sizes and times
     records = [
         {**r, "file_name": os.path.basename(r["file_name"])} for r in DatasetCatalog.get(name)
     ]
@@ -86,7 +86,7 @@ def _sha256(path: str, folder: str) -> str:
 
 
 def _pictures(listing: Listing, by_content: bool, folder: str) -> str:
-    """Of all of them, in the order of the data set."""
+    """Identify all images, in the order of the data set."""
     paths = [picture.path for picture in listing.read()]
     states = dict(in_threads(_state, paths, THREADS, FILES_AT_ONCE))
     files = [state for state in states.values() if isinstance(state, FileState)]
@@ -96,7 +96,7 @@ def _pictures(listing: Listing, by_content: bool, folder: str) -> str:
         state = states[path]
         told: object = state
         if isinstance(state, FileState):
-            # Seconds, as a copy may keep no parts of them
+            # Seconds, as a copy may lose fractions
             times = (state.size, state.mtime_ns // 10**9)
             told = contents[state.path].hex() if by_content else times
         digest.update(f"{told}\n".encode())
@@ -104,7 +104,9 @@ def _pictures(listing: Listing, by_content: bool, folder: str) -> str:
 
 
 def _state(path: str) -> FileState | str:
-    """A URI stands for itself, and a picture that cannot be read for nothing."""
+    """Get the state of a file. A URI stands for itself, and an unreadable image for an empty
+    string.
+    """
     try:
         return path if is_remote(path) else FileState.of(real_file(path))
     except (OSError, ValueError):
@@ -112,7 +114,7 @@ def _state(path: str) -> FileState | str:
 
 
 def _contents(files: Sequence[FileState], folder: str) -> dict[str, bytes]:
-    """SHA-256 by path; those of files that are as they were are remembered."""
+    """Compute the SHA-256 of files by path, which is cached for unchanged files."""
     with PictureStore(folder) as store:
         known = store.hashes(files, CONTENT)
         new = work_through(

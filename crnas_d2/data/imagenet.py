@@ -29,16 +29,16 @@ def register_imagenet() -> None:
 def register_image_folder(name: str, root: str | os.PathLike) -> None:
     """Register a data set of images with one class each. Nothing is read before first use.
 
-    Loaded, it is a list of ``{"file_name": str, "label": int}``, and ``thing_classes`` in its
-    metadata are the names of the folders; the label is an index into them. To register the same
-    folder under the same name again is fine.
+    It loads as a list of ``{"file_name": str, "label": int}``. ``thing_classes`` in its metadata
+    are the names of the folders, which the label indexes. The same folder may be registered again
+    under the same name.
 
     Args:
-        name: such as "birds_train".
-        root: see :func:`list_images`; an ``iopath`` ``LazyPath`` is resolved at first use.
+        name: name such as "birds_train".
+        root: see :func:`list_images`. An ``iopath`` ``LazyPath`` is resolved on first use.
 
     Raises:
-        ValueError: the name stands for another data set already.
+        ValueError: the name is taken by another data set.
     """
     if name in DatasetCatalog:
         meta = MetadataCatalog.get(name)
@@ -58,11 +58,11 @@ def is_classification(name: str) -> bool:
 
 
 def list_images(root: str) -> dict[str, list[str]]:
-    """List the images of each class; no image is opened.
+    """List the images of each class, without opening them.
 
     Args:
-        root: has a folder for each class. Hidden entries, files beside the folders and files that
-            are no images by their extension have no part.
+        root: folder with a subfolder for each class. Hidden entries, files next to the subfolders,
+            and files without an image extension are ignored.
 
     Returns:
         Names of the image files by the name of their class, both sorted.

@@ -1,4 +1,4 @@
-"""Test sets whose images have no labels: what is found on them can be written, and not scored."""
+"""Detects test sets without labels, whose detections can be written but not scored."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .cache import state_of
 
 
 def is_labelled(dataset_name: str) -> bool:
-    """Whether a registered data set has annotations, as far as can be told before it is loaded.
+    """Whether a registered data set has annotations, as far as this is known before it is loaded.
 
-    COCO's evaluator scores nothing where the json file has no "annotations".
+    COCO's evaluator scores nothing if the json file has no "annotations".
     """
     metadata = MetadataCatalog.get(dataset_name)
     json_file = metadata.get("json_file")
@@ -25,7 +25,7 @@ def is_labelled(dataset_name: str) -> bool:
     try:
         return _has_annotations(json_file, state_of(json_file))
     except OSError:
-        return True  # it is not there
+        return True  # the file does not exist
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Which pictures a data set has; its objects are not read where that is possible."""
+"""Lists the images of a data set, without reading its objects if possible."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .cache import remembered, state_of
 
 
 class Listed(NamedTuple):
-    """A picture as its data set has it.
+    """An image as described by its data set.
 
     Attributes:
-        path: of the file.
-        image_id: None where it has none.
-        size: (width, height) in pixels; None where the data set does not tell.
+        path: path of the file.
+        image_id: id of the image. None if it has none.
+        size: (width, height) in pixels. None if the data set does not state it.
     """
 
     path: str
@@ -30,12 +30,12 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """Of the pictures of a data set.
+    """The images of a data set.
 
     Attributes:
-        source: the file or folder of the data set, or else its name.
-        state: changes with the source, as far as that can be told.
-        read: gives the pictures.
+        source: file or folder of the data set, or else its name.
+        state: changes with the source, as far as this is known.
+        read: reads the images.
     """
 
     source: str
@@ -44,13 +44,14 @@ class Listing:
 
 
 def listing_of(name: str, folder: str) -> Listing:
-    """
+    """Get the listing of a data set.
+
     Args:
-        name: of a registered data set. One that is made at first use is made.
+        name: name of a registered data set, which is generated if it is generated on first use.
         folder: see :func:`~crnas_d2.files.cache_folder`.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
     """
     meta = MetadataCatalog.get(name)
     if meta.get("evaluator_type") == "coco" and meta.get("json_file"):
@@ -63,16 +64,17 @@ def listing_of(name: str, folder: str) -> Listing:
 
 
 def _source(name: str) -> str:
-    """What the user calls a data set by; a corrected copy may be read in its place."""
+    """Get the user's own path of a data set, in place of which a corrected copy may be read."""
     meta = MetadataCatalog.get(name)
     values = (meta.get(key) for key in ("source", "json_file", "dirname"))
     return next((os.fspath(v) for v in values if isinstance(v, (str, os.PathLike)) and v), name)
 
 
 def images_of_json(json_file: str, state: Any, folder: str) -> list[dict[str, Any]]:
-    """The images of a COCO json, with their ``file_name``, ``id``, ``width`` and ``height``.
+    """Get the images of a COCO json with their ``file_name``, ``id``, ``width`` and ``height``.
 
     Args:
+        json_file: path of the json file.
         state: see :func:`~crnas_d2.data.cache.state_of`.
         folder: see :func:`~crnas_d2.files.cache_folder`.
     """

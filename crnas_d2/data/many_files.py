@@ -1,4 +1,4 @@
-"""Work on many files in threads, with a bar, of which nothing that is done gets lost."""
+"""Processes many files in threads with a progress bar, without losing results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_COMMITS = 2.0
 SECONDS_BEFORE_BAR = 1.0
-SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
+SECONDS_BETWEEN_LINES = 30.0  # if the output is not a terminal
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -27,12 +27,15 @@ def work_through(
     threads: int,
     at_once: int,
 ) -> dict[T, R]:
-    """What the work gives for each item.
+    """Process all items in threads, and return the results by item.
 
     Args:
-        title: of the bar, and of what the log tells, such as "Looking at pictures".
-        keep: called every few seconds with what is new, also where the work is interrupted.
-        at_once: items that a thread takes at a time.
+        title: title of the progress bar and of log lines, such as "Looking at pictures".
+        work: computes the result of an item.
+        items: the items.
+        keep: called with new results every few seconds, and if the work is interrupted.
+        threads: number of threads.
+        at_once: number of items that a thread takes at a time.
     """
     if not items:
         return {}
@@ -64,7 +67,7 @@ def work_through(
 def in_threads(
     work: Callable[[T], R], items: Sequence[T], threads: int, at_once: int
 ) -> Iterator[tuple[T, R]]:
-    """Items with what the work gives, in order."""
+    """Process items in threads, and iterate over items and results in order."""
     batches = [items[start : start + at_once] for start in range(0, len(items), at_once)]
     pool = ThreadPoolExecutor(threads)
     try:
@@ -76,4 +79,4 @@ def in_threads(
 
 
 class _Bar(tqdm):
-    monitor_interval = 0  # seconds; 0 is no thread, beside which loaders would be forked
+    monitor_interval = 0  # no monitor thread, next to which loaders would be forked

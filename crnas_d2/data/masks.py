@@ -1,4 +1,4 @@
-"""Masks in COCO format: polygons and run lengths that pycocotools can draw."""
+"""Checks of masks in COCO format, that is, polygons and run lengths that pycocotools can draw."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ EXPECTED = (
 
 
 def mask_fault(segmentation: Any, size: tuple[int, int] | None) -> str | None:
-    """
+    """Describe what is wrong with a mask.
+
+    pycocotools checks little of this: it may crash the process or never return.
+
     Args:
-        segmentation: of an annotation.
-        size: (width, height) of its image; None where that is not known.
+        segmentation: segmentation of an annotation.
+        size: (width, height) of its image. None if it is unknown.
 
     Returns:
-        what is wrong with it; None where nothing is. pycocotools checks little of this: it ends
-        the process, or does not come back.
+        The fault. None if there is none.
     """
     if type(segmentation) is dict:
         return None if size is None else _run_length_fault(segmentation, size)
@@ -35,7 +37,7 @@ def mask_fault(segmentation: Any, size: tuple[int, int] | None) -> str | None:
 
 
 def is_too_short(polygon: Any) -> bool:
-    """Whether Detectron2 leaves it out, as it has fewer than 3 points, or half a point."""
+    """Whether Detectron2 drops a polygon, as it has fewer than 3 points, or half a point."""
     return type(polygon) is list and (len(polygon) < 6 or len(polygon) % 2 == 1)
 
 
@@ -55,7 +57,7 @@ def _polygon_fault(points: Any, size: tuple[int, int] | None) -> str | None:
     if size is None:
         return None
 
-    # Of most polygons the coordinates alone tell that it is a small one.
+    # For most polygons, the coordinates alone show that they are small.
     least, most, count = min(points), max(points), len(points) // 2
     if (
         -min(size) <= least
@@ -74,9 +76,9 @@ def _polygon_fault(points: Any, size: tuple[int, int] | None) -> str | None:
             )
         extents.append(most - least)
 
-    # An outline that runs along pixels takes each of their edges once.
+    # An outline along pixels has each of their edges once.
     edges = _edges(size)
-    # pycocotools keeps a point for each fifth of a pixel.
+    # pycocotools stores a point for each fifth of a pixel.
     if count > edges or (count * max(extents) > edges and _outline(points) > edges):
         return (
             f"segmentation has a polygon of {count} points and {_outline(points):.0f} pixels "
@@ -87,7 +89,7 @@ def _polygon_fault(points: Any, size: tuple[int, int] | None) -> str | None:
 
 
 def _edges(size: tuple[int, int]) -> int:
-    """Of all pixels of an image, inner ones once."""
+    """Count the edges of all pixels of an image, inner ones once."""
     return 2 * size[0] * size[1] + size[0] + size[1]
 
 
@@ -95,13 +97,13 @@ def _is_polygon(points: Any) -> bool:
     if type(points) is not list or len(points) < 6 or len(points) % 2:
         return False
     try:
-        return math.isfinite(sum(points))  # NaN stays, so one look is enough
+        return math.isfinite(sum(points))  # NaN propagates, so one test is enough
     except (TypeError, OverflowError):
         return False
 
 
 def _outline(points: list[float]) -> float:
-    """Length of a polygon's outline, each edge by the longer one of its two axes."""
+    """Compute the length of a polygon's outline, with each edge measured along its longer axis."""
     corners = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
 
@@ -126,11 +128,11 @@ def _run_length_fault(segmentation: dict, size: tuple[int, int]) -> str | None:
 
 
 def _uncompressed(counts: str) -> list[int] | None:
-    """The run lengths in a text of pycocotools; None where it is no such text.
+    """Decode the run lengths in a string of pycocotools. None if it is invalid.
 
-    A character is 48 plus six bits: five of a number, the lowest first, and one that says that it
-    goes on. The last of the five is the sign. From the fourth on, a number is the difference to the
-    last but one.
+    A character is 48 plus six bits: five bits of a number, lowest first, and one that says whether
+    it continues. The last of the five is the sign. From the fourth number on, a number is the
+    difference from the one two places before.
     """
     codes = np.array([ord(character) - 48 for character in counts])
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:

@@ -1,4 +1,4 @@
-"""Which picture it was that cannot be read."""
+"""A mapper that names the image that cannot be read."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Any
 
 from .pictures import read_picture
 
-PICTURE_KEYS = ("file_name", "sem_seg_file_name", "pan_seg_file_name")  # of Detectron2's format
+PICTURE_KEYS = ("file_name", "sem_seg_file_name", "pan_seg_file_name")  # in Detectron2's format
 
 
 class NamingMapper:
-    """A mapper, which names the picture where it fails because that cannot be read.
+    """Wraps a mapper to name the image if it fails because the image cannot be read.
 
-    Pillow does not say of which file its faults are, and Detectron2 adds nothing.
+    Errors of Pillow do not name the file, and Detectron2 adds nothing.
     """
 
     def __init__(self, mapper: Callable[[dict[str, Any]], Any]):
         self._mapper = mapper
 
     def __call__(self, dataset_dict: dict[str, Any]) -> Any:
-        """
+        """Map a sample.
+
         Raises:
-            UnreadableError: a picture cannot be read.
-            Exception: as the mapper, where it is no picture's fault.
+            UnreadableError: an image cannot be read.
+            Exception: any other error of the mapper.
         """
         pictures = [dataset_dict[key] for key in PICTURE_KEYS if key in dataset_dict]
         try:

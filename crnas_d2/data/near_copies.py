@@ -1,8 +1,9 @@
-"""Near-copies: pictures that are another one again, mirrored, cropped, or with other grey levels.
+"""Finds near-duplicates: images that equal others but are mirrored, cropped, or of other gray
+levels.
 
-Hashes of the picture and of crops of it, which are fast to compare, give the pairs that may be; small
-versions of the two, laid upon each other, decide. What is found by this, and how often two pictures
-that are no copies are taken for ones, is measured by ``benchmarks/near_copies.py``.
+Hashes of the image and of crops of it, which are fast to compare, give candidate pairs. Aligned
+small versions of the two decide. ``benchmarks/near_copies.py`` measures how many near-duplicates
+are found, and how often images are mistaken for them.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from .alignment import likeness
 from .fingerprints import BOXES, Fingerprints
 
 BITS = 64
-MOST_DISTANT = 14  # bits in which hashes of copies differ at most
+MOST_DISTANT = 14  # maximum number of bits in which hashes of copies differ
 LEAST_LIKENESS = 0.6
-MOST_CANDIDATES = 32  # the nearest ones of a picture that are looked at again
-ROWS, COLUMNS = 1024, 8192  # pictures of the two sides whose hashes are compared at once
-PAIRS = 512  # laid upon each other at once
+MOST_CANDIDATES = 32  # number of nearest images that are examined further
+ROWS, COLUMNS = 1024, 8192  # numbers of images on the two sides whose hashes are compared at once
+PAIRS = 512  # number of pairs that are aligned at once
 
 
 class View(NamedTuple):
-    """Of two pictures: one whole, and a crop of the other.
+    """A view of two images: one as a whole, and a crop of the other.
 
     Attributes:
         box: index of the crop in ``BOXES``.
-        of_first: the crop is the first picture's.
-        mirrored: the second picture is.
+        of_first: whether the crop is of the first image.
+        mirrored: whether the second image is mirrored.
     """
 
     box: int
@@ -43,20 +44,20 @@ VIEWS = tuple(
     for mirrored in (False, True)
     for of_first in (False, True)
     for box in range(len(BOXES))
-    if box or not of_first  # of two whole pictures once
+    if box or not of_first  # two whole images once
 )
 _PLACES = np.array([(s, 2 * left + s - 1, s, 2 * top + s - 1) for left, top, s in BOXES])
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Pairs of near-copies, in order of the second picture, the most alike first.
+    """Pairs of near-duplicates, sorted by the second image, then by decreasing likeness.
 
     Attributes:
-        first, second: (n,) indices of the pictures.
-        distance: (n,) bits in which the hashes differ.
-        likeness: (n,) correlation of the details.
-        mirrored: (n,) whether one is the mirrored other.
+        first, second: indices of the images, with shape (n,).
+        distance: number of bits in which the hashes differ, with shape (n,).
+        likeness: correlation of the details, with shape (n,).
+        mirrored: whether one is mirrored relative to the other, with shape (n,).
     """
 
     first: np.ndarray
@@ -73,15 +74,17 @@ class Matches:
 
 
 def find_near_copies(first: Fingerprints, second: Fingerprints) -> Matches:
-    """The pairs of a picture of each side that are near-copies. Of each picture of the second side
-    the 32 that look most alike are considered."""
+    """Find the pairs of images from both sides that are near-duplicates.
+
+    For each image of the second side, the 32 most similar ones are considered.
+    """
     matches = candidates(first, second)
     matches = matches._taken(matches.likeness >= LEAST_LIKENESS)
     return matches._taken(np.lexsort((matches.first, -matches.likeness, matches.second)))
 
 
 def candidates(first: Fingerprints, second: Fingerprints) -> Matches:
-    """The pairs whose hashes are near, with their likeness, whatever it is."""
+    """Find the pairs with similar hashes, with their likeness, whatever it is."""
     one, other = _nearest(first, second)
     views, distance = _best_views(first.hashes[one], second.hashes[other])
     chunks = [slice(start, start + PAIRS) for start in range(0, len(one), PAIRS)]
@@ -98,8 +101,8 @@ def candidates(first: Fingerprints, second: Fingerprints) -> Matches:
 
 
 def _nearest(first: Fingerprints, second: Fingerprints) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the pairs whose hashes are near."""
-    parts = [np.zeros((3, 0), np.int64)]  # second, product, first
+    """Get the indices of the pairs with similar hashes."""
+    parts = [np.zeros((3, 0), np.int64)]  # rows: second, product, first
     for left in range(0, len(second.hashes), COLUMNS):
         columns = _signs(second.hashes[left : left + COLUMNS])
         found = parts[0]
@@ -114,20 +117,26 @@ def _nearest(first: Fingerprints, second: Fingerprints) -> tuple[np.ndarray, np.
 
 
 def _nearest_of_each(found: np.ndarray) -> np.ndarray:
-    """The pairs that are left of :func:`_nearest`."""
+    """Keep the pairs of :func:`_nearest` with the nearest images."""
     found = found[:, np.lexsort((found[2], -found[1], found[0]))]
     starts = np.searchsorted(found[0], found[0])
     return found[:, np.arange(found.shape[1]) - starts < MOST_CANDIDATES]
 
 
 def _signs(hashes: np.ndarray) -> np.ndarray:
-    """(2, crops, n, 64) of -1 and 1, whose products tell in how many bits hashes differ."""
+    """Convert hashes to -1 and 1, with shape (2, crops, n, 64).
+
+    Their products count the bits in which hashes differ.
+    """
     bits = np.unpackbits(hashes.transpose(1, 2, 0)[..., None].view(np.uint8), axis=-1)
     return bits.astype(np.float32) * 2 - 1
 
 
 def _products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(rows, columns) the largest of all views: 64 less twice the bits in which they differ."""
+    """Compute the largest product over all views, with shape (rows, columns).
+
+    A product is 64 minus twice the number of bits in which two hashes differ.
+    """
     largest = np.full((rows.shape[2], columns.shape[2]), -BITS, np.float32)
     product = np.empty_like(largest)
     for view in VIEWS:
@@ -142,7 +151,7 @@ def _boxes_of(view: View) -> tuple[int, int]:
 
 
 def _best_views(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For pairs of hashes, the index of the view in which they are nearest, and the distance."""
+    """Get the index of the view with the nearest hashes for each pair, and their distance."""
     distances = np.zeros((len(VIEWS), len(first)), np.int64)
     for index, view in enumerate(VIEWS):
         one, other = _boxes_of(view)

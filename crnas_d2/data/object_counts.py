@@ -1,4 +1,4 @@
-"""How many images and objects of each class a data set has."""
+"""The numbers of images and objects of each class in a data set."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from .trained_objects import is_trained, trained_objects
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """
+    """The counts of a data set.
+
     Attributes:
-        classes: their names, in the order of the class indices.
-        images: of the data set.
-        with_class: images that have an object of each class.
-        objects: of each class. Those that Detectron2 trains on: no crowds, and none that lies
-            outside its image.
+        classes: names of the classes, in the order of the class indices.
+        images: number of images.
+        with_class: for each class, the number of images with an object of it.
+        objects: for each class, the number of objects that Detectron2 trains on, which excludes
+            crowds and objects outside of their image.
         annotated: whether there are annotations at all.
     """
 
@@ -32,14 +33,14 @@ class ClassCounts:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ClassCounts:
-        """From its attributes by name, with lists for tuples."""
+        """Create counts from attributes by name, with lists for tuples."""
         attributes: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
         }
         return cls(**attributes)
 
     def __add__(self, other: ClassCounts) -> ClassCounts:
-        """Of both data sets together, which have the same classes."""
+        """Add the counts of two data sets with the same classes."""
         return ClassCounts(
             self.classes,
             self.images + other.images,
@@ -52,7 +53,7 @@ class ClassCounts:
 def count_coco(
     coco: Mapping[str, Any], archval: frozenset[Hashable]
 ) -> tuple[ClassCounts, ClassCounts]:
-    """Of the images of a COCO json that are not in archval, and of those that are.
+    """Count the images of a COCO json that are not in archval, and those that are.
 
     Raises:
         KeyError, TypeError: it is not in COCO format.
@@ -75,7 +76,7 @@ def count_coco(
 
 
 def count_dicts(dataset: Sequence[Mapping[str, Any]], names: Sequence[str]) -> ClassCounts:
-    """Of a data set in Detectron2's form."""
+    """Count a data set in Detectron2's format."""
     annotated = [(index, image) for index, image in enumerate(dataset) if "annotations" in image]
     pairs = [
         (index, annotation["category_id"])
@@ -97,10 +98,13 @@ def _is_trained(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> bool
 def _count(
     names: Sequence[str], images: int, pairs: Sequence[tuple[Hashable, int]], annotated: bool
 ) -> ClassCounts:
-    """
+    """Count objects.
+
     Args:
-        images: number of all.
+        names: names of the classes.
+        images: total number of images.
         pairs: image and class of each object.
+        annotated: whether there are annotations.
     """
     objects = Counter(label for _, label in pairs)
     with_class = Counter(label for _, label in set(pairs))

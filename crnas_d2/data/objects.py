@@ -11,24 +11,25 @@ import numpy as np
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BoxMode
 
-# Detectron2 leaves out a box whose width or height in the detector's input is not above it, in pixels.
+# In pixels. Detectron2 drops a box that is not wider and higher in the detector's input.
 SMALLEST_SIDE = 1e-5
-# COCO's limits of small, medium and large objects, on the area in pixels.
+# COCO's limits of small, medium and large objects, on the area in pixels
 SMALL, LARGE = 32**2, 96**2
 AREAS = ("small", "medium", "large")
 
 
 @dataclass(frozen=True)
 class Objects:
-    """
+    """The objects of a data set.
+
     Attributes:
-        boxes: (n, 4) x0, y0, x1, y1 in pixels, clipped to the image; none is empty. Objects of crowds
-            are not among them.
-        classes: (n,) indices.
-        images: (n,) index of the image of each object.
-        sizes: (m, 2) height and width of each image, in pixels.
-        crowd: number of objects that stand for a crowd, which no detector is trained on.
-        empty: number of objects of which nothing is in the image, which are left out.
+        boxes: x0, y0, x1, y1 in pixels, clipped to the image and not empty, with shape (n, 4).
+            Crowds are excluded.
+        classes: class indices of shape (n,).
+        images: index of the image of each object, with shape (n,).
+        sizes: height and width of each image in pixels, with shape (m, 2).
+        crowd: number of crowd annotations, which no detector is trained on.
+        empty: number of objects entirely outside of their image, which are dropped.
     """
 
     boxes: np.ndarray
@@ -40,12 +41,13 @@ class Objects:
 
     @classmethod
     def of(cls, dataset: Sequence[Mapping[str, Any]]) -> Objects:
-        """
+        """Get the objects of a data set.
+
         Args:
-            dataset: in Detectron2's form.
+            dataset: a data set in Detectron2's format.
 
         Raises:
-            ValueError: an image does not say how large it is.
+            ValueError: an image does not state its size.
         """
         unsized = next((i for i in dataset if not ("height" in i and "width" in i)), None)
         if unsized is not None:
@@ -58,7 +60,7 @@ class Objects:
         boxes = _corners([o for _, o in pairs])
         limits = np.tile(sizes[images][:, ::-1], 2)
         boxes = np.minimum(boxes.clip(min=0), limits)
-        # Written so that NaN is left out too.
+        # The comparison is false for NaN.
         kept = (boxes[:, 2:] - boxes[:, :2] > SMALLEST_SIDE).all(axis=1)
         return cls(
             boxes[kept],
@@ -70,10 +72,10 @@ class Objects:
         )
 
     def resized(self, shortest: int, longest: int) -> Objects:
-        """As Detectron2's test gives the images to a detector.
+        """Resize the objects as Detectron2's test does for the input of a detector.
 
         Args:
-            shortest: ``INPUT.MIN_SIZE_TEST``; 0 leaves the images as they are.
+            shortest: ``INPUT.MIN_SIZE_TEST``. With 0 the images keep their size.
             longest: ``INPUT.MAX_SIZE_TEST``.
         """
         if shortest == 0:
@@ -88,33 +90,37 @@ class Objects:
         return replace(self, boxes=self.boxes * scales, sizes=sizes)
 
     def select(self, chosen: np.ndarray) -> Objects:
-        """Some of the objects, on the same images."""
+        """Select some of the objects, on the same images."""
         return replace(
             self, boxes=self.boxes[chosen], classes=self.classes[chosen], images=self.images[chosen]
         )
 
     @property
     def sides(self) -> np.ndarray:
-        """(n, 2) height and width of the boxes, in pixels."""
+        """The height and width of the boxes in pixels, with shape (n, 2)."""
         return (self.boxes[:, 2:] - self.boxes[:, :2])[:, ::-1]
 
     @property
     def lengths(self) -> np.ndarray:
-        """(n,) square root of the area of the boxes, in pixels."""
+        """The square root of the area of the boxes in pixels, with shape (n,)."""
         return np.sqrt(self.sides.prod(axis=1))
 
     @property
     def ratios(self) -> np.ndarray:
-        """(n,) height of the boxes over their width, as Detectron2 counts the ratios of anchors."""
+        """The ratio of height to width of the boxes, like Detectron2's anchor ratios, with shape
+        (n,).
+        """
         return self.sides[:, 0] / self.sides[:, 1]
 
     @property
     def per_image(self) -> np.ndarray:
-        """(m,) number of objects."""
+        """The number of objects in each image, with shape (m,)."""
         return np.bincount(self.images, minlength=len(self.sizes))
 
     def per_class(self, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """(num_classes,) number of images with objects of each class, and of the objects."""
+        """Count the images with objects of each class, and the objects, each of shape
+        (num_classes,).
+        """
         seen = np.unique(np.stack([self.images, self.classes]), axis=1)
         return (
             np.bincount(seen[1], minlength=num_classes),
@@ -122,19 +128,19 @@ class Objects:
         )
 
     def per_area(self) -> dict[str, int]:
-        """Number of objects in COCO's classes of size, by the area of the box."""
+        """Count the objects in COCO's size classes by the area of the box."""
         areas = self.lengths**2
         counts = [areas < SMALL, (areas >= SMALL) & (areas < LARGE), areas >= LARGE]
         return {name: int(count.sum()) for name, count in zip(AREAS, counts)}
 
 
 def _corners(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """(n, 4) x0, y0, x1, y1."""
+    """Get the corners x0, y0, x1, y1, with shape (n, 4)."""
     corners = np.zeros((len(annotations), 4))
     modes = np.array([int(o["bbox_mode"]) for o in annotations], int)
     for mode in np.unique(modes):
         chosen = np.flatnonzero(modes == mode)
         boxes = np.array([annotations[int(i)]["bbox"] for i in chosen], np.float64)
         corners[chosen] = BoxMode.convert(boxes, BoxMode(mode), BoxMode.XYXY_ABS)
-    # A negative width counts to the left, as in Detectron2's mapper.
+    # A negative width extends to the left, as in Detectron2's mapper.
     return np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)

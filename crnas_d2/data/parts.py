@@ -1,4 +1,4 @@
-"""What archtrain, archval and the test set of a config have of each class: counted, and told."""
+"""Class counts of archtrain, archval and the test set of a config."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 def table_of_parts(
     cfg: CfgNode, final_cfg: CfgNode | None, *, makes: bool = True
 ) -> SplitTable | None:
-    """The table of a search: archtrain, archval, and the test set of the final detector.
+    """Get the table of a search: archtrain, archval, and the test set of the final detector.
 
     Args:
-        cfg: of the search, as is that of its supernet.
-        final_cfg: of the final detector, or None.
-        makes: whether data sets that are generated when they are first used may be.
+        cfg: config of the search, which is that of its supernet.
+        final_cfg: config of the final detector, or None.
+        makes: whether data sets that are generated on first use may be generated.
 
     Returns:
-        None where a data set is not there.
+        The table. None if a data set does not exist.
 
     Raises:
-        ValueError: a file is not in COCO format, or archval cannot be drawn from it.
+        ValueError: a file is not in COCO format, or archval cannot be split from it.
     """
     names = names_of_parts(cfg, final_cfg)
     if not makes and any(map(is_made_at_first_use, itertools.chain(*names.values()))):
@@ -40,7 +40,7 @@ def table_of_parts(
 
 
 def names_of_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> dict[str, Sequence[str]]:
-    """The data sets of each part of a search, see :func:`table_of_parts`."""
+    """Get the data sets of each part of a search, see :func:`table_of_parts`."""
     names = {"archtrain": cfg.DATASETS.TRAIN, "archval": cfg.DATASETS.TEST}
     if final_cfg:
         names["test"] = final_cfg.DATASETS.TEST
@@ -48,8 +48,10 @@ def names_of_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> dict[str, Sequenc
 
 
 def table_of_training(cfg: CfgNode) -> SplitTable | None:
-    """The table of a training on archtrain, with the archval beside it and the test set; otherwise
-    as :func:`table_of_parts`. None also where it trains on something else."""
+    """Get the table of a training on archtrain, with its archval and the test set.
+
+    It is None for a training on anything else, or as in :func:`table_of_parts`.
+    """
     archtrain, archval = PARTS
     stems = [
         name.removesuffix(archtrain) for name in cfg.DATASETS.TRAIN if name.endswith(archtrain)
@@ -71,7 +73,7 @@ def _table(names: Mapping[str, Sequence[str]], cfg: CfgNode) -> SplitTable | Non
 
 
 def tell(table: SplitTable) -> None:
-    """Log a table: what is of interest for all eyes, all classes for the log file."""
+    """Log a table. The terminal shows a selection, the log file all classes."""
     where = " (of all classes in log.txt)" if len(table.classes) > MOST_ROWS else ""
     logger.info(f"What the parts have of each class{where}:\n{table.describe(MOST_ROWS)}")
     if where:
@@ -81,16 +83,17 @@ def tell(table: SplitTable) -> None:
 
 
 def describe_parts(table: SplitTable) -> str:
-    """A table and its warnings, beneath something else."""
+    """Format a table and its warnings, to be appended to other text."""
     return "\n".join(["", table.describe(MOST_ROWS), *table.warnings()])
 
 
 def count_images(cfg: CfgNode) -> int:
-    """Images of the archval of a search: those that it has or will have, and ``ARCHVAL.SIZE`` where
-    it is not there yet.
+    """Count the present or future images in the archval of a search.
+
+    The result is ``ARCHVAL.SIZE`` if the data set does not exist yet.
 
     Args:
-        cfg: its ``DATASETS.TEST`` is archval alone.
+        cfg: config, whose ``DATASETS.TEST`` is only archval.
 
     Raises:
         ValueError: as :func:`table_of_parts`.
@@ -105,5 +108,5 @@ def count_images(cfg: CfgNode) -> int:
 
 
 def is_registered(name: str) -> bool:
-    """Whether it is a data set, or part of one."""
+    """Whether a name stands for a data set, or for part of one."""
     return name in DatasetCatalog or source_of_drawn(name) is not None

@@ -1,4 +1,4 @@
-"""Every picture of the data sets is looked at before the first step."""
+"""Checks every image of the data sets before the first step."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from .shared_images import is_made_at_first_use, source_of_drawn
 logger = logging.getLogger(__name__)
 
 WAYS = ("header", "decode", "none")
-THREADS = 16  # that wait for files on a network; on a disk of the machine one is as fast
-FILES_AT_ONCE = 500  # of which a thread asks for size and time
+THREADS = 16  # they hide the latency of network files; on a local disk one is as fast
+FILES_AT_ONCE = 500  # number of files whose size and time a thread queries
 HEADERS_AT_ONCE = 20
 
 
 def check_pictures(cfg: CfgNode, *, training: bool = True) -> None:
-    """Look at every picture of TRAIN and TEST as ``DATASETS.CHECK_PICTURES`` says, and log what is
-    no error.
+    """Check every image of TRAIN and TEST by ``DATASETS.CHECK_PICTURES``, and log the warnings.
 
     Args:
-        cfg: its data sets are registered. Those that are made at first use are made.
-        training: or else TEST alone is looked at.
+        cfg: config whose data sets are registered. Those that are generated on first use are
+            generated.
+        training: whether to check TRAIN too. Otherwise only TEST is checked.
 
     Raises:
-        FileNotFoundError: a data set is not there.
-        ValueError: Detectron2 cannot read a picture, or reads something else than what it shows, or
-            one of another size than its data set says. The message has the first ones and the
-            number of all.
+        FileNotFoundError: a data set does not exist.
+        ValueError: Detectron2 cannot read an image, reads something other than what it shows, or an
+            image has another size than its data set states. The message has the first errors and
+            the total number.
     """
     for findings in look_at_pictures(cfg, training=training):
         for sentence in findings.describe_warnings():
@@ -50,19 +50,19 @@ def check_pictures(cfg: CfgNode, *, training: bool = True) -> None:
 def look_at_pictures(
     cfg: CfgNode, *, training: bool = True, makes: bool = True
 ) -> Iterator[Findings]:
-    """As :func:`check_pictures`, without an error for what is found.
+    """Same as :func:`check_pictures`, but yield the findings instead of raising errors.
 
     Args:
         cfg, training: as there.
-        makes: or else data sets that are made at first use, are not registered or are not there are
-            passed over.
+        makes: whether data sets that are generated on first use may be generated. If not, these,
+            and data sets that are not registered or do not exist, are skipped.
 
     Yields:
-        What was found in each data set; parts that are drawn from one are looked at with it.
+        The findings in each data set. Parts that are split from a data set are checked with it.
 
     Raises:
-        FileNotFoundError: a data set is not there.
-        ValueError: the key has another value.
+        FileNotFoundError: a data set does not exist.
+        ValueError: the key has an invalid value.
     """
     way = cfg.DATASETS.CHECK_PICTURES
     if way not in WAYS:
@@ -82,7 +82,7 @@ def look_at_pictures(
                 raise
             continue
         if findings.errors:
-            _look.cache_clear()  # they may be mended before the next look
+            _look.cache_clear()  # they may be fixed before the next check
         yield findings
 
 
@@ -104,7 +104,10 @@ def _look(listing: Listing, decode: bool, folder: str) -> Findings:
 
 
 def _see(paths: Sequence[str], decode: bool, store: PictureStore) -> dict[str, Seen]:
-    """What is known, and what is not from the files. One process of the machine looks at them."""
+    """Get the facts about images from the store, or else from the files.
+
+    One process of the machine reads the files.
+    """
     states = dict(in_threads(_state, paths, THREADS, FILES_AT_ONCE))
     files = list(dict.fromkeys(s for s in states.values() if isinstance(s, FileState)))
     known = _known(files, decode, store)
@@ -124,8 +127,10 @@ def _known(files: Sequence[FileState], decode: bool, store: PictureStore) -> dic
 
 
 def _look_at(files: Sequence[FileState], decode: bool, store: PictureStore) -> dict[str, Seen]:
-    """Adds what it sees to the store every few seconds, but no faults: what reads the files may get
-    better."""
+    """Read the facts about files, and add them to the store every few seconds.
+
+    Faults are not stored, as later versions of the readers may not have them.
+    """
 
     def keep(new: dict[FileState, PictureFacts | Fault]) -> None:
         store.add_facts({f: facts for f, facts in new.items() if isinstance(facts, PictureFacts)})
@@ -142,7 +147,7 @@ def _look_at(files: Sequence[FileState], decode: bool, store: PictureStore) -> d
 
 
 def _state(path: str) -> FileState | Fault | None:
-    """None where there is no file."""
+    """Get the state of a file. None if it does not exist."""
     try:
         return FileState.of(real_file(path))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""What is known of picture files that were looked at: remembered by path, size and time."""
+"""Facts about image files, stored by path, size and time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iopath.common.file_io import file_lock
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of what the columns mean
+VERSION = 1  # of the meaning of the columns
 COLUMNS = "width, height, mode, orientation, format, decoded"
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS facts (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
@@ -22,17 +22,17 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS hashes (path BLOB, size INTEGER, mtime_ns INTEGER, method TEXT, "
     "hashes BLOB, PRIMARY KEY (path, method))",
 )
-BUSY_SECONDS = 60  # for which a writer and a reader wait for each other
+BUSY_SECONDS = 60  # timeout for which a writer and a reader wait for each other
 PATHS_PER_QUERY = 500
 
 
 class FileState(NamedTuple):
-    """A file as it was when it was looked at.
+    """A file in the state in which it was read.
 
     Attributes:
-        path: real, see :func:`~crnas_d2.files.real_file`.
-        size: in bytes.
-        mtime_ns: when it was changed last.
+        path: real path, see :func:`~crnas_d2.files.real_file`.
+        size: size in bytes.
+        mtime_ns: time of the last modification.
     """
 
     path: str
@@ -41,23 +41,24 @@ class FileState(NamedTuple):
 
     @classmethod
     def of(cls, path: str) -> FileState:
-        """
+        """Get the current state of a file.
+
         Raises:
-            OSError, ValueError: there is no such file, or no file can have this name.
+            OSError, ValueError: there is no such file, or the name is invalid.
         """
         stat = os.stat(path)
         return cls(path, stat.st_size, stat.st_mtime_ns)
 
 
 class PictureFacts(NamedTuple):
-    """What a picture that Detectron2 reads right is.
+    """The facts about an image that Detectron2 reads correctly.
 
     Attributes:
-        width, height: in pixels, as they are stored.
-        mode: Pillow's, such as "RGB".
-        orientation: in EXIF data, 1 to 8; 1 where none is.
+        width, height: size in pixels, as stored.
+        mode: Pillow's mode, such as "RGB".
+        orientation: EXIF orientation from 1 to 8. 1 if there is none.
         format: Pillow's name of the file format, such as "JPEG".
-        decoded: whether the whole file was read, or else the header alone.
+        decoded: whether the whole file was read. Otherwise only the header was.
     """
 
     width: int
@@ -69,24 +70,28 @@ class PictureFacts(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of what Detectron2 reads: turned, but a TIFF, which Pillow has turned
-        before, so that it has its sides again."""
+        """The (width, height) that Detectron2 reads.
+
+        Images are turned by their orientation. A TIFF is turned by Pillow before, so it has its
+        stored sides again.
+        """
         turned = self.orientation >= 5 and self.format != "TIFF"
         return (self.height, self.width) if turned else (self.width, self.height)
 
 
 class PictureStore:
-    """Facts and hashes of pictures in an SQLite file, which a process that is killed leaves as it
-    was after the last call. What cannot be read or written there is kept in memory alone.
+    """Facts and hashes of images in an SQLite file.
 
-    Several processes may read and write it; use an object from one thread, as a context manager.
+    If a process is killed, the file keeps the state after its last call. If the file cannot be read
+    or written, everything is kept in memory only. Several processes may read and write the file. An
+    instance has to be used from one thread, as a context manager.
 
     Args:
-        folder: of the file; made where it is not there.
+        folder: folder of the file, which is created if needed.
     """
 
     def __init__(self, folder: str):
-        # Another version of Pillow may read them in another way.
+        # Another version of Pillow may read images differently.
         name = f"pictures_v{VERSION}_pillow{PIL.__version__}.sqlite"
         self.path = os.path.join(folder, name)
         try:
@@ -103,16 +108,19 @@ class PictureStore:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Within it, no other process of this kind is: others wait, and find what it has added."""
+        """Hold the lock of the store within a ``with`` block.
+
+        Other processes wait, and find what was added.
+        """
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(file_lock(self.path))
-            except Exception as error:  # of the operating system, or of the lock's library
+            except Exception as error:  # from the operating system or the lock's library
                 logger.debug(f"{self.path} is not locked: {error}")
             yield
 
     def facts(self, files: Sequence[FileState]) -> dict[str, PictureFacts]:
-        """Those that are known, by path."""
+        """Get the known facts by path."""
         rows = self._find(f"SELECT path, size, mtime_ns, {COLUMNS} FROM facts WHERE", files)
         return {path: PictureFacts._make(row) for path, row in rows}
 
@@ -121,10 +129,11 @@ class PictureStore:
         self._insert("INSERT OR REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?)", rows)
 
     def hashes(self, files: Sequence[FileState], method: str) -> dict[str, bytes]:
-        """Those that are known, by path.
+        """Get the known hashes by path.
 
         Args:
-            method: by which they were made, with its version.
+            files: the files.
+            method: name and version of the method that computes them.
         """
         query = "SELECT path, size, mtime_ns, hashes FROM hashes WHERE method = ? AND"
         return {path: hashes for path, (hashes,) in self._find(query, files, method)}
@@ -134,7 +143,7 @@ class PictureStore:
         self._insert("INSERT OR REPLACE INTO hashes VALUES (?,?,?,?,?)", rows)
 
     def _find(self, query: str, files: Sequence[FileState], *values: Any) -> list[tuple[str, list]]:
-        """Rows of files that are still as they were, without path, size and time."""
+        """Find the rows of unchanged files, without path, size and time."""
         found = []
         for start in range(0, len(files), PATHS_PER_QUERY):
             wanted = {_key(file): file.path for file in files[start : start + PATHS_PER_QUERY]}
@@ -160,20 +169,21 @@ class PictureStore:
 
     def _go_on_in_memory(self, error: Exception) -> None:
         logger.debug(f"{self.path} cannot be used, so nothing is remembered there: {error}")
-        if type(error) is sqlite3.DatabaseError:  # it is damaged: the next one makes it anew
+        if type(error) is sqlite3.DatabaseError:  # it is damaged; the next process creates it anew
             with contextlib.suppress(OSError):
                 os.remove(self.path)
         self._db = _open(":memory:")
 
 
 def _open(path: str) -> sqlite3.Connection:
-    """
+    """Open or create the database.
+
     Raises:
         sqlite3.Error: it can be neither read nor written.
     """
     db = sqlite3.connect(path, timeout=BUSY_SECONDS)
     try:
-        # The order of writes is kept, so that a cut of the power damages nothing.
+        # Preserves the order of writes, so that a power failure damages nothing
         db.execute("PRAGMA synchronous = NORMAL")
         with db:
             for statement in SCHEMA:

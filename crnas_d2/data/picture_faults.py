@@ -1,4 +1,4 @@
-"""A picture as its file has it, beside what its data set says of it."""
+"""Compares image files with what their data sets state about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .listing import Listed
 from .picture_facts import PictureFacts
 from .picture_header import STORE_TURNED, Fault
 
-Seen = PictureFacts | Fault | None  # None where there is no file
+Seen = PictureFacts | Fault | None  # None if there is no file
 
 TURNED = (
     "picture that its EXIF data turn or mirror, as Detectron2 does, while its size does not tell "
@@ -30,8 +30,10 @@ WITHOUT_ORIENTATION = (
 
 
 class PictureFaults:
-    """Adds what is wrong with pictures to findings; what can be done about it stands once, in the
-    first error of its kind."""
+    """Adds the faults of images to findings.
+
+    A remedy is only included in the first error of its kind.
+    """
 
     def __init__(self, findings: Findings):
         self._findings = findings

@@ -1,4 +1,4 @@
-"""The fingerprints of picture files, remembered."""
+"""The fingerprints of image files, with a cache."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ from .fingerprints import METHOD, fingerprint
 from .many_files import in_threads, work_through
 from .picture_facts import FileState, PictureStore
 
-FILES_AT_ONCE = 500  # of which a thread asks for size and time
+FILES_AT_ONCE = 500  # number of files whose size and time a thread queries
 PICTURES_AT_ONCE = 20
 THREADS = 16
 
 
 def states_of(paths: Sequence[str]) -> list[FileState]:
-    """Those of the files that are there and can be asked, in order.
+    """Get the states of the files that are accessible, in order.
 
     Args:
-        paths: real.
+        paths: real paths.
     """
     states = (state for _, state in in_threads(_state, paths, THREADS, FILES_AT_ONCE))
     return [state for state in states if state]
 
 
 def count_unknown(files: Sequence[FileState], folder: str) -> int:
-    """How many of the files :func:`fingerprints_of` would have to read.
+    """Count the files that :func:`fingerprints_of` would have to read.
 
     Args:
-        folder: of the :class:`PictureStore`.
+        files: the files.
+        folder: folder of the :class:`PictureStore`.
     """
     with PictureStore(folder) as store:
         return len(files) - len(store.hashes(files, METHOD))
 
 
 def fingerprints_of(files: Sequence[FileState], folder: str) -> dict[str, bytes]:
-    """By path; without those that cannot be read. One process of the machine reads them.
+    """Get fingerprints by path, without unreadable files. One process of the machine reads them.
 
     Args:
-        folder: of the :class:`PictureStore`.
+        files: the files.
+        folder: folder of the :class:`PictureStore`.
     """
     with PictureStore(folder) as store:
         known = store.hashes(files, METHOD)
@@ -73,5 +75,5 @@ def _state(path: str) -> FileState | None:
 def _fingerprint(path: str) -> bytes | None:
     try:
         return fingerprint(path)
-    except Exception:  # Pillow's plugins raise whatever goes wrong in a damaged file
+    except Exception:  # plugins of Pillow may raise anything on a damaged file
         return None

@@ -1,4 +1,4 @@
-"""What a picture file is, by its header, and whether Detectron2 reads it right."""
+"""Reads the header of an image file, and checks that Detectron2 reads the image correctly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .picture_facts import PictureFacts
 ORIENTATION = 274  # number of the tag in EXIF data and in TIFF
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257
 PNG_SIGNATURE_BYTES = 8
-PNG_TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # parts that may hold an orientation
+PNG_TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks that may hold an orientation
 
 STORE_TURNED = (
     'To store it turned: python -c "import sys; from PIL import Image, ImageOps; '
@@ -32,11 +32,11 @@ TO_8_BITS = (
 
 
 class Fault(NamedTuple):
-    """Why Detectron2 cannot read a picture, or reads something else than what it shows.
+    """Why Detectron2 cannot read an image, or reads something other than what it shows.
 
     Attributes:
-        what: of the file, such as "is no picture that Pillow can read".
-        remedy: what can be done about it, with "PATH" for the file; empty where nothing can.
+        what: predicate about the file, such as "is no picture that Pillow can read".
+        remedy: what can be done about it, with "PATH" for the file. Empty if nothing can.
     """
 
     what: str
@@ -44,11 +44,12 @@ class Fault(NamedTuple):
 
 
 def read_facts(path: str, decode: bool = False) -> PictureFacts | Fault:
-    """
+    """Read the facts about an image, or its fault.
+
     Args:
-        path: of a picture that ``PathManager`` opens.
-        decode: read the whole file, or else the header; and the values of a picture that has more
-            than 8 bits.
+        path: path of an image that ``PathManager`` can open.
+        decode: read the whole file instead of the header only. The values of an image with more
+            than 8 bits are read in any case.
     """
     try:
         with PathManager.open(path, "rb") as f:
@@ -61,36 +62,37 @@ def read_facts(path: str, decode: bool = False) -> PictureFacts | Fault:
             fault = _fault_of_values(image) or _fault_of_turn(facts)
         if decode and not fault:
             read_image(path, "RGB")
-    except UnidentifiedImageError:  # its own words show a Python object
+    except UnidentifiedImageError:  # its message shows a Python object
         return Fault("is no picture that Pillow can read")
-    except Exception as error:  # Pillow's plugins raise whatever goes wrong in a damaged file
+    except Exception as error:  # plugins of Pillow may raise anything on a damaged file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Fault(f"cannot be read: {reason}")
     return fault or facts
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) before any turn. Pillow turns a TIFF itself."""
+    """Get (width, height) before any rotation. Pillow rotates a TIFF itself."""
     if isinstance(image, TiffImageFile):
         return image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
     return image.size
 
 
 def _orientation(image: Image.Image, f: BinaryIO) -> int:
-    """As Detectron2 finds it."""
+    """Get the orientation as Detectron2 does."""
     try:
         if image.format == "PNG" and "exif" not in image.info and not _has_text_behind(f):
-            exif = Image.Image.getexif(image)  # that of PNG decodes the picture to look behind it
+            # PNG's own method decodes the image to look behind it
+            exif = Image.Image.getexif(image)
         else:
             exif = image.getexif()
         orientation = exif.get(ORIENTATION)
-    except Exception:  # Detectron2 does without too
+    except Exception:  # Detectron2 ignores it too
         return 1
     return orientation if type(orientation) is int and 1 <= orientation <= 8 else 1
 
 
 def _has_text_behind(png: BinaryIO) -> bool:
-    """Whether a PNG has texts behind its pixels. The file's position is kept."""
+    """Whether a PNG has text chunks after its pixels. The file's position is restored."""
     place = png.tell()
     try:
         png.seek(PNG_SIGNATURE_BYTES)
@@ -107,7 +109,7 @@ def _has_text_behind(png: BinaryIO) -> bool:
 
 
 def _fault_of_values(image: Image.Image) -> Fault | None:
-    """Whether Detectron2 makes something else of more than 8 bits."""
+    """Find a fault in how Detectron2 converts an image with more than 8 bits."""
     if not image.mode.startswith(("I", "F")):
         return None
     values = np.asarray(image)

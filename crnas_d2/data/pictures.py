@@ -1,4 +1,4 @@
-"""Pictures and videos that are no data set: which ones some names mean, and their pixels."""
+"""Images and videos outside of data sets: finding them by names and patterns, and reading them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wm
 
 
 class UnreadableError(OSError):
-    """A file is no picture or video, or a damaged one."""
+    """A file is not an image or video, or is damaged."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """
+    """An image or video file.
+
     Attributes:
-        path: of the file.
-        name: below the folder that was named; of a file that was named itself, without folders.
+        path: path of the file.
+        name: path relative to the folder that was named, or the file name if the file itself was.
     """
 
     path: str
@@ -48,16 +49,15 @@ class Source:
 
 
 def find_sources(inputs: Sequence[str], leave_out: str) -> list[Source]:
-    """The pictures and videos that some names mean, in alphabetic order for each name.
+    """Find images and videos, in alphabetical order for each input.
 
     Args:
-        inputs: files, of whatever extension, URLs that ``PathManager`` opens, patterns of files
-            such as ``photos/**/*.jpg``, and folders, in which all pictures and videos are meant, at
-            any depth.
-        leave_out: a folder in which none is meant.
+        inputs: files with any extension, URLs that ``PathManager`` can open, file patterns such as
+            ``photos/**/*.jpg``, and folders, which stand for all images and videos at any depth.
+        leave_out: a folder to skip.
 
     Raises:
-        FileNotFoundError: a name means nothing.
+        FileNotFoundError: nothing matches an input.
     """
     sources: dict[str, Source] = {}
     for name in inputs:
@@ -90,33 +90,34 @@ def _find_in_folder(folder: str, leave_out: str) -> list[Source]:
 
 
 def read_picture(path: str, channels: str = "RGB") -> np.ndarray:
-    """A picture, turned as its EXIF data say.
+    """Read an image, turned by its EXIF orientation.
 
     Args:
-        path: of the file.
-        channels: their order, see :func:`detectron2.data.detection_utils.read_image`.
+        path: path of the file.
+        channels: order of the channels, see :func:`detectron2.data.detection_utils.read_image`.
 
     Returns:
-        (h, w, 3) uint8.
+        uint8 of shape (h, w, 3).
 
     Raises:
-        UnreadableError: it cannot be read as a picture.
+        UnreadableError: it cannot be read as an image.
     """
     try:
         return read_image(path, format=channels)
-    except UnidentifiedImageError as error:  # its own words show a Python object
+    except UnidentifiedImageError as error:  # its message shows a Python object
         raise UnreadableError(f"{path}: it is no picture that Pillow can read") from error
-    except Exception as error:  # Pillow's plugins raise whatever goes wrong in a damaged file
+    except Exception as error:  # plugins of Pillow may raise anything on a damaged file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableError(f"{path}: {reason}") from error
 
 
 class Video:
-    """The frames of a video, one after the other, once: each (h, w, 3) RGB uint8, turned as the
-    file says.
+    """A single pass over the frames of a video.
+
+    Each frame is RGB as uint8 of shape (h, w, 3), turned as the file says.
 
     Attributes:
-        frames_per_second: 25 where the file does not tell.
+        frames_per_second: frame rate, 25 if the file does not state it.
     """
 
     def __init__(self, path: str):
@@ -129,7 +130,7 @@ class Video:
         if not self._capture.isOpened():
             raise UnreadableError(f"{path}: OpenCV cannot read it as a video")
         self.frames_per_second = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
-        self._told = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))  # below 0 where unknown
+        self._told = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))  # negative if unknown
 
     def __iter__(self) -> Iterator[np.ndarray]:
         count = 0

@@ -1,4 +1,4 @@
-"""Images that two data sets have in common, be it under other names."""
+"""Images that two data sets have in common, even under different names."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ MOST_COMPARED = 200
 
 
 def shared_images(one: str, other: str, data: CfgNode) -> set[str]:
-    """The files that are images of both data sets, symbolic links resolved.
+    """Get the files that are images of both data sets, with symbolic links resolved.
 
-    A part that is drawn from a training set is looked up there, and need not be written yet.
+    A part that is split from a training set is looked up there, and does not have to be written
+    yet.
 
     Args:
         one, other: names of registered data sets, or of parts of them.
         data: ``DATASETS``, of which ``ARCHVAL`` and ``CACHE_DIR`` are used.
 
     Raises:
-        OSError: a data set is not there.
+        OSError: a data set does not exist.
     """
     if share_by_name(one, other) is False:
         return set()
@@ -41,14 +42,14 @@ def shared_images(one: str, other: str, data: CfgNode) -> set[str]:
 
 
 def copied_pictures(one: str, other: str, data: CfgNode) -> tuple[dict[str, str], int]:
-    """Pictures of a data set that are, byte for byte, pictures of another one, as a copied folder has
-    them. Local files are compared, at most :data:`MOST_COMPARED` of the first data set, evenly spread.
+    """Find images of a data set that are byte-identical to images of another one.
 
-    Args, Raises:
-        As of :func:`shared_images`.
+    Only local files are compared, at most :data:`MOST_COMPARED` of the first data set, evenly
+    spaced. The arguments and errors are those of :func:`shared_images`.
 
     Returns:
-        The files of the first data set with their equals in the other; how many were compared.
+        The files of the first data set with their duplicates in the other, and the number of files
+        that were compared.
     """
     if share_by_name(one, other) is False:
         return {}, 0
@@ -67,8 +68,10 @@ def copied_pictures(one: str, other: str, data: CfgNode) -> tuple[dict[str, str]
 
 
 def share_by_name(one: str, other: str) -> bool | None:
-    """Whether two data sets share images, where their names tell: the two parts of one draw do not,
-    a data set and a part of it do. None where they do not tell."""
+    """Whether two data sets share images, as far as their names determine it, otherwise None.
+
+    The two parts of one split do not, whereas a data set and a part of it do.
+    """
     sources = [source_of_drawn(name) for name in (one, other)]
     if one == other or sources[0] == other or sources[1] == one:
         return True
@@ -76,13 +79,13 @@ def share_by_name(one: str, other: str) -> bool | None:
 
 
 def is_made_at_first_use(name: str) -> bool:
-    """Whether a look at the images of a data set may have to generate them."""
+    """Whether reading the images of a data set may have to generate them."""
     meta = MetadataCatalog.get(source_of_drawn(name) or name)
     return isinstance(meta.get("json_file") or meta.get("dirname"), LazyPath)
 
 
 def image_files(name: str, data: CfgNode) -> set[str]:
-    """The image files of a data set, as :func:`shared_images`."""
+    """Get the image files of a data set, see :func:`shared_images`."""
     source = source_of_drawn(name)
     if not source:
         return set(_all_images(name, data).values())
@@ -93,10 +96,11 @@ def image_files(name: str, data: CfgNode) -> set[str]:
 
 
 def drawn_from(source: str, data: CfgNode) -> CountedDraw:
-    """How archval is drawn from a registered data set.
+    """Get the split of archval from a registered data set.
 
     Args:
-        data: as of :func:`shared_images`.
+        source: name of the data set.
+        data: as in :func:`shared_images`.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_draw`.
@@ -107,13 +111,13 @@ def drawn_from(source: str, data: CfgNode) -> CountedDraw:
 
 
 def source_of_drawn(name: str) -> str | None:
-    """Of which data set it is a part by the draw; None for one that stands for itself."""
+    """Get the data set that a part is split from. None for a data set of its own."""
     own = name in DatasetCatalog and not MetadataCatalog.get(name).get("split_settings")
     return None if own else split_source(name)
 
 
 def _all_images(name: str, data: CfgNode) -> dict[int | str, str]:
-    """Files by the ids of the images."""
+    """Get the files by the ids of the images."""
     meta = MetadataCatalog.get(name)
     if meta.get("evaluator_type") == "coco" and meta.get("json_file"):
         json_file, root = os.fspath(meta.json_file), os.fspath(meta.image_root)

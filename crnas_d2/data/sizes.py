@@ -1,4 +1,4 @@
-"""How many images whole groups can make together."""
+"""The numbers of images that whole groups can have together."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 
 
 def nearest_size(groups: Sequence[int], wanted: int) -> int:
-    """The number of images nearest to the wanted one that some of the groups have together, and
-    that leaves others; of two, the smaller.
+    """Find the number of images nearest to ``wanted`` that a proper subset of the groups has.
+
+    Of two equally near ones, it is the smaller.
 
     Args:
-        groups: sizes of all.
+        groups: sizes of all groups.
+        wanted: the wanted number.
 
     Raises:
-        ValueError: there is one group alone.
+        ValueError: there is only one group.
     """
     if len(groups) < 2:
         raise ValueError(
@@ -29,48 +31,49 @@ def nearest_size(groups: Sequence[int], wanted: int) -> int:
 
 
 class Sizes:
-    """What the groups that are in no part yet can still do for the size of archval."""
+    """Tracks whether the unassigned groups can still give archval its exact size."""
 
     def __init__(self, groups: Sequence[int], size: int):
         """
         Args:
-            groups: sizes of all.
-            size: images that archval gets in the end, see :func:`nearest_size`.
+            groups: sizes of all groups.
+            size: final number of images in archval, see :func:`nearest_size`.
         """
         self._open = Counter(groups)
         self._missing = size
 
     def fits(self, size: int) -> tuple[bool, bool]:
-        """Whether archval can still get its size if a group of this many images comes into
-        archtrain, and if it comes into archval."""
+        """Whether archval can still get its size if a group of this size goes to archtrain, or to
+        archval.
+        """
         self._open[size] -= 1
         fits = _reaches(self._open, self._missing), _reaches(self._open, self._missing - size)
         self._open[size] += 1
         return fits
 
     def assign(self, size: int, to_archval: bool) -> None:
-        """A group of this many images has come into a part."""
+        """Record that a group of this size was assigned."""
         self._open[size] -= 1
         self._missing -= size if to_archval else 0
 
 
 def _reaches(groups: Mapping[int, int], wanted: int) -> bool:
-    """Whether some of the groups have so many images together.
+    """Whether a subset of the groups has exactly ``wanted`` images.
 
     Args:
-        groups: how many there are of each size.
+        groups: number of groups by size.
+        wanted: the wanted number.
     """
     if not 0 <= wanted <= sum(size * count for size, count in groups.items()):
         return False
     largest = max((size for size, count in groups.items() if count), default=0)
-    if groups.get(1, 0) >= largest - 1:  # the single ones fill every gap
+    if groups.get(1, 0) >= largest - 1:  # single images fill every gap
         return True
     return bool(_sums(groups, wanted) >> wanted & 1)
 
 
 def _sums(groups: Mapping[int, int], limit: int) -> int:
-    """A number whose bit n says whether some of the groups have n images together, n up to the
-    limit."""
+    """Get an integer whose bit n says whether a subset of the groups has n images, up to the limit."""
     sums, mask = 1, (1 << limit + 1) - 1
     for size, count in groups.items():
         taken = 1

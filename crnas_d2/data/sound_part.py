@@ -1,4 +1,4 @@
-"""What is sound of a COCO json that has errors, to look at."""
+"""Reads the valid part of a COCO json that has errors, for display."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from ..files import read_json
 def read_sound_part(
     json_file: str, image_root: str
 ) -> tuple[list[dict[str, Any]], list[str], int, int]:
-    """
+    """Read the valid part of a COCO json.
+
     Returns:
-        The images with their objects, in Detectron2's form; the names of the categories in the
-        order of their ids; the number of images and of objects that were left out, as they cannot
-        be understood.
+        The images with their objects in Detectron2's format; the names of the categories in the
+        order of their ids; and the numbers of images and of objects that were left out as
+        unintelligible.
 
     Raises:
-        OSError, ValueError: the file cannot be read, or has no images and no categories.
+        OSError, ValueError: the file cannot be read, or has neither images nor categories.
     """
     coco = read_json(json_file)
     sections: list[Any] = (
@@ -68,7 +69,7 @@ def read_sound_part(
 
 
 def _key(raw_id: Any) -> Any:
-    """One value for ids that mean the same, such as 1, 1.0 and "1"."""
+    """Get a common value for equivalent ids, such as 1, 1.0 and "1"."""
     number = _number(raw_id)
     return number if math.isfinite(number) else str(raw_id)
 
@@ -79,7 +80,7 @@ def _sorting(raw_id: Any) -> tuple[bool, float, str]:
 
 
 def _number(value: Any) -> float:
-    """NaN where it is none."""
+    """Convert a value to a number. NaN if it is not one."""
     try:
         return math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""What the parts of a search have of each class: archtrain, archval, and the test set."""
+"""A table of the class counts in the parts of a search: archtrain, archval, and the test set."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from detectron2.config import CfgNode
 from .class_counts import ClassCounts, count_classes
 from .shared_images import source_of_drawn
 
-MOST_ROWS = 12  # of classes, on a terminal
-MOST_NAMES = 8  # of classes, in a sentence
-# What it means that a part has no object of a class
+MOST_ROWS = 12  # number of classes on a terminal
+MOST_NAMES = 8  # number of classes in a sentence
+# What it means if a part has no object of a class
 CONSEQUENCES = {
     "archtrain": "the supernet cannot learn {them}, so in the search {their} AP tells nothing",
     "archval": "{their} AP does not count in the search",
@@ -25,11 +25,12 @@ CONSEQUENCES = {
 
 @dataclass(frozen=True)
 class Part:
-    """
+    """One part of a search.
+
     Attributes:
         role: a key of :data:`CONSEQUENCES`.
-        names: of its data sets.
-        counts: of them together.
+        names: names of its data sets.
+        counts: their total counts.
     """
 
     role: str
@@ -39,10 +40,11 @@ class Part:
 
 @dataclass(frozen=True)
 class SplitTable:
-    """
+    """A table of class counts.
+
     Attributes:
-        parts: that have the same classes.
-        notes: a sentence for each thing that is to be said of them.
+        parts: parts with the same classes.
+        notes: sentences about the parts.
     """
 
     parts: tuple[Part, ...]
@@ -50,9 +52,11 @@ class SplitTable:
 
     @classmethod
     def of(cls, names: Mapping[str, Sequence[str]], data: CfgNode) -> SplitTable:
-        """
+        """Create the table.
+
         Args:
-            names: of the data sets of each role. They are registered, or parts of what is.
+            names: names of the data sets of each role, which are registered, or parts of registered
+                ones.
             data: ``DATASETS``.
 
         Raises:
@@ -74,20 +78,19 @@ class SplitTable:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names, in the order of the class indices."""
+        """The names of the classes, in the order of the class indices."""
         return self.parts[0].counts.classes if self.parts else ()
 
     @property
     def lacking(self) -> list[list[str]]:
-        """For each class, the roles of the parts that have no object of it, although they have
-        annotations."""
+        """For each class, the roles of the annotated parts without an object of it."""
         return [
             [p.role for p in self.parts if p.counts.annotated and not p.counts.objects[index]]
             for index in range(len(self.classes))
         ]
 
     def warnings(self) -> list[str]:
-        """A sentence for each part that lacks classes."""
+        """Get a sentence for each part that lacks classes."""
         sentences = []
         everywhere = [part.role for part in self.parts if part.counts.annotated]
         nowhere = [name for name, roles in self._named_lacking() if roles == everywhere]
@@ -115,8 +118,11 @@ class SplitTable:
         return ["class", *counted, "lacking in"]
 
     def rows(self) -> list[list[Any]]:
-        """One for each class, and one for all of them: name, images and objects of each part, and
-        the parts that lack it. None stands for what a part without annotations does not tell."""
+        """Get a row for each class, and one for the total.
+
+        A row has the name, images and objects in each part, and the parts that lack the class. None
+        stands for unknown counts of a part without annotations.
+        """
         rows = [
             [name, *self._cells(index), ", ".join(lacking)]
             for index, (name, lacking) in enumerate(zip(self.classes, self.lacking))
@@ -138,11 +144,11 @@ class SplitTable:
             yield part.counts.objects[index] if known else None
 
     def describe(self, most: int | None = None) -> str:
-        """A table for a terminal.
+        """Format a table for a terminal.
 
         Args:
-            most: classes that are shown: those that a part lacks and those with the fewest objects
-                in archval. None shows all.
+            most: maximum number of classes to show, preferably those that a part lacks and those
+                with the fewest objects in archval. None shows all.
         """
         *rows, total = self.rows()
         shown = rows if most is None or len(rows) <= most else self._rarest(rows, most)
@@ -164,7 +170,7 @@ class SplitTable:
         return [rows[index] for index in order[:most]]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, as JSON."""
+        """Export the complete table as JSON."""
         return {
             "classes": list(self.classes),
             "parts": {
@@ -183,7 +189,7 @@ class SplitTable:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SplitTable:
-        """The inverse of :meth:`as_json`."""
+        """Create a table from the result of :meth:`as_json`."""
         parts = [
             Part(
                 role,
@@ -202,7 +208,7 @@ class SplitTable:
 
 
 def _notes_on_size(parts: Sequence[Part], archval: CfgNode) -> Iterator[str]:
-    """What is to be said of the size of an archval that was drawn by groups."""
+    """Iterate over notes on the size of an archval that was split by groups."""
     for part in parts:
         is_drawn = part.role == "archval" and any(map(source_of_drawn, part.names))
         if is_drawn and part.counts.images != archval.SIZE:

@@ -1,7 +1,7 @@
 """archtrain and archval: the two parts of a training set that the search uses (section 4.1).
 
-The supernet is trained on archtrain and its architectures are compared on archval, so that the
-test set stays unseen. Any data set in COCO format that is registered in Detectron2 can be split.
+The supernet is trained on archtrain and its architectures are compared on archval, so that the test
+set stays unseen. Any data set in COCO format that is registered in Detectron2 can be split.
 """
 
 from __future__ import annotations
@@ -53,24 +53,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CountedDraw(Draw):
-    """
+    """A split with class counts.
+
     Attributes:
-        counts: of archtrain and archval.
+        counts: counts of archtrain and archval.
     """
 
     counts: tuple[ClassCounts, ...] = ()
 
 
 def split_names(source: str) -> tuple[str, str]:
-    """Names of the parts: "coco_2017_train" has "coco_2017_archtrain" and "coco_2017_archval"; a
-    name without the ending "_train" is kept whole."""
+    """Get the names of the parts of a data set.
+
+    "coco_2017_train" has the parts "coco_2017_archtrain" and "coco_2017_archval". A name that does
+    not end in "_train" is used as a whole.
+    """
     stem = source.removesuffix("_train")
     archtrain, archval = (f"{stem}_{part}" for part in PARTS)
     return archtrain, archval
 
 
 def split_source(name: str) -> str | None:
-    """The registered data set of which ``name`` is a part by :func:`split_names`, if there is one."""
+    """Get the registered data set of which ``name`` is a part by :func:`split_names`, if any."""
     stem, _, part = name.rpartition("_")
     if part not in PARTS:
         return None
@@ -87,15 +91,15 @@ def register_splits(
 ) -> tuple[str, str]:
     """Register archtrain and archval of a data set. Nothing is read or written before first use.
 
-    The parts take over the metadata of the source, such as its categories. Parts that are
-    registered already are replaced if the settings differ.
+    The parts inherit the metadata of the source, such as its categories. Parts that are already
+    registered are replaced if the settings differ.
 
     Args:
-        source: a registered data set in COCO format, such as "coco_2017_train".
+        source: name of a registered data set in COCO format, such as "coco_2017_train".
         size, seed, folder, group_key, cache_dir: see :func:`write_splits`.
 
     Returns:
-        names of archtrain and archval.
+        The names of archtrain and archval.
 
     Raises:
         ValueError: ``source`` is not registered or not in COCO format, ``size`` is below 1, or a
@@ -150,22 +154,25 @@ def write_splits(
     group_key: str = "",
     cache_dir: str = "",
 ) -> tuple[str, str]:
-    """Write archtrain and archval of a data set as COCO json files, unless they are there.
+    """Write archtrain and archval of a data set as COCO json files, unless they exist.
 
-    Their names carry the settings, "_stratified" for a draw by class, and a hash of the source
-    file, so another draw or a changed source makes other files. Every image, with all its
-    annotations, is in one of the two; all else is kept as it is in the source. Equal settings give
-    equal bytes. Safe to call from many processes: one writes, the others wait.
+    Their names contain the settings, "_stratified" for a split by class, and a hash of the source
+    file, so another split or a changed source makes other files. Every image is in one of the two
+    with all its annotations. Everything else is the same as in the source. Equal settings give
+    equal bytes. This is safe to call from many processes: one writes the files, and the others
+    wait.
 
     Args:
-        source: a registered data set in COCO format.
-        size: images of archval, or as near to that as whole groups come; archtrain has the others.
+        source: name of a registered data set in COCO format.
+        size: number of images in archval, or as near to it as whole groups permit. archtrain has
+            the rest.
         seed, group_key: see :class:`DrawSettings`.
-        folder: where the files go; "" is ``crnas_d2_splits`` in Detectron2's folder of data sets.
+        folder: folder of the files. By default ``crnas_d2_splits`` in Detectron2's folder of data
+            sets.
         cache_dir: see :func:`read_draw`.
 
     Returns:
-        paths of the files of archtrain and archval.
+        The paths of the files of archtrain and archval.
 
     Raises:
         FileNotFoundError: the source has no json file.
@@ -184,7 +191,7 @@ def write_splits(
 
 @contextlib.contextmanager
 def passing_draws() -> Iterator[str]:
-    """A folder for what a check alone draws: none of it is told, and none is left."""
+    """Provide a temporary folder for splits that only a check needs, without logging them."""
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
@@ -195,14 +202,14 @@ def passing_draws() -> Iterator[str]:
 
 
 def are_written(source: str, *settings: Any) -> bool:
-    """Whether the files of :func:`write_splits`, which takes the same, are there already."""
+    """Whether the files of :func:`write_splits` with the same arguments exist already."""
     return all(map(os.path.isfile, _plan(source, *settings)[1]))
 
 
 def _plan(
     source: str, size: int, seed: int, folder: str, group_key: str, cache_dir: str
 ) -> tuple[CountedDraw, tuple[str, str]]:
-    """What is drawn, and the paths of the two files."""
+    """Get the split, and the paths of the two files."""
     drawn = read_draw(source, DrawSettings(size, seed, group_key), cache_dir)
     json_file = _source_file(source)
     folder = folder or os.path.join(datasets_root(), "crnas_d2_splits")
@@ -216,14 +223,16 @@ def _plan(
 
 
 def read_draw(source: str, settings: DrawSettings, cache_dir: str = "") -> CountedDraw:
-    """The draw of archval from a registered data set in COCO format. It is remembered.
+    """Get the split of archval from a registered data set in COCO format, which is cached.
 
     Args:
+        source: name of the data set.
+        settings: settings of the split.
         cache_dir: ``DATASETS.CACHE_DIR``.
 
     Raises:
         FileNotFoundError: it has no json file.
-        ValueError: the file is not valid, or archval cannot be drawn from it.
+        ValueError: the file is invalid, or archval cannot be split from it.
     """
     json_file = _source_file(source)
     try:
@@ -277,7 +286,7 @@ def _source_file(source: str) -> str:
 
 
 def _partition(coco: dict[str, Any], drawn: Draw) -> list[dict[str, Any]]:
-    """Contents of archtrain and archval."""
+    """Get the contents of archtrain and archval."""
     return [
         {
             **coco,

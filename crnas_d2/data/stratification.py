@@ -1,8 +1,8 @@
-"""A draw of archval by class: iterative stratification (Sechidis, Tsoumakas, Vlahavas, 2011).
+"""A stratified split of archval: iterative stratification (Sechidis, Tsoumakas, Vlahavas, 2011).
 
-The paper's algorithm deals out the images of the rarest class first, each to the part that wants
-most of it. Here the parts get exact sizes, and the last image of a class goes to a part that has
-none of it yet; what still lacks is mended by exchanges.
+The algorithm of the paper distributes the images of the rarest class first, each to the part that
+needs most of it. Here the parts have exact sizes, and the last image of a class goes to a part that
+has none of it yet. Remaining gaps are closed by exchanges.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from .sizes import Sizes
 
 PARTS = (0, 1)  # archtrain and archval
 ARCHVAL = PARTS[1]
-MOST_EXCHANGES = 50_000  # that are tried
+MOST_EXCHANGES = 50_000  # maximum number of attempts
 
 
 class Dealt(Protocol):
-    """What is dealt out whole.
+    """A unit that is assigned as a whole.
 
     Attributes:
         rank: a hash, which breaks ties.
         size: number of its images.
-        classes: in how many of the images each class has objects.
+        classes: for each class, the number of its images with objects of it.
     """
 
     @property
@@ -39,15 +39,16 @@ class Dealt(Protocol):
 
 
 def stratify(groups: Sequence[Dealt], size: int) -> set[int]:
-    """Deal groups of images out to archtrain and archval, so that each class has about the same
-    share of its images in archval, and is in both parts where it can be.
+    """Distribute groups of images to archtrain and archval with about equal class shares.
+
+    Each class is in both parts if possible.
 
     Args:
-        groups: in order of their ranks.
-        size: images of archval, which whole groups have to be able to make.
+        groups: groups in the order of their ranks.
+        size: number of images in archval, which a subset of the groups has to match exactly.
 
     Returns:
-        Indices of the groups of archval.
+        The indices of the groups in archval.
     """
     deal = _Deal(groups, size)
     while label := deal.rarest():
@@ -62,9 +63,10 @@ def stratify(groups: Sequence[Dealt], size: int) -> set[int]:
 
 
 class _Deal:
-    """
+    """The state of the distribution.
+
     Attributes:
-        parts: of each group; None before it is dealt.
+        parts: part of each group. None until it is assigned.
     """
 
     def __init__(self, groups: Sequence[Dealt], size: int):
@@ -73,7 +75,8 @@ class _Deal:
         self._sizes = Sizes([group.size for group in groups], size)
         total = sum(group.size for group in groups)
         self._total = total
-        # What the parts want of all images, and of those with each class, in units of 1 / total
+        # The parts' remaining demand of all images, and of those with each class, in units of 1 /
+        # total
         self._wanted = [total * (total - size), total * size]
         images: Counter = _sum_of(group.classes for group in groups)
         self._wanted_of = {label: [n * (total - size), n * size] for label, n in images.items()}
@@ -82,10 +85,10 @@ class _Deal:
             for label in group.classes:
                 self._members[label].append(index)
         self._left = {label: len(members) for label, members in self._members.items()}
-        self._has = {label: [0, 0] for label in images}  # groups of each part
+        self._has = {label: [0, 0] for label in images}  # number of groups in each part
 
     def rarest(self) -> tuple[int] | None:
-        """The class that the fewest groups have that are still to be dealt."""
+        """Get the class with the fewest unassigned groups."""
         left = [(n, label) for label, n in self._left.items() if n]
         return min(left)[1:] if left else None
 
@@ -93,10 +96,11 @@ class _Deal:
         return (index for index in self._members[label] if self.parts[index] is None)
 
     def assign(self, index: int, label: int | None = None) -> None:
-        """Deal a group out.
+        """Assign a group.
 
         Args:
-            label: the class that it is dealt for; None for one without classes.
+            index: index of the group.
+            label: the class that it is assigned for. None for a group without classes.
         """
         group = self._groups[index]
         possible = [part for part, fits in zip(PARTS, self._sizes.fits(group.size)) if fits]
@@ -110,7 +114,7 @@ class _Deal:
             self._wanted_of[label][part] -= self._total * images
 
     def _claim(self, part: int, group: Dealt, label: int | None) -> tuple:
-        """How much a part wants a group; greater is more."""
+        """Get the priority of a part for a group. The greater one wins."""
         tie = (group.rank[-1] + part) % 2
         if label is None:
             return self._wanted[part], tie
@@ -127,24 +131,27 @@ def _sum_of(counts: Iterable[Mapping[int, int]]) -> Counter:
 
 
 class _Exchange:
-    """Groups of one size change places between the parts, so that more classes are in both. Where
-    no exchange helps at once, one is made that costs another class its place, as the next may then
-    help; no state is visited twice."""
+    """Exchanges groups of equal size between the parts, so that more classes are in both.
+
+    If no exchange helps at once, one that removes another class from a part is made, as the next
+    one may then help. No state is visited twice.
+    """
 
     def __init__(self, groups: Sequence[Dealt], parts: list[int]):
         self._groups, self._parts = groups, parts
         self._members: dict[int, list[int]] = {}
-        self._has: list[Counter[int]] = [Counter(), Counter()]  # groups with a class, of each part
+        # number of groups with a class, in each part
+        self._has: list[Counter[int]] = [Counter(), Counter()]
         for index, (group, part) in enumerate(zip(groups, parts)):
             self._has[part].update(group.classes.keys())
             for label in group.classes:
                 self._members.setdefault(label, []).append(index)
         self._seen = {0}
-        self._state = 0  # of what has changed its place
+        self._state = 0  # hash of the groups that have moved
         self._tries = MOST_EXCHANGES
 
     def run(self) -> None:
-        """Leaves the parts as they were best."""
+        """Run exchanges, and leave the parts in their best state."""
         lacking = self._lacking()
         fewest, best = len(lacking), list(self._parts)
         while lacking and any(self._bring(*pair, gain) for gain in (1, 0) for pair in lacking):
@@ -154,7 +161,7 @@ class _Exchange:
         self._parts[:] = best
 
     def _lacking(self) -> list[tuple[int, int]]:
-        """Classes that could be in both parts, and the part that lacks them."""
+        """List the classes that could be in both parts, with the part that lacks them."""
         return [
             (label, part)
             for label, members in sorted(self._members.items())
@@ -183,8 +190,7 @@ class _Exchange:
         return int.from_bytes(self._groups[index].rank, "big")
 
     def _gain(self, coming: int, going: int, part: int) -> float:
-        """By how much the number of classes in the two parts grows if one group comes into a part
-        and another one goes."""
+        """Get the increase in the number of classes in the two parts if two groups are exchanged."""
         if self._groups[coming].size != self._groups[going].size:
             return -math.inf
         enter, leave = self._groups[coming].classes, self._groups[going].classes

@@ -1,4 +1,4 @@
-"""Own data sets in the layout of PASCAL VOC: ``Annotations``, ``ImageSets/Main``, ``JPEGImages``.
+"""Custom data sets in PASCAL VOC layout: ``Annotations``, ``ImageSets/Main``, ``JPEGImages``.
 
 VOC itself (``voc_2007_trainval``, ``voc_2012_trainval``, ``voc_2007_test``, ...) is registered by
 Detectron2, below its folder of data sets.
@@ -33,23 +33,23 @@ def register_voc_dir(
     cache_dir: str = "",
     trained: bool = False,
 ) -> None:
-    """Examine a data set in VOC layout and register it in Detectron2, with what is found logged.
+    """Check a data set in VOC layout, log the findings, and register it in Detectron2.
 
-    ``dirname`` of its metadata is where ``PascalVOCDetectionEvaluator`` reads: the folder itself, or
-    a copy of the annotations that it reads right. ``source`` is always the folder. To register the
-    same data under the same name again is fine.
+    ``dirname`` in its metadata is what ``PascalVOCDetectionEvaluator`` reads: the folder itself, or
+    a copy of the annotations that it reads correctly. ``source`` is always the folder. The same
+    data may be registered again under the same name.
 
     Args:
-        name: such as "cells_test".
+        name: name such as "cells_test".
         dirname, split, class_names, scored, trained: see :func:`examine_voc_dir`.
-        year: the metric by which ``PascalVOCDetectionEvaluator`` scores it: 2007 (mean of the
-            precision at 11 recalls) or 2012 (area under the precision-recall curve).
+        year: metric by which ``PascalVOCDetectionEvaluator`` scores it: 2007 (mean of the precision
+            at 11 recalls) or 2012 (area under the precision-recall curve).
         cache_dir: ``DATASETS.CACHE_DIR``, for the copy.
 
     Raises:
         FileNotFoundError: there is no such split.
-        ValueError: the data have errors, ``year`` is none of the two, or the name stands for another
-            data set already.
+        ValueError: the data have errors, ``year`` is neither of the two, or the name is taken by
+            another data set.
         OSError: the copy cannot be written.
     """
     if year not in (2007, 2012):
@@ -90,18 +90,19 @@ def examine_voc_dir(
     scored: bool = False,
     trained: bool = False,
 ) -> Findings:
-    """Look for what Detectron2 cannot read in a data set in VOC layout, or treats in its own way.
+    """Find content of a data set in VOC layout that Detectron2 cannot read or treats in its own
+    way.
 
-    Corners are pixel indices that count from 1, both inclusive, as in VOC; a box may leave its
+    Corners are pixel indices that count from 1, both inclusive, as in VOC. A box may exceed its
     image by one pixel.
 
     Args:
         dirname: folder with ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
-        split: name of a file in ``ImageSets/Main``, without ``.txt``: one image name a line.
+        split: name of a file in ``ImageSets/Main`` without ``.txt``, with one image name per line.
         class_names: all classes, in the order of the class indices.
-        scored: look also at what ``PascalVOCDetectionEvaluator`` needs, such as an object that is not
-            difficult for every class.
-        trained: expect an object on which Detectron2 trains.
+        scored: also check what ``PascalVOCDetectionEvaluator`` needs, such as a non-difficult
+            object of every class.
+        trained: require an object on which Detectron2 trains.
 
     Raises:
         FileNotFoundError: there is no such split.
@@ -111,8 +112,7 @@ def examine_voc_dir(
 
 
 def load_voc_dir(dirname: str, split: str, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The images in Detectron2's format, as its ``load_voc_instances`` gives them where it can read
-    the files."""
+    """Load the images in Detectron2's format, like ``load_voc_instances`` for readable files."""
     findings, images = _read(dirname, split, class_names)
     findings.raise_errors()
     return [

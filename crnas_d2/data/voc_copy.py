@@ -1,4 +1,4 @@
-"""The annotations of a data set in VOC layout, as VOC's metric of Detectron2 reads them."""
+"""Copies of annotations in VOC layout for Detectron2's VOC metric."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_read_right(dirname: str, split: str, images: Sequence[VOCImage]) -> bool:
-    """Whether VOC's metric of Detectron2 reads the same in the files."""
+    """Whether Detectron2's VOC metric reads the same from the files."""
     with PathManager.open(set_file_of(dirname, split)) as file:
         if [line.strip() for line in file] != [image.name for image in images]:
             return False
@@ -37,7 +37,7 @@ def is_read_right(dirname: str, split: str, images: Sequence[VOCImage]) -> bool:
 
 
 def _record(item: VOCObject) -> dict[str, Any]:
-    """An object as VOC's metric of Detectron2 keeps it."""
+    """Get an object in the form in which Detectron2's VOC metric keeps it."""
     return {
         "name": item.name,
         "pose": item.flags["pose"],
@@ -48,7 +48,7 @@ def _record(item: VOCObject) -> dict[str, Any]:
 
 
 def write_copy(dirname: str, split: str, images: Sequence[VOCImage], cache_dir: str) -> str:
-    """Write what VOC's metric reads of a split, so that it can read it, unless it is there.
+    """Write the data of a split that the VOC metric reads in a readable form, unless they exist.
 
     Returns:
         The folder, whose name has a hash of its content.

@@ -1,4 +1,4 @@
-"""The images of a data set in the layout of PASCAL VOC, and what is wrong with its files."""
+"""Reads and checks the images of a data set in PASCAL VOC layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .findings import Findings
 from .picture_header import Fault, read_facts
 from .pictures import PICTURES
 
-DEFAULTS = {"pose": "Unspecified", "truncated": "0", "difficult": "0"}  # those of VOC
+DEFAULTS = {"pose": "Unspecified", "truncated": "0", "difficult": "0"}  # as in VOC
 
 SIZE_OF_PICTURE = "file without width or height above 0, taken from the picture"
 SEVERAL_PICTURES = "image with several pictures, of which the first one is taken"
@@ -30,12 +30,13 @@ NO_FLAG = "object without pose, truncated or difficult, taken for 'Unspecified',
 
 @dataclass(frozen=True)
 class VOCObject:
-    """
+    """An annotated object.
+
     Attributes:
-        name: of its class.
+        name: name of its class.
         corners: xmin, ymin, xmax, ymax, pixel indices that count from 1, both inclusive.
         is_trained: whether Detectron2 trains on it.
-        flags: "pose", "truncated" and "difficult", as VOC's metric reads them.
+        flags: "pose", "truncated" and "difficult", as the VOC metric reads them.
     """
 
     name: str
@@ -46,13 +47,14 @@ class VOCObject:
 
 @dataclass(frozen=True)
 class VOCImage:
-    """
+    """An annotated image.
+
     Attributes:
-        name: as it is in the split.
-        picture: its file.
-        width, height: in pixels, as Detectron2 reads the picture.
+        name: name in the split.
+        picture: its image file.
+        width, height: size in pixels, as Detectron2 reads the image.
         annotations: its XML file.
-        objects: in the order of that file.
+        objects: objects in the order of that file.
     """
 
     name: str
@@ -66,16 +68,17 @@ class VOCImage:
 def read_voc_images(
     dirname: str, split: str, class_names: Sequence[str], scored: bool, findings: Findings
 ) -> list[VOCImage]:
-    """
+    """Read and check the images of a split.
+
     Args:
         dirname: folder with ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
-        split: name of a file in ``ImageSets/Main``, without ``.txt``: one image name a line.
+        split: name of a file in ``ImageSets/Main`` without ``.txt``, with one image name per line.
         class_names: all classes.
-        scored: look also at what ``PascalVOCDetectionEvaluator`` needs.
-        findings: to add to.
+        scored: also check what ``PascalVOCDetectionEvaluator`` needs.
+        findings: findings to add to.
 
     Returns:
-        The images that have no error.
+        The images without errors.
 
     Raises:
         FileNotFoundError: there is no such split.
@@ -114,19 +117,19 @@ def _xml_file(dirname: str, image_name: str) -> str:
 
 
 def set_file_of(dirname: str, split: str) -> str:
-    """The file with the names of the images of a split."""
+    """Get the file with the names of the images of a split."""
     return os.path.join(dirname, "ImageSets", "Main", split + ".txt")
 
 
 class _PicturesByName:
-    """The pictures of a folder, which is listed once. Its images may be in folders below it."""
+    """The image files of a folder, which is listed once, and of its subfolders."""
 
     def __init__(self, folder: str):
         self.folder = folder
         self._listed: dict[str, dict[str, list[str]]] = {}
 
     def of(self, name: str) -> list[str]:
-        """The pictures of an image, ``.jpg`` first, as Detectron2 reads no other."""
+        """Get the files of an image, ``.jpg`` first, as Detectron2 reads no other."""
         folder, stem = os.path.split(os.path.join(self.folder, name))
         if folder not in self._listed:
             self._listed[folder] = self._list(folder)
@@ -143,7 +146,7 @@ class _PicturesByName:
 
 
 def _image_names(set_file: str, scored: bool, findings: Findings) -> Iterator[tuple[str, str]]:
-    """Each line that names an image: where it is, and the name."""
+    """Iterate over the place and the name of each line that names an image."""
     if not PathManager.isfile(set_file):
         raise FileNotFoundError(f"there is no file {set_file}")
     with PathManager.open(set_file, encoding="utf-8-sig") as file:
@@ -168,7 +171,7 @@ def _image_names(set_file: str, scored: bool, findings: Findings) -> Iterator[tu
 
 def _read_xml(file: str, findings: Findings) -> ET.Element | None:
     try:
-        with PathManager.open(file, "rb") as stream:  # its encoding is said in it
+        with PathManager.open(file, "rb") as stream:  # binary, as the file states its encoding
             return ET.parse(stream).getroot()
     except FileNotFoundError:
         findings.error(f"there is no file {file}")
@@ -178,7 +181,7 @@ def _read_xml(file: str, findings: Findings) -> ET.Element | None:
 
 
 def _size(root: ET.Element, label: str, picture: str, findings: Findings) -> tuple[int, int] | None:
-    """Width and height of an image; None where they cannot be known."""
+    """Get the width and height of an image. None if they are unknown."""
     texts = [(root.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
     if not all(re.fullmatch(r"\d{1,15}(\.0*)?", text) for text in texts):
         findings.error(f"{label}: width, height are {texts}; expected integers")
@@ -206,7 +209,7 @@ def _objects(
     scored: bool,
     findings: Findings,
 ) -> Iterator[VOCObject]:
-    """Those without an error."""
+    """Iterate over the objects without errors."""
     for index, item in enumerate(root.findall("object"), start=1):
         place = f"{label}, object {index}"
         before = len(findings.errors)
@@ -235,7 +238,7 @@ def _finite(texts: Sequence[str | None]) -> tuple[float, float, float, float] | 
 def _is_trained(
     corners: Sequence[float], place: str, size: tuple[int, int], scored: bool, findings: Findings
 ) -> bool:
-    """Whether Detectron2 trains on a box."""
+    """Check a box, and return whether Detectron2 trains on it."""
     xmin, ymin, xmax, ymax = corners
     kind = box_kind(xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1, size)
     if kind:
@@ -246,7 +249,7 @@ def _is_trained(
 
 
 def _flags(item: ET.Element, place: str, findings: Findings) -> dict[str, str]:
-    """What VOC's metric reads beside name and corners, of which it uses ``difficult``."""
+    """Get the flags that the VOC metric reads, of which it uses ``difficult``."""
     texts = {key: (item.findtext(key) or "").strip() for key in DEFAULTS}
     if not _is_integer(texts["truncated"]):
         texts["truncated"] = ""

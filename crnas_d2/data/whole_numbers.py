@@ -1,4 +1,4 @@
-"""Whole numbers that a file writes as 512.0 or "512", and ids, which have to be of one type."""
+"""Integers that a file writes as 512.0 or "512", and ids, which have to be of one type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIGITS = re.compile(r"\s*[-+]?\d{1,18}\s*")
 
 
 def whole_number(value: Any) -> int | None:
-    """The whole number that a value of a json file means; None where it means none."""
+    """Get the integer that a value of a json file stands for. None if there is none."""
     if type(value) is int:
         return value
     if type(value) is float and value.is_integer() and abs(value) < ID_LIMIT:
@@ -23,14 +23,14 @@ def whole_number(value: Any) -> int | None:
 
 
 def is_id(value: Any) -> bool:
-    """Whether Detectron2 and pycocotools take the value for an id of an image or a category."""
+    """Whether Detectron2 and pycocotools accept a value as an id of an image or a category."""
     if type(value) is str:
-        return "\0" not in value  # NumPy drops one at the end
+        return "\0" not in value  # NumPy drops a trailing one
     return type(value) is int and -ID_LIMIT <= value < ID_LIMIT
 
 
 def are_of_one_type(*columns: Iterable[Any]) -> bool:
-    """Whether ids, and those in entries that refer to them, are all whole numbers or all texts."""
+    """Whether ids and all references to them are all integers or all strings."""
     types: set[type] = set()
     for column in columns:
         types.update(map(type, column))
