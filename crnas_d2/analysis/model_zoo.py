@@ -30,24 +30,24 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
 INTRODUCTION = f"""\
 # Model zoo
 
-The networks of the paper as configs, two of them also in a RetinaNet and in C4 and DC5 detectors, which
-the paper has not. **No trained weights are published here, and no AP below was measured by this
-project**: columns headed "paper" repeat what the paper prints. Measured are the multiply-adds and the
-parameters alone, by `python tools/analyze_model.py --all`, which writes this file.
+This page lists the networks of the paper as configs, and two of them also in RetinaNet, C4 and DC5
+detectors, which are not in the paper. **No trained weights are published here, and no AP below was
+measured by this project**: columns headed "paper" repeat what the paper prints. Only the multiply-adds
+and the parameters are measured, by `python tools/analyze_model.py --all`, which writes this file.
 
-- *Stage code*: blocks of each stage. *Operation code*: one digit for each block, its 3x3
-  convolution has dilation digit + 1; stages are set apart by spaces.
+- *Stage code*: number of blocks of each stage. *Operation code*: one digit for each block, whose 3x3
+  convolution has dilation digit + 1; spaces separate the stages.
 - *GMACs*: 1e9 multiply-adds for one image of {INPUT_SIZE[0]}x{INPUT_SIZE[1]} with {PROPOSALS} proposals
-  (and {MASK_ROIS} RoIs in a mask head; RetinaNet has none), of the backbone and of the whole detector
-  without RoIAlign. Norms, biases and element-wise operations count nothing. Detectors pad the image:
-  for NAS-FPN to multiples of 128, 896x1152, so that its backbones count more than the same ones under
-  FPN. In C4, res5 runs on each proposal; it counts to the backbone all the same.
+  (and {MASK_ROIS} RoIs in a mask head; RetinaNet has none), for the backbone and for the whole detector
+  without RoIAlign. Norms, biases and element-wise operations are not counted. Detectors pad the image:
+  for NAS-FPN to multiples of 128, 896x1152, so its backbones have a higher count than the same ones
+  under FPN. In C4, res5 runs on each proposal and is counted as part of the backbone.
 - *Parameters*: of the whole detector, in millions.
 - *Paper: GFLOPs*: Tables 1, 3 and 7. The paper does not say what it counts.
 - *Paper's convention*: our count in a convention that gives each printed number to the last digit,
-  if one assumes that Tables 1 and 7 exchange the baseline and the CR row of ResNet50 and of
-  ResNet101. It was fitted to these numbers after the fact and is a reading, not the authors'
-  counter; `crnas_d2/analysis/paper_convention.py` describes it.
+  assuming that Tables 1 and 7 exchange the baseline and the CR row of ResNet50 and of ResNet101. It
+  was fitted to these numbers after the fact and is our reading, not the authors' counter;
+  `crnas_d2/analysis/paper_convention.py` describes it.
 - *Paper: AP*: on COCO minival, in percent, and AP50 on VOC test2007. Tables 1 to 4 and 7 to 9.
 """
 

@@ -208,17 +208,17 @@ IN_COCO = {
         lambda made: (os.remove(made.entries[0][0]), made.level())[1],
         lambda made: (shutil.rmtree(made.entries[0][1]), made.level())[1],
     ],
-    "no JSON in UTF-8: another encoding, a byte order mark, a comma too many": [
+    "not JSON in UTF-8: another encoding, a byte order mark, an extra comma": [
         lambda made: made.rewrite(lambda content: b"\xef\xbb\xbf" + content).level(),
         lambda made: made.rewrite(lambda content: content.decode().encode("utf-16")).level(),
         lambda made: made.rewrite(lambda content: content[:-1] + b",}").level(),
     ],
-    "no list of images or of categories; an entry that is no object": [
+    "no list of images or of categories; an entry that is not an object": [
         coco(lambda data: data.pop("images")),
         coco(lambda data: data.update(categories={})),
         coco(lambda data: data["annotations"].append(7)),
     ],
-    "an id that is missing or there twice; ids of images that are numbers and texts": [
+    "an id that is missing or not unique; ids of images that mix numbers and strings": [
         coco(without("images", "id")),
         coco(without("categories", "id")),
         coco(without("annotations", "id")),
@@ -226,7 +226,7 @@ IN_COCO = {
         coco(lambda data: data["annotations"][1].update(id=data["annotations"][0]["id"])),
         coco(second("images", id="frame")),
     ],
-    "ids of images or categories that are all texts": [both(text_ids("id "))],
+    "ids of images or categories that are all strings": [both(text_ids("id "))],
     'ids, widths and heights such as 512.0 or "512"; names of categories that are numbers': [
         coco(second("annotations", image_id="1")),
         coco(second("annotations", category_id=1.0)),
@@ -235,7 +235,7 @@ IN_COCO = {
         coco(second("images", height="48")),
         both(second("categories", name=7)),
     ],
-    "annotation ids that are 0, or no whole numbers": [
+    "annotation ids that are 0 or not integers": [
         coco(second("annotations", id=0)),
         coco(second("annotations", id="a1")),
     ],
@@ -266,10 +266,10 @@ IN_COCO = {
     "a box that leaves its image, by any amount": [
         coco(second("annotations", bbox=[9, 2, amount, 5])) for amount in (56.5, 9999)
     ],
-    "a polygon of fewer than 3 points beside others": [
+    "a polygon of fewer than 3 points among others": [
         coco(polygons(BOX, LINE), *opts) for opts in (MASKS, [])
     ],
-    "a mask of polygons of fewer than 3 points alone": [
+    "a mask of only polygons of fewer than 3 points": [
         coco(polygons(LINE), *opts) for opts in (MASKS, [])
     ],
     "a mask that cannot be drawn, with `MODEL.MASK_ON: True`": [
@@ -314,7 +314,7 @@ IN_PICTURES = {
         pictures(lambda path: path.write_bytes(b"GIF89a")),
         pictures(more_pixels),
     ],
-    "a size other than the data set says": [
+    "a size that differs from that in the dataset": [
         pictures(lambda path: Image.new("RGB", (64, 49)).save(path)),
         pictures(turned(6)),
     ],
@@ -334,7 +334,7 @@ IN_PICTURES = {
     + [
         lambda made: made.edit(each("images", width=48)).pictures(_square).level(),
     ],
-    "palettes, grey, alpha, CMYK, 1 bit": [
+    "palettes, gray, alpha, CMYK, 1 bit": [
         pictures(save(mode)) for mode in ("P", "L", "LA", "RGBA", "1")
     ]
     + [pictures(save("CMYK", format="JPEG"))],
@@ -410,14 +410,14 @@ IN_VOC = {
         for test in BOTH
     ]
     + [voc(edit_xml("<xmin>5</xmin>", "<xmin>50</xmin>"))],
-    "corners that are no whole numbers": [
+    "corners that are not integers": [
         voc(edit_xml("<xmin>5</xmin>", "<xmin>4.5</xmin>"), test=True)
     ],
     "no `difficult`, `truncated` or `pose` in a test set": [
         voc(edit_xml(f"<{key}>{value}</{key}>", ""), test=True)
         for key, value in (("difficult", 0), ("truncated", 0), ("pose", "Left"))
     ],
-    "an image that is twice in the split": [voc(write_split("one", "two", "two"))],
+    "an image that is listed twice in the split": [voc(write_split("one", "two", "two"))],
     "a class of a test set without an object that is not difficult": [
         voc(write_split("three", "four"), test=True)
     ],
@@ -486,7 +486,7 @@ SECTIONS = {
     "in a search": (Path, IN_SEARCH),
 }
 ELSEWHERE = {
-    "a class that archtrain, archval or the test set lacks": "tests/data/test_parts.py",
+    "a class without objects in archtrain, archval or the test set": "tests/data/test_parts.py",
 }
 CASES = [
     pytest.param(make, case, level, id=f"{found[:40]}-{number}")
