@@ -391,6 +391,21 @@ def test_recipes_of_the_paper(name, network, stage_codes, evaluations):
             assert cfg.MODEL.CR[key] == final.MODEL.CR[key]
 
 
+@pytest.mark.parametrize("name", ["R_50_101", "X_50_101_32x4d"])
+def test_one_recipe_for_two_budgets_of_the_paper(name):
+    """One stage supernet; each budget has a published network as its baseline."""
+    recipe = Recipe(f"{configs_dir()}/Search/{name}.yaml")
+    procedure = Procedure(recipe)
+    steps = [step.name for step in procedure.steps]
+    shared = ["stage_pretraining", "stage_supernet", "stage_search"]
+    own = ["dilation_pretraining", "dilation_supernet", "operation_search", "final_pretraining"]
+    assert steps[:3] == shared
+    for budget, network in (("16", "ResNet50"), ("33", "ResNet101")):
+        assert {f"budget_{budget}/{step}" for step in (*own, "baseline", "final")} < set(steps)
+        baseline = get_architecture(procedure.baseline(budget))
+        assert baseline == ARCHITECTURES[network]
+
+
 @pytest.mark.parametrize(
     "name, make, stage_codes, evaluations",
     [
