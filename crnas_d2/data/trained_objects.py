@@ -1,4 +1,4 @@
-"""Which annotations of a COCO json Detectron2 trains on."""
+"""The annotations of a COCO json that Detectron2 trains on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .objects import SMALLEST_SIDE
 def trained_objects(
     images: Iterable[Mapping[str, Any]], annotations: Iterable[Mapping[str, Any]]
 ) -> Iterator[Mapping[str, Any]]:
-    """The annotations of a COCO json that are no crowd, and of whose box a part is in the image."""
+    """Iterate over annotations that are not crowds and whose box is at least partly in the image."""
     sizes = {image["id"]: (image.get("width"), image.get("height")) for image in images}
     for annotation in annotations:
         size = sizes.get(annotation["image_id"], (None, None))
@@ -25,9 +25,9 @@ def is_trained(
     """Whether Detectron2's mapper keeps an object.
 
     Args:
-        box: x, y, width, height, in pixels. A negative width counts to the left, as in the mapper.
-        is_crowd: 0, 1 or nothing.
-        width, height: of the image; None if they are not known.
+        box: x, y, width, height in pixels. A negative width extends to the left, as in the mapper.
+        is_crowd: 0, 1 or None.
+        width, height: size of the image. None if it is unknown.
     """
     if is_crowd or not box:
         return False
@@ -36,7 +36,7 @@ def is_trained(
 
 
 def _inside(start: float, length: float, limit: float | None) -> float:
-    """How much of an interval lies within the image."""
+    """Compute the length of the part of an interval that lies within the image."""
     low, high = (start, start + length) if length >= 0 else (start + length, start)
     if limit is not None and high > limit:
         high = limit

@@ -1,4 +1,4 @@
-"""What shows searches and trainings: the page of a search, and plots over several of them."""
+"""Reports of searches and trainings: the page of a search, and plots across several of them."""
 
 from .report import report_procedure, report_search
 

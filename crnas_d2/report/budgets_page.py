@@ -1,4 +1,4 @@
-"""The page over all budgets of a recipe, each of which has a page of its own."""
+"""The page for all budgets of a recipe, each of which also has its own page."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Budget:
-    """
+    """A budget of a recipe.
+
     Attributes:
-        name: as the stage search's result has it.
-        found: under it; None before the stage search has ended.
-        outcome: None where the two networks are not compared, or not yet.
-        headline: what the search has come to under it, in a few sentences.
-        page: file of its own page; empty where there is none.
+        name: name of the budget in the stage search's result.
+        found: the architecture found under it. None until the stage search has finished.
+        outcome: the outcome. None if the two networks are not compared, or not yet.
+        headline: result of the search under it, in a few sentences.
+        page: file of its own page. Empty if there is none.
     """
 
     name: str
@@ -38,12 +39,12 @@ class Budget:
 
 
 def write_budgets_page(folder: str, budgets: Sequence[Budget], settings: Mapping[str, str]) -> str:
-    """Write the page, whole or not at all. Returns its path.
+    """Write the page atomically, and return its path.
 
     Args:
         folder: ``OUTPUT_DIR``.
-        budgets: in the order of the recipe.
-        settings: texts for its end, by their headings.
+        budgets: budgets in the order of the recipe.
+        settings: texts for the end of the page, by their headings.
     """
     outcomes = [budget.outcome for budget in budgets if budget.outcome]
     left_out: list[str] = []
@@ -103,7 +104,7 @@ def _row(budget: Budget, folder: str) -> dict[str, str]:
 
 
 def _costs(costs: Mapping[str, float | None]) -> str:
-    """Of what was found, and of the baseline where it is another."""
+    """Format the cost of what was found, and that of the baseline if it differs."""
     found, baseline = (format_cost(costs[name]) for name in ("found", "baseline"))
     return found if found == baseline else f"{found} (baseline {baseline})"
 

@@ -1,4 +1,4 @@
-"""The charts of a search: its scores against what it could choose."""
+"""The charts of a search: scores against choices."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .themes import NARROW, WIDE
 
 # In inches
 PANEL, WIDEST_PANEL = 1.4, 2.4
-CHOICE = 0.2  # of a panel
-SIDE = 0.8  # for what stands beside the panels
-SPREAD = 0.9  # of the survivors of a block, best first, in blocks
+CHOICE = 0.2  # width in a panel
+SIDE = 0.8  # for everything next to the panels
+SPREAD = 0.9  # width in blocks of a block's survivors, best first
 FOUND_LINE = MappingProxyType({"color": FOUND, "lw": 2.2})
 OTHER_LINE = MappingProxyType({"color": GRAY, "lw": 0.8})
 
@@ -33,15 +33,15 @@ def draw_depths(
     metric: str,
     narrow: bool = False,
 ) -> Figure:
-    """The score of each stage code against the number of blocks of each stage.
+    """Draw the score of each stage code against the number of blocks of each stage.
 
     Args:
-        space: of the codes. Stages with one choice alone have no panel.
-        scores: by stage code.
-        found: the first code of the ranking, which a short list may not choose.
-        baseline: may be without a score.
+        space: space of the codes. Stages with a single choice have no panel.
+        scores: scores by stage code.
+        found: first code of the ranking, which a short list may not select.
+        baseline: stage code of the baseline, which may have no score.
         metric: name of the score, which is in percent.
-        narrow: for a phone.
+        narrow: use a layout for phones.
     """
     stages = [i for i, choices in enumerate(space.choices) if len(choices) > 1]
     names = get_family(space.family).stages
@@ -90,14 +90,14 @@ def draw_dilations(
     metric: str,
     narrow: bool = False,
 ) -> Figure:
-    """The mean score of the operation codes that have a dilation in a block.
+    """Draw the mean score of the operation codes with each dilation in each block.
 
     Args:
-        space: of the codes.
-        scores: by whole operation code.
-        found: the first code of the ranking, which a short list may not choose.
+        space: space of the codes.
+        scores: scores by whole operation code.
+        found: first code of the ranking, which a short list may not select.
         metric: name of the score, which is in percent.
-        narrow: for a phone, with the blocks from top to bottom.
+        narrow: use a layout for phones, with the blocks from top to bottom.
     """
     with styled():
         figure, axes = _blocks(space, 3.6, narrow)
@@ -121,14 +121,14 @@ def draw_greedy_path(
     metric: str,
     narrow: bool = False,
 ) -> Figure:
-    """The greedy operation search (Algorithm 1), block by block.
+    """Draw the greedy operation search (Algorithm 1), block by block.
 
     Args:
-        space: of the codes.
+        space: space of the codes.
         steps: for each step, the score of each partial code that it evaluated.
         survivors: for each step, the partial codes that it kept, best first.
         metric: name of the score, which is in percent.
-        narrow: for a phone, with the blocks from top to bottom.
+        narrow: use a layout for phones, with the blocks from top to bottom.
     """
     best = survivors[-1][0].code
     with styled():
@@ -155,7 +155,7 @@ def draw_greedy_path(
 
 
 def _blocks(space: OperationSpace, height: float, narrow: bool) -> tuple[Figure, Axes]:
-    """A figure with room for each block."""
+    """Create a figure with room for each block."""
     blocks = len(space.units)
     size = (NARROW, 0.45 * blocks + 2) if narrow else (max(6.0, 0.6 * blocks + 1.5), height)
     figure = Figure(figsize=size, layout="constrained")
@@ -163,12 +163,12 @@ def _blocks(space: OperationSpace, height: float, narrow: bool) -> tuple[Figure,
 
 
 def _place(number: Any, score: Any, narrow: bool) -> tuple[Any, Any]:
-    """Where a score of a block stands: blocks follow each other to the right, or downwards."""
+    """Get the coordinates of a score of a block. Blocks are arranged to the right, or downwards."""
     return (score, number) if narrow else (number, score)
 
 
 def _draw_block(axes: Axes, place: tuple[float, float], operation: int, chosen: bool) -> None:
-    """A dot with the dilation in it."""
+    """Draw a dot with the dilation in it."""
     axes.plot(
         *place,
         "o",

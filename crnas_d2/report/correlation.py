@@ -1,4 +1,4 @@
-"""Rank correlation: does a search rank stage codes as training each of them alone does?"""
+"""The rank correlation between a search and individual trainings of its stage codes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from .runs import Run, StageRanking, group_seeds
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """How a search ranks stage codes, beside detectors that were trained alone.
+    """The correlation of a search's ranking with individually trained detectors.
 
     Attributes:
-        ranking: of the search.
-        points: AP in the search and alone, of the codes that have both, best in the search first.
-        tau: Kendall's, variant b, between these APs.
-        p: of two sides, for no correlation.
+        ranking: ranking of the search.
+        points: AP in the search and of individual trainings, of the codes that have both, in the
+            order of the search's ranking.
+        tau: Kendall's tau-b between these APs.
+        p: two-sided p-value for no correlation.
         unmatched: runs whose code the search did not rank.
     """
 
@@ -44,11 +45,11 @@ class RankCorrelation:
 
 
 def correlate(ranking: StageRanking, runs: Sequence[Run]) -> RankCorrelation:
-    """Match detectors with the scores of a search by their stage codes, seeds averaged.
+    """Match detectors with the scores of a search by their stage codes, averaging over seeds.
 
     Raises:
-        ValueError: fewer than two codes have both, two detectors of one code differ in more than
-            the seed, one has dilations, or one lacks the metric of the search.
+        ValueError: fewer than two codes have both, two detectors with the same code differ in more
+            than the seed, one has dilations, or one lacks the metric of the search.
     """
     by_code: dict[Code, list[Run]] = {}
     for group in group_seeds(runs):
@@ -79,10 +80,11 @@ def correlate(ranking: StageRanking, runs: Sequence[Run]) -> RankCorrelation:
 
 
 def draw_correlations(correlations: Sequence[RankCorrelation], dataset: str) -> Figure:
-    """A panel for each search: AP of the stage codes in it against those of trainings alone.
+    """Draw a panel for each search: AP of the stage codes in it against that of single trainings.
 
     Args:
-        dataset: that the detectors were tested on.
+        correlations: one for each search.
+        dataset: data set that the detectors were tested on.
     """
     with styled():
         columns = min(2, len(correlations))

@@ -1,4 +1,4 @@
-"""What two networks cost: at the paper's input size, and at that of the images they are tested on."""
+"""The costs of two networks at the paper's input size, and at that of the test images."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class InputSize:
 
     Attributes:
         image: size of that image.
-        resized: by the config's ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``.
-        padded: to a multiple of what the backbone needs.
+        resized: size after the config's ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``.
+        padded: size after padding to a multiple that the backbone requires.
     """
 
     image: Size
@@ -36,13 +36,14 @@ class InputSize:
 
     @classmethod
     def of(cls, cfg: CfgNode, images: Sequence[Mapping[str, Any]]) -> InputSize:
-        """
+        """Determine the input size.
+
         Args:
-            cfg: of the detector.
-            images: of the test set, in Detectron2's form.
+            cfg: config of the detector.
+            images: images of the test set in Detectron2's format.
 
         Raises:
-            ValueError: they do not say how large they are.
+            ValueError: the images do not state their sizes.
         """
         sizes = Counter((i["height"], i["width"]) for i in images if "height" in i and "width" in i)
         if not sizes:
@@ -70,8 +71,8 @@ class Costs:
     """The costs of a baseline and of what was found, module by module.
 
     Attributes:
-        networks: the two, with a cost at the paper's input size.
-        tested_size: None where it is not known.
+        networks: the two networks, whose costs at the paper's input size are known.
+        tested_size: input size of the test. None if it is unknown.
     """
 
     networks: tuple[Network, Network]
@@ -79,7 +80,7 @@ class Costs:
 
     @cached_property
     def by_size(self) -> dict[str, list[DetectorCost]]:
-        """Those of the two, by the size of the image. Equal sizes are there once."""
+        """The costs of the two networks by the size of the image, without duplicate sizes."""
         costs = {format_size(INPUT_SIZE): [network.cost for network in self.networks]}
         if self.tested_size and str(self.tested_size) not in costs:
             costs[str(self.tested_size)] = [
@@ -88,7 +89,7 @@ class Costs:
         return costs
 
     def explain(self) -> str:
-        """What is counted, and which size is whose."""
+        """Explain what is counted, and where the sizes come from."""
         paper = format_size(INPUT_SIZE)
         sentence = (
             f"GMACs: multiply-adds (1e9) of one image, height x width, with {PROPOSALS} proposals, "
@@ -105,8 +106,11 @@ class Costs:
         return f"{sentence}; {origin}, is " + ("the same." if str(size) == paper else "the other.")
 
     def tables(self) -> Iterator[tuple[str, list[tuple[str, float, float]]]]:
-        """GMACs at each size, then millions of parameters: a title, and for each module its name and
-        the numbers of the two; the last row is the whole detector."""
+        """Iterate over tables of GMACs at each size, then of millions of parameters.
+
+        Each has a title, and for each module its name and the numbers of the two networks. The last
+        row is the whole detector.
+        """
         for size, pair in self.by_size.items():
             yield f"GMACs, {size}", _rows(pair, lambda cost: cost.macs / 1e9)
         costs = [network.cost for network in self.networks]
@@ -116,7 +120,7 @@ class Costs:
 def _rows(
     pair: Sequence[DetectorCost], number: Callable[[DetectorCost | ModuleCost], float]
 ) -> list[tuple[str, float, float]]:
-    # Two networks that differ in the codes of their backbones have the same modules.
+    # Networks that only differ in the codes of their backbones have the same modules.
     modules = zip(*(cost.modules for cost in pair), strict=True)
     rows = [(b.name, number(b), number(f)) for b, f in modules]
     return [*rows, ("detector", *map(number, pair))]

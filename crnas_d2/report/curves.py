@@ -1,4 +1,4 @@
-"""How the losses of trainings fell, and how their test metric rose."""
+"""Curves of training losses and test metrics."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..procedure.overview import StepOverview
 from .runs import METRICS_FILE, parse_line
 from .themes import NARROW, WIDE, Chart
 
-MOST_POINTS = 400  # of a curve
-FEW_POINTS = 30  # which are marked
+MOST_POINTS = 400  # per curve
+FEW_POINTS = 30  # below which points are marked
 COLORS = {"baseline": BASELINE, "found": FOUND}
 # In inches
 HEIGHT, SMALL_HEIGHT = 2.9, 1.9
@@ -28,12 +28,12 @@ WIDEST = 4.6
 
 @dataclass(frozen=True)
 class Curves:
-    """A training over its iterations.
+    """The curves of a training over its iterations.
 
     Attributes:
-        name: for the reader.
-        loss: the total loss, by iteration.
-        metric: of the tests in between and at the end, in percent, by iteration.
+        name: name to show.
+        loss: total loss by iteration.
+        metric: metric of all tests in percent, by iteration.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Curves:
 
     @classmethod
     def read(cls, name: str, folder: str, metric: str = "") -> Curves:
-        """What ``metrics.json`` says; nothing where there is none, as others the first iterations.
+        """Read ``metrics.json``. The curves are empty if it does not exist.
 
-        Of an iteration that was run again after a stop, the last run counts. Values that are not
+        If an iteration was repeated after an interruption, the last run counts. Values that are not
         finite are left out.
 
         Args:
-            name: for the reader.
+            name: name to show.
             folder: ``OUTPUT_DIR`` of the training.
-            metric: as ``metrics.json`` calls it; none without a name.
+            metric: name of the metric in ``metrics.json``. Empty for none.
         """
         loss: dict[int, float] = {}
         metrics: dict[int, float] = {}
@@ -67,20 +67,20 @@ class Curves:
 def draw_curves(
     steps: Sequence[StepOverview], networks: Sequence[Network], metric: str
 ) -> list[Chart]:
-    """The trainings of the networks in one figure, and all others in another one.
+    """Draw the trainings of the networks in one figure, and all others in another one.
 
     Args:
-        steps: of a procedure.
-        networks: baseline and found.
-        metric: of the tests, such as "bbox/AP".
+        steps: steps of a procedure.
+        networks: the baseline and the network that was found.
+        metric: metric of the tests, such as "bbox/AP".
 
     Returns:
-        Empty where nothing was trained.
+        The charts. Empty if nothing was trained.
     """
-    # Detectron2 writes the name of the data set where there are several.
+    # Detectron2 adds the name of the data set if there are several.
     tests = networks[0].cfg.DATASETS.TEST
     key = f"{tests[0]}/{metric}" if len(tests) > 1 else metric
-    folders: dict[str, str] = {}  # with the name of the network, once where both are one
+    folders: dict[str, str] = {}  # name of the network by folder, as both networks may share one
     for network in networks:
         for training in network.trainings:
             folders.setdefault(training.folder, network.name)
@@ -104,7 +104,7 @@ def draw_curves(
 
 
 def _draw_networks(trained: Sequence[Curves], metric: str, narrow: bool) -> Figure:
-    """Loss and metric on common axes."""
+    """Draw loss and metric on common axes."""
     panels = {
         "total loss": [(curves.name, curves.loss) for curves in trained],
         f"{metric}, %": [(curves.name, curves.metric) for curves in trained],
@@ -136,7 +136,7 @@ def _draw_losses(others: Sequence[Curves], narrow: bool) -> Figure:
 
 
 def _panels(count: int, height: float, narrow: bool) -> tuple[Figure, Sequence[Axes]]:
-    """Side by side, or one below the other for a phone."""
+    """Create panels side by side, or one below the other for phones."""
     if narrow:
         size, shape = (NARROW, height * count), (count, 1)
     else:
@@ -149,7 +149,7 @@ def _panels(count: int, height: float, narrow: bool) -> tuple[Figure, Sequence[A
 
 
 def _draw(axes: Axes, values: Mapping[int, float], color: str, **options: object) -> None:
-    """At most MOST_POINTS of them, the last one included."""
+    """Draw at most MOST_POINTS points, including the last one."""
     points = list(values.items())
     points = points[:: -max(1, math.ceil(len(points) / MOST_POINTS))][::-1]
     options["marker"] = "." if len(points) < FEW_POINTS else ""

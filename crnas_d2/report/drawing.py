@@ -1,4 +1,4 @@
-"""Objects drawn on a picture: boxes, masks, keypoints, names in any script, scores."""
+"""Drawing of objects on an image: boxes, masks, keypoints, names in any script, and scores."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .fonts import find_families, unheeded_glyphs
 
 try:
     from detectron2.utils.visualizer import Visualizer
-except ImportError:  # of OpenCV
+except ImportError:  # OpenCV is missing
     Visualizer = None
 
-SMALLEST_FONT = 9  # in pixels of the drawn picture
+SMALLEST_FONT = 9  # in pixels of the result
 
 
 def draw_objects(
@@ -26,18 +26,18 @@ def draw_objects(
     class_names: Sequence[str],
     scale: float = 1.0,
 ) -> np.ndarray:
-    """Draw objects on a picture, the last one on top.
+    """Draw objects on an image, the last one on top.
 
     Args:
-        pixels: (h, w, 3) RGB uint8; it is left as it is.
-        objects: in the form of Detectron2's annotations: "bbox", "bbox_mode" and "category_id", an
-            index into the names; "segmentation", "keypoints", "score" and "iscrowd" are drawn
-            where they are there.
-        class_names: of all classes, which have evenly spaced colours.
-        scale: size of the drawn picture over that of ``pixels``.
+        pixels: RGB image as uint8 of shape (h, w, 3), which is not changed.
+        objects: objects in Detectron2's annotation format: "bbox", "bbox_mode" and "category_id",
+            an index into the names. "segmentation", "keypoints", "score" and "iscrowd" are drawn if
+            present.
+        class_names: names of all classes, which have evenly spaced colors.
+        scale: size of the result relative to ``pixels``.
 
     Returns:
-        (scale * h, scale * w, 3) RGB uint8.
+        RGB image as uint8 of shape (scale * h, scale * w, 3).
 
     Raises:
         RuntimeError: OpenCV is missing, which Detectron2 draws with.
@@ -63,7 +63,7 @@ def draw_objects(
         if instance.get("iscrowd"):
             label += " crowd"
         x0, y0, x1, y1 = box
-        # Above the box, or below it where the image ends; leftwards in the right half.
+        # Above the box, or below it at the border of the image; to the left in the right half
         y = y0 - line if y0 > line else min(y1 + 2, height - line)
         x, alignment = (x0, "left") if x0 + x1 < width else (x1, "right")
         visualizer.draw_text(
@@ -75,11 +75,11 @@ def draw_objects(
         )
         text = visualizer.output.ax.texts[-1]
         text.set_family(families)
-        text.set_parse_math(False)  # a name may have dollars in it
+        text.set_parse_math(False)  # a name may contain dollar signs
     with unheeded_glyphs():
         return visualizer.output.get_image()
 
 
 def class_color(index: int, num_classes: int) -> tuple[float, float, float]:
-    """The same bright colour for a class in all pictures."""
+    """Get the bright color of a class, which is the same in all images."""
     return colorsys.hsv_to_rgb(index / num_classes, 0.65, 1.0)

@@ -1,4 +1,4 @@
-"""Which of the machine's fonts have the characters of a text."""
+"""Finds installed fonts that have the characters of a text."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from matplotlib.ft2font import FT2Font
 
 logger = logging.getLogger(__name__)
 
-FIRST = "DejaVu Sans"  # comes with matplotlib
+FIRST = "DejaVu Sans"  # ships with matplotlib
 REGULAR = 400  # weight
 
 
 @functools.lru_cache
 def find_families(texts: Sequence[str]) -> tuple[str, ...]:
-    """The font families that draw some texts, for matplotlib's ``family``, which takes each
-    character from the first one that has it.
+    """Find font families for some texts, to be used as matplotlib's ``family``.
 
-    Characters that no font of this machine has are drawn as boxes. That is logged, once for equal
-    texts, in one sentence with all of them.
+    matplotlib takes each character from the first family that has it. Characters that no installed
+    font has are drawn as boxes. This is logged in one sentence with all of them, once for equal
+    texts.
 
     Args:
-        texts: a tuple.
+        texts: a tuple of texts.
 
     Returns:
-        matplotlib's own font first, and as few others as were found.
+        matplotlib's own font, followed by as few other families as possible.
     """
     families = [FIRST]
     missing = {c for text in texts for c in text if unicodedata.category(c)[0] not in "CZ"}
@@ -53,8 +53,10 @@ def find_families(texts: Sequence[str]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def unheeded_glyphs() -> Iterator[None]:
-    """Draw without matplotlib's warning for each character that :func:`find_families` told of, and
-    for each script that it does not shape."""
+    """Silence matplotlib's warnings about missing glyphs and unsupported scripts.
+
+    :func:`find_families` has already logged missing glyphs.
+    """
     with warnings.catch_warnings():
         for message in ("Glyph .* missing from", "Matplotlib currently does not support"):
             warnings.filterwarnings("ignore", message, UserWarning)
@@ -67,13 +69,13 @@ def _first_font() -> FontEntry:
 
 @functools.cache
 def _other_fonts() -> tuple[FontEntry, ...]:
-    """One font of each other family that is installed, those that fit best beside others first.
+    """Get one font of each other installed family, the best match first.
 
-    What was installed since matplotlib last looked is among them.
+    Fonts that were installed since matplotlib last looked are included.
     """
     known = {font.fname for font in fontManager.ttflist}
     for path in sorted(set(findSystemFonts()) - known):
-        # Not all that is installed is a font of outlines, and whole.
+        # Not every installed file is an intact outline font.
         with contextlib.suppress(OSError, RuntimeError, NotImplementedError, ValueError):
             fontManager.addfont(path)
     fonts: dict[str, FontEntry] = {}
@@ -84,12 +86,12 @@ def _other_fonts() -> tuple[FontEntry, ...]:
 
 
 def _is_of_matplotlib(font: FontEntry) -> bool:
-    """Its other fonts have mathematical characters, at places of their own."""
+    """Whether a font belongs to matplotlib, whose other fonts have a mathematical encoding."""
     return font.fname.startswith(matplotlib.get_data_path())
 
 
 def _faults(font: FontEntry) -> tuple:
-    """What keeps a font from being the plain one of a family without serifs."""
+    """Get a sort key by deviations from a plain sans-serif font."""
     weight = font.weight if isinstance(font.weight, int) else REGULAR
     return (
         font.style != "normal" or font.stretch != "normal",
@@ -102,7 +104,7 @@ def _faults(font: FontEntry) -> tuple:
 
 
 def _covered(font: FontEntry, characters: set[str]) -> set[str]:
-    """The characters that a font has."""
+    """Get the characters that a font has."""
     file = _open(font.fname)
     return {c for c in characters if file.get_char_index(ord(c))}
 

@@ -1,5 +1,4 @@
-"""Data sets on one page, before anything is trained on them: what is in them, and what a detector
-makes of it."""
+"""A page about data sets before a training: their content, and how a detector fits it."""
 
 from __future__ import annotations
 
@@ -29,19 +28,20 @@ from .themes import Chart
 logger = logging.getLogger(__name__)
 
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
-MOST_SIZES = 8  # of images, the most common ones
+MOST_SIZES = 8  # number of most common image sizes
 CHARTED = ("classes", "sizes", "shapes", "anchors")  # sections of the page
-MOST_ERRORS = 20  # of a file, on the page
+MOST_ERRORS = 20  # per file
 
 
 @dataclass(frozen=True)
 class ImageSize:
-    """
+    """A size of images.
+
     Attributes:
         file: width and height in pixels.
-        input: those of the detector's input.
-        scale: of the width.
-        images: number of those that have it.
+        input: width and height in the detector's input.
+        scale: scale of the width.
+        images: number of images with this size.
     """
 
     file: tuple[int, int]
@@ -52,13 +52,14 @@ class ImageSize:
 
 @dataclass
 class DataSet:
-    """
+    """A data set on the page.
+
     Attributes:
-        name: in the config.
-        images: in Detectron2's form.
-        class_names: in the order of the class indices.
-        pictured: or else its pictures are shown with those of another data set.
-        notes: sentences about what is shown of it.
+        name: name in the config.
+        images: images in Detectron2's format.
+        class_names: names in the order of the class indices.
+        pictured: whether its images are shown. Otherwise they are shown with another data set.
+        notes: sentences about what is shown.
     """
 
     name: str
@@ -73,11 +74,12 @@ class DataSet:
 
 
 class Inspection:
-    """
+    """The content of the page.
+
     Attributes:
-        cfg: of the detector.
-        sets: by their names, the training set first.
-        findings: of the checks.
+        cfg: config of the detector.
+        sets: data sets by name, the training set first.
+        findings: findings of the checks.
         notes: sentences about what cannot be shown.
     """
 
@@ -101,13 +103,13 @@ class Inspection:
 
     @cached_property
     def resized(self) -> dict[str, Objects]:
-        """As the detector's input."""
+        """The objects in the detector's input."""
         size = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
         return {name: data.objects.resized(*size) for name, data in self.sets.items()}
 
     @cached_property
     def overlaps(self) -> dict[str, np.ndarray]:
-        """With the best anchor of each object."""
+        """The IoU of each object with its best anchor."""
         if not self.anchors:
             return {}
         return {name: self.anchors.best(objects)[0] for name, objects in self.resized.items()}
@@ -119,7 +121,7 @@ class Inspection:
 
     @cached_property
     def numbers(self) -> dict[str, dict[str, Any]]:
-        """Of each data set, by its name."""
+        """The numbers of each data set, by its name."""
         return {name: self._count(data) for name, data in self.sets.items()}
 
     def _count(self, data: DataSet) -> dict[str, Any]:
@@ -158,7 +160,7 @@ class Inspection:
         return counts
 
     def as_json(self, title: str) -> bytes:
-        """All numbers of the page."""
+        """Export all numbers of the page."""
         content = {
             "title": title,
             "crnas_d2": __version__,
@@ -182,10 +184,11 @@ class Inspection:
         }
 
     def page(self, title: str, settings: Mapping[str, str]) -> bytes:
-        """
+        """Render the page.
+
         Args:
-            title: its heading.
-            settings: texts for its end, by their headings.
+            title: heading of the page.
+            settings: texts for the end of the page, by their headings.
         """
         return render_page("inspection.html", self._content(title, settings))
 
@@ -222,7 +225,7 @@ class Inspection:
         }
 
     def _level_rows(self) -> list[dict[str, Any]]:
-        """Of the levels from which the heads take objects."""
+        """Get the rows of the levels from which the heads pool objects."""
         if not self.levels:
             return []
         limits = [0, *self.levels.limits(), None]
@@ -237,7 +240,7 @@ class Inspection:
         return rows
 
     def _class_rows(self) -> list[dict[str, Any]]:
-        """Of the classes, the most frequent one of the training set first."""
+        """Get the rows of the classes, by decreasing frequency in the training set."""
         by_class: dict[tuple[int, str], dict[str, Any]] = {}
         for name, numbers in self.numbers.items():
             for index, row in enumerate(numbers["classes"]):
@@ -247,7 +250,7 @@ class Inspection:
         return sorted(rows, key=lambda row: -row["of"].get(first, {"objects": 0})["objects"])
 
     def _size_rows(self) -> list[dict[str, Any]]:
-        """Of the sizes of images, the most common one of all data sets first."""
+        """Get the rows of the image sizes, the most common one first."""
         rows: dict[tuple[int, int], dict[str, Any]] = {}
         for name in self.sets:
             for size in self._image_sizes(name):
@@ -256,7 +259,7 @@ class Inspection:
         return sorted(rows.values(), key=lambda row: -sum(row["of"].values()))
 
     def _image_sizes(self, name: str) -> list[ImageSize]:
-        """The most common one first."""
+        """Get the image sizes of a data set, the most common one first."""
         files, inputs = self.sets[name].objects.sizes, self.resized[name].sizes
         pairs = Counter(map(tuple, np.hstack([files, inputs]).astype(int).tolist()))
         return [
@@ -265,7 +268,7 @@ class Inspection:
         ]
 
     def _charts(self) -> dict[str, list[dict[str, Any]]]:
-        """By the section of the page. Data sets without objects have no place in them."""
+        """Draw charts by the section of the page, leaving out data sets without objects."""
         sets = [data for data in self.sets.values() if len(data.objects.boxes)]
         if not sets:
             return {}
@@ -308,8 +311,10 @@ class Inspection:
 
     @cached_property
     def pictures(self) -> dict[str, dict[str, Any]]:
-        """By the name of the data set. One that cannot be read, which no check has told of, is an
-        error among the findings."""
+        """The images by the name of the data set.
+
+        An unreadable one that no check has reported is added to the findings as an error.
+        """
         shown = {}
         for data in self.sets.values():
             if data.pictured:

@@ -1,4 +1,4 @@
-"""Labels of points in a figure, each where nothing else is."""
+"""Placement of point labels in a figure without overlaps."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from matplotlib.transforms import Bbox
 
 from ..analysis.style import GRAY
 
-# In points: how far labels are from their points, the nearest first; half a marker's size.
+# In points: distances of labels from their points, and half the size of a marker
 DISTANCES = (7, 18, 32, 48, 66, 90)
 MARKER = 5
-# Right, left, above, below, then the corners.
+# Right, left, above, below, then the corners
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), *product((1, -1), (1, -1)))
 
 
 def settle_layout(figure: Figure) -> None:
-    """Give axes and limits their places for good, whatever is added later."""
+    """Fix the positions and limits of all axes, whatever is added later."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 
 def place_labels(axes: Axes, labels: Iterable[tuple[str, float, float]]) -> list[Annotation]:
-    """Write labels beside their points: inside the axes and off all markers and other labels, off
-    lines too where there is room. Each takes the nearest such place, the first one first.
+    """Place labels next to their points, inside the axes and off all markers and other labels.
 
-    Done last, after :func:`settle_layout`. A label at some distance has a thin line to its
-    point, off other markers where that can be.
+    Lines are avoided too if there is room. Each label in turn takes the nearest such place. Labels
+    are placed last, after :func:`settle_layout`. A distant label gets a thin line to its point,
+    which avoids other markers if possible.
 
     Args:
-        labels: text, x and y of the point, in data units.
+        axes: the axes.
+        labels: text, x and y of each point, in data units.
     """
     renderer = FigureCanvasAgg(axes.figure).get_renderer()
     pixels = axes.figure.dpi / 72
@@ -80,13 +81,13 @@ def place_labels(axes: Axes, labels: Iterable[tuple[str, float, float]]) -> list
 
 
 def _markers(axes: Axes) -> list[np.ndarray]:
-    """Centers of all markers, in pixels."""
+    """Get the centers of all markers, in pixels."""
     marked = (line for line in axes.lines if line.get_marker() != "None")
     return [c for line in marked for c in line.get_transform().transform(line.get_xydata())]
 
 
 def _points_on_lines(axes: Axes) -> list[np.ndarray]:
-    """Points along all lines and error bars, 4 pixels apart."""
+    """Get points along all lines and error bars, 4 pixels apart."""
     paths = [(line.get_xydata(), line) for line in axes.lines]
     paths += [(path.vertices, bars) for bars in axes.collections for path in bars.get_paths()]
     points = []
@@ -108,7 +109,7 @@ def _contains(page: Bbox, area: Bbox) -> bool:
 def _line_hits(
     start: np.ndarray, end: np.ndarray, markers: Iterable[np.ndarray], radius: float
 ) -> bool:
-    """Whether a line from a marker's center comes near a marker that does not overlap this one."""
+    """Whether a line from a marker's center passes near a marker that does not overlap this one."""
     length = np.hypot(*(end - start))
     way = (end - start) / length
     offsets = [m - start for m in markers if np.hypot(*(m - start)) > 2 * radius]

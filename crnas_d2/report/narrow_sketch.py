@@ -1,4 +1,4 @@
-"""Architecture sketches for a phone: one line for each stage."""
+"""Architecture sketches for phones, with one line for each stage."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BOX_HEIGHT = 0.22
 LINE = 0.32
 TITLE = 0.42
 LEGEND = 0.62
-SMALLEST_NUMBERED = 0.11  # box
+SMALLEST_NUMBERED = 0.11  # smallest box with a number
 
 
 def draw_narrow_sketches(networks: Sequence[SketchedNetwork]) -> Figure:
-    """As :func:`~crnas_d2.analysis.sketch.draw_sketches`, with the stages from top to bottom."""
+    """Same as :func:`~crnas_d2.analysis.sketch.draw_sketches`, with the stages from top to bottom."""
     most = max(len(stage.dilations) for network in networks for stage in network.stages)
     box = min(WIDEST_BOX, BOXES_WIDTH / most)
     height = sum(TITLE + LINE * len(network.stages) for network in networks) + LEGEND

@@ -1,4 +1,4 @@
-"""Pictures of the baseline and of what was found, side by side."""
+"""Figures of the baseline and the network that was found, side by side."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from .narrow_sketch import draw_narrow_sketches
 from .themes import Chart
 
 IMAGES = 8
-LARGEST_PLATE = 512  # pixels, as in figure 1
-DEEPEST_STRIDE = 32  # what is beyond it repeats the feature below
+LARGEST_PLATE = 512  # in pixels, as in figure 1
+DEEPEST_STRIDE = 32  # features beyond it repeat the one below
 
 
 def sketch(networks: Sequence[Network]) -> list[Chart]:
-    """Their blocks. Empty where a backbone is none of this project's, or cannot be counted."""
+    """Sketch the blocks of the networks.
+
+    The result is empty if a backbone does not belong to this project or cannot be counted.
+    """
     if not all(n.cost and n.cfg.MODEL.BACKBONE.NAME.startswith(BUILDERS) for n in networks):
         return []
     sketches = [SketchedNetwork.from_config(n.name, n.cfg) for n in networks]
@@ -37,11 +40,12 @@ def sketch(networks: Sequence[Network]) -> list[Chart]:
 
 
 def draw_fields(networks: Sequence[Network], search_cfg: CfgNode) -> list[Chart]:
-    """Their effective receptive fields.
+    """Draw the effective receptive fields of the networks.
 
     Args:
-        networks: with their trained weights; where one of them has none, random ones stand for all.
-        search_cfg: of the search, on whose archval images the fields are measured.
+        networks: networks with their trained weights. If one of them has none, all have random
+            ones.
+        search_cfg: config of the search, on whose archval images the fields are measured.
     """
     trained = all(network.weights for network in networks)
     images = _draw_images(networks[0].cfg, search_cfg)
@@ -63,7 +67,7 @@ def draw_fields(networks: Sequence[Network], search_cfg: CfgNode) -> list[Chart]
 
 
 def _draw_images(cfg: CfgNode, search_cfg: CfgNode) -> torch.Tensor:
-    """Images of archval of the size at which the detector works, at most that of figure 1."""
+    """Read images of archval in the size at which the detector works, at most that of figure 1."""
     search_cfg = search_cfg.clone()
     setup_datasets(search_cfg)
     with torch.device("meta"):
@@ -73,7 +77,7 @@ def _draw_images(cfg: CfgNode, search_cfg: CfgNode) -> torch.Tensor:
 
 
 def _features(backbone: Backbone, anchors: Mapping[int, Sequence[float]]) -> list[str]:
-    """Those that have anchors; all where there are none."""
+    """List the features that have anchors, or all of them if there are no anchors."""
     shapes = backbone.output_shape()
     strides = anchors or {shape.stride for shape in shapes.values()}
     return [f for f, s in shapes.items() if s.stride in strides and s.stride <= DEEPEST_STRIDE]

@@ -16,19 +16,20 @@ from ..data.objects import AREAS, LARGE, SMALL
 from .fonts import find_families
 from .themes import NARROW, WIDE
 
-MOST_NAMED = 40  # classes that have a line of their own
+MOST_NAMED = 40  # maximum number of classes with a line each
 LOOKS = ((FOUND, "-", "D"), (BASELINE, "--", "s"), (GRAY, "-.", "o"), (INK, ":", "^"))
-HEIGHT = 3.2  # inches, of a panel
+HEIGHT = 3.2  # of a panel, in inches
 
 Numbers = Mapping[str, np.ndarray]  # by the names of data sets
 
 
 def draw_classes(counts: Numbers, class_names: Sequence[str], narrow: bool = False) -> Figure:
-    """The number of objects of each class, in order of the first data set's.
+    """Draw the number of objects of each class, sorted by that of the first data set.
 
     Args:
-        counts: (classes,) by data set.
-        narrow: for a phone.
+        counts: counts of shape (classes,) by data set.
+        class_names: names of the classes.
+        narrow: use a layout for phones.
     """
     order = np.argsort(-next(iter(counts.values())), kind="stable")
     named = len(class_names) <= MOST_NAMED
@@ -66,12 +67,13 @@ def draw_classes(counts: Numbers, class_names: Sequence[str], narrow: bool = Fal
 def draw_sizes(
     original: Numbers, resized: Numbers, levels: Levels | None, narrow: bool = False
 ) -> Figure:
-    """How large objects are, in the files and in the detector's input.
+    """Draw the sizes of objects in the files and in the detector's input.
 
     Args:
-        original, resized: (objects,) the square root of each one's area in pixels, by data set.
-        levels: from which the detector takes its objects.
-        narrow: for a phone.
+        original, resized: square root of each object's area in pixels, with shape (objects,), by
+            data set.
+        levels: levels from which the detector pools its objects.
+        narrow: use a layout for phones.
     """
     with styled():
         figure, panels = _panels(2, narrow)
@@ -95,12 +97,12 @@ def draw_sizes(
 
 
 def draw_ratios(ratios: Numbers, anchors: Anchors | None, narrow: bool = False) -> Figure:
-    """How tall objects are for their width.
+    """Draw the ratios of height to width of objects.
 
     Args:
-        ratios: (objects,) height over width, by data set.
-        anchors: whose ratios are drawn beside them.
-        narrow: for a phone.
+        ratios: ratios of shape (objects,) by data set.
+        anchors: anchors, whose ratios are drawn too.
+        narrow: use a layout for phones.
     """
     with styled():
         figure, [axes] = _panels(1, narrow)
@@ -122,12 +124,12 @@ def draw_ratios(ratios: Numbers, anchors: Anchors | None, narrow: bool = False) 
 
 
 def draw_overlaps(overlaps: Numbers, threshold: float, narrow: bool = False) -> Figure:
-    """The share of the objects that an anchor overlaps by more than x.
+    """Draw the share of objects whose best anchor has an IoU above x.
 
     Args:
-        overlaps: (objects,) IoU with the best anchor, by data set.
-        threshold: of the detector.
-        narrow: for a phone.
+        overlaps: IoU with the best anchor, with shape (objects,), by data set.
+        threshold: threshold of the detector.
+        narrow: use a layout for phones.
     """
     with styled():
         figure, [axes] = _panels(1, narrow)
@@ -146,7 +148,7 @@ def draw_overlaps(overlaps: Numbers, threshold: float, narrow: bool = False) -> 
 
 
 def _panels(count: int, narrow: bool, height: float = HEIGHT) -> tuple[Figure, list[Axes]]:
-    """Side by side, on a phone below each other."""
+    """Create panels side by side, or one below the other for phones."""
     rows, columns = (count, 1) if narrow else (1, count)
     size = (NARROW if narrow else WIDE, height * rows + 0.5 * (count > 1))
     figure = Figure(figsize=size, layout="constrained")
@@ -156,7 +158,7 @@ def _panels(count: int, narrow: bool, height: float = HEIGHT) -> tuple[Figure, l
 def _histograms(
     axes: Axes, numbers: Numbers, edges: np.ndarray, write: Callable[[float, int], str]
 ) -> None:
-    """Shares in percent, over a logarithmic axis."""
+    """Draw shares in percent over a logarithmic axis."""
     for (name, values), (color, line, _) in zip(numbers.items(), cycle(LOOKS)):
         counts, _ = np.histogram(values, edges)
         shares = 100 * counts / max(len(values), 1)

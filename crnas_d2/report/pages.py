@@ -1,4 +1,4 @@
-"""Pages of one file, which open from the disk and need no network."""
+"""Pages in a single file, which open from the disk without a network."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def render_page(
     filters: Mapping[str, Callable[..., Any]] | None = None,
     **functions: Callable[..., Any],
 ) -> bytes:
-    """
+    """Render a page.
+
     Args:
-        template: file in the folder ``templates``.
-        content: what it shows, beside the ``themes``.
-        filters, functions: what it calls, by their names in it.
+        template: name of a file in the folder ``templates``.
+        content: variables of the template, in addition to the ``themes``.
+        filters, functions: filters and functions of the template, by name.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__),
@@ -46,12 +47,12 @@ def render_page(
 
 
 def versions() -> str:
-    """Of this project and what it runs on."""
+    """Describe the versions of this project and its environment."""
     return f"crnas_d2 {__version__}\n{collect_env_info()}"
 
 
 def write_report(folder: str, content: bytes) -> str:
-    """Write the page of a folder, whole or not at all. Returns its path."""
+    """Write the page of a folder atomically, and return its path."""
     path = os.path.join(folder, PAGE)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     clean_temporaries(os.path.dirname(path))
@@ -60,7 +61,7 @@ def write_report(folder: str, content: bytes) -> str:
 
 
 def attempt(part: str, make: Callable[[], T], tell: Callable[[str], object]) -> T | None:
-    """What a part of the report is made of; None where it fails, which is told and logged."""
+    """Make a part of the report, or report and log that it failed, and return None."""
     try:
         return make()
     except Exception as error:

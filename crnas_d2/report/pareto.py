@@ -1,4 +1,4 @@
-"""AP against cost, of the networks of all budgets."""
+"""AP against cost of the networks of all budgets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..procedure.outcome import Outcome, TrainedNetwork
 from .labels import place_labels, settle_layout
 from .themes import NARROW, Chart
 
-WIDTH, HEIGHT = 8.0, 4.6  # inches
+WIDTH, HEIGHT = 8.0, 4.6  # in inches
 MARKERS = {"baseline": ("s", BASELINE), "found": ("D", FOUND)}
 
 
@@ -22,11 +22,12 @@ class CostedNetwork:
     """One of the two networks of a budget.
 
     Attributes:
-        budget: its name.
+        budget: name of the budget.
         name: "baseline" or "found".
-        cost: in the unit of the budgets.
+        cost: cost in the unit of the budgets.
         ap: mean over the seeds, in percent.
-        half_width: of the 95 % interval of the mean, had other seeds been drawn; None with one seed.
+        half_width: half the width of the 95 % interval of the mean, had other seeds been drawn.
+            None with one seed.
     """
 
     budget: str
@@ -37,7 +38,9 @@ class CostedNetwork:
 
 
 def costed_networks(outcomes: Sequence[Outcome]) -> list[CostedNetwork]:
-    """Those that have a cost and an AP; once where the baseline itself was found."""
+    """List the networks with a cost and an AP, without a duplicate if the baseline itself was
+    found.
+    """
     networks = []
     for outcome in outcomes:
         pair = {"baseline": outcome.baseline, "found": outcome.found}
@@ -53,15 +56,20 @@ def costed_networks(outcomes: Sequence[Outcome]) -> list[CostedNetwork]:
 
 
 def seeds_half_width(network: TrainedNetwork) -> float | None:
-    """Half of the 95 % interval of the mean AP by Student's t, had other seeds been drawn; None with
-    one seed. Other test images would move all networks together, so they are not in it."""
+    """Compute half the width of the 95 % interval of the mean AP over seeds, by Student's t.
+
+    It is None with one seed. Other test images would move all networks together, so they are not
+    included.
+    """
     seeds = len(network.aps)
     return None if network.sd is None else float(half_width(seeds, network.sd**2, 0.0))
 
 
 def pareto_front(networks: Sequence[CostedNetwork]) -> list[CostedNetwork]:
-    """Those of which none is better: none that has at least their AP for less, or a higher one for
-    no more. By cost."""
+    """List the networks that no other one dominates, sorted by cost.
+
+    A network dominates with at least the same AP for less, or a higher one for no more.
+    """
     front: list[CostedNetwork] = []
     for network in sorted(networks, key=lambda it: (it.cost, -it.ap)):
         best = front[-1] if front else None
@@ -75,7 +83,7 @@ def pareto_front(networks: Sequence[CostedNetwork]) -> list[CostedNetwork]:
 
 
 def chart_pareto(outcomes: Sequence[Outcome]) -> list[Chart]:
-    """The figure of :func:`draw_pareto`, with its caption; empty where no network has a cost."""
+    """Draw :func:`draw_pareto` with a caption. Empty if no network has a cost."""
     networks = costed_networks(outcomes)
     if not networks:
         return []
@@ -92,12 +100,13 @@ def chart_pareto(outcomes: Sequence[Outcome]) -> list[Chart]:
 def draw_pareto(
     networks: Sequence[CostedNetwork], unit: str, metric: str, narrow: bool = False
 ) -> Figure:
-    """
+    """Draw AP against cost.
+
     Args:
-        networks: of all budgets.
-        unit: of their costs.
-        metric: in percent.
-        narrow: for a phone.
+        networks: networks of all budgets.
+        unit: unit of their costs.
+        metric: metric in percent.
+        narrow: use a layout for phones.
     """
     front = pareto_front(networks)
     with styled():
@@ -107,7 +116,7 @@ def draw_pareto(
         axes.margins(0.15)
         for network in networks:
             marker, color = MARKERS[network.name]
-            wide = network.name == "baseline"  # to be seen behind the other one
+            wide = network.name == "baseline"  # to be visible behind the other one
             axes.errorbar(
                 network.cost,
                 network.ap,
@@ -126,7 +135,8 @@ def draw_pareto(
             axes.plot([], [], marker, color=color, ms=7, label=name)
         axes.plot([], [], "-o", color=INK, lw=1, ms=11, mfc="none", mew=1.1, label="Pareto front")
         low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -5), min(high, 105))  # of an AP; a bar of few seeds may be longer
+        # range of an AP, which the bar of a few seeds may exceed
+        axes.set_ylim(max(low, -5), min(high, 105))
         figure.legend(loc="outside upper center", ncols=3, fontsize=9)
         settle_layout(figure)
         place_labels(axes, [(n.budget, n.cost, n.ap) for n in networks])

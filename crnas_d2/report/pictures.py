@@ -1,4 +1,4 @@
-"""The same test images with the ground truth and with what each network finds."""
+"""Test images with their ground truth and with the detections of each network."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .themes import data_uri
 
 IMAGES = 6
 LOWEST_SCORE = 0.5
-SIDE = 400  # of a drawn picture, in pixels, the longer one
+SIDE = 400  # longer side of a drawn image, in pixels
 QUALITY = 80  # of a JPEG
-MOST_NAMES = 8  # in a text that stands for a picture
+MOST_NAMES = 8  # in an image's alternative text
 RESULTS = os.path.join("inference", "coco_instances_results.json")
 
 
 def draw_pictures(networks: Sequence[Network], dataset: str) -> list[dict[str, Any]]:
-    """A few images, evenly spaced among those with objects, for a template.
+    """Draw a few evenly spaced images that have objects, for a template.
 
     Args:
-        networks: that were trained and tested.
-        dataset: that was tested last.
+        networks: trained and tested networks.
+        dataset: the data set that was tested last.
 
     Raises:
-        OSError, ValueError: there are no results in the form of COCO, or they do not belong to the
-            data set.
+        OSError, ValueError: there are no results in COCO format, or they do not belong to the data
+            set.
     """
     metadata = MetadataCatalog.get(dataset)
     if metadata.get("evaluator_type") != "coco":
@@ -76,10 +76,10 @@ def _read_detections(
 def detections_by_image(
     results: Any, images: Sequence[Mapping[str, Any]], metadata: Metadata, path: str
 ) -> Mapping[Any, list[dict[str, Any]]]:
-    """The content of a results file in the form of Detectron2's annotations, with their scores.
+    """Convert a results file to Detectron2's annotation format with scores, by image.
 
     Raises:
-        ValueError: it is no such file, or that of another data set.
+        ValueError: it is not a results file, or belongs to another data set.
     """
     keys = {"image_id", "category_id", "bbox", "score"}
     if not isinstance(results, list) or not all(
@@ -108,12 +108,13 @@ def detections_by_image(
 
 
 def check_tested_classes(path: str, class_names: Sequence[str]) -> None:
-    """Refuse results whose category ids are of other classes, as when the annotations were changed
-    since. That is known where a run has left its config.yaml in the folder above.
+    """Refuse results whose category ids belong to other classes, as after a change of annotations.
+
+    This is only known if a run has left its config.yaml in the parent folder.
 
     Args:
-        path: of a file of results.
-        class_names: of the ground truth, in the order of the ids.
+        path: path of a results file.
+        class_names: names of the classes of the ground truth, in the order of the ids.
 
     Raises:
         ValueError: the run had other classes, or another order.
@@ -161,18 +162,19 @@ def draw_truth_and(
     class_names: Sequence[str],
     side: int,
 ) -> list[np.ndarray]:
-    """An image with its ground truth, and once more with each set of detections.
+    """Draw an image with its ground truth, and again with each set of detections.
 
-    Masks of the ground truth are drawn where the detections have some.
+    Masks of the ground truth are drawn if the detections have masks.
 
     Args:
-        detections: in the form of Detectron2's annotations, with scores, the last one on top.
-        image: in Detectron2's form.
-        class_names: of all classes.
-        side: the longer one of each drawing, in pixels.
+        detections: sets of detections in Detectron2's annotation format with scores, the last one
+            on top.
+        image: image in Detectron2's format.
+        class_names: names of all classes.
+        side: longer side of each drawing, in pixels.
 
     Returns:
-        (h, w, 3) uint8 each.
+        A list of uint8 arrays of shape (h, w, 3).
     """
     pixels = read_picture(image["file_name"])
     truth = image["annotations"]
@@ -183,7 +185,7 @@ def draw_truth_and(
 
 
 def describe(title: str, objects: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> str:
-    """In words: ground truth: 3 and 7; found: 3 (0.98)."""
+    """Describe objects as text, such as "ground truth: 3, 7" or "found: 3 (0.98)"."""
     names = []
     for instance in objects[:MOST_NAMES]:
         score = f" ({instance['score']:.2f})" if "score" in instance else ""

@@ -1,4 +1,4 @@
-"""FLOPs and accuracy against AP (figures 5 and 6), measured and as the paper prints them."""
+"""FLOPs and accuracy against AP (figures 5 and 6), measured and as printed in the paper."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .points import KINDS, Point
 
 
 def draw_flops(points: Sequence[Point], dataset: str) -> Figure:
-    """Multiply-adds against AP, as figure 5.
+    """Draw multiply-adds against AP, as in figure 5.
 
     Args:
-        points: of :func:`flops_points` and :func:`paper_flops_points`.
-        dataset: that the APs are of.
+        points: points of :func:`flops_points` and :func:`paper_flops_points`.
+        dataset: data set of the APs.
     """
     height, width = INPUT_SIZE
     x_label = f"GMACs of our config at {height}x{width}, {PROPOSALS} proposals (measured)"
@@ -28,11 +28,11 @@ def draw_flops(points: Sequence[Point], dataset: str) -> Figure:
 
 
 def draw_accuracy(points: Sequence[Point], classification: str, dataset: str) -> Figure:
-    """Top-1 accuracy against AP, as figure 6.
+    """Draw top-1 accuracy against AP, as in figure 6.
 
     Args:
-        points: of :func:`accuracy_points` and :func:`paper_accuracy_points`.
-        classification, dataset: that the accuracies and the APs are of.
+        points: points of :func:`accuracy_points` and :func:`paper_accuracy_points`.
+        classification, dataset: data sets of the accuracies and of the APs.
     """
     return _draw_points(
         points, f"top-1 accuracy on {classification} (%)", f"box AP on {dataset} (%)"
@@ -55,7 +55,7 @@ def _draw_points(points: Sequence[Point], x_label: str, y_label: str) -> Figure:
         measured = [point for point in points if not point.in_paper]
         title = seeds_text(measured) if measured else "All APs are the paper's."
         axes.set_title(title, loc="left", size=9)
-        # A line has the name of its network once, at the baseline.
+        # A line is labeled once with the name of its network, at the baseline.
         labels = [(p.label, p.x, p.y) for p in points if not (p.series and p.kind)]
         settle_layout(figure)
         place_labels(axes, labels)
@@ -63,7 +63,7 @@ def _draw_points(points: Sequence[Point], x_label: str, y_label: str) -> Figure:
 
 
 def draw_marker(axes: Axes, point: Point, marker: str, color: str, size: float = 7) -> None:
-    """Draw the mean of a point's seeds, with bars over their range; hollow for the paper's."""
+    """Draw the mean of a point's seeds with bars for their range, hollow for the paper's."""
     x_range, y_range = (
         [[mean(values) - min(values)], [max(values) - mean(values)]] if len(values) > 1 else None
         for values in (point.xs, point.ys)
@@ -110,7 +110,7 @@ def _handles(points: Sequence[Point]) -> list[Line2D]:
 
 
 def seeds_text(points: Sequence[Point]) -> str:
-    """How many networks and seeds stand behind the points."""
+    """Describe the numbers of networks and seeds behind the points."""
     counts = sorted({len(point.ys) for point in points})
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = f"{len(points)} network{'s' if len(points) > 1 else ''}, each of {seeds} seed"

@@ -17,14 +17,14 @@ from ..config import get_config
 from .runs import BOX_AP, TOP1, Run, common_dataset, group_seeds
 
 PAPER_DATASET, PAPER_CLASSIFICATION = "coco_2017_val", "imagenet_val"
-# Figure 6 prints the accuracy and AP of two points: the best networks of the FLOPs of ResNet50 and
+# Figure 6 prints the accuracy and AP of two points: the best networks at the FLOPs of ResNet50 and
 # of ResNet101. None of it was measured by this project.
 PAPER_ACCURACY = (("FLOPs of ResNet50", 76.5, 38.3), ("FLOPs of ResNet101", 77.3, 40.2))
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How the networks of one kind look, in figures read by color or by form."""
+    """The style of one kind of network, distinguishable by color and by shape."""
 
     label: str
     marker: str
@@ -51,8 +51,8 @@ class Point:
         kind: key of :data:`KINDS`.
         xs: one value for each seed.
         ys: AP in percent, one value for each seed.
-        series: networks of one name and kind share a line; empty for none.
-        in_paper: whether the paper's APs are drawn, and none that was measured here.
+        series: networks with the same series and kind share a line. Empty for none.
+        in_paper: whether the values are printed in the paper instead of measured.
     """
 
     label: str
@@ -64,18 +64,20 @@ class Point:
 
     @property
     def x(self) -> float:
-        """Mean of the seeds."""
+        """The mean over the seeds."""
         return mean(self.xs)
 
     @property
     def y(self) -> float:
-        """Mean of the seeds."""
+        """The mean over the seeds."""
         return mean(self.ys)
 
 
 def kind_of(architecture: Architecture) -> str:
-    """Key of :data:`KINDS`: a network without dilation is a baseline if it has the stage code of a
-    published one."""
+    """Get the key of :data:`KINDS`.
+
+    A network without dilation is a baseline if it has the stage code of a published one.
+    """
     if any(architecture.operation_code):
         return "CR"
     baselines = {a.stage_code for name, a in ARCHITECTURES.items() if "-" not in name}
@@ -83,7 +85,7 @@ def kind_of(architecture: Architecture) -> str:
 
 
 def flops_points(runs: Sequence[Run]) -> list[Point]:
-    """GMACs at 800x1088 and box AP of detectors, averaged over seeds.
+    """Get points of GMACs at 800x1088 and box AP of detectors, averaged over seeds.
 
     Raises:
         ValueError: a run has no box AP or cannot be counted.
@@ -95,8 +97,10 @@ def flops_points(runs: Sequence[Run]) -> list[Point]:
 
 
 def paper_flops_points() -> list[Point]:
-    """The paper's box AP of Faster R-CNN with FPN at 1x (Tables 1 and 4) at the GMACs of our
-    configs, since Table 4 prints no FLOPs."""
+    """Get points of the paper's box AP of Faster R-CNN with FPN at 1x (Tables 1 and 4).
+
+    They are at the GMACs of our configs, as Table 4 prints no FLOPs.
+    """
     names = {network: name for name, network in NETWORKS.items()}
     points = []
     for file, result in PAPER_RESULTS.items():
@@ -121,14 +125,14 @@ def paper_flops_points() -> list[Point]:
 def accuracy_points(
     classifiers: Sequence[Run], detectors: Sequence[Run]
 ) -> tuple[list[Point], list[Run]]:
-    """Top-1 accuracy and box AP of networks that were trained as both, averaged over seeds.
+    """Get points of top-1 accuracy and box AP of networks trained as both, averaged over seeds.
 
     Returns:
-        The points, and the runs without a partner of the same network.
+        The points, and the runs without a counterpart of the same network.
 
     Raises:
-        ValueError: no runs pair, two classifiers of one network differ in more than the seed, or
-            a run has no such metric.
+        ValueError: no runs match, two classifiers of one network differ in more than the seed, or a
+            run lacks the metric.
     """
     by_network: dict[tuple[str, ...], list[Run]] = {}
     for group in group_seeds(classifiers):
@@ -156,12 +160,12 @@ def accuracy_points(
 
 
 def paper_accuracy_points() -> list[Point]:
-    """The two points of figure 6 that have numbers."""
+    """Get the two points of figure 6 that have numbers."""
     return [Point(label, "best", (x,), (y,), in_paper=True) for label, x, y in PAPER_ACCURACY]
 
 
 def network_point(run: Run, xs: Sequence[float], ys: Sequence[float]) -> Point:
-    """The point of a run's network."""
+    """Create the point of a run's network."""
     return Point(_label(run), kind_of(run.architecture), tuple(xs), tuple(ys))
 
 
@@ -170,10 +174,10 @@ def _label(run: Run) -> str:
 
 
 def check_paper_datasets(detectors: Sequence[Run], classifiers: Sequence[Run] = ()) -> None:
-    """
+    """Check that runs are on the paper's data sets, so that its numbers can share an axis.
+
     Raises:
-        ValueError: runs on other data sets than the paper's, with which its numbers cannot share
-            an axis.
+        ValueError: they are not.
     """
     for runs, expected in ((detectors, PAPER_DATASET), (classifiers, PAPER_CLASSIFICATION)):
         if runs and common_dataset(runs) != expected:

@@ -1,4 +1,4 @@
-"""Detections in pictures as a COCO data set."""
+"""Detections on images as a COCO data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTRIBUTOR = "crnas_d2"
 
 
 class Predictions:
-    """Gathers detections, and writes them as a whole data set in COCO's format.
+    """Collects detections, and exports them as a complete data set in COCO format.
 
     Class i of the detector is the category with the id i + 1.
     """
@@ -37,16 +37,16 @@ class Predictions:
         }
 
     def add(self, file_name: str, instances: Instances, **more: Any) -> list[dict[str, Any]]:
-        """Add an image and what was detected in it.
+        """Add an image and its detections.
 
         Args:
-            file_name: of the image.
-            instances: in pixels of the image, on any device.
-            more: other entries for the image.
+            file_name: name of the image.
+            instances: detections in pixels of the image, on any device.
+            more: further entries for the image.
 
         Returns:
-            The detections in the form of Detectron2's annotations, as :func:`draw_objects` takes
-            them, the surest one last.
+            The detections in Detectron2's annotation format, as for :func:`draw_objects`, with the
+            highest score last.
         """
         images, annotations = self._content["images"], self._content["annotations"]
         height, width = instances.image_size
@@ -76,7 +76,7 @@ class Predictions:
 
 
 def is_of_predictions(path: str) -> bool:
-    """Whether a file was written from :class:`Predictions`."""
+    """Whether a file was written by :class:`Predictions`."""
     try:
         return read_json(path)["info"]["contributor"] == CONTRIBUTOR
     except (OSError, ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""``report/index.html``: a search on one page, which opens from the disk and needs no network."""
+"""``report/index.html``: a search on one page, which opens from the disk without a network."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ logger = logging.getLogger(__name__)
 
 
 def report_procedure(procedure: Procedure, changed: Collection[str] | None = None) -> str:
-    """Write the page of a procedure, as far as it has come; of several budgets a page for each, and
-    one over all of them.
+    """Write the page of a procedure, as far as it has come.
+
+    If there are several budgets, each has its own page, and there is one for all of them.
 
     Args:
-        procedure: whose folder gets the page.
-        changed: the budgets whose own pages are written; None is all. Others stay as they are.
+        procedure: the procedure, into whose folder the page is written.
+        changed: the budgets whose own pages are written. By default all. Others are left unchanged.
 
     Returns:
-        Its path; empty before the first search has ended, when there is nothing to show, and where
-        no page could be made, which the log tells. The search goes on.
+        The path of the page. Empty until the first search has finished, or if the page could not be
+        made, which is logged without stopping the search.
     """
     budgets = procedure.recipe.budgets
     pages = {
@@ -51,7 +52,7 @@ def report_procedure(procedure: Procedure, changed: Collection[str] | None = Non
 
 
 def _write_page(procedure: Procedure, budget: str) -> str:
-    """The page of a budget; empty before it has a network."""
+    """Write the page of a budget. Returns an empty path until it has a network."""
     networks = networks_of(procedure, budget)
     if len(networks) == 1:
         return ""
@@ -70,7 +71,7 @@ def _write_page(procedure: Procedure, budget: str) -> str:
 
 
 def _write_over_all(procedure: Procedure) -> str:
-    """The page over all budgets; empty before any of them has a network."""
+    """Write the page for all budgets. Returns an empty path until any of them has a network."""
     rows = []
     for budget in procedure.recipe.budgets:
         page = os.path.join(procedure.folder(budget), PAGE)
@@ -83,7 +84,7 @@ def _write_over_all(procedure: Procedure) -> str:
 
 
 def _settings(procedure: Procedure) -> dict[str, str]:
-    """Texts for the end of a page, by their headings."""
+    """Get the texts for the end of a page, by their headings."""
     recipe = procedure.recipe
     with PathManager.open(recipe.path) as f:
         return {f"Recipe {recipe.path}": f.read(), "Command line": " ".join(recipe.opts)}
@@ -92,16 +93,16 @@ def _settings(procedure: Procedure) -> dict[str, str]:
 def report_search(
     cfg: CfgNode, config: str, final_cfg: CfgNode | None, result: SearchResult
 ) -> str:
-    """Write the page of a search over one supernet that has ended.
+    """Write the page of a finished search over one supernet.
 
     Args:
-        cfg: of the search.
-        config: its file.
-        final_cfg: of the detector to improve; None is the supernet's own.
-        result: what was found.
+        cfg: config of the search.
+        config: file of that config.
+        final_cfg: config of the detector to improve. By default that of the supernet.
+        result: result of the search.
 
     Returns:
-        The path of the page; empty where none could be made, which the log tells.
+        The path of the page. Empty if it could not be made, which is logged.
     """
 
     def write() -> str:

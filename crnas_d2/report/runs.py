@@ -1,4 +1,4 @@
-"""What trainings and searches left in their ``OUTPUT_DIR``."""
+"""Reads the results of trainings and searches from their ``OUTPUT_DIR``."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ..search.result import RESULT_FILE
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
-# One of them is in each result of a detector or a classifier.
+# Each result of a detector or a classifier has one of these
 BOX_AP, TOP1 = "bbox/AP", "classification/top1"
-# Keys that may differ between trainings of one network by several seeds.
+# Keys that may differ between trainings of one network with several seeds
 SEED_KEYS = frozenset({"SEED", "OUTPUT_DIR", "MODEL.WEIGHTS"})
-# Keys that make two backbones of equal codes two networks.
+# Keys that distinguish backbones with equal codes
 NETWORK_KEYS = (
     "MODEL.CR.FAMILY",
     "MODEL.CR.BLOCK",
@@ -47,9 +47,9 @@ class Run:
     Attributes:
         folder: its ``OUTPUT_DIR``.
         cfg: its config.
-        iteration: of its last evaluation.
-        metrics: of that evaluation, on :attr:`dataset`, in percent, by names such as "bbox/AP" and
-            "classification/top1".
+        iteration: iteration of its last evaluation.
+        metrics: metrics of that evaluation on :attr:`dataset` in percent, by names such as
+            "bbox/AP" and "classification/top1".
     """
 
     folder: str
@@ -68,14 +68,15 @@ class Run:
 
     @property
     def network(self) -> tuple[str, ...]:
-        """Equal for equal backbones: family, block, codes, groups and widths."""
+        """A key that is equal for equal backbones: family, block, codes, groups and widths."""
         flat = flatten_config(self.cfg)
         return *(flat[key] for key in NETWORK_KEYS), str(self.architecture.operation_code)
 
     def metric(self, name: str) -> float:
-        """
+        """Get a metric of the evaluation.
+
         Raises:
-            ValueError: the evaluation has no such metric, or it is not finite.
+            ValueError: the evaluation lacks the metric, or it is not finite.
         """
         value = self.metrics.get(name)
         if value is None or not math.isfinite(value):
@@ -84,23 +85,25 @@ class Run:
         return value
 
     def macs(self) -> int:
-        """Multiply-adds of the detector for an image of 800x1088.
+        """Count the multiply-adds of the detector for an image of 800x1088.
 
         Raises:
-            ValueError: :func:`analyze_detector` cannot count it; it is a classifier, for one.
+            ValueError: :func:`analyze_detector` cannot count it, for example because it is a
+                classifier.
         """
         return analyze_detector(self.cfg).macs
 
 
 def read_run(folder: str) -> Run:
-    """
+    """Read the last evaluation of a training, which may still be running.
+
     Args:
         folder: ``OUTPUT_DIR`` of ``train_net.py``, or one of the folders ``final`` and ``baseline``
-            of a search. The training may be going on: its last evaluation counts.
+            of a search.
 
     Raises:
         FileNotFoundError: the folder has no config or no metrics.
-        ValueError: nothing was evaluated yet, or the config has no data set to test on.
+        ValueError: nothing has been evaluated yet, or the config has no test set.
     """
     paths = [os.path.join(folder, name) for name in (CONFIG_FILE, METRICS_FILE)]
     for path in paths:
@@ -109,7 +112,7 @@ def read_run(folder: str) -> Run:
     cfg = read_config(paths[0])
     if not cfg.DATASETS.TEST:
         raise ValueError(f"{paths[0]}: DATASETS.TEST is empty; expected a data set with results")
-    # Detectron2 writes the name of the data set where there are several.
+    # Detectron2 adds the name of the data set if there are several.
     prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
     with PathManager.open(paths[1], "r") as f:
         lines = [
@@ -126,8 +129,10 @@ def read_run(folder: str) -> Run:
 
 
 def read_keys(path: str) -> Mapping[str, Any]:
-    """The content of a config.yaml as a run of Detectron2 writes it, whatever keys it has. Nothing
-    where there is none, or one of another kind, such as that of a lazy config."""
+    """Read a config.yaml as a run of Detectron2 writes it, with any keys.
+
+    The result is empty if there is none, or one of another kind, such as a lazy config.
+    """
     if not os.path.isfile(path):
         return {}
     try:
@@ -139,7 +144,7 @@ def read_keys(path: str) -> Mapping[str, Any]:
 
 
 def parse_line(line: str) -> Mapping[str, Any]:
-    """Nothing for a line that is torn, as a killed training leaves it, before others if resumed."""
+    """Parse a line of metrics. Empty for a truncated line, which a killed training may have left."""
     try:
         content = json.loads(line)
     except json.JSONDecodeError:
@@ -148,7 +153,8 @@ def parse_line(line: str) -> Mapping[str, Any]:
 
 
 def read_runs(folders: Iterable[str]) -> list[Run]:
-    """
+    """Read several trainings.
+
     Raises:
         FileNotFoundError, ValueError: as :func:`read_run`, or a folder is named twice.
     """
@@ -162,10 +168,10 @@ def read_runs(folders: Iterable[str]) -> list[Run]:
 
 
 def common_dataset(runs: Sequence[Run]) -> str:
-    """The data set that all runs were tested on.
+    """Get the data set that all runs were tested on.
 
     Raises:
-        ValueError: there are several, whose APs cannot be compared.
+        ValueError: there are several, whose APs are not comparable.
     """
     folders: dict[str, str] = {}
     for run in runs:
@@ -177,7 +183,7 @@ def common_dataset(runs: Sequence[Run]) -> str:
 
 
 def group_seeds(runs: Iterable[Run]) -> list[list[Run]]:
-    """Runs whose configs differ in seed, initial weights and folder alone, together."""
+    """Group runs whose configs differ only in seed, initial weights and folder."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         flat = flatten_config(run.cfg)
@@ -189,13 +195,14 @@ def group_seeds(runs: Iterable[Run]) -> list[list[Run]]:
 
 @dataclass(frozen=True)
 class StageRanking:
-    """The first budget's ranking of a stage search.
+    """The ranking of a stage search under its first budget.
 
     Attributes:
         folder: ``OUTPUT_DIR`` of the search.
         dataset: archval.
-        metric: that was maximized.
-        scores: of the stage codes, in percent, best first; the first code is the search's choice.
+        metric: the metric that was maximized.
+        scores: scores of the stage codes in percent, best first. The first code is the search's
+            choice.
     """
 
     folder: str
@@ -205,14 +212,15 @@ class StageRanking:
 
 
 def read_stage_ranking(folder: str) -> StageRanking:
-    """
+    """Read the ranking of a stage search.
+
     Args:
         folder: ``OUTPUT_DIR`` of ``search_net.py`` for a stage search, or the folder
             ``stage_search`` of a whole procedure.
 
     Raises:
         FileNotFoundError: the folder has no config or no result.
-        ValueError: the result is damaged, of another step, or ranks nothing.
+        ValueError: the result is damaged, belongs to another step, or has no ranking.
     """
     path = os.path.join(folder, RESULT_FILE)
     if not PathManager.isfile(path):

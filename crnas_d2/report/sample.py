@@ -1,4 +1,4 @@
-"""A few pictures of a data set with their objects, chosen so that they show what there is."""
+"""A representative sample of a data set's images with their objects."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ SEED = 0
 
 
 def choose(objects: Objects, count: int = PICTURES, seed: int = SEED) -> Iterator[int]:
-    """Images, each one once, the first ``count`` of which show every class and size of object
-    where so few can. The rest follows at random.
+    """Iterate over distinct images, the first of which show every class and size if possible.
+
+    After ``count`` images, the order is random.
 
     Args:
-        objects: in the files.
+        objects: objects in the original images.
+        count: number of images to choose.
+        seed: seed of the random order.
     """
     areas = np.digitize(objects.lengths**2, [SMALL, LARGE])
     seen: dict[int, set] = {}
@@ -53,15 +56,16 @@ def draw_sample(
     class_names: Sequence[str],
     masks: bool,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """
+    """Draw a sample.
+
     Args:
-        dataset: in Detectron2's form.
-        objects: of it.
-        masks: draw them too.
+        dataset: data set in Detectron2's format.
+        objects: its objects.
+        class_names: names of its classes.
+        masks: whether to draw masks too.
 
     Returns:
-        The pictures for a template, and a sentence for each one that cannot be read, by its
-        file.
+        The images for a template, and a sentence for each unreadable one, by its file.
     """
     pictures: list[dict[str, Any]] = []
     faults: dict[str, str] = {}

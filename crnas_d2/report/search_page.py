@@ -51,13 +51,13 @@ class SearchPage:
     """The page of a search.
 
     Attributes:
-        folder: ``OUTPUT_DIR``, where it is written.
-        steps: of the search.
-        budget: that it is for, of several; empty where there is one, or where it is for all.
-        outcome: that it has come to; None where the two networks are not compared, or not yet.
-        shortlists: that have ended.
-        origins: a sentence for each thing that is to be said of what the trainings start from.
-        left_out: a sentence for each part that could not be made, by section.
+        folder: ``OUTPUT_DIR``, into which it is written.
+        steps: steps of the search.
+        budget: its budget. Empty if there is only one, or if the page is for all of them.
+        outcome: outcome of the search. None if the two networks are not compared, or not yet.
+        shortlists: finished short lists.
+        origins: sentences about what the trainings start from.
+        left_out: sentences about each part that could not be made, by section.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class SearchPage:
         self._figures = 0
 
     def write(self, settings: Mapping[str, str]) -> str:
-        """Write it, whole or not at all. Returns its path.
+        """Write the page atomically, and return its path.
 
         Args:
-            settings: texts for its end, by their headings.
+            settings: texts for the end of the page, by their headings.
         """
         began = time.perf_counter()
         content = render_page(
@@ -119,7 +119,7 @@ class SearchPage:
         costs = self._costs(images)
         final = os.path.join(self.folder, FINAL_FILE)
         final = final if os.path.isfile(final) else ""
-        pictured_set = baseline.cfg.DATASETS.TEST[-1]  # whose file has replaced those before it
+        pictured_set = baseline.cfg.DATASETS.TEST[-1]  # its file has replaced those before it
         pictures = []
         if trained:
             part = "comparison on test images"
@@ -127,7 +127,7 @@ class SearchPage:
         start = self._attempt("use", "reading of its config", read_config, final) if final else None
         curves = ("training curves", draw_curves, self.steps, networks, last.metric)
         fields = []
-        if all(step.done for step in self.steps):  # made once, they take as long as all the rest
+        if all(step.done for step in self.steps):  # made once, as they take as long as all the rest
             part = "effective receptive fields"
             fields = self._charts("networks", part, draw_fields, networks, last.cfg)
         return {
@@ -180,14 +180,14 @@ class SearchPage:
         }
 
     def _statement(self) -> list[str]:
-        """Which images did what; near-copies are told of apart."""
+        """Describe the uses of images, without near-duplicates, which have their own section."""
         if not self.outcome:
             return []
         data = dataclasses.replace(self.outcome.data, near_copies={})
         return data_sentences(dataclasses.replace(self.outcome, data=data))
 
     def _why_not_compared(self) -> str:
-        """A sentence; empty where the networks are compared."""
+        """Explain why the networks are not compared. Empty if they are."""
         if self.outcome:
             return ""
         if all(step.done for step in self.steps):
@@ -200,7 +200,7 @@ class SearchPage:
 
     @property
     def title(self) -> str:
-        """Of the page."""
+        """The title of the page."""
         output, more = (".", "") if not self.budget else ("..", f", budget {self.budget}")
         folder = os.path.abspath(os.path.join(self.folder, output))
         return f"Architecture search in {os.path.basename(folder)}{more}"
@@ -231,7 +231,7 @@ class SearchPage:
         }
 
     def _shortlist(self, of: str) -> dict[str, Any] | None:
-        """Of stage or of operation codes."""
+        """Get the section about the short list of stage or of operation codes."""
         shortlist = next((it for it in self.shortlists if it.result.of == of), None)
         if not shortlist:
             return None
@@ -242,7 +242,7 @@ class SearchPage:
         }
 
     def _costs(self, images: Sequence[Mapping[str, Any]] | None) -> Costs | None:
-        """None of networks that cannot be counted, such as those with PointRend."""
+        """Get the costs. None for networks that cannot be counted, such as those with PointRend."""
         networks = (self.baseline, self.found)
         if not all(network.cost for network in networks):
             return None
@@ -265,7 +265,7 @@ class SearchPage:
         return self._attempt(section, part, embed) or []
 
     def _attempt(self, section: str, part: str, make: Callable[..., T], *args: Any) -> T | None:
-        """As :func:`attempt`; the page tells it too."""
+        """Apply :func:`attempt`, and show a failure on the page too."""
 
         def tell(sentence: str) -> None:
             logger.warning(sentence)

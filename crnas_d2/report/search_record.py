@@ -1,4 +1,4 @@
-"""A search that has ended, as its folder holds it."""
+"""A finished search, as read from its folder."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ from .themes import Chart
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """
+    """A finished search.
+
     Attributes:
-        folder: OUTPUT_DIR of the search.
-        cfg: of the search.
+        folder: ``OUTPUT_DIR`` of the search.
+        cfg: config of the search.
         result: content of its ``result.json``.
-        records: of its ledger.
+        records: content of its ledger.
         final: detector whose multiply-adds are listed.
-        budget: that alone is told of, of several; empty is all that there are.
+        budget: the only budget to show. Empty shows all.
     """
 
     folder: str
@@ -46,9 +47,10 @@ class SearchRecord:
 
     @classmethod
     def read(cls, folder: str, final: Network, budget: str = "") -> SearchRecord:
-        """
+        """Read a search.
+
         Raises:
-            OSError, ValueError: the search has not ended, or a file of it is damaged.
+            OSError, ValueError: the search has not finished, or a file of it is damaged.
         """
         return cls(
             folder,
@@ -61,12 +63,12 @@ class SearchRecord:
 
     @property
     def of_stages(self) -> bool:
-        """Whether stage codes were searched, or else operation codes."""
+        """Whether stage codes were searched. Otherwise operation codes were."""
         return self.result["step"] == "stage"
 
     @property
     def metric(self) -> str:
-        """What was maximized, in percent, such as "bbox/AP"."""
+        """The metric that was maximized in percent, such as "bbox/AP"."""
         return self.result["metric"]
 
     @cached_property
@@ -77,18 +79,17 @@ class SearchRecord:
 
     @cached_property
     def space(self) -> StageSpace | OperationSpace:
-        """What the search could choose from."""
+        """The space of the search."""
         return get_space(self.cfg)
 
     @cached_property
     def survivors(self) -> list[list[ScoredCode]]:
-        """For each step of the greedy search, the partial codes that it kept, best first."""
+        """The partial codes that each step of the greedy search kept, best first."""
         return [_as_scored(step) for step in self.result["survivors"]]
 
     @cached_property
     def rankings(self) -> dict[str, dict[Code, float]]:
-        """The codes that competed with each other with their scores, best first, by what it was
-        for: a budget, or a block of the greedy search."""
+        """The scores of competing codes, best first, by a budget or a block of the greedy search."""
         if self.survivors:
             return self._greedy_rankings()
         return {
@@ -98,24 +99,24 @@ class SearchRecord:
 
     @property
     def is_shared(self) -> bool:
-        """Whether it is for other budgets too, which are not told of."""
+        """Whether the search is for other budgets too, which are not shown."""
         return self.budget in self.result["rankings"]
 
     @property
     def _results(self) -> Mapping[str, Any]:
-        """Of each ranking that is told of."""
+        """The results of each ranking that is shown."""
         rankings = self.result["rankings"]
         return {self.budget: rankings[self.budget]} if self.is_shared else rankings
 
     @property
     def unranked(self) -> list[Trial]:
-        """Those that failed or were dropped."""
+        """The trials that failed or were dropped."""
         codes = [parse_code(text) for text in self.result["failed"] + self.result["dropped"]]
         return [self.records.trials[code] for code in codes]
 
     @property
     def undistinguished(self) -> list[str]:
-        """Of each ranking of which it is known, how many codes cannot be told from its first one."""
+        """For each ranking, how many codes cannot be distinguished from its first one, if known."""
         return [
             f"{ranking['undistinguished']} of the {len(ranking['ranking']) - 1} other codes"
             for ranking in self._results.values()
@@ -129,7 +130,7 @@ class SearchRecord:
 
     @property
     def metrics(self) -> list[str]:
-        """Names of those to list, the one that was maximized first."""
+        """The names of the metrics to list, beginning with the one that was maximized."""
         task = self.metric.split("/")[0]
         known = {name for trial in self.records.trials.values() for name in trial.metrics}
         names = [f"{task}/{name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
@@ -137,8 +138,11 @@ class SearchRecord:
 
     @cached_property
     def costs(self) -> dict[str, dict[Code, float]]:
-        """Of the stage codes, by unit: what the budgets limited, and the multiply-adds of the
-        backbone where they can be counted. Operation codes cost nothing."""
+        """The costs of the stage codes by unit: that of the budgets, and multiply-adds of the
+        backbone.
+
+        The latter are left out if they cannot be counted. Operation codes have no costs.
+        """
         limits = self.result["limits"]
         if not limits:
             return {}
@@ -150,7 +154,7 @@ class SearchRecord:
         return costs
 
     def charts(self, baseline: Architecture) -> list[Chart]:
-        """Figures of the search."""
+        """Draw the figures of the search."""
         rankings, metric = self.rankings, self.metric
         if self.of_stages:
             return [
@@ -173,7 +177,7 @@ class SearchRecord:
         return [Chart.draw(caption, draw_dilations, self.space, rankings["all"], found, metric)]
 
     def _greedy_rankings(self) -> dict[str, dict[Code, float]]:
-        """Of each step, all extensions of what the step before it has kept."""
+        """Rank all extensions of each step of the greedy search."""
         rankings = {}
         parents: list[Code] = [()]
         for number, (unit, kept) in enumerate(zip(self.space.units, self.survivors), start=1):

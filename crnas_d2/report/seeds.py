@@ -15,11 +15,14 @@ from .themes import NARROW, Chart
 
 Interval = tuple[float, float]
 
-WIDTH, HEIGHT = 8.6, 2.9  # inches
+WIDTH, HEIGHT = 8.6, 2.9  # in inches
 
 
 def seeds_table(outcome: Outcome) -> list[dict[str, str]]:
-    """The metric of both networks with each seed, and of all of them; empty without a comparison."""
+    """Get rows with the metric of both networks for each seed, and their means.
+
+    The table is empty without a comparison.
+    """
     comparison = outcome.comparison
     if not comparison:
         return []
@@ -48,7 +51,7 @@ def seeds_table(outcome: Outcome) -> list[dict[str, str]]:
 
 
 def describe_difference(comparison: PairedComparison) -> Iterator[tuple[str, str]]:
-    """What is known of found minus baseline: its names, and the numbers as texts."""
+    """Iterate over names and formatted numbers that describe found minus baseline."""
     yield "mean", f"{format_change(comparison.mean, 2)} AP"
     for name, interval in comparison.intervals.items():
         yield f"95 % interval, had other {name} been drawn", format_interval(interval)
@@ -66,7 +69,7 @@ def format_interval(interval: Interval) -> str:
 
 
 def chart_seeds(comparison: PairedComparison, metric: str) -> list[Chart]:
-    """The figure of :func:`draw_seeds`, with its caption."""
+    """Draw :func:`draw_seeds` with a caption."""
     seeds = len(comparison.differences)
     known = " and ".join(f"other {name}" for name in list(comparison.intervals)[-2:])
     parts = f", with its 95 % interval for {known}" if known else ""
@@ -76,12 +79,12 @@ def chart_seeds(comparison: PairedComparison, metric: str) -> list[Chart]:
 
 
 def draw_seeds(comparison: PairedComparison, metric: str, narrow: bool = False) -> Figure:
-    """Both networks with each seed, and their difference with its intervals.
+    """Draw both networks with each seed, and their difference with its intervals.
 
     Args:
-        comparison: of them.
-        metric: in percent, such as "bbox/AP".
-        narrow: for a phone, with the two panels one below the other.
+        comparison: comparison of the networks.
+        metric: metric in percent, such as "bbox/AP".
+        narrow: use a layout for phones, with the two panels one below the other.
     """
     with styled():
         size = (NARROW, 1.8 * HEIGHT) if narrow else (WIDTH, HEIGHT)

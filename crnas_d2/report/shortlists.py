@@ -1,4 +1,4 @@
-"""A short list: its candidates trained alone, beside the ranking that they come from."""
+"""A short list: its individually trained candidates next to the ranking that they come from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..search.shortlist_result import RungResult, ShortlistResult
 from ..search.shortlisting import Candidate
 from .themes import NARROW, WIDE, Chart
 
-PANEL, HEIGHT = 3.6, 3.3  # inches
-ORIGINS = {  # marker, colour and size
+PANEL, HEIGHT = 3.6, 3.3  # in inches
+ORIGINS = {  # marker, color and size
     "baseline": ("s", BASELINE, 8),
     "ranking": ("o", GRAY, 7),
     "random": ("^", GRAY, 8),
@@ -28,12 +28,12 @@ CHOICE = ("D", FOUND, 8)
 
 @dataclass(frozen=True)
 class Shortlist:
-    """One that has ended.
+    """A finished short list.
 
     Attributes:
         result: its candidates, rungs and winner.
-        taus: between the scores that each two checkpoints of the supernet give the candidates, behind
-            the names of the two; None where it has no value.
+        taus: pairs of the supernet's checkpoints with Kendall's tau between their scores of the
+            candidates. None if it is undefined.
     """
 
     result: ShortlistResult
@@ -41,15 +41,16 @@ class Shortlist:
 
     @classmethod
     def read(cls, folder: str) -> Shortlist:
-        """
+        """Read a short list.
+
         Raises:
-            OSError, ValueError: it has not ended, or its result is damaged.
+            OSError, ValueError: it has not finished, or its result is damaged.
         """
         return cls(ShortlistResult.read(folder), read_taus(folder))
 
 
 def shortlist_section(shortlist: Shortlist) -> dict[str, Any]:
-    """Its tables, for a template."""
+    """Get the tables of a short list for a template."""
     result = shortlist.result
     seeds = [f"seed {seed}" for seed in result.seeds]
     return {
@@ -106,7 +107,7 @@ def _format_tau(tau: float | None) -> str:
 
 
 def chart_shortlist(result: ShortlistResult) -> list[Chart]:
-    """The figure of :func:`draw_shortlist`, with its caption; empty where nothing was trained."""
+    """Draw :func:`draw_shortlist` with a caption. Empty if nothing was trained."""
     if not result.rungs:
         return []
     caption = (
@@ -118,7 +119,7 @@ def chart_shortlist(result: ShortlistResult) -> list[Chart]:
 
 
 def draw_shortlist(result: ShortlistResult, narrow: bool = False) -> Figure:
-    """AP alone against the supernet's score, a panel for each rung."""
+    """Draw the AP of single trainings against the supernet's score, with a panel for each rung."""
     count = len(result.rungs)
     with styled():
         if narrow:
@@ -156,7 +157,7 @@ def _draw_rung(axes: Axes, result: ShortlistResult, rung: RungResult) -> None:
         if mean is None:
             continue
         marker, color, size = CHOICE if code == result.winner else ORIGINS[candidate.origin]
-        if candidate.score is None:  # no place of its own
+        if candidate.score is None:  # it has no x coordinate
             axes.axhline(mean, color=color, ls="--", lw=1.4, zorder=1)
             continue
         seeds = rung.scores[code]

@@ -1,4 +1,4 @@
-"""The commands that a page shows, as they work where the search was started."""
+"""The commands that a page shows, in a form that works where the search was started."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..procedure.networks import Network
 
 
 def _command(name: str, *args: str) -> str:
-    """A command of this project, by its console script where that is installed."""
+    """Format a command of this project, with its console script if that is installed."""
     script = shutil.which("crnas")
     installed = script and os.path.dirname(script) == os.path.dirname(sys.executable)
     program = ["crnas"] if installed else [sys.executable, "-m", "crnas_d2"]
@@ -24,11 +24,11 @@ def _command(name: str, *args: str) -> str:
 def how_to_use(
     folder: str, final_config: str, baseline: Network, found: Network
 ) -> Mapping[str, str]:
-    """Commands on the detector that was found, by what they do.
+    """Get commands for the detector that was found, by what they do.
 
     Args:
         folder: ``OUTPUT_DIR`` of the search.
-        final_config: its ``final.yaml``.
+        final_config: path of its ``final.yaml``.
         baseline, found: the networks.
     """
     if not (baseline.weights and found.weights):
@@ -51,10 +51,10 @@ def how_to_use(
 
 
 def _training(config: str) -> list[str]:
-    """With as many processes on a machine as write this report."""
+    """Get the training command with as many processes on a machine as this job has."""
     return ["train", "--config-file", config, "--num-gpus", str(comm.get_local_size())]
 
 
 def how_to_watch(folder: str) -> str:
-    """The command that shows the losses while they fall."""
+    """Get the command that shows the losses of running trainings."""
     return shlex.join(["tensorboard", "--logdir", folder])

@@ -18,7 +18,7 @@ from .search_record import SearchRecord
 
 
 def step_row(step: StepOverview) -> dict[str, Any]:
-    """A step, with what was measured at its end in words."""
+    """Get the row of a step, with the results at its end as text."""
     return {
         **vars(step),
         "seconds": step.seconds or 0.0,
@@ -27,7 +27,7 @@ def step_row(step: StepOverview) -> dict[str, Any]:
 
 
 def _main(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    """The numbers of a step, and of each task that has several, its AP."""
+    """Iterate over the numbers of a step, reduced to the AP of tasks with several metrics."""
     for name, value in results.items():
         if value is None or isinstance(value, float):
             yield prefix + name, value
@@ -38,7 +38,7 @@ def _main(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 
 
 def ranking_table(record: SearchRecord) -> dict[str, Any]:
-    """All architectures of a search: columns, rows, and the groups that compete with each other."""
+    """Get the table of all architectures of a search: columns, rows, and groups of competitors."""
     rankings = record.rankings
     rows = [
         _architecture_row(record, group, rank, record.records.trials[code])
@@ -86,7 +86,7 @@ def _number(value: float | None, spec: str) -> dict[str, Any]:
 
 
 def parts_tables(records: Sequence[SearchRecord]) -> list[dict[str, Any]]:
-    """What archtrain, archval and the test set have of each class; mostly one for all searches."""
+    """Get the distinct tables of class counts in each part, mostly one for all searches."""
     contents = [record.result["searched"].get("classes") for record in records]
     tables = [SplitTable.from_json(content) for content in contents if content]
     return [
@@ -106,14 +106,14 @@ def parts_tables(records: Sequence[SearchRecord]) -> list[dict[str, Any]]:
 
 
 def copies_sentences(records: Sequence[SearchRecord]) -> list[str]:
-    """How many pictures of archval and the test set have near-copies in another part."""
+    """Describe how many images of archval and the test set have near-duplicates in another part."""
     contents = [record.result["searched"].get("near_copies") or [] for record in records]
     sentences = [describe([Comparison(**c) for c in content]) for content in contents if content]
     return list(dict.fromkeys(sentences))
 
 
 def _sentence_of(table: SplitTable) -> str:
-    """Which data sets the parts are."""
+    """Describe which data sets the parts are."""
     parts = [f"{part.role} is {', '.join(part.names)}" for part in table.parts]
     return f"Here {'; '.join(parts)}."
 
@@ -124,10 +124,12 @@ def network_rows(
     costs: Costs | None,
     limited: Mapping[str, Mapping[str, float | None]] = MappingProxyType({}),
 ) -> list[dict[str, str]]:
-    """Codes, test results and costs of the two networks, and found minus baseline.
+    """Get rows with codes, test results and costs of the two networks, and their differences.
 
     Args:
-        limited: what the budget counts, by its unit, as in an outcome.
+        baseline, found: the networks.
+        costs: their costs, if known.
+        limited: costs that the budget limits by unit, as in an outcome.
     """
     rows = [
         _row("stage code", *(format_code(n.architecture.stage_code) for n in (baseline, found))),
@@ -154,7 +156,7 @@ def network_rows(
 
 
 def trainings_text(baseline: Network, found: Network) -> str:
-    """How many trainings are behind the test results; empty where there are none."""
+    """Describe the number of trainings behind the test results. Empty if there are none."""
     before, after = (len(network.trainings) for network in (baseline, found))
     if max(before, after) < 2:
         return "of one training each" if before or after else ""
@@ -165,7 +167,7 @@ def trainings_text(baseline: Network, found: Network) -> str:
 
 
 def _metrics_by_seed(network: Network) -> dict[str, Sequence[float | None]]:
-    """Each main metric of each training of a network."""
+    """Get each main metric of each training of a network."""
     names = [name.split(" ", 1) for name in network.main_metrics]
     return {f"{task} {name}": network.values(task, name) for task, name in names}
 
@@ -194,7 +196,7 @@ def _difference(
 
 
 def format_cost(value: float | None) -> str:
-    """In the unit of a budget."""
+    """Format a cost in the unit of a budget."""
     return "-" if value is None else f"{value:.5g}"
 
 
@@ -203,13 +205,13 @@ def _format(value: float | None, digits: int) -> str:
 
 
 def format_change(value: float, digits: int) -> str:
-    """With its sign; 0 where nothing else would be seen."""
+    """Format a change with its sign, or 0 if it rounds to zero."""
     text = f"{value:+.{digits}f}"
     return "0" if float(text) == 0 else text
 
 
 def format_duration(seconds: float) -> str:
-    """As a reader says it: 42 s, 3 min 20 s, 5 h 07 min."""
+    """Format a duration such as 42 s, 3 min 20 s, or 5 h 07 min."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

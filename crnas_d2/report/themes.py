@@ -1,4 +1,4 @@
-"""The colours of a page in its light and its dark scheme, and figures that follow them."""
+"""The colors of a page in its light and its dark scheme, and figures that follow them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ..analysis.style import BASELINE, DILATION_COLORS, FOUND, GRAY, INK, PALE, render
 
-# By the names of the page's CSS variables.
+# By the names of the page's CSS variables
 THEMES: Mapping[str, Mapping[str, str]] = {
     "light": {
         "paper": "#ffffff",
@@ -21,7 +21,7 @@ THEMES: Mapping[str, Mapping[str, str]] = {
         "gray": "#595959",
         "line": PALE,
         "accent": "#0b5a8a",
-        "marked": "#e3eff7",  # ground of the row that was found
+        "marked": "#e3eff7",  # background of the row that was found
         "note": "#b36b00",
         "mark": GRAY,
         "baseline": "#b36b00",
@@ -47,7 +47,7 @@ THEMES: Mapping[str, Mapping[str, str]] = {
         "dilation-6": "#f4e6fb",
     },
 }
-# What stands for a colour of the figures' style on a page.
+# CSS variables for the colors of the figures' style
 VARIABLES: Mapping[str, str] = {
     color.lower(): name
     for color, name in {
@@ -60,8 +60,8 @@ VARIABLES: Mapping[str, str] = {
         **{color: f"dilation-{dilation}" for dilation, color in DILATION_COLORS.items()},
     }.items()
 }
-WIDE, NARROW = 11.0, 3.7  # inches, of a figure on a wide screen and on a phone
-LARGEST_SVG = 300_000  # bytes
+WIDE, NARROW = 11.0, 3.7  # in inches, for figures on wide screens and on phones
+LARGEST_SVG = 300_000  # number of bytes
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Chart:
     """A figure of a page.
 
     Attributes:
-        caption: what it shows, also for those who do not see it.
-        wide: as wide as a page.
-        narrow: the same in the width of a phone; without it, the wide one is made smaller.
+        caption: description of the figure, also for screen readers.
+        wide: the figure in the width of a page.
+        narrow: the figure in the width of a phone. Without it, the wide one is scaled down.
     """
 
     caption: str
@@ -80,14 +80,14 @@ class Chart:
 
     @classmethod
     def draw(cls, caption: str, draw: Callable[..., Figure], *args: Any) -> Chart:
-        """In both widths, by a function that has an argument ``narrow``."""
+        """Draw both widths with a function that has an argument ``narrow``."""
         return cls(caption, draw(*args, narrow=False), draw(*args, narrow=True))
 
     def embed(self, name: str) -> dict[str, Any]:
-        """For a template.
+        """Embed the figure in a template.
 
         Args:
-            name: of the figure, of which there is one on the page.
+            name: unique name of the figure on the page.
         """
         layouts = {"wide": self.wide, "narrow": self.narrow}
         return {
@@ -101,7 +101,7 @@ class Chart:
 
 
 def _embed(figure: Figure, prefix: str) -> dict[str, Any]:
-    """As vectors in the colours of the page, or as pixels where vectors take too much room."""
+    """Embed a figure as SVG in the colors of the page, or as pixels if the SVG is too large."""
     svg = render(figure, "svg")
     pixels = len(svg) > LARGEST_SVG
     width, height = figure.get_size_inches()
@@ -114,11 +114,11 @@ def _embed(figure: Figure, prefix: str) -> dict[str, Any]:
 
 
 def themed(svg: str, prefix: str) -> str:
-    """A figure of matplotlib as part of a page, which says how large it is.
+    """Convert an SVG of matplotlib for embedding in a page, which sets its size.
 
     Args:
-        svg: the file.
-        prefix: of the names of its parts, which it has to itself on the page.
+        svg: content of the file.
+        prefix: prefix that makes the ids of its parts unique on the page.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
@@ -135,5 +135,5 @@ def _variable(color: re.Match[str]) -> str:
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """An image of a kind such as "png" as the address of itself."""
+    """Encode an image of a kind such as "png" as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

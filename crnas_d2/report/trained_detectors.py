@@ -1,4 +1,4 @@
-"""Detectors that were trained and tested, each with one seed or several, as their folders hold them."""
+"""Trained and tested detectors with one or several seeds, as read from their folders."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ class TrainedDetector:
     """A detector that was tested.
 
     Attributes:
-        path: ``OUTPUT_DIR`` of its training, or the detections of its test.
+        path: ``OUTPUT_DIR`` of its training, or file of the detections of its test.
     """
 
     path: str
 
     @property
     def results(self) -> str:
-        """File of its detections."""
+        """The file of its detections."""
         return os.path.join(self.path, RESULTS) if os.path.isdir(self.path) else self.path
 
     @cached_property
     def keys(self) -> Mapping[str, Any]:
-        """Of the config of its training; nothing where that is not known."""
+        """The config keys of its training. Empty if they are unknown."""
         folder = os.path.dirname(os.path.dirname(os.path.abspath(self.results)))
         return read_keys(os.path.join(folder, CONFIG_FILE))
 
     @property
     def seed(self) -> int | None:
-        """``SEED`` of its training; None where that is not known."""
+        """The ``SEED`` of its training. None if it is unknown."""
         seed = self.keys.get("SEED", -1)
         return seed if isinstance(seed, int) and seed >= 0 else None
 
 
 class ScoredOn(NamedTuple):
-    """What detectors were tested on.
+    """The data set that detectors were tested on.
 
     Attributes:
-        name: of the data set.
+        name: name of the data set.
         kind: its ``evaluator_type``, such as "coco".
-        json_file: its annotations, where it is "coco".
+        json_file: its annotations, if the kind is "coco".
     """
 
     name: str
@@ -66,16 +66,17 @@ class ScoredOn(NamedTuple):
 
 
 def find_trained(path: str) -> list[TrainedDetector]:
-    """
+    """Find trained detectors.
+
     Args:
-        path: of a file of detections, of the folder of a training, or of a folder that has such
-            files or folders alone, one of each seed.
+        path: a file of detections, the folder of a training, or a folder that contains such files
+            or folders, one for each seed.
 
     Returns:
-        One of each seed, in the order of their names.
+        One detector for each seed, sorted by name.
 
     Raises:
-        FileNotFoundError: there is nothing of this kind.
+        FileNotFoundError: there are none.
     """
     if os.path.isfile(path) or _is_training(path):
         return [TrainedDetector(path)]
@@ -92,10 +93,10 @@ def find_trained(path: str) -> list[TrainedDetector]:
 
 
 def trained_by_recipe(folder: str) -> tuple[list[TrainedDetector], list[TrainedDetector]]:
-    """The baseline and the network that was found, of a recipe that has ended.
+    """Find the baseline and the network that was found by a finished recipe.
 
     Args:
-        folder: its ``OUTPUT_DIR``, or of several budgets the folder of one.
+        folder: its ``OUTPUT_DIR``, or the folder of one of several budgets.
 
     Raises:
         OSError, ValueError: it has no result of a recipe.
@@ -117,13 +118,13 @@ def trained_by_recipe(folder: str) -> tuple[list[TrainedDetector], list[TrainedD
 def pair(
     a: Sequence[TrainedDetector], b: Sequence[TrainedDetector]
 ) -> tuple[list[str], list[tuple[TrainedDetector, TrainedDetector]], str]:
-    """Detectors whose trainings had the same seed, or else those at the same place.
+    """Pair detectors by the seeds of their trainings, or else by position.
 
     Returns:
-        what each pair is called, the pairs, and how they were made.
+        The labels of the pairs, the pairs, and a description of how they were made.
 
     Raises:
-        ValueError: there are more of one than of the other.
+        ValueError: the two sides have different numbers of detectors.
     """
     if len(a) != len(b):
         raise ValueError(
@@ -142,11 +143,11 @@ def pair(
 
 
 def find_scored_on(detectors: Sequence[TrainedDetector]) -> ScoredOn:
-    """The one data set that all were tested on; it is registered.
+    """Find the only data set that all detectors were tested on, and register it.
 
     Raises:
-        ValueError: they were tested on several, or that is not known.
-        FileNotFoundError: a file of it is not there.
+        ValueError: they were tested on several, or it is unknown.
+        FileNotFoundError: a file of it does not exist.
     """
     first, *others = detectors
     scored_on = _scored_on(first)
