@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
-"""Time and memory to evaluate architectures of a supernet: the plain loop beside the search's way.
+"""Time and memory to evaluate architectures of a supernet: a plain loop against the search's way.
 
 architecture_evaluation.py --config-file configs/Digits/stage_supernet_R_18_FPN.yaml \\
     --opts MODEL.WEIGHTS output/supernet/model_final.pth SEARCH.BN.MODE running
-architecture_evaluation.py --config-file FILE --candidates 20 --images 100 --plain-images-per-batch 1 \\
+architecture_evaluation.py --config-file FILE --candidates 20 --images 100 --plain-images-per-batch
+1 \\
     --opts MODEL.WEIGHTS model_final.pth SEARCH.IMAGES_PER_BATCH 16 SEARCH.AMP True
 architecture_evaluation.py --config-file FILE --skip-plain --record output/table --opts ...
 architecture_evaluation.py --config-file FILE --images 4 --memory 10 374 --opts ...
 
-The plain loop takes one network after the other: it builds the detector, gives it its weights and
-runs Detectron2's inference_on_dataset, with a test loader and a COCOEvaluator of its own that scores
-with pycocotools. The search's way is ArchitectureEvaluator, with the SEARCH keys of the config. Where
-SEARCH.BN.MODE recalibrates, the plain loop does it for each network alone, over the same images.
-The candidates are the codes that the config's stage search evaluates (all paths with a large
-SEARCH.TOLERANCE), or random paths of a dilation supernet.
+The plain loop takes one network after the other: it builds the detector, loads its weights and runs
+Detectron2's inference_on_dataset, with its own test loader and a COCOEvaluator that scores with
+pycocotools. The search's way is ArchitectureEvaluator, with the SEARCH keys of the config. If
+SEARCH.BN.MODE recalibrates, the plain loop does it for each network individually, on the same
+images. The candidates are the codes that the config's stage search evaluates (all paths with a
+large SEARCH.TOLERANCE), or random paths of a dilation supernet.
 
-Both take turns, group by group, in one process. With mini-batches of one size and the same precision
-all metrics have to be equal in every digit, or the script fails; otherwise it prints how far they are
-apart. What workers of a loader do is not in the CPU time. --memory gives the peak of a process that
-evaluates this many candidates and nothing else.
+Both take turns, group by group, in one process. With the same mini-batch size and precision, all
+metrics have to be equal in every digit, or the script fails. Otherwise it prints how far they
+differ. The work of a loader's workers is not included in the CPU time. --memory prints the peak
+memory of a process that evaluates this many candidates and nothing else.
 """
 
 from __future__ import annotations
@@ -76,12 +77,12 @@ MIB = 2**20
 
 
 class Search:
-    """The search's way.
+    """The evaluation of the search.
 
     Attributes:
         model: the supernet detector.
-        space: all paths of the supernet.
-        image_ids: of the images that are evaluated.
+        space: space of all paths.
+        image_ids: ids of the images that are evaluated.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -101,14 +102,14 @@ class Search:
         evaluator.scorer = watch.section("scoring")(evaluator.scorer.__call__)
 
     def evaluate(self, codes: Sequence[Code]) -> tuple[list[Detections | str], list[Trial]]:
-        """What :meth:`ArchitectureEvaluator.evaluate` does, which keeps no detections."""
+        """Evaluate like :meth:`ArchitectureEvaluator.evaluate`, but keep the detections."""
         with self.watch.running():
             found = list(self._evaluator.detect(codes, self._batches))
             return found, [self._evaluator.score(code, f) for code, f in zip(codes, found)]
 
 
 class PlainLoop:
-    """One network after the other, as Detectron2 evaluates."""
+    """Detectron2's evaluation of one network after the other."""
 
     def __init__(self, cfg: CfgNode, supernet: torch.nn.Module, images_per_batch: int):
         self.watch = Stopwatch(cfg.MODEL.DEVICE)
@@ -117,7 +118,7 @@ class PlainLoop:
         self._images_per_batch = images_per_batch
 
     def evaluate(self, codes: Sequence[Code]) -> list[dict[str, float]]:
-        """The metrics of each network, without those that are not finite."""
+        """Get the metrics of each network, without those that are not finite."""
         with self.watch.running(), contextlib.redirect_stdout(io.StringIO()):
             return [self._evaluate(code) for code in codes]
 
@@ -168,7 +169,7 @@ def load_config(args: argparse.Namespace) -> CfgNode:
 
 @contextlib.contextmanager
 def first_images(cfg: CfgNode, count: int | None) -> Iterator[CfgNode]:
-    """A config whose archval has only so many images; None for all."""
+    """Get a config whose archval has only the first ``count`` images. None keeps all."""
     if count is None:
         yield cfg
         return
@@ -189,10 +190,14 @@ def first_images(cfg: CfgNode, count: int | None) -> Iterator[CfgNode]:
 
 
 def choose_candidates(cfg: CfgNode, space: PathSpace, count: int | None) -> list[Code]:
-    """In lexicographic order: stage codes at equal steps, or random paths of a dilation supernet.
+    """Choose candidates in lexicographic order: evenly spaced stage codes, or random dilation
+    paths.
 
     Args:
-        count: None for as many as the search evaluates; fewer, if there are no more.
+        cfg: config of the search.
+        space: space of the paths.
+        count: number of candidates, or fewer if there are no more. None for as many as the search
+            evaluates.
     """
     if not isinstance(space, StageSpace):
         return draw_paths(space, Random(cfg.SEARCH.SEED), count or planned_evaluations(cfg))
@@ -207,7 +212,7 @@ def in_groups(cfg: CfgNode, codes: Sequence[Code]) -> Iterator[Sequence[Code]]:
 
 
 def peak_memory(args: argparse.Namespace, count: int) -> list[float]:
-    """Of this process in MiB after so many candidates: main memory, and that of the GPU."""
+    """Get the peak memory of this process in MiB, main and GPU memory, for a number of candidates."""
     with first_images(load_config(args), args.images) as cfg:
         search = Search(cfg)
         codes = choose_candidates(cfg, search.space, args.candidates)

@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Time to score what one architecture detected: pycocotools beside faster packages.
+"""Time to score the detections of one architecture: pycocotools against faster packages.
 
 coco_scoring.py
 coco_scoring.py --images 500 --rounds 5
-coco_scoring.py --json-file instances_val.json --predictions OUTPUT_DIR/inference/coco_instances_results.json
+coco_scoring.py --json-file instances_val.json --predictions
+OUTPUT_DIR/inference/coco_instances_results.json
 
-Without files: made data of COCO's size, 100 detections in each image, three in five of them moved
-boxes of the ground truth. pycocotools runs in Detectron2's COCOEvaluator, hotcoco in the Scorer of
-the search, faster-coco-eval alone; those that are installed take turns, with the ground truth loaded
-before. Each gets the detections as its users have them: the Scorer as arrays, the others as dicts.
-"+ resamples": what a search does beside (SEARCH.RESAMPLES): boxes' AP in resamples of the images.
-Time is the median over the rounds. "differ" counts the metrics that have not every digit of
-pycocotools', "by" is the largest difference in percent.
+Without files, the data are synthetic and of COCO's size, with 100 detections in each image, three
+in five of them shifted boxes of the ground truth. pycocotools runs in Detectron2's COCOEvaluator,
+hotcoco in the Scorer of the search, and faster-coco-eval on its own. Those that are installed take
+turns, with the ground truth loaded before. Each gets the detections as its users have them: the
+Scorer as arrays, the others as dicts. "+ resamples" includes the additional work of a search
+(SEARCH.RESAMPLES): the AP of boxes on resamples of the images. Time is the median over the rounds.
+"differ" counts the metrics that differ from pycocotools' in any digit, and "by" is the largest
+difference in percent.
 """
 
 from __future__ import annotations
@@ -46,11 +48,11 @@ except ImportError:
 NAME = "coco_scoring"
 HEADER = ["package", "seconds", "times faster", "metrics", "differ", "by", "bbox/AP"]
 SIZE = np.array([640, 480])
-OBJECTS = 7  # in each image of the made data
+OBJECTS = 7  # in each image of the synthetic data
 
 
 class PlainEvaluator(COCOEvaluator):
-    """Detectron2's evaluator, after its process() has had all images."""
+    """Detectron2's evaluator after its process() has received all images."""
 
     title = "pycocotools"
 
@@ -70,7 +72,7 @@ class PlainEvaluator(COCOEvaluator):
 
 
 class FasterEvaluator(PlainEvaluator):
-    """As faster-coco-eval's users have it, with the metrics of Detectron2's evaluator."""
+    """faster-coco-eval as it is commonly used, with the metrics of Detectron2's evaluator."""
 
     title = "faster-coco-eval"
 
@@ -123,13 +125,13 @@ class ScorerWithResamples(ScorerOfTheSearch):
 
 
 def draw_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4): x, y, width, height; log-uniform from 8 pixels to the whole image."""
+    """Draw x, y, width, height of shape (count, 4), log-uniform from 8 pixels to the whole image."""
     wh = np.exp(rng.uniform(np.log(8), np.log(SIZE), (count, 2)))
     return np.concatenate([rng.uniform(0, SIZE - wh), wh], 1)
 
 
 def make_data(images: int, classes: int, detections: int) -> tuple[dict[str, Any], Detections]:
-    """A ground truth in COCO's format, one in a hundred objects a crowd, and detections."""
+    """Create detections and a ground truth in COCO format, with one crowd in a hundred objects."""
     rng = np.random.default_rng(0)
     boxes = draw_boxes(rng, images * OBJECTS)
     categories = rng.integers(classes, size=len(boxes))
@@ -163,7 +165,7 @@ def make_data(images: int, classes: int, detections: int) -> tuple[dict[str, Any
 
 
 def read_detections(coco: dict[str, Any], predictions: str) -> Detections:
-    """Those of a file that Detectron2's evaluator wrote, with categories counted from 0."""
+    """Read a file of Detectron2's evaluator, with contiguous categories from 0."""
     with open(predictions) as f:
         detections = Detections.from_json(json.load(f))
     category_ids = sorted(category["id"] for category in coco["categories"])
@@ -173,7 +175,7 @@ def read_detections(coco: dict[str, Any], predictions: str) -> Detections:
 def compare(
     coco: dict[str, Any], detections: Detections, rounds: int, resamples: int
 ) -> list[list]:
-    """Rows of the table."""
+    """Get the rows of the table."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         json_file = os.path.join(folder, "instances.json")
         with open(json_file, "w") as f:
@@ -198,7 +200,7 @@ def compare(
     for contestant in contestants:
         assert metrics[contestant].keys() == reference.keys()
         pairs = [(metrics[contestant][name], reference[name]) for name in reference]
-        # NaN equals NaN.
+        # NaN counts as equal to NaN
         differences = [abs(a - b) for a, b in pairs if a != b and (a == a or b == b)]
         rows.append(
             [

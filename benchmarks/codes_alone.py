@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Trains stage codes alone, each with several seeds, and tells whether they differ by more than seeds do.
+"""Trains stage codes individually with several seeds each, and tests if they differ beyond noise.
 
 codes_alone.py --config-file configs/Digits/faster_rcnn_R_18_FPN.yaml --output output/alone
 codes_alone.py ... --codes 5-1-1-1 2-2-2-2 --seeds 1 2 3 --opts SOLVER.MAX_ITER 600
 codes_alone.py ... --search output/stage_search --count 12
 codes_alone.py ... --part 2/3; codes_alone.py ... --only-report
 
-Without --codes it takes six ResNets with as many blocks as the config's: the corners of the space, an
-even one and one as the paper finds. Stopped, it goes on. What is done goes into runs.csv of the
-output, by which ranking_signal.py judges a search.
+Without --codes it takes six ResNets with as many blocks as the config's: the corners of the space,
+an even one, and one like the paper's result. If interrupted, it resumes. Finished trainings are
+listed in runs.csv of the output, by which ranking_signal.py judges a search.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ OF_A_RUN = ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE", "OUTPUT_DIR", "SEE
 
 
 def corner_codes(blocks: int) -> list[Code]:
-    """Of a ResNet: each stage in turn as deep as can be, all even, and 1 : 1 : 2 : 4 as the paper finds."""
+    """List ResNets: each stage in turn as deep as possible, all even, and 1 : 1 : 2 : 4 as in the
+    paper.
+    """
     corners = [tuple(blocks - 3 if i == j else 1 for j in range(4)) for i in range(4)]
     even, late = (
         tuple(blocks * b // shares[-1] - blocks * a // shares[-1] for a, b in pairwise(shares))
@@ -53,15 +55,15 @@ def corner_codes(blocks: int) -> list[Code]:
 
 
 def equal_steps(ranked: Sequence[Code], count: int) -> list[Code]:
-    """Codes at equal steps from the first to the last."""
+    """Get evenly spaced codes from the first to the last."""
     return [ranked[round(i)] for i in np.linspace(0, len(ranked) - 1, count)]
 
 
 def read_run(args: argparse.Namespace, code: Code, seed: int) -> dict[str, Any] | None:
-    """A row of runs.csv; None where this training is not done.
+    """Read a row of runs.csv. None if this training is not finished.
 
     Raises:
-        ValueError: it was done with another config.
+        ValueError: it was run with another config.
     """
     file = _folder(args, code, seed) / "run.json"
     if not file.exists():
@@ -76,7 +78,7 @@ def read_run(args: argparse.Namespace, code: Code, seed: int) -> dict[str, Any] 
 
 
 def train_alone(args: argparse.Namespace, code: Code, seed: int) -> None:
-    """Train a detector with this stage code and test it on the test set of the config."""
+    """Train a detector with this stage code, and test it on the test set of the config."""
     begin = time.process_time()
     folder = _folder(args, code, seed)
     opts = ["MODEL.CR.STAGE_CODE", str(list(code)), "MODEL.CR.OPERATION_CODE", "[]"]
@@ -104,7 +106,7 @@ def train_alone(args: argparse.Namespace, code: Code, seed: int) -> None:
 
 
 def digest(args: argparse.Namespace) -> str:
-    """Of the keys that are not at their defaults, but for those in which the trainings differ."""
+    """Compute a digest of the keys that are not at their defaults and equal in all trainings."""
     defaults = flatten_config(default_config())
     keys = flatten_config(read_config(args.config_file, args.opts))
     set_here = {k: v for k, v in keys.items() if v != defaults[k] and k not in OF_A_RUN}
@@ -112,7 +114,7 @@ def digest(args: argparse.Namespace) -> str:
 
 
 def write_table(path: Path, runs: Sequence[dict[str, Any]]) -> None:
-    """The csv of all trainings that are done, a row each."""
+    """Write the CSV of all finished trainings, with a row for each."""
     text = io.StringIO()
     table = csv.DictWriter(text, runs[0], lineterminator="\n")
     table.writeheader()
@@ -121,7 +123,7 @@ def write_table(path: Path, runs: Sequence[dict[str, Any]]) -> None:
 
 
 def describe(spread: CodeVariance) -> str:
-    """What tells whether a search can be judged by these trainings."""
+    """Describe whether a search can be judged by these trainings."""
     tau = format_number(spread.highest_tau)
     return (
         f"{spread.codes} codes, {spread.seeds} seeds: mean {spread.mean:.2f} AP; standard deviation "
@@ -131,7 +133,7 @@ def describe(spread: CodeVariance) -> str:
 
 
 def report(args: argparse.Namespace, codes: Sequence[Code]) -> None:
-    """Write and print what is trained by now."""
+    """Write and print the trainings that have finished so far."""
     done = [[read_run(args, code, seed) for seed in args.seeds] for code in codes]
     runs = [run for of_code in done for run in of_code if run]
     if not runs:
@@ -157,7 +159,7 @@ def report(args: argparse.Namespace, codes: Sequence[Code]) -> None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where there are no objects of that size."""
+    """Average values. None if there are no objects of that size."""
     return None if None in values else float(np.mean(values))
 
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Time to check a file of COCO train 2017's size: the checks of DATASETS.COCO_JSON beside pycocotools' loading.
+"""Time to check a file of COCO train 2017's size: the checks against pycocotools' loading.
 
 data_set_reading.py
 data_set_reading.py --images 11800 --annotations 86000 --rounds 5
 data_set_reading.py --json-file instances_train2017.json --image-root train2017
 
-Without a file: a made one with as many images, boxes, points of polygons and crowds as COCO's, two
-boxes of height 0 included. pycocotools reads the file and makes its index, as Detectron2 does with
-each data set after the checks. Checks happen once for a file; what they have found is remembered, and
-a later start reads that. Every job is a process of its own, and takes turns with the others. Time is
-the median over the rounds.
+Without a file, a synthetic one is used, with as many images, boxes, polygon points and crowds as in
+COCO, including two boxes of height 0. The checks are those of DATASETS.COCO_JSON. pycocotools reads
+the file and builds its index, as Detectron2 does with each data set after the checks. A file is
+checked once. The findings are cached and read at a later start. Every job is a separate process and
+takes turns with the others. Time is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from tabulate import tabulate
 from crnas_d2.data.coco_json import JsonRules, check_coco_json
 
 HEADER = ["", "seconds", "CPU seconds", "GB", "of pycocotools' CPU seconds"]
-POINTS = 24  # in the mean polygon of COCO
+POINTS = 24  # mean number in a polygon of COCO
 CROWDS = 0.012
 
 
 def write_made_json(path: str, images: int, annotations: int, seed: int = 0) -> None:
-    """A valid file of 80 categories, but for two boxes of height 0."""
+    """Write a file of 80 categories that is valid except for two boxes of height 0."""
     rng = np.random.default_rng(seed)
     sizes = rng.permuted(np.tile([640, 480], (images, 1)), axis=1)
     owners = np.sort(rng.integers(0, images, annotations))
@@ -84,7 +84,7 @@ def write_made_json(path: str, images: int, annotations: int, seed: int = 0) -> 
 
 
 def measure(job: Callable[[], Any]) -> tuple[float, float, float]:
-    """Seconds, CPU seconds, and the most GB of memory, of a job in a process of its own."""
+    """Measure a job in its own process: seconds, CPU seconds, and peak memory in GB."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
 
@@ -95,7 +95,7 @@ def measure(job: Callable[[], Any]) -> tuple[float, float, float]:
         queue.put((time.perf_counter() - wall, time.process_time() - cpu, peak))
         queue.close()
         queue.join_thread()
-        os._exit(0)  # to free millions of objects is no part of the job
+        os._exit(0)  # freeing millions of objects is not part of the job
 
     process = context.Process(target=run)
     process.start()

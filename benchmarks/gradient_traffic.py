@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Bytes that a rank sends in a training step of a supernet, beside those of the path's gradients.
+"""Bytes that a rank sends in a training step of a supernet, against those of the path's gradients.
 
 gradient_traffic.py --config-file Supernet/stage_supernet_R_50_FPN.yaml --steps 5
 
-Two processes train the whole detector by gloo. Counted are the tensors that a rank hands over to
-collectives for anything: gradients, the message of a step, statistics of norms,
-losses, signals. "DDP" is the same step with DistributedDataParallel(find_unused_parameters=True)
-instead of the reduction of active gradients. Images are tiny, since their size does not change that
-of a gradient.
+Two processes train the whole detector with gloo. All tensors that a rank passes to collectives are
+counted: gradients, the message of a step, statistics of norms, losses, signals. "DDP" is the same
+step with DistributedDataParallel(find_unused_parameters=True) instead of the reduction of active
+gradients. Images are tiny, as their size does not affect that of a gradient.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ HEADER = ["path", "active MB", "ours MB", "ours / active", "DDP MB", "DDP / acti
 
 
 class Traffic:
-    """Adds up the bytes of the tensors that this rank hands over to torch's collectives."""
+    """Counts the bytes of the tensors that this rank passes to torch's collectives."""
 
     def __init__(self):
         self._bytes = 0
@@ -61,17 +60,17 @@ class Traffic:
             self._bytes += args[position].nbytes
             return collective(*args, **kwargs)
 
-        for module in (dist, dist.distributed_c10d):  # the second for collectives of objects
+        for module in (dist, dist.distributed_c10d):  # the latter for collectives of objects
             setattr(module, name, counted)
 
     def take(self) -> int:
-        """The bytes since the last call."""
+        """Get the number of bytes since the last call."""
         taken, self._bytes = self._bytes, 0
         return taken
 
 
 class Recorder(HookBase):
-    """Notes for each step the path, the bytes of its gradients, and the traffic."""
+    """Records the path, the bytes of its gradients, and the traffic of each step."""
 
     def __init__(self, traffic: Traffic):
         self._traffic = traffic
@@ -87,14 +86,14 @@ class Recorder(HookBase):
 
 
 def train(args: argparse.Namespace, traffic: Traffic, by_ddp: bool) -> list[tuple[str, int, int]]:
-    """What the recorder has noted."""
+    """Train, and return the records."""
     cfg = load_config(args.config_file, args.opts)
     model = build_model(cfg)
     sampling = UniformPathSampling(find_supernet(model), seed=0)
     optimizer = build_optimizer(cfg, model)
     if by_ddp:
         model = DistributedDataParallel(model, find_unused_parameters=True)
-        model.register_comm_hook(None, allreduce_hook)  # what it does anyway, but in Python
+        model.register_comm_hook(None, allreduce_hook)  # its default behavior, but in Python
     trainer = Step(model, itertools.repeat(make_batch(cfg, 1, 64, 64)), optimizer)
     reduction = None if by_ddp else ActiveGradientReduction(model)
     recorder = Recorder(traffic)
@@ -106,7 +105,7 @@ def train(args: argparse.Namespace, traffic: Traffic, by_ddp: bool) -> list[tupl
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Runs in each process; the first one prints."""
+    """Run in each process. The first one prints."""
     traffic = Traffic()
     rows = []
     for (path, active, ours), (same_path, same_active, ddp) in zip(

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Replays the halving of a stage search on recorded detections, many times, and counts what it costs.
+"""Replays the halving of a stage search on recorded detections many times, and measures its cost.
 
 halving_replay.py --table FOLDER --json archval.json
 halving_replay.py --made 100 --images 300 --shuffles 50
 
 A table has the detections of every architecture in all images: for each a file named after its
-code, such as 1-1-2-4.json, with what Detections.to_json() gives, and image_ids.json, a list of the
-images. The json is their ground truth in COCO format. --made makes up a table instead.
+code, such as 1-1-2-4.json, with the result of Detections.to_json(), and image_ids.json, a list of
+the images. The json is their ground truth in COCO format. --made generates a table instead.
 
-The true winner is the best architecture on all images. Each replay has the images in another order.
-Reported for each factor and number of images in the first rung, as means over the replays: how often
-the winner is the true one, by how much AP it is below it otherwise, how many architectures see all
-images, and how many times fewer image passes there are.
+The true winner is the best architecture on all images. Each replay shuffles the images. For each
+factor and number of images in the first rung, the means over the replays are reported: how often
+the winner is the true one, by how much AP it is worse otherwise, how many architectures see all
+images, and the factor by which image passes are reduced.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_coco(dataset: dict) -> COCO:
 
 
 def load_table(folder: Path) -> tuple[Table, list[int]]:
-    """The detections by code, and the ids of all images."""
+    """Load the detections by code, and the ids of all images."""
     files = sorted(folder.glob("[0-9]*.json"))
     if not files:
         raise FileNotFoundError(f"{folder} has no files named after codes, such as 1-1-2-4.json")
@@ -58,11 +58,12 @@ def load_table(folder: Path) -> tuple[Table, list[int]]:
 def make_table(
     codes: int, images: int, categories: int, spread: float, seed: int
 ) -> tuple[Table, list[int], COCO]:
-    """A table in which architectures differ little, and mostly fail on the same objects.
+    """Generate a table in which architectures differ little, and mostly fail on the same objects.
 
-    Each object has a difficulty that all architectures share; what an architecture makes of it is
-    its quality, less the difficulty, plus some noise of its own. That decides how likely it is
-    found, with which score and how exactly. False detections are shared too, with scores that vary.
+    Each object has a difficulty that all architectures share. The strength of an architecture on it
+    is the architecture's quality minus the difficulty, plus some individual noise. It determines
+    how likely the object is found, with which score and how accurately. False detections are shared
+    too, with varying scores.
 
     Args:
         spread: standard deviation of the quality. That of the difficulty is 1.
@@ -122,7 +123,7 @@ def score_parts(
     coco: COCO,
     iou_type: str,
 ) -> dict[Code, np.ndarray]:
-    """AP of each architecture on each part, which is given by places in ``image_ids``."""
+    """Compute the AP of each architecture on each part, given by indices into ``image_ids``."""
     weights = np.zeros((len(image_ids), len(parts)))
     for number, part in enumerate(parts):
         weights[part, number] = 1
@@ -134,15 +135,15 @@ def score_parts(
 def replay(
     sizes: Sequence[int], scores: Sequence[Mapping[Code, float]], factor: int
 ) -> tuple[bool, float, int, float]:
-    """One halving.
+    """Replay one halving.
 
     Args:
-        sizes: images of each rung.
-        scores: of each rung; of the last one, on all images.
+        sizes: number of images in each rung.
+        scores: scores in each rung, those of the last one on all images.
 
     Returns:
-        Whether the winner is the true one, its AP loss, how many architectures see all images, and
-        the share of image passes that it took.
+        Whether the winner is the true one, its AP loss, the number of architectures that see all
+        images, and the share of image passes that were needed.
     """
     left, passes = list(scores[-1]), 0
     for size, of_rung in zip(sizes[:-1], scores):

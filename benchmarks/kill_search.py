@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Kill the whole procedure of a tiny recipe many times, and compare what comes out in the end.
+"""Kill the whole procedure of a tiny recipe many times, and compare the results at the end.
 
 kill_search.py 100 output/kills
 kill_search.py 1000 output/kills other/kills
 
-A procedure of one or two processes is started, stopped, and started again until it has ended; then
-another one begins. It is stopped by a signal at a random moment, by SIGKILL at a random write, or by a
-full disk (a limit on the size of its files). Between two starts a ledger or a checkpoint may lose a byte
-or its end, an annotation or a key of the config may change, and while it runs another one may start in
-its folder. It has to end as one does that nothing has stopped: all products byte for byte, weights
-tensor by tensor, no trial recorded twice, nothing left behind; and what it refuses has to name the file.
+A procedure of one or two processes is started, interrupted, and started again until it finishes;
+then another one begins. It is interrupted by a signal at a random moment, by SIGKILL at a random
+write, or by a full disk (a limit on the size of its files). Between two starts a ledger or a
+checkpoint may lose a byte or its end, an annotation or a key of the config may change, and while it
+runs another one may start in its folder. It has to end like an uninterrupted one: all products byte
+for byte, weights tensor by tensor, no trial recorded twice, nothing left behind. A refusal has to
+name the file.
 
-The first folder has a line for each procedure in kills.jsonl and those with a fault as they were. The
-same command goes on until all folders together have so many kills, and prints their sum. The processes
-are forked from one that has imported everything; the rendezvous of two is that of torchrun.
+The first folder has a line for each procedure in kills.jsonl, and keeps the procedures with a
+fault. The same command resumes until all folders together have this many kills, and prints their
+sum. The processes are forked from one that has imported everything. The rendezvous of two is that
+of torchrun.
 """
 
 from __future__ import annotations
@@ -41,25 +43,25 @@ from undisturbed import CHANGED, VARIANTS, References, change_data
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from killing import die_at
 
-REPORTS = 0.1  # of the starts write the report; it takes longer than all the steps
-PARTS = 3  # of a procedure; a start is stopped in the first of what is left of it
+REPORTS = 0.1  # share of the starts that write the report, which takes longer than all the steps
+PARTS = 3  # of a procedure; a start is interrupted in the first of the remaining ones
 PAUSE_S = 1.0
 
 
 class Procedure:
-    """One that is stopped until it has ended.
+    """A procedure that is interrupted until it finishes.
 
     Attributes:
-        counts: how often it met what.
-        faults: sentences.
+        counts: how often each event occurred.
+        faults: sentences about faults.
     """
 
     def __init__(self, folder: Path, rng: Random, references: References):
         self._folder, self._rng, self._references = folder, rng, references
         self._ranks = rng.choice((1, 2))
         self._variant = VARIANTS[0]
-        self._damaged: set[str] = set()  # files that may be so still
-        self._ledgers: set[str] = set()  # those that were damaged
+        self._damaged: set[str] = set()  # files that may still be damaged
+        self._ledgers: set[str] = set()  # ledgers that were damaged
         self._may_repeat = False
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
@@ -79,14 +81,14 @@ class Procedure:
             self._between()
         if not self.faults:
             faults = self._references.compare(self._folder, self._ranks, self._variant)
-            # The ledger of a search that is done is not read again.
+            # The ledger of a finished search is not read again.
             passed_over = {f"{path.removeprefix(OUTPUT + '/')} differs" for path in self._ledgers}
             self.faults += [fault for fault in faults if fault not in passed_over]
             if not self._may_repeat:
                 self._look_for_repeated_trials()
 
     def _start(self, stop: str | None) -> Run | None:
-        """A run that has ended; None where it was refused, and what it did not like was undone."""
+        """Start a run and wait for its end. None if it was refused, and the cause was undone."""
         seconds, writes = self._references.get(self._ranks, self._variant)
         options = CHANGED if self._variant == "key changed" else ()
         wait = self._rng.uniform(0, seconds / PARTS)
@@ -111,7 +113,7 @@ class Procedure:
         return self._refused(run)
 
     def _refused(self, run: Run) -> Run | None:
-        """A run that nothing has stopped."""
+        """Handle a run that nothing has interrupted."""
         said = " ".join(run.sentences())
         damaged = {path for path in self._damaged if str(Path(path).parent) in said}
         if damaged:
@@ -164,7 +166,7 @@ class Procedure:
         self._may_repeat = True
 
     def start_second(self, run: Run) -> None:
-        """Another search in the same folder is refused, and the first one goes on."""
+        """Check that another search in the same folder is refused, while the first one continues."""
         second = Run(self._folder, self._ranks, name="second")
         second.wait(HANGS_S)
         alive = not run.wait(0)
@@ -207,7 +209,7 @@ def as_it_is(*_: Any) -> list[Callable]:
     return []
 
 
-# By name: what the ranks do before they start, and what is done to them at a random moment.
+# By name: patches of the ranks before they start, and what happens to them at a random moment
 STOPS: dict[str, tuple[Callable, Callable | None]] = {
     "SIGKILL": (as_it_is, send(signal.SIGKILL)),
     "SIGKILL of one": (as_it_is, send(signal.SIGKILL, to_one=True)),

@@ -1,4 +1,4 @@
-"""search_net.py in forked processes, which may be stopped."""
+"""Runs search_net.py in forked processes, which may be interrupted."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from pathlib import Path
 from crnas_d2.commands import search as search_command
 from crnas_d2.search.ledger import Ledger
 
-HANGS_S = 900  # a run that takes longer, on a machine that does other things too
-ALONE_S = 120  # so long a rank whose peer was killed may take to end
+HANGS_S = 900  # a longer run hangs, even on a busy machine
+ALONE_S = 120  # maximum time in which a rank whose peer was killed ends
 OUTPUT = "out"
 OPTIONS = ["SOLVER.CHECKPOINT_PERIOD", "2", "SEARCH.SURVIVORS", "1", "OUTPUT_DIR", OUTPUT]
-OPTIONS += ["SOLVER.IMS_PER_BATCH", "4"]  # of two ranks, each has two images for its norms
+OPTIONS += ["SOLVER.IMS_PER_BATCH", "4"]  # each of two ranks has two images for its norms
 
 
 def be_rank(
     log: Path, argv: Sequence[str], environment: dict[str, str], patches: Sequence[Callable]
 ) -> None:
-    """Run search_net.py in this forked process; does not return."""
+    """Run search_net.py in this forked process. It does not return."""
     code = 1
     try:
         with open(log, "a") as printed, open(os.devnull) as nothing:
             for number, file in enumerate((nothing, printed, printed)):
                 os.dup2(file.fileno(), number)
         os.environ.update(environment)
-        # A shell lets its background processes ignore it.
+        # A shell makes its background processes ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for patch in patches:
             patch()
@@ -54,7 +54,7 @@ def be_rank(
 
 
 def note_trials() -> None:
-    """Each trial that is in the ledger for good gets a line in trials.txt."""
+    """Add a line to trials.txt for each trial that is committed to the ledger."""
     record = Ledger.record
 
     @functools.wraps(record)
@@ -78,12 +78,12 @@ class Run:
     """The processes of one start.
 
     Args:
-        folder: with the recipe.
-        ranks: how many.
-        options: beyond those of all runs.
-        patches: what the first ranks do before they start.
-        report: whether to write it.
-        name: of the file for what is printed.
+        folder: folder of the recipe.
+        ranks: number of ranks.
+        options: options in addition to those of all runs.
+        patches: functions that the first ranks call before they start.
+        report: whether to write the report.
+        name: name of the file for the output.
     """
 
     def __init__(
@@ -124,7 +124,10 @@ class Run:
                 os.kill(pid, number)
 
     def wait(self, seconds: float) -> bool:
-        """Whether all have ended by then; as torchrun does, ends those whose peer has failed."""
+        """Wait until all processes have ended, and return whether they have.
+
+        Like torchrun, it ends those whose peer has failed.
+        """
         end, alone = time.monotonic() + seconds, None
         while len(self.codes) < len(self.pids):
             for pid in self.pids:
@@ -147,7 +150,7 @@ class Run:
 
     @property
     def waits_for_the_dead(self) -> bool:
-        """Whether a rank waits for one that has died before they met, which torchrun ends."""
+        """Whether a rank waits for one that died before the rendezvous, which torchrun ends."""
         return any(self.codes.values()) and not self.printed
 
     @property

@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""How many near-copies of pictures are found, by kind, and how often others are taken for them.
+"""How many near-duplicates of images are found, by kind, and how often others are mistaken for
+them.
 
 near_copies.py --pictures FOLDER
 near_copies.py --pictures FOLDER --compare 118287 5000
 
-Copies of every picture of the folder are made and compared with the picture itself; all pairs of
-different pictures are those that should not be found. Pictures that are copies of others from the
-beginning are to be left out by --leave-out; those that are taken for ones are listed.
+Copies of every image in the folder are made and compared with the image itself. All pairs of
+different images are those that should not be found. Images that are copies of others from the
+beginning should be left out with --leave-out; those that are mistaken for copies are listed.
 
-First the hashes of ImageHash alone, of the picture and of its mirror image: the threshold is the
-largest one with at most --false-alarms in a million pairs of the first half of the pictures (every
-second one), and the table tells what is found at it in the second half. Then what crnas_d2 does, for
-some thresholds of likeness. --compare measures how long it takes for so many pictures on each side,
-made from those of the folder: a tenth of the bits of their hashes turned over.
+First, the hashes of ImageHash are tested on their own, for the image and for its mirror image: the
+threshold is the largest one with at most --false-alarms in a million pairs of the first half of the
+images (every second one), and the table shows the detection rates in the second half. Then the
+method of crnas_d2 is tested for some thresholds of likeness. --compare measures the time for this
+many images on each side, generated from those of the folder by flipping a tenth of the bits of
+their hashes.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from crnas_d2.data.fingerprints import Fingerprints, fingerprint, fingerprint_of
 from crnas_d2.data.near_copies import LEAST_LIKENESS, candidates, find_near_copies
 from crnas_d2.data.pictures import PICTURES
 
-SIDE = 128  # to which pictures are made small first
+SIDE = 128  # to which images are reduced first
 HASHES: dict[str, Callable[[Image.Image], imagehash.ImageHash]] = {
     f"{name}, {size * size} bits": lambda picture, function=function, size=size: function(
         picture, size
@@ -52,7 +54,7 @@ Rates = dict[str, list[str]]
 
 
 def crop(picture: Image.Image, share: float, random: Random) -> Image.Image:
-    """A share of each side cut away, at a random place."""
+    """Crop a share of each side at a random place."""
     width, height = (round(side * (1 - share)) for side in picture.size)
     left, top = random.randint(0, picture.width - width), random.randint(0, picture.height - height)
     return picture.crop((left, top, left + width, top + height))
@@ -87,7 +89,7 @@ COPIES: dict[str, Callable[[Image.Image, Random], Image.Image]] = {
 
 
 def describe(path: Path) -> dict[str, tuple[bytes, list[np.ndarray]]]:
-    """Of a picture, its mirror image (by the kind ""), and its copies: fingerprint, and all hashes."""
+    """Get fingerprint and all hashes of an image's mirror image (kind "") and of its copies."""
     picture = Image.open(path).convert("RGB")
     versions = {kind: make(picture, Random(kind + path.name)) for kind, make in COPIES.items()}
     versions |= {"itself": picture, "": ImageOps.mirror(picture)}
@@ -100,7 +102,7 @@ def describe(path: Path) -> dict[str, tuple[bytes, list[np.ndarray]]]:
 
 
 def rate_of_hash(pictures: Sequence[dict], index: int, false_alarms: float) -> list[str]:
-    """Threshold and false alarms of a hash, and the share of each kind of copy that is found."""
+    """Get threshold and false alarms of a hash, and its detection rate for each kind of copy."""
 
     def bits(kind: str) -> np.ndarray:
         return np.array([picture[kind][1][index] for picture in pictures], np.float32) * 2 - 1
@@ -136,11 +138,11 @@ def percent(are_found: np.ndarray) -> str:
 def rates_of_ours(
     names: Sequence[str], pictures: Sequence[dict], thresholds: Sequence[float]
 ) -> Rates:
-    """As :func:`rate_of_hash`, by the threshold of likeness."""
+    """Same as :func:`rate_of_hash`, by the threshold of likeness."""
     count = len(pictures)
 
     def likenesses(kind: str) -> np.ndarray:
-        """(count, count), 0 where the hashes are far apart."""
+        """Compute likenesses of shape (count, count), 0 for distant hashes."""
         sides = [Fingerprints.from_bytes([p[k][0] for p in pictures]) for k in ("itself", kind)]
         found = candidates(*sides)
         square = np.zeros((count, count))

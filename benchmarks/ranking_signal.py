@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Does a supernet rank stage codes as training each of them alone does?
+"""Measures whether a supernet ranks stage codes like individual trainings do.
 
 codes_alone.py --config-file configs/Digits/faster_rcnn_R_18_FPN.yaml --output output/alone \\
     --search output/stage_search --count 12
 ranking_signal.py --alone output/alone/runs.csv --search output/stage_search output/recalibrated
 
-Prints Kendall's tau between the APs of codes trained alone and those in each search, the highest tau
-to be expected, and the regret: by how much the search's choice among these codes is worse than the
-best of them.
+Prints Kendall's tau between the APs of individually trained codes and those in each search, the
+highest expected tau, and the regret: by how much the search's choice among these codes is worse
+than the best of them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from crnas_d2.report.runs import read_stage_ranking
 
 
 def read_alone(path: str) -> dict[Code, list[float]]:
-    """AP of each code, in order of the seeds, from the runs.csv of codes_alone.py.
+    """Read the APs of each code, in the order of the seeds, from the runs.csv of codes_alone.py.
 
     Raises:
-        ValueError: its trainings are of several configs.
+        ValueError: the trainings have different configs.
     """
     with open(path, newline="") as file:
         runs = list(csv.DictReader(file))

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""How much of a network's function does a remapped one keep, before any training?
+"""How much of a network's function a remapped one keeps before any training.
 
 remap_agreement.py --mobilenetv2 mobilenet_v2-b0353104.pth --networks R18 R50
 remap_agreement.py --networks R18 R50
 
 Compares the features of remapped networks with those of the network that the weights come from, for
 each way to fill repeated, dropped and dilated blocks: cosine similarity / relative error of res2 to
-res5; and, where the weights have ImageNet's classifier, on how many crops both have the same top-1
-class, and the mean divergence KL(seed || remapped) of their predictions. The pictures are
-scikit-learn's two photographs. Crops of their right halves are compared; what adapts a network sees
-crops of their left halves, without labels. ResNets have half of their width and random weights, with
-the statistics that the crops on the left give.
+res5. If the weights include ImageNet's classifier, it also counts on how many crops both have the
+same top-1 class, and computes the mean divergence KL(seed || remapped) of their predictions. The
+images are scikit-learn's two photographs. Crops of their right halves are compared. Adaptation uses
+crops of their left halves, without labels. ResNets have half of their width and random weights,
+with the statistics of the left crops.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from crnas_d2.checkpoint.weights_file import read_weights_file
 
 FEATURES = ["res2", "res3", "res4", "res5"]
 BATCH = 25
-STEPS, STEP_BATCH = 100, 8  # of learning the features
+STEPS, STEP_BATCH = 100, 8  # for matching the features
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
 HALF_WIDTH = {
@@ -60,7 +60,7 @@ IN_A_BLOCK = re.compile(r"(\w+)\.(\d+)\.(.+)")
 
 
 def make_crops(side: int, count: int, seed: int) -> torch.Tensor:
-    """Squares of 96 to 320 pixels of the left (0) or right (1) half of each photograph, at 224."""
+    """Crop squares of 96 to 320 pixels from a photograph's left (0) or right (1) half, at size 224."""
     random = np.random.default_rng(seed)
     photographs = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     crops = []
@@ -78,7 +78,7 @@ def make_crops(side: int, count: int, seed: int) -> torch.Tensor:
 
 
 def build(kind: str, prefix: str = "", norm: str = "BN") -> nn.Module:
-    """The network with fresh weights; the prefix is "", "SCR-" or "CR-"."""
+    """Build the network with fresh weights. The prefix is "", "SCR-" or "CR-"."""
     architecture = ARCHITECTURES[prefix + FULL_NAMES[kind]]
     network = CRMobileNetV2 if kind == "MNV2" else CRResNet
     codes = architecture.stage_code, architecture.operation_code
@@ -97,7 +97,7 @@ def recalibrate(network: nn.Module, crops: torch.Tensor) -> None:
 
 
 def keep_blocks(which: str, seed_depth: int, depth: int) -> list[int]:
-    """Numbers of the seed's blocks that a shorter stage takes. The first one alone has its shapes."""
+    """Get the seed's blocks that a shorter stage takes. Only the first one has its shapes."""
     if which == "last" and depth < seed_depth:
         return [0, *range(seed_depth - depth + 1, seed_depth)]
     if which == "spread" and depth < seed_depth:
@@ -117,7 +117,7 @@ def count_blocks(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
 def rename_kept(
     seed: nn.Module, target: nn.Module, which: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of the blocks that are kept, with numbers from 0; and their names before."""
+    """Get the tensors of the kept blocks, renumbered from 0, and their old names."""
     tensors = seed.state_dict()
     depths, wanted = count_blocks(tensors), count_blocks(target.state_dict())
     kept = {s: keep_blocks(which, depths[s], wanted[s]) for s in depths if s in wanted}
@@ -138,18 +138,18 @@ def dilated_convolutions(network: nn.Module) -> Iterator[nn.Conv2d]:
 
 
 def only_centre(conv: nn.Conv2d) -> torch.Tensor:
-    """The only place that the plain kernel has in common with the dilated one; others zero."""
+    """Keep the only weight that the plain and the dilated kernel have in common; others are zero."""
     return F.pad(conv.weight[:, :, 1:2, 1:2], (1, 1, 1, 1))
 
 
 def all_in_centre(conv: nn.Conv2d) -> torch.Tensor:
-    """The sum of the kernel, at its centre."""
+    """Put the sum of the kernel at its center."""
     return F.pad(conv.weight.sum((2, 3), keepdim=True), (1, 1, 1, 1))
 
 
 KERNELS: dict[str, Callable[[nn.Conv2d], torch.Tensor]] = {
     "copied": lambda conv: conv.weight,
-    "interpolated": lambda conv: conv.weight,  # by remap_backbone
+    "interpolated": lambda conv: conv.weight,  # done by remap_backbone
     "centre": only_centre,
     "sum in centre": all_in_centre,
 }
@@ -165,7 +165,7 @@ def fill(
     statistics: str = "as they were",
     features: str = "as they are",
 ) -> nn.Module:
-    """The target with the weights of the seed network, by the rules of these names."""
+    """Fill the target with the weights of the seed network, by the rules with these names."""
     tensors, names = rename_kept(seed, target, kept)
     weights, report = remap_backbone(
         tensors, target, repeated == "identity", dilated == "interpolated"
@@ -190,7 +190,7 @@ def fill(
 
 
 class Comparison:
-    """Features of networks beside those of the seed network, on the crops on the right."""
+    """Compares features of networks with those of the seed network, on the right crops."""
 
     def __init__(self, seed: nn.Module, crops: torch.Tensor, classifier: list[torch.Tensor]):
         self._batches = crops.split(BATCH)
@@ -227,7 +227,7 @@ class Comparison:
 
 
 def cases() -> Iterator[tuple[str, dict[str, str]]]:
-    """The prefix of the target's name, and the rules that are not the defaults."""
+    """Iterate over prefixes of the target's name, with the rules that are not the defaults."""
     yield "SCR-", {"repeated": "copy"}
     yield "SCR-", {}
     for kept in ("last", "spread", "first, very last"):
@@ -262,7 +262,7 @@ def measure(kind: str, weights: str | None, num_crops: int) -> None:
     comparison = Comparison(seed, right, classifier)
     rows, met = [], set()
     for prefix, rules in cases():
-        # Learnt with the statistics at rest, as it is compared with them
+        # Trained with fixed statistics, as in the comparison
         target = build(kind, prefix, "FrozenBN" if "features" in rules else "BN")
         signature = (prefix, str({**rules, "kept": str(kept_blocks(kind, prefix, rules))}))
         if signature in met:

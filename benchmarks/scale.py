@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a search and a training cost at COCO's size, with a stand-in for the detector.
+"""The cost of a search and of a training at COCO's size, with a stand-in for the detector.
 
 scale.py search --processes 1 2 4
 scale.py search --images 64 --detections 10 --forward-ms 100 --scoring-s 1.6 --architectures 16
@@ -8,17 +8,19 @@ scale.py ledger
 scale.py training
 scale.py gpu
 
-search: made detections of COCO's size go through the search's own way: 5,000 images, 80 classes, 100
-detections in each image, 32 architectures. The detector runs a thin supernet on tiny images, sleeps for
-a fixed time, and finds what was made; all else is the search's, or the scorer sleeps too, where other
-programs use the processors. "waits for scores" is the share of
-all ranks' time in which a rank is in a collective while another one scores, "waits" the share in any
-collective. Memory is the peak of a rank beyond what it has before the first image.
-ledger: bytes of a trial with 80 classes and 200 resamples, and the CPU time to open a ledger of so many.
-training: collectives of a step of a supernet on two ranks (of these, those of pickled objects), and the
-checkpoints that are left after 36 of them would have been written; their sizes are those of ResNet50.
-gpu: the plain loop beside the search's evaluator, a supernet's step beside that of a plain network, and
-NCCL with one process; without a GPU, one line.
+search: synthetic detections of COCO's size pass through the search's own code: 5,000 images, 80
+classes, 100 detections in each image, 32 architectures. The detector runs a thin supernet on tiny
+images, sleeps for a fixed time, and returns the synthetic detections. All else is the search's, but
+the scorer may sleep too, if other programs use the processors. "waits for scores" is the share of
+all ranks' time in which a rank is in a collective while another one scores, "waits" the share in
+any collective. Memory is the peak of a rank beyond what it has before the first image.
+ledger: bytes of a trial with 80 classes and 200 resamples, and the CPU time to open a ledger with
+this many trials.
+training: collectives in a step of a supernet on two ranks (and how many of them have pickled
+objects), and the checkpoints that are left after 36 of them have been written, with the sizes of
+ResNet50.
+gpu: the plain loop against the search's evaluator, a supernet's step against that of a plain
+network, and NCCL with one process. Without a GPU, it prints one line.
 """
 
 from __future__ import annotations
@@ -89,11 +91,12 @@ Interval = tuple[float, float]
 
 
 class MadeHeads(nn.Module):
-    """In place of RPN and RoI heads: waits, and finds what was made.
+    """Replaces RPN and RoI heads: waits, and returns synthetic detections.
 
     Args:
-        found: in all images, the same number in each, in order of the images.
-        seconds: for each image.
+        found: detections in all images, in the order of the images, the same number in each.
+        images: number of images.
+        seconds: time to wait for each image.
         mask_on: whether a detection has a mask too.
     """
 
@@ -105,7 +108,7 @@ class MadeHeads(nn.Module):
         self._classes = torch.tensor(found.categories.reshape(images, -1))
         self._seconds = seconds
         self.mask_on = mask_on
-        self.numbers: list[int] = []  # of the images of the mini-batch
+        self.numbers: list[int] = []  # of the images in the mini-batch
 
     def forward(self, images: Any, *_: Any) -> tuple[list[Instances], dict]:
         time.sleep(self._seconds * len(self.numbers))
@@ -123,7 +126,7 @@ class MadeHeads(nn.Module):
 
 
 class StandIn(GeneralizedRCNN):
-    """A detector whose backbone is a thin supernet, and whose heads are made."""
+    """A detector whose backbone is a thin supernet, with synthetic heads."""
 
     def __init__(self, cfg: CfgNode, heads: MadeHeads):
         super().__init__(
@@ -140,7 +143,7 @@ class StandIn(GeneralizedRCNN):
 
 
 class Timeline:
-    """When this process was in a collective, and when it scored; and how often in which function."""
+    """Records when this process was in a collective or scored, and counts calls by function."""
 
     def __init__(self):
         self.waits: list[Interval] = []
@@ -165,10 +168,10 @@ class Timeline:
 
     @contextlib.contextmanager
     def running(self, score: Callable | None = None) -> Iterator[None]:
-        """Within it, all is noted.
+        """Record within a ``with`` block.
 
         Args:
-            score: in place of the scorer's work.
+            score: replacement for the scorer's work.
         """
         with contextlib.ExitStack() as stack:
             for name in (*COLLECTIVES, *OBJECT_COLLECTIVES):
@@ -185,7 +188,10 @@ def pretend_to_score(seconds: float, *_: Any) -> dict[str, float]:
 
 
 def overlap(intervals: Sequence[Interval], others: Sequence[Interval]) -> float:
-    """Seconds in which one of the intervals and one of the others run; neither overlap themselves."""
+    """Compute the seconds in which both one of the intervals and one of the others are active.
+
+    Intervals of the same list do not overlap.
+    """
     return sum(
         max(0.0, min(end, other_end) - max(start, other_start))
         for start, end in intervals
@@ -204,16 +210,16 @@ def union(intervals: Sequence[Interval]) -> list[Interval]:
 
 
 def memory(name: str) -> float:
-    """MiB of this process, by a name of /proc/self/status: VmRSS now, VmHWM at its peak."""
+    """Read the memory of this process in MiB from /proc/self/status: VmRSS now, VmHWM at its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def make_archval(folder: Path, args: argparse.Namespace) -> Detections:
-    """Write a ground truth and an image that stands for all, once; register it.
+    """Write and register a ground truth, with one image that stands for all of them.
 
     Returns:
-        What is found in it.
+        The detections in it.
     """
     coco, found = make_data(args.images, args.classes, args.detections)
     json_file = folder / "archval.json"
@@ -231,7 +237,7 @@ def make_archval(folder: Path, args: argparse.Namespace) -> Detections:
 
 
 def search(args: argparse.Namespace, folder: Path) -> None:
-    """In each process; the first one writes a row of the table."""
+    """Run in each process. The first one writes a row of the table."""
     torch.set_num_threads(1)
     found = make_archval(folder, args)
     cfg = load_config(SUPERNET, [*THIN, "INPUT.MIN_SIZE_TEST", 16, "SEARCH.BN.MODE", "running"])
@@ -250,7 +256,7 @@ def search(args: argparse.Namespace, folder: Path) -> None:
     comm.synchronize()
 
     before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     timeline, start = Timeline(), time.monotonic()
     score = None if args.scoring_s is None else functools.partial(pretend_to_score, args.scoring_s)
     with timeline.running(score), progress:
@@ -326,13 +332,13 @@ def report_ledger(args: argparse.Namespace) -> None:
 
 
 class Loader(itertools.repeat):
-    """The same mini-batch for ever, where a trainer expects a loader."""
+    """The same mini-batch forever, in place of a loader."""
 
     dataset = ()
 
 
 class Trainer(CRTrainer):
-    """Of tiny images that were made."""
+    """A trainer on tiny synthetic images."""
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Loader:
@@ -340,7 +346,7 @@ class Trainer(CRTrainer):
 
 
 def train(args: argparse.Namespace, folder: Path, processes: int) -> None:
-    """In each process: take 36 steps with a checkpoint after each, and count."""
+    """Run 36 steps in each process with a checkpoint after each, and count."""
     torch.set_num_threads(1)
     cfg = load_config(SUPERNET, [*THIN, "OUTPUT_DIR", str(folder), "DATASETS.TEST", ()])
     cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", processes, "SOLVER.MAX_ITER", 36])

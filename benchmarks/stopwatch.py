@@ -1,4 +1,4 @@
-"""Where the time of an evaluation goes."""
+"""Measures the time of the sections of an evaluation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CLOCKS = {"wall": time.perf_counter, "CPU": time.process_time}
 
 
 class Stopwatch:
-    """Seconds by section and clock. A section inside another one belongs to that.
+    """Counts seconds by section and clock. A nested section counts as part of the outer one.
 
     Attributes:
-        seconds: by section, in the order in which they were first entered; for each clock.
-        total: all that :meth:`running` was around.
+        seconds: seconds of each clock by section, in the order in which they were first entered.
+        total: total within :meth:`running`.
     """
 
     def __init__(self, device: str):
@@ -45,7 +45,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Around all sections. To normalize and pad images is part of the forward pass."""
+        """Measure the total around all sections. Normalizing and padding count as the forward pass."""
         preprocess = self.section("forward")(GeneralizedRCNN.preprocess_image)
         start = self._now()
         with mock.patch.object(GeneralizedRCNN, "preprocess_image", preprocess):
@@ -77,11 +77,11 @@ class TimedLoader:
 
 
 def time_tables(watches: Mapping[str, Stopwatch], images: int) -> str:
-    """A table for each clock: seconds and their shares; of two, how many times faster the second is.
+    """Format a table for each clock, with seconds and shares. For two watches, add the speedup.
 
     Args:
-        watches: one or two that have the same sections, by name.
-        images: how many have passed through a network, for the speed in the last row.
+        watches: one or two with the same sections, by name.
+        images: number of images that passed through a network, for the throughput in the last row.
     """
     sections = list(next(iter(watches.values())).seconds)
     tables = []

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Training step of a supernet on one path, beside the final network of that path built alone.
+"""Training step of a supernet on one path, against the final network of that path built alone.
 
 supernet_step.py --config-file Supernet/stage_supernet_R_50_FPN.yaml
 supernet_step.py --config-file A.yaml B.yaml --images 2 --size 800 1088 --amp
 
-Both have the same weights, images and random numbers, and take their steps in turns. A step is what
-the trainer does: forward, backward, check of the losses, SGD; for the supernet, the path is set too.
-Time is the median over the steps, of CPU time where there is no GPU, which other programs change
-less; the ratio is the median over the pairs of neighbours. Memory is the peak of a step beyond the
+Both have the same weights, images and random numbers, and alternate their steps. A step is what the
+trainer does: forward, backward, check of the losses, SGD, and setting the path of the supernet.
+Time is the median over the steps, of CPU time if there is no GPU, which other programs affect less.
+The ratio is the median over pairs of neighboring steps. Memory is the peak of a step beyond the
 parameters and their momentum.
 """
 
@@ -78,7 +78,7 @@ class Contestant:
         return time.perf_counter()
 
     def peak_memory(self, iteration: int) -> int:
-        """Bytes of a step at its peak, beyond the parameters and their momentum."""
+        """Measure the peak memory of a step in bytes, beyond the parameters and their momentum."""
         self.step.optimizer.zero_grad()
         if self.model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -93,7 +93,7 @@ class Contestant:
 
 
 def compare(config_file: str, args: argparse.Namespace) -> list:
-    """A row of the table."""
+    """Get a row of the table."""
     cfg = load_config(config_file, args.opts)
     batch = make_batch(cfg, args.images, *args.size)
     supernet = Contestant(cfg, batch, args.amp)

@@ -1,4 +1,4 @@
-"""A detector and images for it, when only time, memory and traffic matter."""
+"""A detector and images for it, for measurements of time, memory and traffic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from detectron2.structures import Boxes, Instances
 
 
 def load_config(name: str, opts: Sequence[str]) -> CfgNode:
-    """A config below ``configs/``, for a detector with random weights on the GPU, where there is one."""
+    """Load a config below ``configs/`` for a detector with random weights, on the GPU if there is
+    one.
+    """
     cfg = get_config(name)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.WEIGHTS = ""
@@ -26,7 +28,7 @@ def load_config(name: str, opts: Sequence[str]) -> CfgNode:
 
 
 def final_config(cfg: CfgNode, path: Sequence[int]) -> CfgNode:
-    """From the config of a supernet to that of the final network that one of its paths stands for."""
+    """Get the config of the final network of a path from the config of a supernet."""
     final = cfg.clone()
     final.defrost()
     final.MODEL.BACKBONE.NAME = without_supernet(cfg.MODEL.BACKBONE.NAME)
@@ -36,7 +38,7 @@ def final_config(cfg: CfgNode, path: Sequence[int]) -> CfgNode:
 
 
 def make_batch(cfg: CfgNode, images: int, height: int, width: int) -> list[dict]:
-    """Random images with ten random boxes each, as Detectron2's training loader gives them."""
+    """Make random images with ten random boxes each, in the format of Detectron2's training loader."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(low: float, high: float) -> torch.Tensor:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Iterations per second of the whole training loop, and the share of waiting for data in it.
+"""Iterations per second of the whole training loop, and its share of waiting for data.
 
 training_loop.py --config-file configs/Digits/stage_supernet_R_18_FPN.yaml --workers 0 2
 training_loop.py --config-file ... --iterations 200 --opts SOLVER.IMS_PER_BATCH 4
 
-Runs the trainer of train_net.py, hooks and logs included, without evaluation and checkpoints, once
-for each number of data workers. Its output goes to a folder that is removed at the end.
+Runs the trainer of train_net.py, including hooks and logs, but without evaluation and checkpoints,
+once for each number of data workers. Its output goes to a folder that is removed at the end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEADER = ["workers", "iterations / s", "images / s", "s / iteration", "waiting f
 
 
 def measure(args: argparse.Namespace, workers: int) -> list:
-    """A row of the table."""
+    """Get a row of the table."""
     with tempfile.TemporaryDirectory() as output:
         opts = [
             *args.opts,

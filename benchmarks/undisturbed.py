@@ -1,4 +1,4 @@
-"""What comes out of a tiny procedure that nothing stops, and whether another one has come to the same."""
+"""The results of an uninterrupted tiny procedure, to which those of interrupted ones are compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from killing import count_writes
 from tiny_search import write_recipe
 
 VARIANTS = ("as it was", "json changed", "key changed")
-# What two runs need not have in common
+# Files and values that may differ between two runs
 OWN_FILES = ("*.tfevents.*", "log.txt*", "metrics.json", "report/*", "last_checkpoint", "*.lock")
 OWN_FILES += ("model_[0-9]*.pth*", "*.changed", "near_copies.csv", "config.yaml")
 CHANGED = ("SOLVER.BASE_LR", "0.03")
@@ -39,7 +39,7 @@ def change_data(folder: Path) -> None:
 
 
 class References:
-    """Procedures that nothing has stopped, of one code; made when they are asked for."""
+    """Uninterrupted procedures of the same code, which are run on demand."""
 
     def __init__(self, folder: Path):
         self._folder, self._known = folder, {}
@@ -64,7 +64,7 @@ class References:
         return self._folder / f"{ranks}_{variant.replace(' ', '_')}"
 
     def get(self, ranks: int, variant: str) -> tuple[float, int]:
-        """Seconds that it took, and writes of its first rank."""
+        """Get the seconds that a procedure took, and the number of writes of its first rank."""
         key, folder = (ranks, variant), self._path(ranks, variant)
         facts = folder / "facts.json"
         if key not in self._known and not facts.exists():
@@ -84,7 +84,7 @@ class References:
         return self._known[key]
 
     def compare(self, folder: Path, ranks: int, variant: str) -> list[str]:
-        """Faults of a procedure that has ended."""
+        """Get the faults of a finished procedure."""
         self.get(ranks, variant)
         whole = self._path(ranks, variant)
         there, here = products(whole / OUTPUT), products(folder / OUTPUT)
@@ -110,19 +110,19 @@ def products(folder: Path) -> dict[str, Path]:
 
 
 def content(path: Path, folder: Path) -> Any:
-    """What has to be equal, wherever the folder of the recipe is."""
+    """Get the content that has to be equal, wherever the folder of the recipe is."""
     if path.suffix == ".pth":
         found = torch.load(path, weights_only=True)
         if "model" not in found:
             return found
         return {key: (str(t.dtype), t.numpy().tobytes()) for key, t in found["model"].items()}
     if path.suffix == ".sqlite":
-        return Ledger.read(path)  # trials that took another time are equal
+        return Ledger.read(path)  # trials that only differ in their duration are equal
     if path.name in ("step.json", "results.json"):
         found = json.loads(path.read_text())
         found.pop("seconds", None)
         return found
-    if path.name == "README.md":  # tells of the page, which few starts write
+    if path.name == "README.md":  # it mentions the page, which few starts write
         return [line for line in path.read_text().splitlines()[1:] if "index.html" not in line]
     if path.suffix == ".yaml":
         return yaml.safe_load(path.read_text().replace(str(folder), ""))
