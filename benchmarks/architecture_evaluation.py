@@ -190,8 +190,7 @@ def first_images(cfg: CfgNode, count: int | None) -> Iterator[CfgNode]:
 
 
 def choose_candidates(cfg: CfgNode, space: PathSpace, count: int | None) -> list[Code]:
-    """Choose candidates in lexicographic order: evenly spaced stage codes, or random dilation
-    paths.
+    """Choose evenly spaced stage codes, or random dilation paths, in lexicographic order.
 
     Args:
         cfg: config of the search.

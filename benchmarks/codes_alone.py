@@ -43,9 +43,7 @@ OF_A_RUN = ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE", "OUTPUT_DIR", "SEE
 
 
 def corner_codes(blocks: int) -> list[Code]:
-    """List ResNets: each stage in turn as deep as possible, all even, and 1 : 1 : 2 : 4 as in the
-    paper.
-    """
+    """List ResNets: each stage as deep as possible, all even, and 1 : 1 : 2 : 4 as in the paper."""
     corners = [tuple(blocks - 3 if i == j else 1 for j in range(4)) for i in range(4)]
     even, late = (
         tuple(blocks * b // shares[-1] - blocks * a // shares[-1] for a, b in pairwise(shares))

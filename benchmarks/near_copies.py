@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""How many near-duplicates of images are found, by kind, and how often others are mistaken for
-them.
+"""Detection rates of near-duplicate images by kind, and rates of false alarms.
 
 near_copies.py --pictures FOLDER
 near_copies.py --pictures FOLDER --compare 118287 5000

@@ -15,9 +15,7 @@ from detectron2.structures import Boxes, Instances
 
 
 def load_config(name: str, opts: Sequence[str]) -> CfgNode:
-    """Load a config below ``configs/`` for a detector with random weights, on the GPU if there is
-    one.
-    """
+    """Load a config below ``configs/``, with random weights, and the GPU if there is one."""
     cfg = get_config(name)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.WEIGHTS = ""

@@ -21,7 +21,7 @@ from killing import count_writes
 from tiny_search import write_recipe
 
 VARIANTS = ("as it was", "json changed", "key changed")
-# Files and values that may differ between two runs
+# Files that may differ between two runs
 OWN_FILES = ("*.tfevents.*", "log.txt*", "metrics.json", "report/*", "last_checkpoint", "*.lock")
 OWN_FILES += ("model_[0-9]*.pth*", "*.changed", "near_copies.csv", "config.yaml")
 CHANGED = ("SOLVER.BASE_LR", "0.03")

@@ -45,9 +45,7 @@ FORMATS = ("svg", "png", "pdf")
 
 
 def styled() -> contextlib.AbstractContextManager:
-    """Apply the project's style to figures that are created, drawn and rendered in a ``with``
-    block.
-    """
+    """Apply the project's style to figures created, drawn and rendered in a ``with`` block."""
     return matplotlib.rc_context(STYLE)
 
 

@@ -146,8 +146,7 @@ def match_class_rows(
     model: nn.Module,
     names: Sequence[str],
 ) -> tuple[dict[str, torch.Tensor], ClassReport]:
-    """Move the rows of classes in weights to the indices of the model's classes with the same
-    names.
+    """Move the rows of classes in weights to where the model has the classes of these names.
 
     Rows of classes that the weights lack keep the fresh values of the model. If several classes
     have the same name, the first is matched to the first, and so on. The rows of the background are

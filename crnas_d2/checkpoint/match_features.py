@@ -22,8 +22,7 @@ LEARNING_RATE = 1e-3
 def match_features(
     target: Network, seed: Network, batches: Iterable[torch.Tensor], steps: int
 ) -> list[float]:
-    """Train a network until its stages reproduce the outputs of the same stages of the seed
-    network.
+    """Train a network until its stages reproduce the outputs of the seed network's stages.
 
     No labels are needed. The loss is the squared error of the outputs relative to the squares of
     the seed network's, averaged over the stages. Adam minimizes it with a learning rate that warms

@@ -167,8 +167,7 @@ def _told_by_the_file(file: WeightsFile) -> dict[str, str]:
 
 
 def _zoo_convention(file: WeightsFile, weights: Tensors) -> Convention | None:
-    """Get the convention of Detectron2's configs: FAIR's for a ResNeXt, MSRA's for all other
-    networks.
+    """Get the convention of Detectron2's configs: FAIR's for a ResNeXt, otherwise MSRA's.
 
     Some zoo models start from other weights or from scratch. Their norms have statistics.
     """

@@ -52,8 +52,7 @@ def flatten_model_config(cfg: CfgNode) -> dict[str, str]:
 def check_same_model(
     cfg: CfgNode, saved: ModelConfig, filename: str, below: str | tuple[str, ...] = ""
 ) -> None:
-    """Refuse to resume from a checkpoint of a model that differs in anything that affects the
-    weights.
+    """Refuse to resume from a checkpoint whose model differs in anything that affects weights.
 
     Args:
         cfg: the config in use.

@@ -235,8 +235,7 @@ def remap_seed(
 
 
 def describe_misfit(seed: SeedNetwork, model: nn.Module, path: str) -> str:
-    """Explain why a model's backbone cannot take the weights of a network unchanged. Empty if it
-    can.
+    """Explain why a model's backbone cannot take a network's weights unchanged. Empty if it can.
 
     Args:
         seed: the network.

@@ -1,5 +1,6 @@
-"""Look at data sets before anything is trained on them: what the checks find, what is in them, and
-how a detector's input size, levels and anchors fit them, on one page.
+"""Show data sets on one page before a training: the findings of the checks, and what is in them.
+
+The page also shows how a detector's input size, levels and anchors fit the data sets.
 
 crnas inspect --config-file Search/digits.yaml
 crnas inspect --json cells/train.json --images cells/images --output cells_train.html

@@ -1,5 +1,6 @@
-"""Measure on this device the latencies that a search takes for its budgets, where SEARCH.COST is
-"latency". On another machine the search then reads them.
+"""Measure on this device the latencies that a search needs if SEARCH.COST is "latency".
+
+A search on another machine can then read them.
 
 crnas latency --config-file Search/R_50.yaml --output jetson.csv \\
     SEARCH.COST latency SEARCH.BUDGETS "[120]" SEARCH.TOLERANCE 0.05

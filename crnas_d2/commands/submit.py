@@ -44,8 +44,7 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Task:
-    """The task that each process of a job runs. submitit calls it, and its ``checkpoint`` on rank
-    0.
+    """The task of each process in a job. submitit calls it, and its ``checkpoint`` on rank 0.
 
     The program is a separate process. So the warning, which would otherwise requeue the job in the
     middle of a training step, waits until the program has exited.

@@ -28,8 +28,7 @@ __all__ = [
 
 
 def setup_datasets(cfg: CfgNode) -> None:
-    """Make the data sets that ``cfg`` names ready for use. It has to be called before ``cfg`` is
-    frozen.
+    """Prepare the data sets that ``cfg`` names. It has to be called before ``cfg`` is frozen.
 
     1. Registers the custom data sets in ``DATASETS.COCO_JSON`` and ``DATASETS.VOC_DIRS`` after
     validating each, and those in ``DATASETS.IMAGE_FOLDERS``. Those in ``DATASETS.TEST`` must also

@@ -151,9 +151,7 @@ class CocoCheck:
             self.categories = dict(sorted(self.categories.items()))
 
     def _check_images(self) -> dict[int | str, tuple[int, int] | None]:
-        """Check the images, and return (width, height) by id. None for an image without a valid
-        size.
-        """
+        """Check the images, and return (width, height) by id, or None for an invalid size."""
         owners: dict[str, int | str] = {}
         sizes: dict[int | str, tuple[int, int] | None] = {}
         for image_id, image in self._with_id("images").items():

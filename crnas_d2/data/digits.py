@@ -110,9 +110,7 @@ def register_digits() -> None:
 
 
 def crops_root(split: str) -> str:
-    """Get the folder of the crops of "train" or "val" for image classification, generated if
-    needed.
-    """
+    """Get the folder of the crops of "train" or "val", which are generated if needed."""
     if split not in SPLITS:
         raise ValueError(f"the data set 'digits' has the splits {SPLITS}, not {split!r}")
     return os.path.join(generate(digits_root()), "crops", split)

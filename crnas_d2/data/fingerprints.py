@@ -17,9 +17,7 @@ CROPS = ((0.0, 1), (0.1, 1), (0.1, 2), (0.2, 3))
 
 
 def _boxes() -> tuple[tuple[float, float, float], ...]:
-    """List crops as (left, top, side) in units of the image's sides, beginning with the whole
-    image.
-    """
+    """List crops as (left, top, side) in units of the image's sides, the whole image first."""
     boxes = []
     for share, places in CROPS:
         starts = np.linspace(0, share, places) if places > 1 else [share / 2]

@@ -104,9 +104,7 @@ def _pictures(listing: Listing, by_content: bool, folder: str) -> str:
 
 
 def _state(path: str) -> FileState | str:
-    """Get the state of a file. A URI stands for itself, and an unreadable image for an empty
-    string.
-    """
+    """Get the state of a file, a URI itself, or an empty string for an unreadable image."""
     try:
         return path if is_remote(path) else FileState.of(real_file(path))
     except (OSError, ValueError):

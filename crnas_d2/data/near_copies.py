@@ -1,5 +1,4 @@
-"""Finds near-duplicates: images that equal others but are mirrored, cropped, or of other gray
-levels.
+"""Finds near-duplicates: images that are mirrored, cropped, or of other gray levels.
 
 Hashes of the image and of crops of it, which are fast to compare, give candidate pairs. Aligned
 small versions of the two decide. ``benchmarks/near_copies.py`` measures how many near-duplicates

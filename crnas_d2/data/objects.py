@@ -107,9 +107,7 @@ class Objects:
 
     @property
     def ratios(self) -> np.ndarray:
-        """The ratio of height to width of the boxes, like Detectron2's anchor ratios, with shape
-        (n,).
-        """
+        """The height of the boxes over their width, as in Detectron2's anchors, with shape (n,)."""
         return self.sides[:, 0] / self.sides[:, 1]
 
     @property
@@ -118,9 +116,7 @@ class Objects:
         return np.bincount(self.images, minlength=len(self.sizes))
 
     def per_class(self, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Count the images with objects of each class, and the objects, each of shape
-        (num_classes,).
-        """
+        """Count images with objects of each class, and objects, each of shape (num_classes,)."""
         seen = np.unique(np.stack([self.images, self.classes]), axis=1)
         return (
             np.bincount(seen[1], minlength=num_classes),

@@ -43,9 +43,7 @@ class Sizes:
         self._missing = size
 
     def fits(self, size: int) -> tuple[bool, bool]:
-        """Whether archval can still get its size if a group of this size goes to archtrain, or to
-        archval.
-        """
+        """Whether archval can still get its size if such a group goes to archtrain, or to archval."""
         self._open[size] -= 1
         fits = _reaches(self._open, self._missing), _reaches(self._open, self._missing - size)
         self._open[size] += 1

@@ -90,8 +90,7 @@ def examine_voc_dir(
     scored: bool = False,
     trained: bool = False,
 ) -> Findings:
-    """Find content of a data set in VOC layout that Detectron2 cannot read or treats in its own
-    way.
+    """Find content in VOC layout that Detectron2 cannot read or treats in its own way.
 
     Corners are pixel indices that count from 1, both inclusive, as in VOC. A box may exceed its
     image by one pixel.

@@ -24,8 +24,7 @@ def adapt(
     batches: Iterable[torch.Tensor],
     steps: int,
 ) -> tuple[SeedNetwork, list[float]]:
-    """Match the statistics of the norms on the first batch, then the features on the following
-    ones.
+    """Match the norms' statistics on the first batch, then the features on the following ones.
 
     Anything outside of the backbone, such as res5 in the RoI heads of C4, stays unchanged.
 

@@ -86,8 +86,7 @@ def _check_settings(cfg: CfgNode, checkpoint: str | None, *, training: bool) -> 
 
 
 def settle_settings(cfg: CfgNode, checkpoint: str | None = None) -> list[str]:
-    """Compare the settings that the weights of a config need with those of the config, or take
-    them.
+    """Compare the settings that a config's weights need with its own, or take them.
 
     ``MODEL.INIT.SETTINGS`` decides between the two. Backbones of other projects are not checked.
     The arguments and results are those of :func:`check_network`.

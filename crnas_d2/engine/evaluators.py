@@ -234,8 +234,7 @@ def shown_names(names: Sequence[str]) -> str:
 
 
 def list_results(cfg: CfgNode) -> list[str]:
-    """List the names of the results of a test, such as "bbox/AP", with those of single classes
-    last.
+    """List the names of a test's results, such as "bbox/AP", those of single classes last.
 
     They are prefixed by the name of the data set if there are several, as in "own_val/bbox/AP", and
     by the path of a supernet, as in "2-2-2-2/bbox/AP".

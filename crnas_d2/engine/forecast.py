@@ -65,9 +65,7 @@ class Forecast:
         self._left[backward] = images
 
     def passed(self, images: int, backward: bool) -> None:
-        """Time images that have passed. The first ones of a step are skipped, as they include its
-        start.
-        """
+        """Time images that have passed, except the first ones of a step, which include its start."""
         now = self._clock()
         if self._last is not None:
             seconds, timed = self._timed[backward]

@@ -44,8 +44,7 @@ class ReportedLoader:
 
 
 class TrainingBatches(Sampler):
-    """Batches of an infinite sampler, in which each sample has its position in the stream of all
-    ranks.
+    """Batches of an infinite sampler, with each sample's position in the stream of all ranks.
 
     Attributes:
         start: number of batches to skip at the beginning, without loading their images.

@@ -40,8 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read the config, check everything that can be checked before work, and register its data
-    sets.
+    """Read the config, run all checks before any work, and register its data sets.
 
     Args:
         args: arguments from :func:`detectron2.engine.default_argument_parser`. With ``verbose``,
@@ -67,8 +66,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def check_apart(cfgs: Sequence[CfgNode], check: Callable[[str], object]) -> None:
-    """Run checks in a temporary folder first if they would create the split of archtrain and
-    archval.
+    """Run checks in a temporary folder first if they would split archtrain and archval.
 
     So a run that is refused leaves nothing behind. The main process runs the checks, and the others
     wait.
@@ -173,8 +171,7 @@ def check_run(
 
 
 def check_data_sets(cfg: CfgNode, *, training: bool, makes: bool = True) -> None:
-    """Register and check the data sets of a config, whether they can be evaluated, and their
-    images.
+    """Register and check the data sets of a config, their evaluators, and their images.
 
     Args:
         cfg: an unfrozen config, which receives the number and names of the classes.

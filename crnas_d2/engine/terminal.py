@@ -270,9 +270,7 @@ class Terminal(logging.Handler):
             self._write(f"[{time.strftime('%H:%M:%S')}] {self.line()}")
 
     def line(self) -> str:
-        """Format the progress of the step, its throughput, and the remaining time of it and of the
-        job.
-        """
+        """Format the progress, throughput and remaining time of the step, and that of the job."""
         parts = [self._place or "begins"]
         rate = self._forecast.images_per_second(self._backward)
         step_left, all_left = self._forecast.step_left(), self._forecast.all_left()

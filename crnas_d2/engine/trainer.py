@@ -182,9 +182,7 @@ class CRTrainer(DefaultTrainer):
         return results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Resume or load as Detectron2 does, with the position in the data, and log where it
-        starts.
-        """
+        """Resume or load as Detectron2 does, with the position in the data, and log the start."""
         super().resume_or_load(resume=resume)
         self.data_loader.batch_sampler.start = self.start_iter
         last = self.checkpointer.get_checkpoint_file() if self.start_iter > 0 else ""
@@ -229,8 +227,7 @@ class CRTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """Build Detectron2's optimizer with gradient clipping that skips parameters without a
-        gradient.
+        """Build Detectron2's optimizer, whose clipping skips parameters without a gradient.
 
         These are the ones off the path of a supernet.
         """
@@ -312,9 +309,7 @@ class CRTrainer(DefaultTrainer):
 
     @classmethod
     def evaluate(cls, cfg: CfgNode, model: torch.nn.Module) -> dict:
-        """Run the tests at the end of a training: without, then with augmentation if that is
-        enabled.
-        """
+        """Run the tests at the end of a training, also with augmentation if that is enabled."""
         results = cls.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
             results.update(cls.test_with_tta(cfg, model))

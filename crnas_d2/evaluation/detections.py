@@ -69,9 +69,7 @@ class Detections:
         )
 
     def compact(self) -> Detections:
-        """Convert to 32 bits, like all of Detectron2's numbers, which takes little more than half
-        the memory.
-        """
+        """Convert to 32 bits, like Detectron2's numbers, in little more than half the memory."""
         return replace(
             self,
             categories=self.categories.astype(np.int32),
@@ -92,8 +90,7 @@ class Detections:
 
     @classmethod
     def concatenate(cls, parts: Iterable[Detections]) -> Detections:
-        """Concatenate parts in order, keeping their types. The result is empty if there are no
-        parts.
+        """Concatenate parts in order, keeping their types. Empty if there are no parts.
 
         Raises:
             ValueError: some parts have masks, and others do not.

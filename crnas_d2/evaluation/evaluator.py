@@ -259,9 +259,7 @@ class ArchitectureEvaluator:
 
 
 def together(parts: Sequence[Detections | str]) -> Detections | str:
-    """Concatenate what an architecture found in all parts of archval, or get the reason of a
-    failure.
-    """
+    """Concatenate the detections in all parts of archval, or get the reason of a failure."""
     reasons = [part for part in parts if isinstance(part, str)]
     return reasons[0] if reasons else Detections.concatenate(parts)
 

@@ -79,9 +79,7 @@ class ImageObjects:
 
 
 def find_outside(detections: Detections, iou_type: str, area: Sequence[float]) -> np.ndarray:
-    """Tell which detections have an area outside of [area[0], area[1]] pixels, as bool of shape
-    (D,).
-    """
+    """Tell which detections are outside of [area[0], area[1]] pixels, as bool of shape (D,)."""
     if list(area) == AREAS["all"]:
         return np.zeros(len(detections), bool)
     if iou_type == "segm":

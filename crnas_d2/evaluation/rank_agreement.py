@@ -172,8 +172,7 @@ def level_with_leader(aps: Sequence[float], resampled: np.ndarray) -> np.ndarray
 
 
 def count_level(ranking: Ranking, trials: Mapping[Code, Trial], metric: str) -> int | None:
-    """Count the codes that cannot be distinguished from the first one, see
-    :func:`level_with_leader`.
+    """Count the codes that :func:`level_with_leader` cannot distinguish from the first one.
 
     Args:
         ranking: ranking by the metric.

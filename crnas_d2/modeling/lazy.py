@@ -60,8 +60,7 @@ def lazy_model(
     freeze_at: int | None = None,
     **body: Any,
 ) -> DictConfig:
-    """Get a detector with a CR backbone as a lazy config, for ``LazyConfig`` files and
-    ``instantiate``.
+    """Get a detector with a CR backbone as a lazy config, to be built by ``instantiate``.
 
     It equals the detector of the YAML configs. Anything that is not an argument here can be changed
     in the result, as in ``model.backbone.out_channels = 64``. Images are RGB, with values from 0 to

@@ -53,9 +53,7 @@ OUTPUTS = tuple(
 
 
 def global_pooling(fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-    """Add the fine feature, weighted by channel attention from the coarse one's maxima, to the
-    latter.
-    """
+    """Add the fine feature to the coarse one, weighted by channel attention from its maxima."""
     return coarse + fine * coarse.amax((2, 3), keepdim=True).sigmoid()
 
 
@@ -66,9 +64,7 @@ OPS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def resize(x: torch.Tensor, level: int, new_level: int) -> torch.Tensor:
-    """Resize by max pooling to a coarser level, or by nearest-neighbor interpolation to a finer
-    one.
-    """
+    """Resize by max pooling to a coarser level, or by the nearest neighbor to a finer one."""
     if level < new_level:
         return F.max_pool2d(x, kernel_size=2 ** (new_level - level))
     if level > new_level:

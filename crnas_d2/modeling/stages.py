@@ -47,8 +47,7 @@ class Stages(ABC):
 
     @abstractmethod
     def make_stage(self, name: str, dilations: Sequence[int] = (1,)) -> nn.Module:
-        """Build a stage with one block for each dilation, as a ``nn.Sequential`` unless it is a
-        stem.
+        """Build a stage with one block per dilation, as a ``nn.Sequential`` unless it is a stem.
 
         It maps (N, channels, H, W) to (N, out_channels(name), H / stride(name), W / stride(name)).
 

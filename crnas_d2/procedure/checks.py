@@ -232,9 +232,7 @@ def _check_scores(cfg: CfgNode) -> None:
 
 
 def _uses_of_data(procedure: Procedure) -> list[DataUse]:
-    """List the uses of data of every step, and of the final detector even if it is not trained
-    here.
-    """
+    """List the uses of data of all steps, and of the final detector even if not trained here."""
     uses = [
         DataUse(step.name, cfg, searches=step.finds)
         for step in procedure.steps

@@ -93,8 +93,7 @@ def identify(
 
 
 def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
-    """Get everything that the result of an architecture depends on, with which the ledger is
-    opened.
+    """Get everything that an architecture's result depends on, for opening the ledger.
 
     Args:
         cfg: settled config of a search, whose data sets are registered.

@@ -161,9 +161,7 @@ def _median(run: Callable[[], int]) -> float:
 
 
 def format_time(measurement: Measurement | None) -> str:
-    """Format a time such as "~0:12:30", "?" if it could not be measured, or nothing if not
-    attempted.
-    """
+    """Format a time such as "~0:12:30", or "?" if it is unknown. Empty if not attempted."""
     if measurement is None:
         return ""
     if measurement.seconds is None:

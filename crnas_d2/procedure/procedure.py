@@ -216,8 +216,7 @@ class Procedure:
         return cfg
 
     def _architecture_of(self, step: Step) -> Architecture | None:
-        """Get the architecture for a step from an earlier finished one, or from its budget's
-        baseline.
+        """Get a step's architecture from an earlier finished step, or its budget's baseline.
 
         It is None if the step uses the architecture of its config.
         """
@@ -226,9 +225,7 @@ class Procedure:
         return self._baseline_under(step.budget) if step.budget else None
 
     def _baseline_under(self, budget: str) -> Architecture | None:
-        """Get the baseline under one of several budgets. None until the needed latencies are
-        measured.
-        """
+        """Get the baseline under one of several budgets. None until needed latencies are known."""
         try:
             return self._scaled[budget]
         except NotMeasured:
@@ -236,9 +233,7 @@ class Procedure:
 
     @functools.cached_property
     def _scaled(self) -> dict[str, Architecture]:
-        """The baseline under each of several budgets: unchanged if it fits, or else another stage
-        code.
-        """
+        """The baseline under each of several budgets, or another stage code if it does not fit."""
         cfg, final = self.config(self.searches[0]), self.final_config()
         baseline = get_architecture(final or cfg)
         eligible = eligible_by_budget(cfg, final)

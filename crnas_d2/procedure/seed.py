@@ -50,9 +50,7 @@ class Seed:
         return {"name": self.network.name, "sha256": self.network.sha256}
 
     def take_settings(self, cfg: CfgNode) -> None:
-        """Apply the settings that the weights need to a config whose ``MODEL.INIT.SETTINGS`` is
-        "take".
-        """
+        """Apply the settings that the weights need if ``MODEL.INIT.SETTINGS`` is "take"."""
         if cfg.MODEL.INIT.SETTINGS == "take":
             take_settings(self.network.settings, cfg, self.network.name)
 

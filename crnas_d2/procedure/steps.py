@@ -132,8 +132,7 @@ def _shortlist(recipe: Recipe, kind: str, budget: str, search: str) -> list[Step
 
 
 def _final_steps(recipe: Recipe, budget: str, found: str) -> list[Step]:
-    """Plan the trainings of the baseline and of what was found, from the weights that the recipe
-    wants.
+    """Plan the trainings of the baseline and of what was found, from the weights as configured.
 
     Each pair has its own seed. Pre-trainings are done once.
     """

@@ -209,8 +209,7 @@ def tensors_sha256(model: nn.Module) -> str:
 
 
 def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int | None:
-    """Count the architectures that a search will evaluate. None until needed latencies are
-    measured.
+    """Count the architectures that a search will evaluate. None until latencies are known.
 
     Args:
         cfg, final_cfg: as in :func:`run_search`.

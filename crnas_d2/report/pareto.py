@@ -38,9 +38,7 @@ class CostedNetwork:
 
 
 def costed_networks(outcomes: Sequence[Outcome]) -> list[CostedNetwork]:
-    """List the networks with a cost and an AP, without a duplicate if the baseline itself was
-    found.
-    """
+    """List the networks with a cost and an AP, once if the baseline itself was found."""
     networks = []
     for outcome in outcomes:
         pair = {"baseline": outcome.baseline, "found": outcome.found}

@@ -138,8 +138,7 @@ class SearchRecord:
 
     @cached_property
     def costs(self) -> dict[str, dict[Code, float]]:
-        """The costs of the stage codes by unit: that of the budgets, and multiply-adds of the
-        backbone.
+        """The costs of the stage codes in the budget's unit, and in the backbone's multiply-adds.
 
         The latter are left out if they cannot be counted. Operation codes have no costs.
         """

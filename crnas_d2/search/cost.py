@@ -145,9 +145,7 @@ def _sum_of_blocks(space: StageSpace, count: Callable[[Code], int]) -> Callable[
 
 
 def plain_detector(cfg: CfgNode) -> CfgNode:
-    """Copy a detector's config, unfrozen, with a single network as the backbone instead of a
-    supernet.
-    """
+    """Copy a detector's config, unfrozen, with a single network instead of a supernet."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE.NAME = without_supernet(cfg.MODEL.BACKBONE.NAME)

@@ -27,9 +27,7 @@ MOST = 2000  # maximum number of codes to measure near the budgets of a larger s
 
 
 def latency_file(cfg: CfgNode) -> str:
-    """Get the path of a search's latency table: ``SEARCH.LATENCY.FILE``, or the one it measures
-    itself.
-    """
+    """Get the path of a search's latency table: ``SEARCH.LATENCY.FILE``, or its own."""
     return cfg.SEARCH.LATENCY.FILE or os.path.join(cfg.OUTPUT_DIR, LATENCY_FILE)
 
 

@@ -78,8 +78,7 @@ def count_candidates(codes: int, space: int) -> int:
 
 
 def plan_rungs(candidates: int, share: float, factor: int) -> list[Rung]:
-    """Plan successive halving (Jamieson and Talwalkar, arXiv 1502.07943) over candidates and
-    schedule.
+    """Plan successive halving over candidates and schedule (Jamieson, Talwalkar, arXiv 1502.07943).
 
     It is like one bracket of Hyperband (Li et al., arXiv 1603.06560): each rung has one in
     ``factor`` of the candidates of the rung before, and ``factor`` times their schedule. The
