@@ -68,7 +68,8 @@ def add_crnas_config(cfg: CN) -> None:
     supernet.STAGE_CHOICES = []
     # Cost of one block in each stage. Empty = the paper's
     supernet.STAGE_WEIGHTS = []
-    # Let the candidates of a stage be the first blocks of one chain, instead of a chain each as in the paper
+    # Make the candidates of a stage prefixes of one shared chain of blocks, instead of separate
+    # chains as in the paper
     supernet.SHARE_BLOCKS = False
     # O of the dilation supernet: the candidate operations of a choice block
     supernet.OPERATIONS = [0, 1, 2]

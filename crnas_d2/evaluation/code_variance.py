@@ -1,4 +1,4 @@
-"""How far do codes differ that are trained alone, beside two trainings of one of them?"""
+"""The variance of AP between individually trained codes, against that between seeds of one code."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from .rank_agreement import highest_tau
 
 @dataclass(frozen=True)
 class CodeVariance:
-    """The APs of codes of which each was trained alone with n seeds. Made by :func:`split_variance`.
+    """The variance of the APs of codes that were trained with n seeds each, from
+    :func:`split_variance`.
 
     Attributes:
-        codes: how many.
-        seeds: n.
-        mean: of all APs.
-        between: standard deviation of the true APs between codes, the variance component: the
-            variance of the means, less that of a mean of n seeds; 0 where that is negative.
-        of_means: standard deviation of the codes' means, noise included.
+        codes: number of codes.
+        seeds: number n of seeds.
+        mean: mean of all APs.
+        between: standard deviation of the true APs between codes. Its square, the variance
+            component, is the variance of the means minus that of a mean of n seeds, or 0 if that is
+            negative.
+        of_means: standard deviation of the codes' means, including noise.
         within: standard deviation between the seeds of a code, pooled over the codes.
-        ratio: ``between`` over ``within``; infinite where ``within`` is 0 alone, NaN where both are.
-        p: of the F-test (one-way) that all codes are equal; NaN where all APs are.
+        ratio: ``between`` over ``within``. Infinite if only ``within`` is 0, NaN if both are.
+        p: p-value of the one-way F-test that all codes are equal. NaN if all APs are equal.
         highest_tau: see :func:`.rank_agreement.highest_tau`.
     """
 
@@ -41,12 +43,13 @@ class CodeVariance:
 
 
 def split_variance(aps: Sequence[Sequence[float]]) -> CodeVariance:
-    """
+    """Split the variance of APs into that between codes and that between seeds.
+
     Args:
-        aps: (codes, n), in percent, the seeds in the same order for all.
+        aps: APs in percent of shape (codes, n), with the seeds in the same order for all codes.
 
     Raises:
-        ValueError: fewer than two codes or seeds, or not the same number of seeds for all.
+        ValueError: there are fewer than two codes or seeds, or the numbers of seeds differ.
     """
     if len(aps) < 2 or len({len(of_code) for of_code in aps}) > 1 or len(aps[0]) < 2:
         raise ValueError(

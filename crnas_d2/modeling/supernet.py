@@ -44,10 +44,11 @@ class ChoiceBlock(nn.Module):
 
 
 class ElasticChoiceBlock(ChoiceBlock):
-    """A choice unit whose entry n runs all candidates up to n, each on the output of the one before,
-    as elastic depth in Once-for-All does (Cai et al., 2020).
+    """A choice unit whose entry n runs all candidates up to n, each on the output of the one
+    before.
 
-    So a candidate is what its choice has more than the next smaller one.
+    This is elastic depth as in Once-for-All (Cai et al., 2020). A candidate holds what its choice
+    has in addition to the next smaller one.
     """
 
     def active(self) -> list[nn.Module]:
