@@ -149,7 +149,7 @@ class ResampledImages:
         for category in self._scored:
             of_category = self._counted[category]
             found = matches[bounds[category] : bounds[category + 1]]
-            rows = np.count_nonzero(found["true"])
+            rows = int(np.count_nonzero(found["true"]))
             columns = max(1, MAX_ELEMENTS // max(1, rows))
             for start in range(0, len(sums), columns):
                 block = slice(start, start + columns)

@@ -48,24 +48,25 @@ class ArchitectureEvaluator:
         scorer: scorer of detections on archval.
     """
 
-    def __init__(self, cfg: CfgNode, model: torch.nn.Module):
+    def __init__(self, cfg: CfgNode, model: Any):
         """
         Args:
             cfg: config of the supernet detector. ``DATASETS.TEST[0]`` is archval,
                 ``DATASETS.TRAIN`` is the source of the norms' statistics, and ``SEARCH`` has all
                 other settings.
-            model: the model of this config, with its weights.
+            model: the meta-architecture of this config, with its weights.
 
         Raises:
             ValueError: the model has no supernet, or a value in the config is invalid here.
         """
-        self._supernet = find_supernet(model)
-        if self._supernet is None:
+        supernet = find_supernet(model)
+        if supernet is None:
             raise ValueError(
                 f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}; expected the builder of a "
                 "supernet"
             )
         search = cfg.SEARCH
+        self._supernet = supernet
         self._model = model.eval()
         self._images_per_batch = search.IMAGES_PER_BATCH
         self._group_size = search.GROUP_SIZE
@@ -81,10 +82,8 @@ class ArchitectureEvaluator:
             self._resampled = self.scorer.resample(search.METRIC, search.RESAMPLES)
         self._seed = search.SEED
         self._autocast = search.AMP
-        self._statistics_images = None
-        if search.BN.MODE == "recalibrate":
-            self._statistics_images = _draw_images(cfg)
-            self._statistics_batch = search.BN.IMAGES_PER_BATCH
+        self._statistics_images = _draw_images(cfg) if search.BN.MODE == "recalibrate" else []
+        self._statistics_batch = search.BN.IMAGES_PER_BATCH
         self._scorers = patient_group()  # pycocotools takes minutes for an architecture
 
     @property
@@ -100,7 +99,7 @@ class ArchitectureEvaluator:
     @property
     def image_passes(self) -> int:
         """The number of images that pass through the network of one architecture to evaluate it."""
-        return len(self._archval) + len(self._statistics_images or ())
+        return len(self._archval) + len(self._statistics_images)
 
     def image_ids(self, batches: range) -> list[int]:
         """Get the ids of the images in some mini-batches."""
@@ -196,7 +195,8 @@ class ArchitectureEvaluator:
 
     def _run(self, inputs: list[dict[str, Any]]) -> Detections | str:
         """Get the detections in a mini-batch, or the reason if the features are not all finite."""
-        extremes = []  # NaN for a feature that has one; far faster than isfinite() of every value
+        # NaN for a feature that has one; far faster than isfinite() of every value
+        extremes: list[torch.Tensor] = []
 
         def add_extremes(_: Any, __: Any, features: dict[str, torch.Tensor]) -> None:
             for feature in features.values():
@@ -240,7 +240,7 @@ class ArchitectureEvaluator:
             del self._model.preprocess_image
 
     def _recalibrate(self, codes: Sequence[Code]) -> list[Statistics]:
-        if self._statistics_images is None:
+        if not self._statistics_images:
             return [{}] * len(codes)
         batches = self._statistics_batches(len(codes))
         return recalibrate(self._model.backbone, self._supernet, codes, batches)
@@ -261,7 +261,8 @@ class ArchitectureEvaluator:
 def together(parts: Sequence[Detections | str]) -> Detections | str:
     """Concatenate the detections in all parts of archval, or get the reason of a failure."""
     reasons = [part for part in parts if isinstance(part, str)]
-    return reasons[0] if reasons else Detections.concatenate(parts)
+    found = [part for part in parts if isinstance(part, Detections)]
+    return reasons[0] if reasons else Detections.concatenate(found)
 
 
 def _images_of(batches: range, size: int, count: int) -> list[int]:

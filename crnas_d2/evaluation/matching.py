@@ -61,6 +61,7 @@ class ImageObjects:
         areas = np.array([a["area"] for a in annotations], float)
         self.ignored = self.crowd | (areas < area[0]) | (areas > area[1])
         self.scored = ~self.ignored & np.array([a["id"] != 0 for a in annotations], bool)
+        self.regions: np.ndarray | list[dict[str, Any]]
         if iou_type == "segm":
             self.regions = [ground_truth.annToRLE(annotation) for annotation in annotations]
         else:

@@ -91,8 +91,11 @@ class PairedComparison:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> PairedComparison:
         """Create a comparison from the result of :meth:`as_json`."""
-        values = {field.name: content[field.name] for field in fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        values: dict[str, Any] = {
+            field.name: tuple(value) if isinstance(value := content[field.name], list) else value
+            for field in fields(cls)
+        }
+        return cls(**values)
 
 
 def compare_pairs(
@@ -272,7 +275,7 @@ def smallest_gain(n: int, seed_sd: float, image_sd: float, draws: int = 10_000) 
 
 def _reason(comparison: PairedComparison) -> str:
     n = len(comparison.differences)
-    if n < MIN_SEEDS:
+    if n < MIN_SEEDS or comparison.interval is None:
         return (
             f"{n} {'seed is' if n == 1 else 'seeds are'} too few for any test: the sign-flip p "
             f"cannot be below {2.0**-n:.3g}, and {LEVEL} or less needs {MIN_SEEDS} seeds."
@@ -320,15 +323,21 @@ def _resampled_differences(
     if found is None and baseline is None:
         return None
     shapes = [None if aps is None else np.shape(aps) for aps in (found, baseline)]
-    if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != n:
+    if (
+        found is None
+        or baseline is None
+        or shapes[0] != shapes[1]
+        or np.ndim(found) != 2
+        or len(found) != n
+    ):
         raise ValueError(
             f"resampled AP of shapes {shapes[0]} and {shapes[1]}; expected two times ({n}, R), the "
             f"same resamples of the images for each of {n} seeds"
         )
     differences = np.subtract(found, baseline)
-    differences = differences[:, np.isfinite(differences).all(axis=0)]
-    if differences.shape[1] < 2:
+    known = differences[:, np.isfinite(differences).all(axis=0)]
+    if known.shape[1] < 2:
         raise ValueError(
-            f"{differences.shape[1]} of {shapes[0][1]} resamples have an AP; expected 2 or more"
+            f"{known.shape[1]} of {differences.shape[1]} resamples have an AP; expected 2 or more"
         )
-    return differences
+    return known

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import kendalltau, norm
 
 from ..architecture import Code, format_code
-from ..search.ranking import Ranking, find_leader
+from ..search.ranking import Ranking, find_leader, is_complete
 from ..search.shortlist_result import RungResult, ShortlistResult
 from ..search.trial import Trial
 
@@ -83,7 +83,7 @@ def agree_in_rung(result: ShortlistResult, rung: RungResult) -> RankAgreement | 
     score.
     """
     scores = {it.code: it.score for it in result.candidates if it.score is not None}
-    trained = {code: aps for code, aps in rung.scores.items() if None not in aps}
+    trained = {code: aps for code, aps in rung.scores.items() if is_complete(aps)}
     return agree(scores, trained) if scores.keys() & trained.keys() else None
 
 
@@ -190,15 +190,15 @@ def count_level(ranking: Ranking, trials: Mapping[Code, Trial], metric: str) -> 
         return None
     if np.isfinite(leader.values).sum() < 2:
         return None
-    known = {
-        code: score
+    known = [
+        (score, of_code.values)
         for code, score in ranking.scored
         if (of_code := resampled[code])
         and of_code.metric == metric
         and len(of_code.content) == len(leader.content)
-    }
-    values = np.stack([resampled[code].values for code in known])
-    return int(level_with_leader(list(known.values()), values).sum())
+    ]
+    scores, values = zip(*known)
+    return int(level_with_leader(scores, np.stack(values)).sum())
 
 
 def _trial_of(code: Code, trials: Mapping[Code, Trial]) -> Trial:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.structures import ImageList
@@ -15,7 +16,7 @@ from detectron2.utils import comm
 from ..architecture import Code
 from ..modeling.supernet import Supernet, active_modules
 
-Statistics = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]  # mean and variance of each norm
+Statistics = dict[_BatchNorm, tuple[torch.Tensor, torch.Tensor]]  # mean and variance of each norm
 
 
 def recalibrate(
@@ -69,9 +70,9 @@ def recalibrate(
     return results
 
 
-def active_norms(module: nn.Module) -> list[nn.Module]:
+def active_norms(module: nn.Module) -> list[_BatchNorm]:
     """List the BN layers that the chosen path runs, in the order of their names."""
-    return [m for m in active_modules(module) if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [m for m in active_modules(module) if isinstance(m, _BatchNorm)]
 
 
 def use_statistics(statistics: Statistics) -> None:
@@ -87,7 +88,7 @@ def keeping_statistics(module: nn.Module) -> Iterator[None]:
     kept = {
         norm: (norm.running_mean, norm.running_var, norm.num_batches_tracked)
         for norm in module.modules()
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        if isinstance(norm, _BatchNorm)
     }
     try:
         yield
@@ -109,16 +110,16 @@ class _Measurement(contextlib.ExitStack):
 
     def __init__(self, module: nn.Module):
         super().__init__()
-        self.images: ImageList | None = None
-        self.moments: dict[nn.Module, torch.Tensor] = {}
+        self.images: ImageList
+        self.moments: dict[_BatchNorm, torch.Tensor] = {}
         for part in module.modules():
             if isinstance(part, nn.Conv2d):  # no norm follows a pooling
                 self.enter_context(part.register_forward_pre_hook(lambda _, x: self._clear(x[0])))
             elif isinstance(part, FrozenBatchNorm2d):  # before the pooling of a stem
                 self.enter_context(part.register_forward_hook(lambda _, __, x: self._clear(x)))
-            elif isinstance(part, nn.modules.batchnorm._BatchNorm):
-                part.running_mean = torch.zeros_like(part.running_mean)
-                part.running_var = torch.zeros_like(part.running_var)
+            elif isinstance(part, _BatchNorm):
+                part.running_mean = torch.zeros_like(part.get_buffer("running_mean"))
+                part.running_var = torch.zeros_like(part.get_buffer("running_var"))
                 self.enter_context(part.register_forward_pre_hook(self._measure))
                 self.enter_context(part.register_forward_hook(lambda _, __, x: self._clear(x)))
 
@@ -130,14 +131,14 @@ class _Measurement(contextlib.ExitStack):
             for size in self.images.image_sizes
         ]
 
-    def _measure(self, norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    def _measure(self, norm: _BatchNorm, inputs: tuple[torch.Tensor]) -> None:
         images = [image[:, :h, :w] for image, (h, w) in zip(inputs[0], self._sizes(inputs[0]))]
         moments = (torch.var_mean(image, (1, 2), correction=0) for image in images)
         variances, means = (torch.stack(column).double() for column in zip(*moments))
         counts = means.new_tensor([image[0].numel() for image in images])
         count, sums, squares = counts.sum(), counts @ means, counts @ (variances + means.square())
-        norm.running_mean.copy_(sums / count)
-        norm.running_var.copy_(squares / count - (sums / count).square())
+        norm.get_buffer("running_mean").copy_(sums / count)
+        norm.get_buffer("running_var").copy_(squares / count - (sums / count).square())
         self.moments[norm] = torch.cat([count[None], sums, squares])
 
     def _clear(self, features: torch.Tensor) -> None:
@@ -160,7 +161,7 @@ class _Sum:
         self.value = value
 
 
-def _population(norms: Sequence[nn.Module], sums: torch.Tensor) -> Statistics:
+def _population(norms: Sequence[_BatchNorm], sums: torch.Tensor) -> Statistics:
     """Compute the population statistics from sums.
 
     Args:
@@ -175,7 +176,10 @@ def _population(norms: Sequence[nn.Module], sums: torch.Tensor) -> Statistics:
         start += 1 + 2 * channels
         mean = mean / count
         variance = squares / count - mean.square()
-        statistics[norm] = mean.to(norm.running_mean), variance.to(norm.running_var)
+        statistics[norm] = (
+            mean.to(norm.get_buffer("running_mean")),
+            variance.to(norm.get_buffer("running_var")),
+        )
     return statistics
 
 

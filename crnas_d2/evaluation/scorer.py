@@ -25,7 +25,7 @@ from .detections import Detections, id_array
 try:
     import hotcoco
 except ImportError:
-    hotcoco = None
+    hotcoco = None  # type: ignore[assignment]  # pycocotools stands in
 
 # The part of the ground truth that evaluation reads. hotcoco is strict about all other keys that it
 # knows, such as the license of an image.
@@ -77,10 +77,12 @@ class Scorer(COCOEvaluator):
 
         self._images = set(self._coco_api.getImgIds())
         self._class_names = tell_apart(metadata.thing_classes)
-        self.contiguous_ids = metadata.get("thing_dataset_id_to_contiguous_id") or {
+        self.contiguous_ids: dict[int, int] = metadata.get("thing_dataset_id_to_contiguous_id") or {
             index: index for index in range(len(self._class_names))
         }
-        self._category_ids = np.array(sorted(self.contiguous_ids, key=self.contiguous_ids.get))
+        self._category_ids = np.array(
+            sorted(self.contiguous_ids, key=self.contiguous_ids.__getitem__)
+        )
         self._require("bbox", *SCORED_KEYS)
 
         self._masks = masks
@@ -145,7 +147,7 @@ class Scorer(COCOEvaluator):
         has_masks = self._masks or len(detections.masks) > 0
         if has_masks:
             self._require("segmentation")
-        metrics = {}
+        metrics: dict[str, float] = {}
         for task in ("bbox", "segm") if has_masks else ("bbox",):
             coco_eval = None
             if detections.is_finite():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from ..architecture import Code, format_code
 
@@ -94,6 +94,11 @@ def rank(codes: Sequence[Code], scores: Sequence[float | None]) -> Ranking:
         tuple(sorted(scored, key=lambda s: (-s.score, s.code))),
         tuple(sorted(code for code, score in table.items() if score is None)),
     )
+
+
+def is_complete(scores: Sequence[float | None]) -> TypeGuard[Sequence[float]]:
+    """Whether no score is missing."""
+    return None not in scores
 
 
 def find_leader(scores: Mapping[Code, float]) -> Code:

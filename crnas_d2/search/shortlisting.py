@@ -8,7 +8,7 @@ from random import Random
 from statistics import fmean
 
 from ..architecture import Code
-from .ranking import AllFailedError, Ranking, format_codes
+from .ranking import AllFailedError, Ranking, format_codes, is_complete
 
 BASELINE, RANKING, RANDOM = "baseline", "ranking", "random"
 
@@ -102,8 +102,7 @@ def plan_rungs(candidates: int, share: float, factor: int) -> list[Rung]:
 
 def mean_score(scores: Sequence[float | None]) -> float | None:
     """Average the scores of a candidate over its seeds. None if one of its trainings failed."""
-    known = [score for score in scores if score is not None]
-    return fmean(known) if len(known) == len(scores) else None
+    return fmean(scores) if is_complete(scores) else None
 
 
 def promote(
