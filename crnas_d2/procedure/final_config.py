@@ -175,7 +175,7 @@ def _from(folder: str, path: str) -> str:
 
 
 def _changes(cfg: CfgNode, defaults: CfgNode) -> dict[str, Any]:
-    changes = {}
+    changes: dict[str, Any] = {}
     for key, value in cfg.items():
         if isinstance(value, CfgNode):
             changes[key] = _changes(value, defaults[key])

@@ -42,12 +42,13 @@ class Identity:
         """
         defaults = flatten_config(default_config())
         pairs = ((there.work, self.work), (there.verdict, self.verdict))
-        return tuple(
+        work, verdict = (
             list_differences(
                 {k: v for k, v in defaults.items() if k in now} | forget_trainings(before, now), now
             )
             for before, now in pairs
         )
+        return work, verdict
 
 
 def identify(

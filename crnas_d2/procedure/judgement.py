@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..evaluation.paired_comparison import PairedComparison, compare_pairs, same
 from ..evaluation.rank_agreement import agree_in_rung
 from ..evaluation.resampled_ap import resampled_ap
 from ..files import read_json
+from ..search.ranking import is_complete
 from ..search.result import RESULT_FILE
 from ..search.shortlist_result import ShortlistResult
 from .checkpoint_agreement import read_taus
@@ -58,9 +59,10 @@ def judge(procedure: Procedure, budget: str = "") -> Outcome | None:
     searches = [step for step in steps if step.searches]
     metric = procedure.config(searches[-1]).SEARCH.METRIC
     trained = [_trained(network, metric, procedure.folder(budget)) for network in networks]
+    aps = [network.aps for network in trained if is_complete(network.aps)]
     comparison, not_resampled = None, "there is no AP to compare"
-    if not any(None in network.aps for network in trained):
-        comparison, not_resampled = _compare(networks, trained, metric)
+    if len(aps) == len(trained):
+        comparison, not_resampled = _compare(networks, aps, metric)
     results = {s: read_json(procedure.path(s.name, RESULT_FILE)) for s in searches}
     return Outcome(
         budget=budget,
@@ -86,8 +88,8 @@ def _trained(network: Network, metric: str, folder: str) -> TrainedNetwork:
     cost = network.cost
     return TrainedNetwork(
         architecture=network.architecture,
-        gmacs=cost and cost.macs / 1e9,
-        parameters=cost and cost.parameters / 1e6,
+        gmacs=cost.macs / 1e9 if cost else None,
+        parameters=cost.parameters / 1e6 if cost else None,
         seeds=tuple(training.seed for training in network.trainings),
         folders=tuple(os.path.relpath(t.folder, folder) for t in network.trainings),
         aps=network.values(task, name),
@@ -106,20 +108,24 @@ def _cost(
 
 
 def _compare(
-    networks: Sequence[Network], trained: Sequence[TrainedNetwork], metric: str
+    networks: Sequence[Network], aps: Sequence[Sequence[float]], metric: str
 ) -> tuple[PairedComparison, str]:
     """Compare the networks.
+
+    Args:
+        networks: baseline and found.
+        aps: for each network, the AP of each training in percent.
+        metric: name of the metric.
 
     Returns:
         The comparison, and why it lacks resamples of the test images. The latter is empty if it has
         them.
     """
-    baseline, found = trained
     try:
         resampled = {
             training.folder: _resample(networks[0].cfg, training.folder, metric, ap)
-            for network, values in zip(networks, trained)
-            for training, ap in zip(network.trainings, values.aps)
+            for network, of_network in zip(networks, aps)
+            for training, ap in zip(network.trainings, of_network)
         }
     except (OSError, ValueError) as error:
         resampled, why = {}, str(error)
@@ -133,9 +139,10 @@ def _compare(
         )
         for network in networks
     ]
+    baseline, found = networks
     if baseline.architecture == found.architecture:
-        return same_network(baseline.aps, samples[0]), why
-    return compare_pairs(found.aps, baseline.aps, samples[1], samples[0]), why
+        return same_network(aps[0], samples[0]), why
+    return compare_pairs(aps[1], aps[0], samples[1], samples[0]), why
 
 
 def _resample(cfg: CfgNode, folder: str, metric: str, ap: float) -> np.ndarray:
@@ -209,7 +216,7 @@ def _state_data(
     procedure: Procedure,
     steps: Sequence[Step],
     final: CfgNode,
-    results: Sequence[Mapping[str, Any]],
+    results: Iterable[Mapping[str, Any]],
     not_resampled: str,
 ) -> DataStatement:
     cfgs = {step: procedure.config(step) for step in steps}

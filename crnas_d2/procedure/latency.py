@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from random import Random
+from typing import TypeGuard
 
 import torch
 
@@ -69,7 +70,7 @@ def measure_if_cost(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -
     Raises:
         ValueError, FileNotFoundError: as :func:`check_latencies` and :func:`measure_latencies`.
     """
-    if not is_cost(cfg, space):
+    if not is_cost(space, cfg):
         return
     path = latency_file(cfg)
     check_latencies(cfg, final_cfg, space)
@@ -83,8 +84,8 @@ def measure_if_cost(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -
         _wait_for_latencies(cfg, space)
 
 
-def is_cost(cfg: CfgNode, space: PathSpace) -> bool:
-    """Whether latency is the cost of a search. Operation codes have no cost."""
+def is_cost(space: PathSpace, cfg: CfgNode) -> TypeGuard[StageSpace]:
+    """Whether latency is the cost of a search in a space. Operation codes have no cost."""
     return cfg.SEARCH.COST == "latency" and isinstance(space, StageSpace)
 
 
@@ -94,7 +95,7 @@ def check_latencies(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -
     A table from another device has to be complete for the budgets. The arguments and errors are
     those of :func:`measure_if_cost`.
     """
-    if not is_cost(cfg, space):
+    if not is_cost(space, cfg):
         return
     file, path = cfg.SEARCH.LATENCY.FILE, latency_file(cfg)
     if os.path.isfile(path):

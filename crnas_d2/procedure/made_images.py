@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -44,7 +45,8 @@ def use_made_images(cfg: CfgNode, folder: str) -> None:
 def _write_scenes(cfg: CfgNode, folder: str, count: int, height: int) -> dict:
     """Write images and return annotations in COCO format, with boxes of all sizes and as masks."""
     width, classes = height * 4 // 3, cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index in range(count):
         file_name = _write_image(folder, index, height, width)
         images.append({"id": index, "file_name": file_name, "height": height, "width": width})
@@ -75,6 +77,7 @@ def _write_image(folder: str, seed: int, height: int, width: int) -> str:
     """
     os.makedirs(folder, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
-    image = Image.fromarray(noise.astype(np.uint8)).resize((width, height), Image.BICUBIC)
+    image = Image.fromarray(noise.astype(np.uint8))
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     image.save(os.path.join(folder, f"{seed}.jpg"))
     return f"{seed}.jpg"

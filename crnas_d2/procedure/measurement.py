@@ -150,7 +150,7 @@ def _median(run: Callable[[], int]) -> float:
         run: processes a mini-batch, and returns its number of images.
     """
     began = time.perf_counter()
-    times = []
+    times: list[float] = []
     while len(times) < WARM_UP + FEWEST or (
         len(times) < WARM_UP + MOST and time.perf_counter() < began + ENOUGH_S
     ):

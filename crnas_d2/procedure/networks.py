@@ -18,6 +18,8 @@ from ..analysis import DetectorCost, analyze_detector
 from ..architecture import Architecture, format_code
 from ..config import get_architecture, set_architecture
 from ..data import setup_datasets
+from ..search.ranking import is_complete
+from .outcome import difference
 from .state import MODEL_FILE
 from .steps import Kind, Step
 
@@ -120,7 +122,10 @@ class Network:
             if "-" not in name
         ]
         values = {f"{task} {name}": self.values(task, name) for task, name in names}
-        return {name: None if None in v else statistics.fmean(v) for name, v in values.items()}
+        return {
+            name: statistics.fmean(of_name) if is_complete(of_name) else None
+            for name, of_name in values.items()
+        }
 
     @property
     def numbers(self) -> dict[str, float | None]:
@@ -179,7 +184,7 @@ def compare(baseline: Network, found: Network) -> str:
     rows = []
     for name, before in baseline.numbers.items():
         after = found.numbers.get(name)
-        rows.append([name, before, after, None if None in (before, after) else after - before])
+        rows.append([name, before, after, difference(before, after)])
     head = ["", baseline.name, found.name, "difference"]
     table = tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"), missingval="-")
     return f"{tabulate(codes, tablefmt='plain')}\n\n{table}"

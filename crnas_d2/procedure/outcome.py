@@ -12,9 +12,15 @@ import numpy as np
 from ..architecture import Architecture, format_code, parse_code
 from ..evaluation.paired_comparison import PairedComparison
 from ..files import read_json, write_json
+from ..search.ranking import is_complete
 from ..search.result import RESULT_FILE
 
 BASELINE, FOUND = "baseline", "found"
+
+
+def difference(baseline: float | None, found: float | None) -> float | None:
+    """Compute found minus baseline. None if one of them is unknown."""
+    return None if baseline is None or found is None else found - baseline
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,14 @@ class TrainedNetwork:
     @property
     def mean(self) -> float | None:
         """The mean of the metric over the seeds. None if one of them has no value."""
-        return None if None in self.aps else float(np.mean(self.aps))
+        return float(np.mean(self.aps)) if is_complete(self.aps) else None
 
     @property
     def sd(self) -> float | None:
         """The standard deviation over the seeds. None with a single seed, or as above."""
-        return None if None in self.aps or len(self.aps) < 2 else float(np.std(self.aps, ddof=1))
+        if not is_complete(self.aps) or len(self.aps) < 2:
+            return None
+        return float(np.std(self.aps, ddof=1))
 
     def as_json(self) -> dict[str, Any]:
         content = {**asdict(self), "mean": self.mean, "sd": self.sd}
@@ -210,7 +218,8 @@ class Outcome:
             content["budget"],
             content["cost"],
             content["metric"],
-            *(TrainedNetwork.from_json(content[name]) for name in (BASELINE, FOUND)),
+            TrainedNetwork.from_json(content[BASELINE]),
+            TrainedNetwork.from_json(content[FOUND]),
             content["comparison"] and PairedComparison.from_json(content["comparison"]),
             HandedOver(**content["handed_over"]),
             tuple(SearchRanking.from_json(ranking) for ranking in content["ranking"]),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from tabulate import tabulate
 
 from ..evaluation.paired_comparison import MIN_SEEDS, PairedComparison
-from .outcome import Outcome
+from .outcome import Outcome, difference
 
 WIDTH = 100
 
@@ -22,12 +22,13 @@ def describe_outcome(outcome: Outcome) -> str:
 def seed_table(outcome: Outcome) -> str:
     """Format the metric of both networks for each seed, with mean and standard deviation."""
     baseline, found = outcome.baseline, outcome.found
-    rows = [[f"seed {seed}", *aps] for seed, *aps in zip(baseline.seeds, baseline.aps, found.aps)]
+    rows = [
+        [f"seed {seed}", before, after, difference(before, after)]
+        for seed, before, after in zip(baseline.seeds, baseline.aps, found.aps)
+    ]
     if len(rows) > 1:
-        rows.append(["mean", baseline.mean, found.mean])
-    for row in rows:
-        row.append(None if None in row else row[2] - row[1])
-    if len(rows) > 1:
+        before, after = baseline.mean, found.mean
+        rows.append(["mean", before, after, difference(before, after)])
         rows.append(["standard deviation", baseline.sd, found.sd, None])
     head = [outcome.metric, "baseline", "found", "difference"]
     return tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"), missingval="-")

@@ -156,7 +156,7 @@ class Procedure:
             cfg = self.config(step)
             check_network(cfg, training=False, has_weights=False)
             space = get_space(cfg)
-            if is_cost(cfg, space) and not self._standings[step.name].done:
+            if is_cost(space, cfg) and not self._standings[step.name].done:
                 measure_if_cost(cfg, final, space)
                 check_space(cfg, final)
 
@@ -184,7 +184,7 @@ class Procedure:
     def _search(self, step: Step) -> Mapping[str, Any]:
         args = argparse.Namespace(resume=False, eval_only=True, config_file=step.config)
         cfg, seed = prepare(self.config(step), args), self.recipe.seed
-        result = run_search(cfg, self.final_config(), seed and seed.identity)
+        result = run_search(cfg, self.final_config(), seed.identity if seed else None)
         return {result.metric: result.ranking.scored[0].score}
 
     def _shorten(self, step: Step) -> Mapping[str, Any]:
@@ -255,7 +255,7 @@ class Procedure:
             set_architecture(cfg, self._scaled[budget])
         return cfg
 
-    def look(self) -> Mapping[str, Standing]:
+    def look(self) -> dict[str, Standing]:
         """Get the standing of each step by its name, as the main process has read it.
 
         The standing of a step whose weights or architecture do not exist yet is empty.

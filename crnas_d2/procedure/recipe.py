@@ -59,9 +59,8 @@ class Recipe:
         self.names["FINAL"] = self._find("FINAL", self.cfg.SEARCH.FINAL)
         weights = recipe.SEED_WEIGHTS
         self.seed = Seed(weights, self.cfg.MODEL.INIT) if weights else None
-        budgets = []
-        if self.names["STAGE_SUPERNET"]:
-            budgets = dict.fromkeys(self.config(self.names["STAGE_SUPERNET"]).SEARCH.BUDGETS)
+        stages = self.names["STAGE_SUPERNET"]
+        budgets = dict.fromkeys(self.config(stages).SEARCH.BUDGETS) if stages else {}
         self.budgets = list(map(str, budgets)) if len(budgets) > 1 else [""]
 
     def config(self, path: str) -> CfgNode:

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from ..modeling.builder_names import supernet_kind, without_family, without_supernet
 from ..spaces import get_stage_space
 from .recipe import Recipe
-from .seed import OF_THE_FILE
+from .seed import OF_THE_FILE, Seed
 
 CLASSIFIER, DETECTOR = "a classifier", "a detector"
 STAGE, DILATION, PLAIN = "a stage supernet", "a dilation supernet", "a network of one architecture"
@@ -47,7 +47,7 @@ def check_roles(recipe: Recipe) -> None:
                 f"{' with '.join(ROLES[key])}"
             )
     if recipe.seed:
-        _check_seed(recipe, configs)
+        _check_seed(recipe, recipe.seed, configs)
     first, *others = configs
     for key in others:
         _compare(recipe, first, key, _blocks(configs[first]), _blocks(configs[key]))
@@ -58,9 +58,9 @@ def check_roles(recipe: Recipe) -> None:
                 _compare(recipe, before, after, _strides(configs[before]), _strides(configs[after]))
 
 
-def _check_seed(recipe: Recipe, configs: dict[str, CfgNode]) -> None:
+def _check_seed(recipe: Recipe, seed: Seed, configs: dict[str, CfgNode]) -> None:
     """Refuse configs that cannot start from the seed weights, or that start from others."""
-    what = f"SEARCH.RECIPE.SEED_WEIGHTS is {recipe.seed.path!r}"
+    what = f"SEARCH.RECIPE.SEED_WEIGHTS is {seed.path!r}"
     for key, cfg in configs.items():
         if key.endswith("_PRETRAINING"):
             raise ValueError(
@@ -80,8 +80,8 @@ def _check_seed(recipe: Recipe, configs: dict[str, CfgNode]) -> None:
                     f"expected {expected!r} as in {recipe.path!r}, for all steps or for none"
                 )
         try:
-            recipe.seed.check_settings(cfg)
-            recipe.seed.changes(cfg)
+            seed.check_settings(cfg)
+            seed.changes(cfg)
         except ValueError as error:
             raise ValueError(f"{what}, {_name(key)} {recipe.names[key]!r}: {error}") from None
 

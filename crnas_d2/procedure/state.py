@@ -24,14 +24,14 @@ class StepState:
         state: :data:`BEGUN` or :data:`DONE`.
         results: results that were measured at its end.
         seconds: duration of its last run. None before it has finished.
-        products: SHA-256 of the files that later steps read, by name.
+        products: SHA-256 of the files that later steps read, by name. None if there is no file.
     """
 
     identity: Identity
     state: str = BEGUN
     results: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
-    products: Mapping[str, str] = field(default_factory=dict)
+    products: Mapping[str, str | None] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str) -> StepState | None:

@@ -76,8 +76,9 @@ def run_search(
         AllFailedError: every architecture failed.
     """
     cfg = settled(cfg)
+    space = get_space(cfg)
     check_metric(cfg)
-    measure_if_cost(cfg, final_cfg, get_space(cfg))
+    measure_if_cost(cfg, final_cfg, space)
     weights = state_of(cfg.MODEL.WEIGHTS)
     sha256 = file_sha256(cfg.MODEL.WEIGHTS) if comm.is_main_process() else ""
     model = CRTrainer.build_model(without_sync_bn(cfg, "an evaluation needs no other"))
@@ -85,8 +86,8 @@ def run_search(
     if state_of(cfg.MODEL.WEIGHTS) != weights:
         raise RuntimeError(f"{cfg.MODEL.WEIGHTS} was replaced while it was read; start again")
     evaluator = ArchitectureEvaluator(cfg, model)
-    limits = _limits(cfg, final_cfg, evaluator.space)
-    expected = _count_evaluations(cfg, evaluator.space, limits)
+    limits = _limits(cfg, final_cfg, space)
+    expected = _count_evaluations(cfg, space, limits)
     with contextlib.ExitStack() as stack:
         ledger = None
         if comm.is_main_process():
@@ -100,13 +101,14 @@ def run_search(
             if limits:
                 result = _search_stages(cfg, limits, study)
             else:
-                result = _search_operations(cfg, evaluator.space, study, expected)
+                assert isinstance(space, OperationSpace)  # which alone has no limits
+                result = _search_operations(cfg, space, study, expected)
         except AllFailedError as error:
             reasons = Counter(trial.reason for trial in study.done.values() if trial.reason)
             told = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
             raise AllFailedError(f"{error}: {told}") from None
         if comm.is_main_process():
-            searched = _searched(cfg, model, evaluator.space, seed_weights)
+            searched = _searched(cfg, model, space, seed_weights)
             table = table_of_parts(cfg, final_cfg)
             searched["classes"] = table and table.as_json()
             copies = copies_between_parts(cfg, final_cfg)
@@ -176,7 +178,7 @@ def _norms(cfg: CfgNode) -> set[str]:
 def _searched(
     cfg: CfgNode,
     model: nn.Module,
-    space: PathSpace,
+    space: StageSpace | OperationSpace,
     seed_weights: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """Describe what the architectures were chosen from, with which weights, and on what data."""
@@ -236,8 +238,10 @@ def describe_limits(cfg: CfgNode, final_cfg: CfgNode | None = None) -> str:
     return limits.describe() if limits else ""
 
 
-def eligible_by_budget(cfg: CfgNode, final_cfg: CfgNode | None = None) -> dict[str, list[Code]]:
+def eligible_by_budget(cfg: CfgNode, final_cfg: CfgNode | None = None) -> dict[str, Sequence[Code]]:
     """List the stage codes under each budget, by the budget's name in the result.
+
+    It is empty for operation codes.
 
     Args:
         cfg, final_cfg: as in :func:`run_search`.
@@ -246,7 +250,7 @@ def eligible_by_budget(cfg: CfgNode, final_cfg: CfgNode | None = None) -> dict[s
         NotMeasured: latencies that determine them are not measured yet.
     """
     limits = _limits(cfg, final_cfg, get_space(cfg))
-    return {str(budget): codes for budget, codes in limits.eligible.items()}
+    return {str(budget): codes for budget, codes in limits.eligible.items()} if limits else {}
 
 
 def example_codes(cfg: CfgNode, final_cfg: CfgNode | None, count: int) -> list[Code]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..architecture import Code
-from ..spaces import OperationSpace
+from ..spaces import OperationSpace, PathSpace
 from .ranking import AllFailedError, Evaluate, Ranking, ScoredCode, check_count, format_codes, rank
 
 
@@ -69,7 +69,7 @@ def greedy_operation_search(
     return GreedyResult(whole, tuple(steps))
 
 
-def greedy_evaluations(space: OperationSpace, survivors: int = 3) -> int:
+def greedy_evaluations(space: PathSpace, survivors: int = 3) -> int:
     """Count the partial architectures that :func:`greedy_operation_search` evaluates if none fails.
 
     It is 3 + 9 (B - 1) with 3 operations, 3 survivors and B choice blocks.

@@ -28,7 +28,7 @@ class TrainingRow:
         metrics: metrics in percent by names such as "bbox/AP". None for a metric that is not
             finite. Empty for a training that diverged.
         reason: why it failed.
-        seconds: duration of its last run.
+        seconds: duration of its last run. None if it is unknown.
     """
 
     code: Code
@@ -39,7 +39,7 @@ class TrainingRow:
     status: str
     metrics: Mapping[str, float | None]
     reason: str
-    seconds: float
+    seconds: float | None
 
 
 class TrainingLedger:
