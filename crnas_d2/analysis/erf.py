@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -235,7 +236,7 @@ def dataset_images(cfg: CfgNode, dataset: str, count: int, size: int) -> torch.T
     return torch.stack(images)
 
 
-def random_network(cfg: CfgNode, images: torch.Tensor, seed: int = 0) -> nn.Module:
+def random_network(cfg: CfgNode, images: torch.Tensor, seed: int = 0) -> Any:
     """Build the model of a config as at the beginning of a training from scratch.
 
     No layer is frozen, and BN layers have the statistics of the images, with which they also
@@ -262,7 +263,7 @@ def random_network(cfg: CfgNode, images: torch.Tensor, seed: int = 0) -> nn.Modu
     return model.eval()
 
 
-def trained_network(cfg: CfgNode, weights: str) -> nn.Module:
+def trained_network(cfg: CfgNode, weights: str) -> Any:
     """Build the model of a config with weights from a file.
 
     Args:

@@ -21,8 +21,8 @@ PANEL, WIDEST_PANEL = 1.4, 2.4
 CHOICE = 0.2  # width in a panel
 SIDE = 0.8  # for everything next to the panels
 SPREAD = 0.9  # width in blocks of a block's survivors, best first
-FOUND_LINE = MappingProxyType({"color": FOUND, "lw": 2.2})
-OTHER_LINE = MappingProxyType({"color": GRAY, "lw": 0.8})
+FOUND_LINE: Mapping[str, Any] = MappingProxyType({"color": FOUND, "lw": 2.2})
+OTHER_LINE: Mapping[str, Any] = MappingProxyType({"color": GRAY, "lw": 0.8})
 
 
 def draw_depths(

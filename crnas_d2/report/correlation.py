@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import fill
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -93,7 +94,7 @@ def draw_correlations(correlations: Sequence[RankCorrelation], dataset: str) -> 
         panels = [figure.add_subplot(rows, columns, i + 1) for i in range(len(correlations))]
         for axes, found in zip(panels, correlations):
             _draw_correlation(axes, found, dataset)
-        marker = {"mec": INK, "mew": 0.6}
+        marker: dict[str, Any] = {"mec": INK, "mew": 0.6}
         handles = [
             Line2D([], [], ls="", marker="o", color=FOUND, label="stage code", **marker),
             Line2D(

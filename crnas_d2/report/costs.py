@@ -71,21 +71,25 @@ class Costs:
     """The costs of a baseline and of what was found, module by module.
 
     Attributes:
-        networks: the two networks, whose costs at the paper's input size are known.
+        networks: the two networks.
+        costs: their costs at the paper's input size.
         tested_size: input size of the test. None if it is unknown.
     """
 
     networks: tuple[Network, Network]
+    costs: tuple[DetectorCost, DetectorCost]
     tested_size: InputSize | None
 
     @cached_property
-    def by_size(self) -> dict[str, list[DetectorCost]]:
+    def by_size(self) -> dict[str, tuple[DetectorCost, DetectorCost]]:
         """The costs of the two networks by the size of the image, without duplicate sizes."""
-        costs = {format_size(INPUT_SIZE): [network.cost for network in self.networks]}
+        costs = {format_size(INPUT_SIZE): self.costs}
         if self.tested_size and str(self.tested_size) not in costs:
-            costs[str(self.tested_size)] = [
-                analyze_detector(network.cfg, self.tested_size.padded) for network in self.networks
-            ]
+            padded, (baseline, found) = self.tested_size.padded, self.networks
+            costs[str(self.tested_size)] = (
+                analyze_detector(baseline.cfg, padded),
+                analyze_detector(found.cfg, padded),
+            )
         return costs
 
     def explain(self) -> str:
@@ -113,14 +117,14 @@ class Costs:
         """
         for size, pair in self.by_size.items():
             yield f"GMACs, {size}", _rows(pair, lambda cost: cost.macs / 1e9)
-        costs = [network.cost for network in self.networks]
-        yield "M parameters", _rows(costs, lambda cost: cost.parameters / 1e6)
+        yield "M parameters", _rows(self.costs, lambda cost: cost.parameters / 1e6)
 
 
 def _rows(
-    pair: Sequence[DetectorCost], number: Callable[[DetectorCost | ModuleCost], float]
+    pair: tuple[DetectorCost, DetectorCost], number: Callable[[DetectorCost | ModuleCost], float]
 ) -> list[tuple[str, float, float]]:
     # Networks that only differ in the codes of their backbones have the same modules.
-    modules = zip(*(cost.modules for cost in pair), strict=True)
+    baseline, found = pair
+    modules = zip(baseline.modules, found.modules, strict=True)
     rows = [(b.name, number(b), number(f)) for b, f in modules]
-    return [*rows, ("detector", *map(number, pair))]
+    return [*rows, ("detector", number(baseline), number(found))]

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -148,7 +149,7 @@ def _panels(count: int, height: float, narrow: bool) -> tuple[Figure, Sequence[A
     return figure, grid
 
 
-def _draw(axes: Axes, values: Mapping[int, float], color: str, **options: object) -> None:
+def _draw(axes: Axes, values: Mapping[int, float], color: str, **options: Any) -> None:
     """Draw at most MOST_POINTS points, including the last one."""
     points = list(values.items())
     points = points[:: -max(1, math.ceil(len(points) / MOST_POINTS))][::-1]

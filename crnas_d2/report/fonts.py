@@ -39,7 +39,7 @@ def find_families(texts: Sequence[str]) -> tuple[str, ...]:
     while missing:
         best = max(_other_fonts(), key=lambda font: len(_covered(font, missing)), default=None)
         covered = _covered(best, missing) if best else set()
-        if not covered:
+        if best is None or not covered:
             logger.warning(
                 f"no font of this machine has the characters {' '.join(sorted(missing))}, which are "
                 "drawn as boxes; install one that has them, such as Noto (on Debian and Ubuntu: "

@@ -228,10 +228,9 @@ class Inspection:
         """Get the rows of the levels from which the heads pool objects."""
         if not self.levels:
             return []
-        limits = [0, *self.levels.limits(), None]
+        names, strides, limits = self.levels.names, self.levels.strides, self.levels.limits()
         rows = []
-        for i, (name, stride) in enumerate(zip(self.levels.names, self.levels.strides)):
-            low, high = limits[i], limits[i + 1]
+        for name, stride, low, high in zip(names, strides, (0, *limits), (*limits, None)):
             pixels = f"{low:g} to {high:g}" if high else f"from {low:g} on"
             cells = (
                 f"{low / stride:g} to {high / stride:g}" if high else f"from {low / stride:g} on"

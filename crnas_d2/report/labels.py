@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from itertools import pairwise, product
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
+from numpy.typing import ArrayLike
 
 from ..analysis.style import GRAY
 
@@ -38,8 +40,10 @@ def place_labels(axes: Axes, labels: Iterable[tuple[str, float, float]]) -> list
         axes: the axes.
         labels: text, x and y of each point, in data units.
     """
-    renderer = FigureCanvasAgg(axes.figure).get_renderer()
-    pixels = axes.figure.dpi / 72
+    figure = axes.figure
+    assert isinstance(figure, Figure)  # there are no subfigures
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    pixels = figure.dpi / 72
     markers, lines = _markers(axes), _points_on_lines(axes)
     taken = [_square(marker, MARKER * pixels) for marker in markers]
     crossed = [_square(point, pixels) for point in lines]
@@ -55,7 +59,9 @@ def place_labels(axes: Axes, labels: Iterable[tuple[str, float, float]]) -> list
             va="center",
             arrowprops={"arrowstyle": "-", "color": GRAY, "lw": 0.6, "shrinkB": MARKER},
         )
-        label.arrow_patch.set_visible(False)
+        arrow = label.arrow_patch
+        assert arrow is not None  # it has arrowprops
+        arrow.set_visible(False)
         area = label.get_window_extent(renderer).padded(pixels)
         start = axes.transData.transform((x, y))
         spots = [
@@ -74,7 +80,7 @@ def place_labels(axes: Axes, labels: Iterable[tuple[str, float, float]]) -> list
         ]
         best = faults.index(min(faults))
         label.xyann = spots[best]
-        label.arrow_patch.set_visible(best >= len(DIRECTIONS))
+        arrow.set_visible(best >= len(DIRECTIONS))
         taken.append(areas[best])
         placed.append(label)
     return placed
@@ -88,7 +94,7 @@ def _markers(axes: Axes) -> list[np.ndarray]:
 
 def _points_on_lines(axes: Axes) -> list[np.ndarray]:
     """Get points along all lines and error bars, 4 pixels apart."""
-    paths = [(line.get_xydata(), line) for line in axes.lines]
+    paths: list[tuple[ArrayLike, Artist]] = [(line.get_xydata(), line) for line in axes.lines]
     paths += [(path.vertices, bars) for bars in axes.collections for path in bars.get_paths()]
     points = []
     for vertices, artist in paths:

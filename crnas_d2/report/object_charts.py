@@ -55,7 +55,7 @@ def draw_classes(counts: Numbers, class_names: Sequence[str], narrow: bool = Fal
             axes.set_yticks(places, labels=shown)
             families = find_families(tuple(shown))
             for label in axes.get_yticklabels():
-                label.set_family(families)
+                label.set_fontfamily(families)
                 label.set_parse_math(False)
         else:
             axes.set_ylim(bottom=-0.2)
@@ -204,5 +204,5 @@ def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
     legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns)
     families = find_families(tuple(labels))
     for text in legend.get_texts():
-        text.set_family(families)
+        text.set_fontfamily(families)
         text.set_parse_math(False)

@@ -46,9 +46,9 @@ def costed_networks(outcomes: Sequence[Outcome]) -> list[CostedNetwork]:
             del pair["found"]
         for costs in outcome.cost.values():
             networks += [
-                CostedNetwork(outcome.budget, name, costs[name], it.mean, seeds_half_width(it))
+                CostedNetwork(outcome.budget, name, cost, it.mean, seeds_half_width(it))
                 for name, it in pair.items()
-                if it.mean is not None and costs[name] is not None
+                if it.mean is not None and (cost := costs[name]) is not None
             ]
     return networks
 

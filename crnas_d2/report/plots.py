@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -100,7 +101,7 @@ def _handles(points: Sequence[Point]) -> list[Line2D]:
         for key, kind in KINDS.items()
         if any(point.kind == key for point in points)
     ]
-    marker = {"ls": "", "marker": "p", "mec": GRAY}
+    marker: dict[str, Any] = {"ls": "", "marker": "p", "mec": GRAY}
     if is_measured:
         handles.append(Line2D([], [], mfc=GRAY, label="filled: measured", **marker))
     if any(point.in_paper for point in points):

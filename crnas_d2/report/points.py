@@ -105,7 +105,7 @@ def paper_flops_points() -> list[Point]:
     points = []
     for file, result in PAPER_RESULTS.items():
         match = re.fullmatch(r"COCO-Detection/faster_rcnn_(?:(S?CR)_)?(\w+)_FPN_1x\.yaml", file)
-        if match is None:
+        if match is None or result.box_ap is None:
             continue
         kind, network = match[1] or "", match[2]
         name = names[network]

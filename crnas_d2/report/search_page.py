@@ -120,7 +120,7 @@ class SearchPage:
         final = os.path.join(self.folder, FINAL_FILE)
         final = final if os.path.isfile(final) else ""
         pictured_set = baseline.cfg.DATASETS.TEST[-1]  # its file has replaced those before it
-        pictures = []
+        pictures = None
         if trained:
             part = "comparison on test images"
             pictures = self._attempt("pictures", part, draw_pictures, networks, pictured_set)
@@ -244,13 +244,13 @@ class SearchPage:
     def _costs(self, images: Sequence[Mapping[str, Any]] | None) -> Costs | None:
         """Get the costs. None for networks that cannot be counted, such as those with PointRend."""
         networks = (self.baseline, self.found)
-        if not all(network.cost for network in networks):
+        if not (self.baseline.cost and self.found.cost):
             return None
         size = None
         if images is not None:
             part = "count at the size of the test images"
             size = self._attempt("networks", part, InputSize.of, self.baseline.cfg, images)
-        return Costs(networks, size)
+        return Costs(networks, (self.baseline.cost, self.found.cost), size)
 
     def _charts(
         self, section: str, part: str, draw: Callable[..., list[Chart]], *args: Any

@@ -143,7 +143,7 @@ class SearchRecord:
         The latter are left out if they cannot be counted. Operation codes have no costs.
         """
         limits = self.result["limits"]
-        if not limits:
+        if not limits or not isinstance(self.space, StageSpace):
             return {}
         limited = {parse_code(code): cost for code, cost in limits["costs"].items()}
         costs = {limits["unit"]: limited}

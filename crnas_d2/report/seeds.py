@@ -89,8 +89,9 @@ def draw_seeds(comparison: PairedComparison, metric: str, narrow: bool = False) 
     with styled():
         size = (NARROW, 1.8 * HEIGHT) if narrow else (WIDTH, HEIGHT)
         figure = Figure(figsize=size, layout="constrained")
-        shape = {"nrows": 2} if narrow else {"ncols": 2, "width_ratios": (2, 3)}
-        pairs, differences = figure.subplots(**shape)
+        pairs, differences = (
+            figure.subplots(2) if narrow else figure.subplots(1, 2, width_ratios=(2, 3))
+        )
         _draw_pairs(pairs, comparison)
         pairs.set_ylabel(f"{metric}, %")
         _draw_differences(differences, comparison)

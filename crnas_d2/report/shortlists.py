@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from ..analysis.style import BASELINE, FOUND, GRAY, INK, styled
 from ..architecture import Code, format_code
 from ..evaluation.rank_agreement import RankAgreement, agree_in_rung
 from ..procedure.checkpoint_agreement import read_taus
+from ..search.ranking import is_complete
 from ..search.shortlist_result import RungResult, ShortlistResult
 from ..search.shortlisting import Candidate
 from .themes import NARROW, WIDE, Chart
@@ -153,14 +155,14 @@ def _handles(result: ShortlistResult) -> Iterator[Any]:
 
 def _draw_rung(axes: Axes, result: ShortlistResult, rung: RungResult) -> None:
     for candidate in result.candidates:
-        code, mean = candidate.code, rung.means.get(candidate.code)
-        if mean is None:
+        code, seeds = candidate.code, rung.scores.get(candidate.code)
+        if seeds is None or not is_complete(seeds):
             continue
+        mean = fmean(seeds)
         marker, color, size = CHOICE if code == result.winner else ORIGINS[candidate.origin]
         if candidate.score is None:  # it has no x coordinate
             axes.axhline(mean, color=color, ls="--", lw=1.4, zorder=1)
             continue
-        seeds = rung.scores[code]
         xs = [candidate.score] * len(seeds)
         axes.plot(xs, seeds, "-", color=color, lw=0.8, marker=".", ms=5, zorder=1)
         axes.plot(candidate.score, mean, marker, color=color, ms=size, mec="white", zorder=2)

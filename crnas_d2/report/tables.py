@@ -11,7 +11,9 @@ from ..architecture import format_code
 from ..data.copies import Comparison, describe
 from ..data.split_table import SplitTable
 from ..procedure.networks import Network
+from ..procedure.outcome import difference
 from ..procedure.overview import StepOverview
+from ..search.ranking import is_complete
 from ..search.trial import Trial
 from .costs import Costs
 from .search_record import SearchRecord
@@ -144,14 +146,14 @@ def network_rows(
         for name in dict.fromkeys((*before, *after))
     ]
     for unit, of in limited.items():
-        pair = of["baseline"], of["found"]
-        change = "" if None in pair else format_change(pair[1] - pair[0], 3)
-        rows.append(_row(f"{unit} (the budget)", *map(format_cost, pair), change))
+        before, after = of["baseline"], of["found"]
+        texts = format_cost(before), format_cost(after), _change(before, after, 3)
+        rows.append(_row(f"{unit} (the budget)", *texts))
     if costs:
         for size, (before, after) in costs.by_size.items():
             rows.append(_difference(f"GMACs, {size}", before.macs / 1e9, after.macs / 1e9, 3))
-        parameters = (network.cost.parameters / 1e6 for network in (baseline, found))
-        rows.append(_difference("M parameters", *parameters, 3))
+        before, after = (cost.parameters / 1e6 for cost in costs.costs)
+        rows.append(_difference("M parameters", before, after, 3))
     return rows
 
 
@@ -175,10 +177,12 @@ def _metrics_by_seed(network: Network) -> dict[str, Sequence[float | None]]:
 def _metric_row(
     name: str, baseline: Sequence[float | None], found: Sequence[float | None]
 ) -> dict[str, str]:
-    pair = [mean(values) if values and None not in values else None for values in (baseline, found)]
-    row = _difference(name, *pair, 2)
+    before, after = (
+        mean(values) if values and is_complete(values) else None for values in (baseline, found)
+    )
+    row = _difference(name, before, after, 2)
     for network, values in (("baseline", baseline), ("found", found)):
-        if len(values) > 1 and None not in values:
+        if len(values) > 1 and is_complete(values):
             row[network] += f" ± {stdev(values):.2f}"
     return row
 
@@ -190,9 +194,13 @@ def _row(name: str, baseline: str, found: str, difference: str = "") -> dict[str
 def _difference(
     name: str, baseline: float | None, found: float | None, digits: int
 ) -> dict[str, str]:
-    texts = (_format(value, digits) for value in (baseline, found))
-    known = baseline is not None and found is not None
-    return _row(name, *texts, format_change(found - baseline, digits) if known else "")
+    texts = _format(baseline, digits), _format(found, digits), _change(baseline, found, digits)
+    return _row(name, *texts)
+
+
+def _change(baseline: float | None, found: float | None, digits: int) -> str:
+    change = difference(baseline, found)
+    return "" if change is None else format_change(change, digits)
 
 
 def format_cost(value: float | None) -> str:

@@ -131,12 +131,13 @@ def pair(
             f"{len(a)} of A ({', '.join(t.path for t in a)}) and {len(b)} of B "
             f"({', '.join(t.path for t in b)}); expected as many seeds of both"
         )
-    seeds = [[tested.seed for tested in side] for side in (a, b)]
-    if None not in seeds[0] and len(set(seeds[0])) == len(a) and set(seeds[0]) == set(seeds[1]):
-        of_seed = {tested.seed: tested for tested in b}
-        in_order = sorted(a, key=lambda tested: tested.seed)
-        pairs = [(tested, of_seed[tested.seed]) for tested in in_order]
-        return [f"seed {x.seed}" for x, _ in pairs], pairs, "paired by the seeds of their configs"
+    a_by_seed, b_by_seed = (
+        {tested.seed: tested for tested in side if tested.seed is not None} for side in (a, b)
+    )
+    if len(a_by_seed) == len(a) and a_by_seed.keys() == b_by_seed.keys():
+        seeds = sorted(a_by_seed)
+        pairs = [(a_by_seed[seed], b_by_seed[seed]) for seed in seeds]
+        return [f"seed {seed}" for seed in seeds], pairs, "paired by the seeds of their configs"
     pairs = list(zip(a, b))
     labels = [f"{_name(x)}, {_name(y)}" for x, y in pairs]
     return labels, pairs, "paired in the order of their names, as configs do not tell equal seeds"
