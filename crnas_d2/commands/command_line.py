@@ -58,7 +58,7 @@ def run_parser(doc: str) -> argparse.ArgumentParser:
     return _complete(parser, description, examples)
 
 
-def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments of a run, and find its config file.
 
     Raises:

@@ -186,22 +186,19 @@ def compare(scores: Sequence[Score]) -> PairedComparison:
         scores: alternating scores of A and B, one pair after the other.
     """
     aps = [score.metrics["AP"] for score in scores]
-    resampled = None, None
-    if scores[0].resampled is not None:
-        drawn = np.stack([score.resampled for score in scores])
-        resampled = drawn[1::2], drawn[::2]
-    return compare_pairs(aps[1::2], aps[::2], *resampled)
+    resampled = [score.resampled for score in scores if score.resampled is not None]
+    if not resampled:
+        return compare_pairs(aps[1::2], aps[::2])
+    return compare_pairs(aps[1::2], aps[::2], np.stack(resampled[1::2]), np.stack(resampled[::2]))
 
 
 def mean_metrics(scores: Sequence[Score]) -> dict[str, tuple[float, float]]:
     """Average the metrics of A and of B over the seeds."""
-    return {
-        metric: tuple(
-            float(np.mean([score.metrics[metric] for score in side]))
-            for side in (scores[::2], scores[1::2])
-        )
-        for metric in METRICS
-    }
+
+    def mean(side: Sequence[Score], metric: str) -> float:
+        return float(np.mean([score.metrics[metric] for score in side]))
+
+    return {metric: (mean(scores[::2], metric), mean(scores[1::2], metric)) for metric in METRICS}
 
 
 def metrics_table(things: str, scores: Sequence[Score]) -> str:
@@ -213,8 +210,8 @@ def metrics_table(things: str, scores: Sequence[Score]) -> str:
 
 def seeds_table(things: str, labels: Sequence[str], comparison: PairedComparison) -> str:
     columns = comparison.baseline, comparison.found, comparison.differences
-    rows = [
-        *map(list, zip(labels, *columns)),
+    rows: list[Sequence[object]] = [
+        *zip(labels, *columns),
         ["mean", comparison.baseline_mean, comparison.found_mean, comparison.mean],
         ["standard deviation", comparison.baseline_sd, comparison.found_sd, None],
     ]

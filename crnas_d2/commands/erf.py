@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch import nn
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -145,7 +145,7 @@ def register(dataset: str, cfg: CfgNode) -> None:
     setup_datasets(cfg)
 
 
-def build(cfg: CfgNode, weights: str, images: torch.Tensor, seed: int) -> nn.Module:
+def build(cfg: CfgNode, weights: str, images: torch.Tensor, seed: int) -> Any:
     if weights == RANDOM:
         return random_network(cfg, images, seed)
     return trained_network(cfg, weights)

@@ -33,6 +33,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -63,10 +64,12 @@ except ImportError:
 
 FILES = {"torchscript": "model.ts", "onnx": "model.onnx"}
 # torch.export cannot handle varying numbers of proposals and detections; torch before 2.5 has none
-BY_TRACING = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
+BY_TRACING: dict[str, Any] = (
+    {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
+)
 ONNX_OPSET = 16  # the first one whose RoiAlign has the half-pixel shift of ROIAlignV2
 
-Detector = GeneralizedRCNN | RetinaNet
+Detector: TypeAlias = GeneralizedRCNN | RetinaNet
 Function = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
@@ -216,7 +219,7 @@ def export_onnx(
         torch.onnx.export(
             adapter,
             (image,),
-            file,
+            file,  # type: ignore[arg-type]  # it does take a stream
             **BY_TRACING,
             opset_version=ONNX_OPSET,
             input_names=["image"],
@@ -227,6 +230,7 @@ def export_onnx(
             },
         )
     content = file.getvalue()
+    assert onnxruntime is not None  # main() asks for it
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def run(image: torch.Tensor) -> list[torch.Tensor]:

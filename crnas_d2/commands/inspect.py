@@ -151,7 +151,8 @@ def inspect(cfg: CfgNode, steps: Sequence[CfgNode]) -> Inspection:
         steps: configs that the data sets come from. They are changed.
     """
     findings = check(cfg, steps)
-    notes, sets = [], []
+    notes: list[str] = []
+    sets: list[DataSet] = []
     for name in _once((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         try:
             data = read_data_set(name, cfg)

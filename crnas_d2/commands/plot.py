@@ -75,7 +75,8 @@ def draw_accuracy(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             "accuracy has nothing to draw; expected --classifiers with --detectors, --paper, or all of them"
         )
     classifiers, detectors = read_runs(args.classifiers), read_runs(args.detectors)
-    drawn, unpaired = [], []
+    drawn: list[points.Point] = []
+    unpaired: list[Run] = []
     classification, dataset = points.PAPER_CLASSIFICATION, points.PAPER_DATASET
     if classifiers:
         classification, dataset = common_dataset(classifiers), common_dataset(detectors)

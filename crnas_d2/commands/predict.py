@@ -43,10 +43,10 @@ from .command_line import command, command_parser
 try:
     import cv2
 except ImportError:
-    cv2 = None
+    cv2 = None  # type: ignore[assignment]  # main() asks for it
 
 # Options for writing images, by extension. Others are written as PNG, with .png appended
-FORMATS = {
+FORMATS: dict[str, dict[str, Any]] = {
     **dict.fromkeys((".jpg", ".jpeg"), {"format": "JPEG", "quality": 95}),
     ".bmp": {"format": "BMP"},
     ".png": {"format": "PNG"},
@@ -203,7 +203,7 @@ def open_video(path: str, frames_per_second: float) -> Iterator[Callable[[np.nda
     def write(pixels: np.ndarray) -> None:
         size = (pixels.shape[1], pixels.shape[0])
         if not writer.isOpened() and not writer.open(
-            temporary, cv2.VideoWriter_fourcc(*"mp4v"), frames_per_second, size
+            temporary, cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, size
         ):
             raise RuntimeError(
                 f"{path}: OpenCV cannot write an MPEG-4 video of {size[0]} x {size[1]}"

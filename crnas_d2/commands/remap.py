@@ -122,7 +122,7 @@ def remap(args: argparse.Namespace) -> None:
         args.interpolate_dilated or config.MODEL.INIT.INTERPOLATE_DILATED,
     )
     remapped, report = remap_seed(seed, target, *rules)
-    errors = []
+    errors: list[float] = []
     if args.match_features is not None:
         print(f"matching to the features of {seed.name}, {args.match_features} steps", flush=True)
         batches = unlabelled_batches(cfg, args.init_seed, args.images)

@@ -33,7 +33,7 @@ from .command_line import command, command_parser, parse_run, run_parser
 try:
     import submitit
 except ModuleNotFoundError:
-    submitit = None
+    submitit = None  # type: ignore[assignment]  # main() asks for it
 
 PACKAGE = __name__.partition(".")[0]
 WARNING_S = 180  # seconds before the time limit at which the job is warned
@@ -97,6 +97,7 @@ class Task:
                 time.sleep(POLL_S)
         if warning not in received:
             raise subprocess.CalledProcessError(code, command)
+        assert callable(queue_again)
         queue_again(warning, None)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:

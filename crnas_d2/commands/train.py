@@ -98,4 +98,6 @@ def is_over_for_good(cfg: CfgNode) -> bool:
     if os.access(cfg.OUTPUT_DIR, os.W_OK) or is_remote(cfg.OUTPUT_DIR):
         return False
     checkpoint = find_checkpoint(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
-    return bool(checkpoint) and read_checkpoint(checkpoint)["iteration"] + 1 >= cfg.SOLVER.MAX_ITER
+    if checkpoint is None:
+        return False
+    return read_checkpoint(checkpoint)["iteration"] + 1 >= cfg.SOLVER.MAX_ITER
