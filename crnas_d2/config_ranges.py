@@ -190,7 +190,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "MODEL.PIXEL_MEAN": each(Range("a number", _number)),
         "MODEL.PIXEL_STD": ALL_ABOVE,
         "MODEL.BACKBONE.FREEZE_AT": between(0, 5),
-        "MODEL.FPN.FUSE_TYPE": one_of("sum", "avg"),
+        "MODEL.FPN.FUSE_TYPE": one_of("sum", "avg", "none"),
         "MODEL.*_CHANNELS": ONE,
         "MODEL.RESNETS.NUM_GROUPS": ONE,
         "MODEL.RESNETS.WIDTH_PER_GROUP": ONE,

@@ -79,6 +79,26 @@ def test_pyramid_is_detectron2s(fuse_type):
         assert torch.equal(feature, expected(images)[name])
 
 
+@pytest.mark.parametrize("builder", ["build_cr_fpn_backbone", "build_cr_retinanet_fpn_backbone"])
+def test_without_fusing_a_level_depends_on_its_own_stage_and_those_before(builder):
+    torch.manual_seed(0)
+    cfg = make_cfg("CR-ResNet18", builder)
+    fused = build_backbone(cfg).eval()
+    cfg.MODEL.FPN.FUSE_TYPE = "none"
+    model = build_backbone(cfg).eval()
+    model.load_state_dict(fused.state_dict())  # the same parameters by the same names
+    images = torch.rand(1, 3, 64, 64)
+    levels = model(images)
+    assert list(levels) == list(fused(images)) == list(model.output_shape())
+    features = model.bottom_up(images)
+    for level, stage in enumerate(STAGES, start=2):
+        lateral, output = (getattr(model, f"fpn_{part}{level}") for part in ("lateral", "output"))
+        assert torch.equal(levels[f"p{level}"], output(lateral(features[stage])))
+    assert torch.equal(levels["p5"], fused(images)["p5"])  # has no level above it to be fused with
+    assert torch.equal(levels["p6"], fused(images)["p6"])
+    assert not torch.allclose(levels["p4"], fused(images)["p4"])
+
+
 @pytest.mark.parametrize("name", ["CR-ResNet18", "CR-MobileNetV2"])
 def test_levels_are_those_of_the_in_features(name):
     cfg = make_cfg(name)
