@@ -1,8 +1,8 @@
-"""The embedded data set ``digits``: real handwritten digits on real photographs.
+"""The embedded data sets ``digits`` and ``close_digits``: handwritten digits on photographs.
 
-It lets every command run on a bare machine. The scans of digits and the two photographs are
-scikit-learn's sample data. It is for trying things out, and no evidence for the paper's numbers.
-Below Detectron2's folder of data sets::
+They let every command run on a bare machine. The scans of digits and the two photographs are
+scikit-learn's sample data. They are for trying things out, and no evidence for the paper's numbers.
+Below Detectron2's folder of data sets, each in a folder of its name::
 
     digits/manifest.json                            what was generated, hashes of the annotations
     digits/annotations/instances_{train,val}.json   COCO format, with boxes and masks
@@ -29,7 +29,16 @@ from ..files import datasets_root, file_sha256, read_json, write_atomically
 from .digit_scenes import DigitSources, compose
 from .imagenet import register_image_folder
 
-__all__ = ["SPLITS", "DigitsRecipe", "crops_root", "digits_root", "generate", "register_digits"]
+__all__ = [
+    "RECIPES",
+    "SPLITS",
+    "DigitsRecipe",
+    "crops_root",
+    "digits_root",
+    "generate",
+    "is_missing",
+    "register_digits",
+]
 
 SPLITS = ("train", "val")
 _CATEGORIES = tuple({"id": digit + 1, "name": str(digit)} for digit in range(10))
@@ -82,41 +91,59 @@ class DigitsRecipe:
                 raise ValueError(f"expected {expectation} in {self}")
 
 
-def digits_root() -> str:
-    """Get the folder of the data set."""
-    return os.path.join(datasets_root(), "digits")
+# The data sets by name. A name with "_train" or "_val" stands for its scenes.
+RECIPES: dict[str, DigitsRecipe] = {
+    "digits": DigitsRecipe(),
+    # So small that many networks can be trained: the digits fill much of a scene
+    "close_digits": DigitsRecipe(
+        num_scenes=(3000, 600), scene_size=64, digit_sizes=(24, 44), max_digits=3
+    ),
+}
 
 
-def register_digits() -> None:
-    """Register ``digits_train`` and ``digits_val``, which are generated on first use.
+def digits_root(name: str = "digits") -> str:
+    """Get the folder of a data set of ``RECIPES``."""
+    return os.path.join(datasets_root(), name)
 
-    Their crops are ``digits_crops_train`` and ``digits_crops_val``.
+
+def is_missing(name: str) -> bool:
+    """Return whether the registered data set of this name will be generated on first use."""
+    return any(
+        name.startswith(f"{own}_") and not os.path.isdir(digits_root(own)) for own in RECIPES
+    )
+
+
+def register_digits(name: str = "digits") -> None:
+    """Register the scenes and the crops of a data set of ``RECIPES``, generated on first use.
+
+    They are, for example, ``digits_train``, ``digits_val``, ``digits_crops_train`` and
+    ``digits_crops_val``.
     """
-    root = digits_root()
+    root = digits_root(name)
     for split in SPLITS:
         register_coco_instances(
-            f"digits_{split}",
+            f"{name}_{split}",
             {
                 "thing_classes": [category["name"] for category in _CATEGORIES],
                 "thing_dataset_id_to_contiguous_id": {
                     c["id"]: i for i, c in enumerate(_CATEGORIES)
                 },
             },
-            LazyPath(lambda split=split: _annotation_file(generate(root), split)),
+            LazyPath(lambda split=split: _annotation_file(generate(root, RECIPES[name]), split)),
             os.path.join(root, split),
         )
-        crops = LazyPath(lambda split=split: crops_root(split))
-        register_image_folder(f"digits_crops_{split}", crops)
+        crops = LazyPath(lambda split=split: crops_root(split, name))
+        register_image_folder(f"{name}_crops_{split}", crops)
 
 
-def crops_root(split: str) -> str:
+def crops_root(split: str, name: str = "digits") -> str:
     """Get the folder of the crops of "train" or "val", which are generated if needed."""
     if split not in SPLITS:
-        raise ValueError(f"the data set 'digits' has the splits {SPLITS}, not {split!r}")
-    return os.path.join(generate(digits_root()), "crops", split)
+        raise ValueError(f"the data set {name!r} has the splits {SPLITS}, not {split!r}")
+    return os.path.join(generate(digits_root(name), RECIPES[name]), "crops", split)
 
 
-def generate(root: str, recipe: DigitsRecipe = DigitsRecipe()) -> str:
+def generate(root: str, recipe: DigitsRecipe = RECIPES["digits"]) -> str:
     """Generate the data set into the folder ``root``, unless it exists.
 
     Equal recipes give equal files. The folder appears under its name once it is complete. This is
@@ -133,7 +160,9 @@ def generate(root: str, recipe: DigitsRecipe = DigitsRecipe()) -> str:
     if not os.path.isdir(root):
         with file_lock(os.path.abspath(root)):
             if not os.path.isdir(root):
-                logging.getLogger(__name__).info(f"Generating the data set 'digits' in {root}")
+                logging.getLogger(__name__).info(
+                    f"Generating the data set {os.path.basename(root)!r} in {root}"
+                )
                 partial = f"{root}.partial"
                 shutil.rmtree(partial, ignore_errors=True)
                 _write(partial, recipe)
@@ -159,7 +188,7 @@ def _check(root: str, recipe: DigitsRecipe) -> None:
         hashes = manifest.pop("sha256")
         changed = [f for f, known in hashes.items() if file_sha256(os.path.join(root, f)) != known]
     except (FileNotFoundError, ValueError, KeyError) as error:
-        raise ValueError(f"{root} is not a data set 'digits': {error}. {advice}") from None
+        raise ValueError(f"{root} is not a generated data set: {error}. {advice}") from None
     if manifest != _settings(recipe):
         raise ValueError(f"{root} has {manifest}; expected {_settings(recipe)}. {advice}")
     if changed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 
 from ..data import setup_datasets
-from ..data.digits import digits_root
+from ..data.digits import is_missing
 from ..data.splits import passing_draws
 from ..engine import CRTrainer
 from ..engine.averaging import WeightAveraging
@@ -93,8 +92,8 @@ def _time(cfg: CfgNode, final_cfg: CfgNode | None, processes: int, *, searches: 
     """
     cfg = cfg.clone()
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    if any(name.startswith("digits_") for name in names) and not os.path.isdir(digits_root()):
-        raise FileNotFoundError("the data set 'digits' is not generated yet")
+    for name in filter(is_missing, names):
+        raise FileNotFoundError(f"the data set {name!r} is not generated yet")
     check_network(cfg, training=not searches, has_weights=False)
     setup_datasets(cfg)
     return _time_search(cfg, final_cfg) if searches else _time_training(cfg, processes)

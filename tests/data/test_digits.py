@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -248,7 +249,7 @@ def test_processes_at_once_generate_once(tmp_path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda d: (d / "manifest.json").unlink(), "is not a data set 'digits'"),
+        (lambda d: (d / "manifest.json").unlink(), "is not a generated data set"),
         (lambda d: (d / "manifest.json").write_text("{"), "is not JSON"),
         (lambda d: (d / "annotations" / "instances_val.json").unlink(), "No such file"),
         (
@@ -318,7 +319,7 @@ meta = MetadataCatalog.get("digits_val")
 assert meta.evaluator_type == "coco" and meta.thing_classes == list("0123456789")
 assert not os.path.exists("digits")
 small = digits.DigitsRecipe(num_scenes=(3, 2), num_crops=(2, 1))
-with mock.patch.object(digits.generate, "__defaults__", (small,)):
+with mock.patch.dict(digits.RECIPES, digits=small):
     assert [len(DatasetCatalog.get(f"digits_{split}")) for split in ("train", "val")] == [3, 2]
     first = DatasetCatalog.get("digits_train")[0]
     assert os.path.samefile(first["file_name"], "digits/train/00000000.png")
@@ -356,4 +357,21 @@ def test_detectron2_reads_boxes_and_masks(root):
 
 
 def test_names_are_registered():
-    assert {"digits_train", "digits_val"} <= set(DatasetCatalog.list())
+    names = {f"{name}_{split}" for name in digits.RECIPES for split in digits.SPLITS}
+    assert {"digits_train", "close_digits_val"} <= names <= set(DatasetCatalog.list())
+
+
+def test_close_digits_fill_much_of_their_scenes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert digits.is_missing("close_digits_train") and digits.is_missing("digits_archval")
+    assert not digits.is_missing("own_train")
+    few = replace(digits.RECIPES["close_digits"], num_scenes=(60, 10), num_crops=(1, 1))
+    monkeypatch.setitem(digits.RECIPES, "close_digits", few)
+    assert crops_root("val", "close_digits") == str(tmp_path / "close_digits" / "crops" / "val")
+    assert not digits.is_missing("close_digits_train") and digits.is_missing("digits_archval")
+    data = annotations(tmp_path / "close_digits", "train")
+    assert {(image["height"], image["width"]) for image in data["images"]} == {(64, 64)}
+    per_scene = Counter(a["image_id"] for a in data["annotations"])
+    assert len(per_scene) == 60 and set(per_scene.values()) == {1, 2, 3}
+    sides = [max(a["bbox"][2:]) for a in data["annotations"]]
+    assert 40 <= max(sides) <= 44  # smaller ones may be partly covered

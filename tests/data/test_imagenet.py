@@ -122,7 +122,7 @@ def test_crops_of_digits(monkeypatch, tmp_path):
     pytest.importorskip("sklearn")
     tiny = digits.DigitsRecipe(num_scenes=(3, 2), num_crops=(2, 1))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setattr(digits.generate, "__defaults__", (tiny,))
+    monkeypatch.setitem(digits.RECIPES, "digits", tiny)
     for name in (f"digits_{part}{split}" for part in ("", "crops_") for split in digits.SPLITS):
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
