@@ -40,11 +40,19 @@ def weights(tiny_config, tmp_path):
     return path
 
 
-def test_a_contradiction_ends_the_run_before_it_begins(tiny_config, weights, tmp_path):
+@pytest.fixture
+def normed_config(tiny_config, tmp_path):
+    """Its FPN has norms, other than that of the weights."""
+    path = tmp_path / "normed.yaml"
+    path.write_text(f'_BASE_: "{tiny_config}"\nMODEL:\n  FPN:\n    NORM: "BN"\nVERSION: 2\n')
+    return path
+
+
+def test_a_contradiction_ends_the_run_before_it_begins(normed_config, weights, tmp_path):
     with pytest.raises(ValueError, match="weights.pth: nothing tells whose weights these are"):
-        train(tiny_config, "MODEL.WEIGHTS", weights)
+        train(normed_config, "MODEL.WEIGHTS", weights)
     with pytest.raises(ValueError) as error:
-        train(tiny_config, "MODEL.WEIGHTS", weights, *MSRA)
+        train(normed_config, "MODEL.WEIGHTS", weights, *MSRA)
     assert all(f"\n  {key}: " in str(error.value) for key in NEEDED)
     assert not (tmp_path / "output").exists()
 
@@ -55,10 +63,10 @@ def test_values_of_the_keys(tiny_config, key, value):
         train(tiny_config, f"MODEL.INIT.{key}", value)
 
 
-def test_taken_end_to_end(tiny_config, weights, tmp_path):
+def test_taken_end_to_end(normed_config, weights, tmp_path):
     """They are in the model, the checkpoints, config.yaml and the log; the same command resumes."""
     options = ["MODEL.WEIGHTS", weights, *MSRA, *TAKE]
-    train(tiny_config, *options, "SOLVER.MAX_ITER", 2)
+    train(normed_config, *options, "SOLVER.MAX_ITER", 2)
     output = tmp_path / "output"
     content = yaml.safe_load((output / "config.yaml").read_text())
     saved = torch.load(output / "model_final.pth", weights_only=True)["model_config"]
@@ -72,20 +80,20 @@ def test_taken_end_to_end(tiny_config, weights, tmp_path):
 
     theirs = torch.load(weights, weights_only=True)["model"]
     model = CRTrainer.build_model(
-        setup(parse(tiny_config, *options, "OUTPUT_DIR", tmp_path / "other"))
+        setup(parse(normed_config, *options, "OUTPUT_DIR", tmp_path / "other"))
     )
     assert model.pixel_mean.flatten().tolist() == pytest.approx(NEEDED["MODEL.PIXEL_MEAN"])
     stem = "backbone.bottom_up.stem.conv1.norm.weight"
     trained = torch.load(output / "model_final.pth", weights_only=True)["model"]
     assert torch.equal(trained[stem], theirs[stem])  # frozen, as the weights need it
 
-    train(tiny_config, "--resume", *options, "SOLVER.MAX_ITER", 3)
+    train(normed_config, "--resume", *options, "SOLVER.MAX_ITER", 3)
     assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 2
 
     checkpoint = ["--eval-only", "MODEL.WEIGHTS", output / "model_final.pth"]
     with pytest.raises(ValueError, match="INPUT.FORMAT: 'BGR' in the file, 'RGB' in the config"):
-        train(tiny_config, *checkpoint)
-    results = train(tiny_config, *checkpoint, *TAKE)
+        train(normed_config, *checkpoint)
+    results = train(normed_config, *checkpoint, *TAKE)
     assert "bbox" in results
 
 
