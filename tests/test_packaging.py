@@ -158,7 +158,7 @@ def test_ci_runs_the_test_command_of_the_readme(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert ci.stdout == f"{ROOT} test\n"
+    assert ci.stdout == f"{ROOT} lint test\n"
     assert ci.returncode == 3
 
 

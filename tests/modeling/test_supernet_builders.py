@@ -228,7 +228,7 @@ def test_config_without_our_keys(step, fpn):
             ["stage res2", "[2, 1]"],
         ),
         ("stage", ["MODEL.SUPERNET.STAGE_WEIGHTS", [1, 1, 1]], ["3 weights", "expected 4"]),
-        ("dilation", ["MODEL.SUPERNET.OPERATIONS", [0, 3]], ["operations: (0, 3)", "above 2"]),
+        ("dilation", ["MODEL.SUPERNET.OPERATIONS", [0, 3]], ["operations are (0, 3)", "above 2"]),
         ("dilation", ["MODEL.SUPERNET.OPERATIONS", []], ["operations are []", "one or more"]),
         ("dilation", ["MODEL.CR.STAGE_CODE", [1, 2]], ["MODEL.CR: ", "[1, 2] has 2 entries"]),
         ("stage", ["MODEL.CR.FAMILY", "vgg"], ["'vgg'", "'mobilenetv2', 'resnet'"]),
