@@ -46,6 +46,10 @@ class Latency:
         """The interquartile range as a share of the median."""
         return (self.upper - self.lower) / self.median
 
+    def scaled(self, factor: float) -> Latency:
+        """Get the latency on a machine that takes ``factor`` times as long."""
+        return Latency(factor * self.median, factor * self.lower, factor * self.upper, self.runs)
+
     @classmethod
     def of(cls, seconds: list[float]) -> Latency:
         lower, median, upper = (1e3 * float(s) for s in np.quantile(seconds, QUARTILES))

@@ -156,8 +156,8 @@ def _measure_missing(
 ) -> None:
     """Measure codes in random groups.
 
-    The baseline's code is measured in each group, which shows whether the machine has become slower
-    or faster.
+    The baseline's code is measured in each group, which shows by how much the machine has become
+    slower or faster. The latencies of a group are divided by that, so that all are as in the first.
     """
     baseline, began = latencies.baseline, time.perf_counter()
     codes = Random(0).sample(latencies.missing, len(latencies.missing))
@@ -168,10 +168,12 @@ def _measure_missing(
         gc.collect()
         torch.cuda.empty_cache()
         before = table.rows.get(baseline)
-        table.rows.update(found)
         if before:
             _tell_drift(before, found[baseline])
-            table.rows[baseline] = before
+            factor = before.median / found[baseline].median
+            found = {code: latency.scaled(factor) for code, latency in found.items()}
+            found[baseline] = before
+        table.rows.update(found)
         table.write(path)
         done = min(start + GROUP, len(codes))
         left = (time.perf_counter() - began) / done * (len(codes) - done)

@@ -80,10 +80,15 @@ def _searches(outcome: Outcome) -> Iterator[str]:
                 "cannot be told from the leader."
             )
         for rung in ranking.alone:
-            tau, highest = (format_number(rung[key]) for key in ("tau", "highest_tau"))
+            tau, highest = format_number(rung["tau"]), rung["highest_tau"]
+            expected = (
+                "what a perfect ranking could expect is unknown"
+                if highest is None
+                else f"a perfect ranking could expect {highest:.2f}"
+            )
             yield (
                 f"{ranking.step} and {rung['codes']} codes trained alone for {rung['iterations']:,} "
-                f"iterations: tau {tau} (a perfect ranking could expect {highest}), regret "
+                f"iterations: tau {tau} ({expected}), regret "
                 f"{rung['regret']:.2f}."
             )
         for one, other, tau in ranking.checkpoints:
