@@ -90,7 +90,7 @@ def test_how_well_the_supernet_has_ranked():
     text = " ".join(describe_outcome(make()).split())
     assert "stage_search: 7 of the 24 other codes cannot be told from the leader." in text
     assert (
-        "stage_search and 6 codes trained alone for 600 iterations: tau 0.60 (a perfect ranking could "
-        "expect unknown), regret 1.25."
+        "stage_search and 6 codes trained alone for 600 iterations: tau 0.60 (what a perfect "
+        "ranking could expect is unknown), regret 1.25."
     ) in text
     assert "checkpoints model_0000499 and model_final rank these codes with tau 0.20." in text
