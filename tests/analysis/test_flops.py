@@ -243,11 +243,14 @@ def test_no_parameter_is_left_out():
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
 def test_norm_adds_no_macs(norm):
+    def macs(cfg):
+        return {module.name: module.macs for module in analyze_detector(cfg).modules}
+
     cfg = config("CR_R_18")
-    expected = analyze_detector(cfg)
+    expected = macs(cfg)
     cfg.MODEL.RESNETS.NORM = norm
     cfg.MODEL.FPN.NORM = norm
-    assert analyze_detector(cfg) == expected
+    assert macs(cfg) == expected
 
 
 def test_image_is_padded_as_by_the_model():
