@@ -173,11 +173,11 @@ def test_numpy_integers_become_ints():
         ([1, 1, 1, 1], [0, 0, False, 0], ["operation code", "entry False", "integer"]),
         ([1, 1, 1, 1], [0, 0.5, 0, 0], ["operation code", "entry 0.5", "integer"]),
         ([1, 1, 1, 1], [0, 0, "1", 0], ["operation code", "entry '1'", "integer"]),
-        ("3463", [], ["stage code '3463'", "list of integers"]),
-        (4, [], ["stage code 4", "list of integers"]),
-        (None, [], ["stage code None", "list of integers"]),
-        ([1, 1, 1, 1], "0000", ["operation code '0000'", "list of integers"]),
-        ([1, 1, 1, 1], {0: 1}, ["operation code {0: 1}", "list of integers"]),
+        ("3463", [], ["stage code is '3463'", "list of integers"]),
+        (4, [], ["stage code is 4", "list of integers"]),
+        (None, [], ["stage code is None", "list of integers"]),
+        ([1, 1, 1, 1], "0000", ["operation code is '0000'", "list of integers"]),
+        ([1, 1, 1, 1], {0: 1}, ["operation code is {0: 1}", "list of integers"]),
     ],
 )
 def test_bad_code(stage_code, operation_code, words):
@@ -201,7 +201,7 @@ def test_of_family():
         (None, [1, 1, 1, 1], ["family is None"]),
         ("mobilenetv2", [3, 4, 6, 3], ["[3, 4, 6, 3] has 4", "expected 10", "'mobilenetv2'"]),
         ("resnet", MOBILENETV2, ["[1, 1, 2, 3, 4, 3, 3, 1, 1, 1] has 10", "expected 4 "]),
-        ("resnet", "3463", ["stage code '3463'", "list of integers"]),
+        ("resnet", "3463", ["stage code is '3463'", "list of integers"]),
     ],
 )
 def test_bad_family(family, stage_code, words):
