@@ -165,7 +165,7 @@ def test_a_lazy_model_is_its_own():
     "arguments, words",
     [
         (["CR-ResNet34"], ["architecture is 'CR-ResNet34'", "SCR-ResNet50, CR-ResNet50,"]),
-        ([[3, 4, 6, 3]], ["architecture [3, 4, 6, 3]", "an Architecture"]),
+        ([[3, 4, 6, 3]], ["architecture is [3, 4, 6, 3]", "an Architecture"]),
         (
             ["CR-ResNet50", "yolo"],
             ["detector is 'yolo'", "faster_rcnn, mask_rcnn, retinanet, fcos"],
