@@ -216,13 +216,13 @@ class Procedure:
         return cfg
 
     def _architecture_of(self, step: Step) -> Architecture | None:
-        """Get a step's architecture from an earlier finished step, or its budget's baseline.
+        """Get a step's architecture from an earlier step, or its budget's baseline.
 
-        It is None if the step uses the architecture of its config.
+        The baseline also stands for what the earlier step has not found yet. It is None if the step
+        uses the architecture of its config.
         """
-        if step.architecture:
-            return self._standings.get(step.architecture, Standing()).found(step.budget)
-        return self._baseline_under(step.budget) if step.budget else None
+        found = self._standings.get(step.architecture, Standing()).found(step.budget)
+        return found or (self._baseline_under(step.budget) if step.budget else None)
 
     def _baseline_under(self, budget: str) -> Architecture | None:
         """Get the baseline under one of several budgets. None until needed latencies are known."""

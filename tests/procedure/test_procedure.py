@@ -400,7 +400,10 @@ def test_one_recipe_for_two_budgets_of_the_paper(name):
     shared = ["stage_pretraining", "stage_supernet", "stage_search"]
     own = ["dilation_pretraining", "dilation_supernet", "operation_search", "final_pretraining"]
     assert steps[:3] == shared
-    for budget, network in (("16", "ResNet50"), ("33", "ResNet101")):
+    rows = {row.split()[0]: row for row in describe(procedure).splitlines() if row}
+    for budget, network, evaluations in (("16", "ResNet50", 138), ("33", "ResNet101", 291)):
+        searched = rows[f"budget_{budget}/operation_search"]
+        assert f" {evaluations} architectures x 5,000 images " in searched
         assert {f"budget_{budget}/{step}" for step in (*own, "baseline", "final")} < set(steps)
         baseline = get_architecture(procedure.baseline(budget))
         assert baseline == ARCHITECTURES[network]
