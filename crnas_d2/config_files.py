@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import IO, Any
 
 import yaml
@@ -17,6 +18,17 @@ BASE = "_BASE_"
 # Keys that hold a path to weights
 WEIGHTS = ("MODEL.WEIGHTS", "SEARCH.RECIPE.SEED_WEIGHTS")
 SHIPPED = "crnas_d2://"
+# Network in the names of the shipped configs, by the published name without "SCR-" or "CR-"
+NETWORKS: Mapping[str, str] = MappingProxyType(
+    {
+        "ResNet18": "R_18",
+        "ResNet50": "R_50",
+        "ResNet101": "R_101",
+        "ResNeXt50": "X_50_32x4d",
+        "ResNeXt101": "X_101_32x4d",
+        "MobileNetV2": "MNV2",
+    }
+)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is about ten times as fast
 
 
@@ -52,6 +64,12 @@ def find_config_file(name: str) -> str:
             f"config file {name!r}: no such file, and none of that name comes with crnas_d2"
         )
     return path
+
+
+def name_in_configs(architecture: str) -> str:
+    """Get a published architecture's name in those of configs, such as "CR_R_50" of "CR-ResNet50"."""
+    kind, _, network = architecture.rpartition("-")
+    return f"{kind}_{NETWORKS[network]}" if kind else NETWORKS[network]
 
 
 def config_name(path: str) -> str:

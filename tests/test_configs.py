@@ -11,6 +11,7 @@ import torch
 
 import crnas_d2
 from crnas_d2.config import configs_dir, flatten_config, get_architecture
+from crnas_d2.config_files import name_in_configs
 from crnas_d2.engine.hooks import find_supernet
 
 import detectron2
@@ -35,16 +36,8 @@ COCO = [name for name in CONFIGS if name.startswith("COCO-Detection/faster_rcnn"
 NAS_FPN = [name for name in COCO if "_NASFPN_" in name]
 ONE_LEVEL = [name for name in COCO if "_C4_" in name or "_DC5_" in name]
 IMAGENET = [name for name in CONFIGS if name.startswith("ImageNet")]
+PUBLISHED = {name_in_configs(name): codes for name, codes in crnas_d2.ARCHITECTURES.items()}
 SUPERNETS = [name for name in IMAGENET if "supernet" in name]
-
-NETWORKS = {
-    "R_18": "ResNet18",
-    "R_50": "ResNet50",
-    "R_101": "ResNet101",
-    "X_50_32x4d": "ResNeXt50",
-    "X_101_32x4d": "ResNeXt101",
-    "MNV2": "MobileNetV2",
-}
 
 
 def build_meta_backbone(cfg):
@@ -58,13 +51,6 @@ def choose_a_path(model):
     if supernet is not None:
         supernet.set_path(next(iter(supernet.space)))
     return model
-
-
-def published_name(network):
-    """ "SCR_R_18" is "SCR-ResNet18"."""
-    for prefix in ("SCR_", "CR_", ""):
-        if network.startswith(prefix):
-            return prefix.replace("_", "-") + NETWORKS[network[len(prefix) :]]
 
 
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name not in ONE_LEVEL])
@@ -145,10 +131,8 @@ def test_classifier_has_the_backbone_of_the_detector(name):
 
 def test_all_networks_have_both_schedules():
     expected = {
-        f"COCO-Detection/faster_rcnn_{prefix}{network}_FPN_{schedule}.yaml"
-        for network, name in NETWORKS.items()
-        for prefix in ("", "SCR_", "CR_")
-        if f"{prefix.replace('_', '-')}{name}" in crnas_d2.ARCHITECTURES
+        f"COCO-Detection/faster_rcnn_{name_in_configs(architecture)}_FPN_{schedule}.yaml"
+        for architecture in crnas_d2.ARCHITECTURES
         for schedule in ("1x", "2x")
     }
     assert len(expected) == 32
@@ -170,7 +154,7 @@ def test_codes_are_the_published_ones(name):
     network = re.split("_(?:NAS)?FPN|_C4|_DC5", os.path.basename(name).removesuffix(".yaml"))[0]
     network = network.removeprefix("faster_rcnn_").removeprefix("dilation_supernet_")
     cfg = crnas_d2.get_config(name)
-    assert get_architecture(cfg) == crnas_d2.ARCHITECTURES[published_name(network)]
+    assert get_architecture(cfg) == PUBLISHED[network]
     if "X_" in network and "supernet" not in name:
         assert (cfg.MODEL.RESNETS.NUM_GROUPS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP) == (32, 4)
 

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from made_batch import make_batch
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from tiny_coco import write_tiny_coco
@@ -13,6 +14,7 @@ from tiny_coco import write_tiny_coco
 import crnas_d2
 from crnas_d2 import ARCHITECTURES, Architecture, CRResNet, lazy_model
 from crnas_d2.config import configs_dir
+from crnas_d2.config_files import name_in_configs
 
 import detectron2
 from detectron2.checkpoint import DetectionCheckpointer
@@ -23,7 +25,7 @@ from detectron2.engine import SimpleTrainer, create_ddp_model, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
 FASTER = "COCO-Detection/faster_rcnn_CR_R_50_FPN_1x"
@@ -38,16 +40,6 @@ DETECTORS = {
 }
 ALL_CONFIGS = pytest.mark.parametrize("name", DETECTORS)
 CONFIGS_IN_YAML = pytest.mark.parametrize("name", [FASTER, MASK, RETINANET])
-
-# Of the YAML configs, by the published names
-NETWORKS = {
-    "ResNet18": "R_18",
-    "ResNet50": "R_50",
-    "ResNet101": "R_101",
-    "ResNeXt50": "X_50_32x4d",
-    "ResNeXt101": "X_101_32x4d",
-    "MobileNetV2": "MNV2",
-}
 
 # The same thin detector in both kinds of config.
 THIN_BODY = {"stem_out_channels": 8, "res2_out_channels": 16, "width_per_group": 4}
@@ -109,17 +101,14 @@ def test_same_network_as_in_yaml(name):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_is_one_line(name):
-    prefix, _, network = name.rpartition("-")
-    prefix = f"{prefix}_" if prefix else ""
-    yaml = get_yaml(f"COCO-Detection/faster_rcnn_{prefix}{NETWORKS[network]}_FPN_1x")
+    yaml = get_yaml(f"COCO-Detection/faster_rcnn_{name_in_configs(name)}_FPN_1x")
     model = assert_same_network(lazy_model(name), yaml)
     assert model.backbone.bottom_up.architecture == ARCHITECTURES[name]
 
 
 @pytest.mark.parametrize("name", ["CR-ResNet18", "SCR-ResNeXt50", "CR-MobileNetV2"])
 def test_retinanet_over_other_families(name):
-    network = f"{name.split('-')[0]}_{NETWORKS[name.split('-')[1]]}"
-    yaml = get_yaml(f"COCO-Detection/faster_rcnn_{network}_FPN_1x")
+    yaml = get_yaml(f"COCO-Detection/faster_rcnn_{name_in_configs(name)}_FPN_1x")
     family = ARCHITECTURES[name].family
     yaml.merge_from_file(os.path.join(configs_dir(), "Base-RetinaNet.yaml"), allow_unsafe=False)
     yaml.MODEL.BACKBONE.NAME = f"build_cr_{family}_retinanet_fpn_backbone"
@@ -203,21 +192,6 @@ def test_dense_detectors_are_detectron2s(detector):
 
 def plain(value):
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-
-
-def make_batch():
-    """Images of two sizes with boxes and masks."""
-    generator = torch.Generator().manual_seed(0)
-    batch = []
-    for height, width in ((96, 128), (128, 96)):
-        masks = torch.zeros(2, height, width, dtype=torch.bool)
-        masks[0, 10:60, 20:80], masks[1, 40:90, 5:35] = True, True
-        truth = Instances((height, width), gt_masks=BitMasks(masks))
-        truth.gt_boxes = truth.gt_masks.get_bounding_boxes()
-        truth.gt_classes = torch.tensor([3, 50])
-        image = torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
-        batch.append({"image": image, "instances": truth, "height": height, "width": width})
-    return batch
 
 
 @CONFIGS_IN_YAML

@@ -14,16 +14,17 @@ from pycocotools.cocoeval import COCOeval
 import crnas_d2
 from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
 from crnas_d2.config import configs_dir, get_architecture, read_config
+from crnas_d2.config_files import name_in_configs
 from crnas_d2.data import setup_datasets
 from crnas_d2.data.digits import DigitsRecipe, generate
 from crnas_d2.engine import CRTrainer
 
 from detectron2.modeling import build_model
 
-NETWORKS = {"R_50": "ResNet50", "R_101": "ResNet101", "MNV2": "MobileNetV2"}
+PUBLISHED = {name_in_configs(name): codes for name, codes in crnas_d2.ARCHITECTURES.items()}
 MASK = [
     f"COCO-InstanceSegmentation/mask_rcnn_{prefix}{network}_FPN_1x.yaml"
-    for network in NETWORKS
+    for network in ("R_50", "R_101", "MNV2")
     for prefix in ("", "CR_")
 ]
 CASCADE = [f"COCO-Cascade/cascade_mask_rcnn_{n}_FPN_20e.yaml" for n in ("R_101", "CR_R_101")]
@@ -57,8 +58,7 @@ def test_every_network_of_the_paper_is_there(names):
 def test_network_is_that_of_the_faster_rcnn(name):
     cfg, faster = crnas_d2.get_config(name), faster_rcnn_of(name)
     network = name.split("rcnn_")[1].split("_FPN")[0]
-    published = f"CR-{NETWORKS[network[3:]]}" if "CR_" in network else NETWORKS[network]
-    assert get_architecture(cfg) == crnas_d2.ARCHITECTURES[published]
+    assert get_architecture(cfg) == PUBLISHED[network]
     for key in ("BACKBONE", "CR", "RESNETS", "FPN", "ANCHOR_GENERATOR", "PIXEL_MEAN", "PIXEL_STD"):
         assert cfg.MODEL[key] == faster.MODEL[key], key
     assert solver_of(cfg) == solver_of(faster)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from types import MappingProxyType
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,23 +15,13 @@ from detectron2.layers import ShapeSpec
 
 from ..architecture import ARCHITECTURES, Architecture, get_family
 from ..config import get_architecture, get_config, set_architecture
+from ..config_files import name_in_configs
 from ..modeling.supernet import build_stages
 from .flops import INPUT_SIZE, PROPOSALS, analyze_detector
 from .style import DILATION_COLORS, GRAY, INK, PALE, styled
 
 # Prefix of the builders whose backbones MODEL.CR describes
 BUILDERS = "build_cr_"
-# Network in the names of the shipped configs, by the published name without "SCR-" or "CR-"
-NETWORKS: Mapping[str, str] = MappingProxyType(
-    {
-        "ResNet18": "R_18",
-        "ResNet50": "R_50",
-        "ResNet101": "R_101",
-        "ResNeXt50": "X_50_32x4d",
-        "ResNeXt101": "X_101_32x4d",
-        "MobileNetV2": "MNV2",
-    }
-)
 
 # In inches
 MARGIN = 0.2
@@ -141,9 +130,7 @@ class SketchedNetwork:
             raise ValueError(
                 f"architecture is {name!r}; expected a published one of one of {', '.join(ARCHITECTURES)}"
             )
-        cfg = _shipped_config(NETWORKS[name.rpartition("-")[2]])
-        set_architecture(cfg, ARCHITECTURES[name])
-        return cls.from_config(label or name, cfg)
+        return cls.from_config(label or name, _shipped_config(name_in_configs(name)))
 
     @property
     def macs(self) -> int:

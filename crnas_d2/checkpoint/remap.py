@@ -163,7 +163,7 @@ def find_stages(model: nn.Module) -> dict[str, str]:
         )
     path = next(path for path, module in model.named_modules() if module is backbone)
     prefix = f"{path}." if path else ""
-    stages = {name: prefix + name for name, _ in backbone.named_children() if name != "linear"}
+    stages = {name: prefix + name for name, _ in backbone.named_children()}
     for path, module in model.named_modules():
         if isinstance(module, Res5ROIHeads):
             stages["res5"] = f"{path}.res5"

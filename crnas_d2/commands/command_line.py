@@ -6,6 +6,7 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from detectron2.engine import default_argument_parser
 
@@ -56,6 +57,32 @@ def run_parser(doc: str) -> argparse.ArgumentParser:
         "--verbose", action="store_true", help="show on the terminal all that log.txt has"
     )
     return _complete(parser, description, examples)
+
+
+class _Score(argparse.Action):
+    """Stores a score, which has to be from 0 to 1."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if not 0 <= values <= 1:
+            parser.error(f"{option_string} is {values}; expected a value from 0 to 1")
+        setattr(namespace, self.dest, values)
+
+
+def add_conf_threshold(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add the option for the lowest score of a detection ``purpose``, such as "to show"."""
+    parser.add_argument(
+        "--conf-threshold",
+        action=_Score,
+        type=float,
+        default=0.5,
+        help=f"lowest score {purpose} (default: %(default)s)",
+    )
 
 
 def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -38,7 +38,7 @@ from ..engine.predicting import Predictor, read_trained
 from ..files import raise_faults, real_path, write_atomically
 from ..report.drawing import draw_objects
 from ..report.predictions import PREDICTIONS_FILE, Predictions, is_of_predictions
-from .command_line import command, command_parser
+from .command_line import add_conf_threshold, command, command_parser
 
 try:
     import cv2
@@ -65,16 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--input", required=True, nargs="+", metavar="PATH", help="pictures, videos, folders"
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument(
-        "--conf-threshold",
-        type=float,
-        default=0.5,
-        help="lowest score to draw and to write (default: 0.5)",
-    )
+    add_conf_threshold(parser, "to draw and to write")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     args = parser.parse_args(argv)
-    if not 0 <= args.conf_threshold <= 1:
-        parser.error(f"--conf-threshold is {args.conf_threshold}; expected a value from 0 to 1")
     if cv2 is None:
         parser.error("OpenCV draws the pictures: pip install opencv-python-headless")
 

@@ -27,7 +27,7 @@ from ..engine.coco_evaluator import RESULTS_FILE
 from ..files import check_not_read, read_json, write_atomically
 from ..report.fonts import find_families, unheeded_glyphs
 from ..report.pictures import detections_by_image, draw_truth_and
-from .command_line import command, command_parser
+from .command_line import add_conf_threshold, command, command_parser
 
 # In pixels
 PANEL = 400
@@ -50,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "test of the training that has left MODEL.WEIGHTS)",
     )
     parser.add_argument("--output", required=True, metavar="PNG", help="picture to write")
-    parser.add_argument(
-        "--conf-threshold", type=float, default=0.5, help="lowest score to show (default: 0.5)"
-    )
+    add_conf_threshold(parser, "to show")
     parser.add_argument(
         "--max-images",
         type=int,
@@ -63,8 +61,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.output.lower().endswith(".png"):
         parser.error(f"--output is {args.output!r}; expected a name that ends in .png")
-    if not 0 <= args.conf_threshold <= 1:
-        parser.error(f"--conf-threshold is {args.conf_threshold}; expected a value from 0 to 1")
     if args.max_images < 1:
         parser.error(f"--max-images is {args.max_images}; expected 1 or more")
 

@@ -33,10 +33,11 @@ from ..modeling.builder_names import supernet_kind
 from .classification_evaluator import ClassificationEvaluator
 from .coco_evaluator import COCOEvaluator
 
+DETECTIONS = ("instances",)
 # Outputs of Detectron2's models that an evaluator can score
 OUTPUTS = {
-    "GeneralizedRCNN": ("instances",),
-    "RetinaNet": ("instances",),
+    "GeneralizedRCNN": DETECTIONS,
+    "RetinaNet": DETECTIONS,
     "ProposalNetwork": ("proposals",),
     "SemanticSegmentor": ("sem_seg",),
     "PanopticFPN": ("instances", "sem_seg", "panoptic_seg"),
@@ -80,9 +81,9 @@ KINDS = {
         {"bbox": AP + RARITY, "segm": AP + RARITY, **PROPOSALS},
         package="lvis",
     ),
-    "pascal_voc": Kind(("instances",), {"bbox": AP[:3]}),
+    "pascal_voc": Kind(DETECTIONS, {"bbox": AP[:3]}),
     "cityscapes_instance": Kind(
-        ("instances",), {"segm": AP[:2]}, package="cityscapesscripts", one_machine=True
+        DETECTIONS, {"segm": AP[:2]}, package="cityscapesscripts", one_machine=True
     ),
     "cityscapes_sem_seg": Kind(
         ("sem_seg",),

@@ -17,16 +17,9 @@ from ..config import read_config
 from ..data.class_names import tell_apart
 from ..files import expand_path, tell_places
 from .config_check import prepare_trained
+from .evaluators import DETECTIONS, OUTPUTS
 from .hooks import find_supernet
 from .trainer import CRTrainer
-
-# What models of Detectron2 and of this project give instead of detections
-OTHER_OUTPUTS = {
-    "ImageClassifier": "a class of the whole picture",
-    "PanopticFPN": "a panoptic segmentation",
-    "ProposalNetwork": "proposals without classes",
-    "SemanticSegmentor": "a class of each pixel",
-}
 
 
 class Predictor(DefaultPredictor):
@@ -108,10 +101,11 @@ def name_classes(cfg: CfgNode) -> list[str]:
 
 def _check_output(cfg: CfgNode) -> None:
     kind = cfg.MODEL.META_ARCHITECTURE
-    if kind in OTHER_OUTPUTS:
+    outputs = OUTPUTS.get(kind, DETECTIONS)
+    if outputs != DETECTIONS:
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE is {kind!r}, which gives {OTHER_OUTPUTS[kind]}; expected a "
-            "detector, such as 'GeneralizedRCNN' or 'RetinaNet'"
+            f"MODEL.META_ARCHITECTURE is {kind!r}, which gives {', '.join(outputs)}; expected a "
+            "detector, which gives instances alone, such as 'GeneralizedRCNN' or 'RetinaNet'"
         )
     if cfg.MODEL.ROI_HEADS.NAME == "RROIHeads":
         raise ValueError(

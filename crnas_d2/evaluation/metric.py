@@ -14,7 +14,7 @@ from detectron2.data import MetadataCatalog
 from ..data.class_names import tell_apart
 from ..data.labels import is_labelled
 from ..data.splits import split_source
-from ..engine.evaluators import AP, OUTPUTS, results_of, shown_names
+from ..engine.evaluators import AP, DETECTIONS, OUTPUTS, results_of, shown_names
 from ..files import read_json
 
 TASKS = ("bbox", "segm")
@@ -31,7 +31,7 @@ def check_metric_name(cfg: CfgNode) -> None:
     task, _, name = metric.partition("/")
     if task == "segm" and not cfg.MODEL.MASK_ON:
         raise ValueError(f"SEARCH.METRIC is {metric!r}, and MODEL.MASK_ON is False")
-    if "instances" not in OUTPUTS.get(model, ["instances"]):
+    if "instances" not in OUTPUTS.get(model, DETECTIONS):
         raise ValueError(
             f"SEARCH.METRIC is {metric!r}; MODEL.META_ARCHITECTURE {model!r} gives no boxes of classes"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
 
 from ..architecture import Architecture, get_family
-from ..config import get_architecture
 from .keys import check_keys
 from .norm import Norm, fit_norm
-from .stages import StagedBackbone, Stages, check_res5_dilation
+from .stages import StagedBackbone, Stages, check_res5_dilation, network_arguments
 
 # Sandler et al. (2018), table 2: expansion t, output channels c and stride s of each stage
 INVERTED_RESIDUALS = {
@@ -161,6 +161,17 @@ class MobileNetV2Stages(Stages):
         self.activation_checkpoint = activation_checkpoint
         self.res5_dilation = res5_dilation
 
+    @classmethod
+    def arguments(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        check_keys(cfg)
+        return {
+            "in_channels": input_shape.channels,
+            "width_multiplier": cfg.MODEL.CR.WIDTH_MULTIPLIER,
+            "norm": cfg.MODEL.RESNETS.NORM,
+            "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
+            "res5_dilation": cfg.MODEL.RESNETS.RES5_DILATION,
+        }
+
     def out_channels(self, name: str) -> int:
         if name == "c1280":
             return round_channels(1280 * max(1.0, self.width_multiplier))
@@ -194,22 +205,6 @@ class MobileNetV2Stages(Stages):
         )
 
 
-def mobilenetv2_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-    """Get the arguments of :class:`MobileNetV2Stages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``.
-
-    Raises:
-        ValueError: see :func:`check_keys`.
-    """
-    check_keys(cfg)
-    return {
-        "in_channels": input_shape.channels,
-        "width_multiplier": cfg.MODEL.CR.WIDTH_MULTIPLIER,
-        "norm": cfg.MODEL.RESNETS.NORM,
-        "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
-        "res5_dilation": cfg.MODEL.RESNETS.RES5_DILATION,
-    }
-
-
 class CRMobileNetV2(StagedBackbone):
     """A MobileNetV2 with any stage code and operation code, as a Detectron2 backbone.
 
@@ -228,7 +223,6 @@ class CRMobileNetV2(StagedBackbone):
         in_channels: int = 3,
         width_multiplier: float = 1.0,
         norm: Norm = "BN",
-        num_classes: int | None = None,
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
         activation_checkpoint: bool = False,
@@ -241,9 +235,8 @@ class CRMobileNetV2(StagedBackbone):
                 It is 0 for the stem and the last two entries. An empty code means all zeros.
             in_channels, width_multiplier, norm, activation_checkpoint, res5_dilation: see
                 :class:`MobileNetV2Stages`.
-            num_classes: if given, a classifier on top of res5 is added, whose output is "linear".
-            out_features: any of "stem", "res2" to "res5" and "linear". By default the last one.
-                Stages that are not needed for these are not built, unless there is a classifier.
+            out_features: any of "stem" and "res2" to "res5". By default the last one. Stages that
+                are not needed for these are not built.
             freeze_at: see :class:`StagedBackbone`.
 
         Raises:
@@ -260,17 +253,9 @@ class CRMobileNetV2(StagedBackbone):
             lambda name: stages.make_stage(name, dilations[name]),
             out_features,
             freeze_at,
-            num_classes,
         )
         self.architecture = architecture
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        architecture = get_architecture(cfg, family="mobilenetv2")
-        return {
-            "stage_code": architecture.stage_code,
-            "operation_code": architecture.operation_code,
-            **mobilenetv2_stages_arguments(cfg, input_shape),
-            "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
-            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-        }
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        return network_arguments(cfg, input_shape, "mobilenetv2", MobileNetV2Stages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fvcore.nn import weight_init
 from torch import nn
@@ -12,10 +13,9 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 
 from ..architecture import Architecture, get_family
-from ..config import get_architecture
 from .keys import check_keys
 from .norm import Norm, fit_norm
-from .stages import Stages, check_res5_dilation
+from .stages import Stages, check_res5_dilation, network_arguments
 
 BLOCKS = ("basic", "bottleneck")
 
@@ -110,6 +110,23 @@ class ResNetStages(Stages):
         self.activation_checkpoint = activation_checkpoint
         self.res5_dilation = res5_dilation
 
+    @classmethod
+    def arguments(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        check_keys(cfg)
+        resnets = cfg.MODEL.RESNETS
+        return {
+            "block": cfg.MODEL.CR.BLOCK,
+            "in_channels": input_shape.channels,
+            "stem_out_channels": resnets.STEM_OUT_CHANNELS,
+            "res2_out_channels": resnets.RES2_OUT_CHANNELS,
+            "num_groups": resnets.NUM_GROUPS,
+            "width_per_group": resnets.WIDTH_PER_GROUP,
+            "stride_in_1x1": resnets.STRIDE_IN_1X1,
+            "norm": resnets.NORM,
+            "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
+            "res5_dilation": resnets.RES5_DILATION,
+        }
+
     def out_channels(self, name: str) -> int:
         if name == "stem":
             return self.stem_out_channels
@@ -145,28 +162,6 @@ class ResNetStages(Stages):
         return 2 ** get_family("resnet").stages.index(name)
 
 
-def resnet_stages_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-    """Get the arguments of :class:`ResNetStages` from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``.
-
-    Raises:
-        ValueError: see :func:`check_keys`.
-    """
-    check_keys(cfg)
-    resnets = cfg.MODEL.RESNETS
-    return {
-        "block": cfg.MODEL.CR.BLOCK,
-        "in_channels": input_shape.channels,
-        "stem_out_channels": resnets.STEM_OUT_CHANNELS,
-        "res2_out_channels": resnets.RES2_OUT_CHANNELS,
-        "num_groups": resnets.NUM_GROUPS,
-        "width_per_group": resnets.WIDTH_PER_GROUP,
-        "stride_in_1x1": resnets.STRIDE_IN_1X1,
-        "norm": resnets.NORM,
-        "activation_checkpoint": cfg.MODEL.CR.ACTIVATION_CHECKPOINT,
-        "res5_dilation": resnets.RES5_DILATION,
-    }
-
-
 class CRResNet(ResNet):
     """A ResNet or ResNeXt with any stage code and operation code, as a Detectron2 backbone.
 
@@ -192,7 +187,6 @@ class CRResNet(ResNet):
         width_per_group: int = 64,
         stride_in_1x1: bool = False,
         norm: Norm = "BN",
-        num_classes: int | None = None,
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
         activation_checkpoint: bool = False,
@@ -206,9 +200,8 @@ class CRResNet(ResNet):
             block, in_channels, stem_out_channels, res2_out_channels, num_groups, width_per_group,
                 stride_in_1x1, norm, activation_checkpoint, res5_dilation: see
                 :class:`ResNetStages`.
-            num_classes: if given, a classifier on top of res5 is added, whose output is "linear".
-            out_features: any of "stem", "res2" to "res5" and "linear". By default the last one.
-                Stages that are not needed for these are not built, unless there is a classifier.
+            out_features: any of "stem" and "res2" to "res5". By default the last one. Stages that
+                are not needed for these are not built.
             freeze_at: number of stages to freeze, see :meth:`ResNet.freeze`.
 
         Raises:
@@ -228,22 +221,15 @@ class CRResNet(ResNet):
             activation_checkpoint,
             res5_dilation,
         )
-        available = [*stages.names] + ([] if num_classes is None else ["linear"])
-        out_features = list(out_features or available[-1:])
-        unknown = set(out_features) - set(available)
-        if unknown:
-            raise ValueError(f"out_features has {sorted(unknown)}; expected any of {available}")
         super().__init__(
             stages.make_stage("stem"),
             [
                 list(stages.make_stage(name, dilations).children())
                 for name, dilations in zip(get_family("resnet").stages, architecture.dilations)
             ],
-            num_classes=num_classes,
-            out_features=out_features if num_classes is None else None,
+            out_features=stages.select_features(out_features),
             freeze_at=freeze_at,
         )
-        self._out_features = out_features
         self.architecture = architecture
         if activation_checkpoint:
             self.stages = [stages.chain(stage) for stage in self.stages]
@@ -251,12 +237,5 @@ class CRResNet(ResNet):
                 setattr(self, name, stage)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        architecture = get_architecture(cfg, family="resnet")
-        return {
-            "stage_code": architecture.stage_code,
-            "operation_code": architecture.operation_code,
-            **resnet_stages_arguments(cfg, input_shape),
-            "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
-            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-        }
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        return network_arguments(cfg, input_shape, "resnet", ResNetStages)

@@ -12,7 +12,7 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
 from ..config import get_architecture
-from .cr_resnet import ResNetStages, resnet_stages_arguments
+from .cr_resnet import ResNetStages
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -50,4 +50,4 @@ class CRRes5ROIHeads(Res5ROIHeads):
     @staticmethod
     def _stages(cfg: CfgNode) -> ResNetStages:
         get_architecture(cfg, family="resnet")
-        return ResNetStages(**resnet_stages_arguments(cfg, ShapeSpec(channels=3)))
+        return ResNetStages(**ResNetStages.arguments(cfg, ShapeSpec(channels=3)))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from detectron2.config import CfgNode
 from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import Backbone
 
+from ..config import get_architecture
 from .activation_checkpoint import CheckpointedStage
 
 
@@ -36,6 +38,15 @@ class Stages(ABC):
     in_channels: int
     res5_dilation: int
     activation_checkpoint: bool
+
+    @classmethod
+    @abstractmethod
+    def arguments(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Get the arguments of the constructor from ``MODEL.CR.*`` and ``MODEL.RESNETS.*``.
+
+        Raises:
+            ValueError: see :func:`check_keys`.
+        """
 
     @abstractmethod
     def out_channels(self, name: str) -> int:
@@ -65,6 +76,17 @@ class Stages(ABC):
         """Chain blocks into one module."""
         return (CheckpointedStage if self.activation_checkpoint else nn.Sequential)(*blocks)
 
+    def select_features(self, names: Sequence[str] | None) -> list[str]:
+        """Get the named features, by default the last one.
+
+        Raises:
+            ValueError: a feature is unknown.
+        """
+        available = list(self.features.values())
+        if unknown := set(names or ()) - set(available):
+            raise ValueError(f"out_features has {sorted(unknown)}; expected any of {available}")
+        return list(names or available[-1:])
+
     def stage_in_channels(self, name: str) -> int:
         """Get the number of input channels of a stage."""
         index = self.names.index(name)
@@ -81,6 +103,30 @@ def check_res5_dilation(res5_dilation: int) -> None:
         raise ValueError(f"res5_dilation is {res5_dilation}; expected 1 or 2")
 
 
+def network_arguments(
+    cfg: CfgNode, input_shape: ShapeSpec, family: str, stages: type[Stages]
+) -> dict[str, Any]:
+    """Get the arguments of a network with the architecture in ``MODEL.CR`` from a config.
+
+    Args:
+        cfg: the config.
+        input_shape: shape of the images.
+        family: the family of the network.
+        stages: its stages, whose arguments are among those of the network.
+
+    Raises:
+        ValueError: see :func:`get_architecture` and :meth:`Stages.arguments`.
+    """
+    architecture = get_architecture(cfg, family)
+    return {
+        "stage_code": architecture.stage_code,
+        "operation_code": architecture.operation_code,
+        **stages.arguments(cfg, input_shape),
+        "out_features": cfg.MODEL.RESNETS.OUT_FEATURES,
+        "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+    }
+
+
 class StagedBackbone(Backbone):
     """A backbone that runs its stages one after the other and returns the requested features.
 
@@ -94,36 +140,28 @@ class StagedBackbone(Backbone):
         make_stage: Callable[[str], nn.Module],
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
-        num_classes: int | None = None,
     ):
         """
         Args:
             stages: the rules of the family.
             make_stage: builds a stage by its name, with the shapes given by ``stages``.
-            out_features: any of the family's features, or "linear". By default the last one. Stages
-                that are not needed for these are not built, unless there is a classifier.
+            out_features: any of the family's features. By default the last one. Stages that are
+                not needed for these are not built.
             freeze_at: number of resolutions to freeze, counted as in
                 :meth:`detectron2.modeling.ResNet.freeze`: 1 is the stem, 2 is everything up to
                 "res2", and so on.
-            num_classes: if given, a classifier on top of the last stage is added, whose output is
-                "linear" of shape (N, num_classes).
 
         Raises:
             ValueError: a feature is unknown.
         """
         super().__init__()
-        available = list(stages.features.values()) + ([] if num_classes is None else ["linear"])
-        self._out_features = list(out_features or available[-1:])
-        unknown = set(self._out_features) - set(available)
-        if unknown:
-            raise ValueError(f"out_features has {sorted(unknown)}; expected any of {available}")
-
+        self._out_features = stages.select_features(out_features)
         self.stages = stages
         self.stage_names = []
         self._shapes: dict[str, ShapeSpec] = {}
         stride = 1
         for name in stages.names:
-            if num_classes is None and all(f in self._shapes for f in self._out_features):
+            if all(feature in self._shapes for feature in self._out_features):
                 break
             self.add_module(name, make_stage(name))
             self.stage_names.append(name)
@@ -132,11 +170,6 @@ class StagedBackbone(Backbone):
                 self._shapes[stages.features[name]] = ShapeSpec(
                     channels=stages.out_channels(name), stride=stride
                 )
-        self.linear: nn.Linear | None = None
-        if num_classes is not None:
-            self.linear = nn.Linear(stages.out_channels(name), num_classes)
-            nn.init.normal_(self.linear.weight, std=0.01)
-            nn.init.zeros_(self.linear.bias)
         self.freeze(freeze_at)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -146,8 +179,6 @@ class StagedBackbone(Backbone):
             feature = self.stages.features.get(name)
             if feature in self._out_features:
                 outputs[feature] = x
-        if self.linear is not None and "linear" in self._out_features:
-            outputs["linear"] = self.linear(F.dropout(x.mean((2, 3)), 0.2, self.training))
         return outputs
 
     def run_stage(self, name: str, x: torch.Tensor) -> torch.Tensor:

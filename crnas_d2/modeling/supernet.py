@@ -13,8 +13,8 @@ from detectron2.layers import ShapeSpec
 
 from ..architecture import Family
 from ..spaces import PathSpace
-from .cr_mobilenetv2 import MobileNetV2Stages, mobilenetv2_stages_arguments
-from .cr_resnet import ResNetStages, resnet_stages_arguments
+from .cr_mobilenetv2 import MobileNetV2Stages
+from .cr_resnet import ResNetStages
 from .stages import StagedBackbone, Stages
 
 
@@ -204,6 +204,5 @@ def active_modules(module: nn.Module) -> Iterator[nn.Module]:
 
 def build_stages(cfg: CfgNode, input_shape: ShapeSpec) -> Stages:
     """Build the stages of the family ``MODEL.CR.FAMILY``."""
-    if cfg.MODEL.CR.FAMILY == "mobilenetv2":
-        return MobileNetV2Stages(**mobilenetv2_stages_arguments(cfg, input_shape))
-    return ResNetStages(**resnet_stages_arguments(cfg, input_shape))
+    family = MobileNetV2Stages if cfg.MODEL.CR.FAMILY == "mobilenetv2" else ResNetStages
+    return family(**family.arguments(cfg, input_shape))

@@ -10,10 +10,10 @@ from types import MappingProxyType
 
 from ..analysis.flops import analyze_detector
 from ..analysis.paper_results import PAPER_RESULTS
-from ..analysis.sketch import NETWORKS
 from ..analysis.style import BASELINE, FOUND, GREEN, SKY
 from ..architecture import ARCHITECTURES, Architecture, format_code
 from ..config import get_config
+from ..config_files import name_in_configs
 from .runs import BOX_AP, TOP1, Run, common_dataset, group_seeds
 
 PAPER_DATASET, PAPER_CLASSIFICATION = "coco_2017_val", "imagenet_val"
@@ -101,21 +101,20 @@ def paper_flops_points() -> list[Point]:
 
     They are at the GMACs of our configs, as Table 4 prints no FLOPs.
     """
-    names = {network: name for name, network in NETWORKS.items()}
+    names = {name_in_configs(name): name for name in ARCHITECTURES}
     points = []
     for file, result in PAPER_RESULTS.items():
-        match = re.fullmatch(r"COCO-Detection/faster_rcnn_(?:(S?CR)_)?(\w+)_FPN_1x\.yaml", file)
+        match = re.fullmatch(r"COCO-Detection/faster_rcnn_(\w+)_FPN_1x\.yaml", file)
         if match is None or result.box_ap is None:
             continue
-        kind, network = match[1] or "", match[2]
-        name = names[network]
+        kind, _, network = names[match[1]].rpartition("-")
         points.append(
             Point(
-                label=f"{kind}-{name}" if kind else name,
+                label=names[match[1]],
                 kind=kind,
                 xs=(analyze_detector(get_config(file)).macs / 1e9,),
                 ys=(result.box_ap,),
-                series=name.rstrip("0123456789"),
+                series=network.rstrip("0123456789"),
                 in_paper=True,
             )
         )

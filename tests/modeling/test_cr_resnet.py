@@ -286,21 +286,6 @@ def test_group_norm_keeps_detectron2s_groups_where_they_fit():
     assert groups == {24: 8, 48: 16, 20: 4, 96: 32, 40: 8, 192: 32, 80: 16, 384: 32, 160: 32}
 
 
-def test_classifier():
-    torch.manual_seed(0)
-    images = torch.rand(2, 3, 64, 64)
-    model = CRResNet((1, 1, 1, 1), num_classes=7, **THIN).eval()
-    assert list(model(images)) == ["linear"]
-    features = ["res2", "linear", "res5"]
-    both = CRResNet((1, 1, 1, 1), num_classes=7, out_features=features, **THIN).eval()
-    both.load_state_dict(model.state_dict())
-    outputs = both(images)
-    assert set(outputs) == set(features)
-    logits = F.linear(outputs["res5"].mean((2, 3)), model.linear.weight, model.linear.bias)
-    torch.testing.assert_close(outputs["linear"], logits)
-    assert torch.equal(outputs["linear"], model(images)["linear"])
-
-
 def test_default_widths_are_those_of_the_block():
     with torch.device("meta"):
         basic = CRResNet((1, 1, 2, 4), block="basic", out_features=STAGES).output_shape()

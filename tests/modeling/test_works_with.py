@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from made_batch import make_batch
 
 import crnas_d2
 from crnas_d2.analysis import analyze_detector
@@ -13,7 +14,7 @@ from crnas_d2.analysis import analyze_detector
 from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import build_model
 from detectron2.projects.point_rend import add_pointrend_config
-from detectron2.structures import BitMasks, Instances, Keypoints, RotatedBoxes
+from detectron2.structures import RotatedBoxes
 from detectron2.utils.events import EventStorage
 
 ROOT = Path(__file__).parents[2]
@@ -76,29 +77,6 @@ def make_model(name):
     model.backbone.out_channels = 64
     model.test_score_thresh = 0.0
     return instantiate(model)
-
-
-def make_batch():
-    """Images of two sizes, with all the truth that a detector may ask for."""
-    generator = torch.Generator().manual_seed(0)
-    batch = []
-    for height, width in ((96, 128), (128, 96)):
-        masks = torch.zeros(2, height, width, dtype=torch.bool)
-        masks[0, 10:60, 20:80], masks[1, 40:90, 5:35] = True, True
-        truth = Instances((height, width), gt_masks=BitMasks(masks))
-        truth.gt_boxes = truth.gt_masks.get_bounding_boxes()
-        truth.gt_classes = torch.tensor([3, 50])
-        truth.gt_keypoints = Keypoints(torch.tensor([30.0, 50.0, 2.0]).repeat(2, 17, 1))
-        batch.append(
-            {
-                "image": torch.randint(256, (3, height, width), generator=generator).byte(),
-                "instances": truth,
-                "sem_seg": torch.randint(54, (height, width), generator=generator),
-                "height": height,
-                "width": width,
-            }
-        )
-    return batch
 
 
 def turn_boxes(batch):
