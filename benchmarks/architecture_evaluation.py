@@ -52,12 +52,13 @@ from crnas_d2.config import read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.config_check import check_network
 from crnas_d2.engine.setup import check_data_sets
-from crnas_d2.engine.trainer import without_sync_bn
+from crnas_d2.engine.sync_bn import without_sync_bn
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator, _draw_images
 from crnas_d2.evaluation.recalibration import recalibrate, use_statistics
 from crnas_d2.files import read_json, write_json
-from crnas_d2.procedure.supernet_search import planned_evaluations, settled
+from crnas_d2.procedure.search_extent import planned_evaluations
+from crnas_d2.procedure.search_keys import settled
 from crnas_d2.search.limits import Limits
 from crnas_d2.search.random_search import draw_paths
 from crnas_d2.search.trial import Trial

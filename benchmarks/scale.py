@@ -57,7 +57,7 @@ from crnas_d2.engine import CRTrainer
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.evaluation.scorer import Scorer
-from crnas_d2.procedure.supernet_search import settled
+from crnas_d2.procedure.search_keys import settled
 from crnas_d2.search.ledger import Ledger
 from crnas_d2.search.progress import Progress
 from crnas_d2.search.study import Study

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from crnas_d2 import get_config
-from crnas_d2.engine.trainer import without_needless_sync_bn
+from crnas_d2.engine.sync_bn import without_needless_sync_bn
 from crnas_d2.modeling.builder_names import supernet_kind, without_supernet
 
 from detectron2.config import CfgNode

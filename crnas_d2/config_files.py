@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import IO, Any
@@ -12,7 +13,7 @@ import yaml
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from .config_values import leaves
-from .files import expand_path, is_remote
+from .paths import expand_path, is_remote
 
 BASE = "_BASE_"
 # Keys that hold a path to weights
@@ -170,3 +171,27 @@ class _ShippedConfigs(PathHandler):
 
 
 PathManager.register_handler(_ShippedConfigs(), allow_override=True)
+
+
+def place_of(
+    fault: str, files: Sequence[tuple[str, Mapping[str, Any]]], opts: Sequence[Any]
+) -> str:
+    """Describe where the value that a fault is about was set.
+
+    Args:
+        fault: a sentence that begins with the key.
+        files: the result of :func:`read_config_files`, in which a later file
+            overrides an earlier one.
+        opts: alternating keys and values of the command line.
+
+    Returns:
+        "in FILE" or "on the command line". Empty if nothing has set the value.
+    """
+    key = re.match(r"[A-Z][A-Z0-9_.]*", fault)
+    if not key:
+        return ""
+    if key[0] in opts[::2]:
+        return "on the command line"
+    return next(
+        (f"in {path}" for path, values in reversed(files) if key[0] in dict(leaves(values))), ""
+    )

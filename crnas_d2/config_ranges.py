@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -20,75 +18,23 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from .config_values import leaves
-
-
-@dataclass(frozen=True)
-class Range:
-    """A set of valid values.
-
-    Attributes:
-        expected: description of the set, for error messages.
-        holds: whether a value belongs to the set. A value of a wrong type does not.
-    """
-
-    expected: str
-    holds: Callable[[Any], bool]
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def at_least(low: float) -> Range:
-    """All numbers from ``low`` upwards."""
-    return Range(f"at least {low}", lambda v: _number(v) and v >= low)
-
-
-def above(low: float) -> Range:
-    """All numbers greater than ``low``."""
-    return Range(f"more than {low}", lambda v: _number(v) and v > low)
-
-
-def between(low: float, high: float) -> Range:
-    """All numbers from ``low`` to ``high``, both included."""
-    return Range(f"{low} to {high}", lambda v: _number(v) and low <= v <= high)
-
-
-def one_of(*values: Any) -> Range:
-    """Any of the given values."""
-    return Range(f"one of {', '.join(map(repr, values))}", lambda v: v in values)
-
-
-def either(one: Range, other: Range) -> Range:
-    """The union of two ranges."""
-    return Range(f"{one.expected}, or {other.expected}", lambda v: one.holds(v) or other.holds(v))
-
-
-def each(range_: Range, least: int = 1, most: float = math.inf) -> Range:
-    """Lists whose entries all belong to a range.
-
-    Args:
-        least, most: limits of the number of entries.
-    """
-    if most == math.inf:
-        count = "entries" if least else "a list"
-    else:
-        count = f"{most} entries" if least == most else f"{least} to {most} entries"
-    return Range(
-        f"{count}, each of them {range_.expected}",
-        lambda v: (
-            isinstance(v, (list, tuple)) and least <= len(v) <= most and all(map(range_.holds, v))
-        ),
-    )
-
-
-def ascending(range_: Range, least: int = 1) -> Range:
-    """Lists as in :func:`each` whose entries are strictly increasing."""
-    entries = each(range_, least)
-    return Range(
-        f"{entries.expected}, in ascending order",
-        lambda v: entries.holds(v) and all(a < b for a, b in zip(v, v[1:])),
-    )
+from .ranges import (
+    COUNT,
+    NAME,
+    ONE,
+    POSITIVE,
+    SHARE,
+    WHOLE,
+    ZERO,
+    Range,
+    ascending,
+    at_least,
+    between,
+    each,
+    either,
+    is_number,
+    one_of,
+)
 
 
 def _is_device(name: Any) -> bool:
@@ -99,10 +45,6 @@ def _is_device(name: Any) -> bool:
     return True
 
 
-WHOLE = Range("a whole number from 0", lambda v: type(v) is int and v >= 0)
-COUNT = Range("a whole number from 1", lambda v: type(v) is int and v >= 1)
-ONE, ZERO, POSITIVE, SHARE = at_least(1), at_least(0), above(0), between(0, 1)
-NAME = Range("a name", lambda v: isinstance(v, str) and v != "")
 NORM = one_of(
     "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
 )
@@ -116,7 +58,7 @@ EXPECTED_RESULT = Range(
     lambda v: (
         isinstance(v, (list, tuple))
         and len(v) in (4, 5)
-        and all(map(_number, v[-2:]))
+        and all(map(is_number, v[-2:]))
         and all(isinstance(word, str) for word in v[:-2])
     ),
 )
@@ -149,7 +91,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "SOLVER.WARMUP_FACTOR": SHARE,
         "SOLVER.WARMUP_ITERS": ZERO,
         "SOLVER.WARMUP_METHOD": one_of("linear", "constant"),
-        "SOLVER.EMA.DECAY": Range("0 to below 1", lambda v: _number(v) and 0 <= v < 1),
+        "SOLVER.EMA.DECAY": Range("0 to below 1", lambda v: is_number(v) and 0 <= v < 1),
         "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of("value", "norm"),
         "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,
         "SOLVER.CLIP_GRADIENTS.NORM_TYPE": either(POSITIVE, one_of(math.inf)),
@@ -187,7 +129,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "INPUT.CLASSIFICATION.ASPECT_RATIO": each(POSITIVE, 2, 2),
         "MODEL.DEVICE": Range("a device of torch, such as 'cuda' or 'cpu'", _is_device),
         "MODEL.*NORM": NORM,
-        "MODEL.PIXEL_MEAN": each(Range("a number", _number)),
+        "MODEL.PIXEL_MEAN": each(Range("a number", is_number)),
         "MODEL.PIXEL_STD": ALL_ABOVE,
         "MODEL.BACKBONE.FREEZE_AT": between(0, 5),
         "MODEL.FPN.FUSE_TYPE": one_of("sum", "avg", "none"),
@@ -204,14 +146,16 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "MODEL.*_HEAD*.NUM_CLASSES": ONE,
         "MODEL.ANCHOR_GENERATOR.SIZES": ANCHORS,
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": ANCHORS,
-        "MODEL.ANCHOR_GENERATOR.OFFSET": Range("0 to below 1", lambda v: _number(v) and 0 <= v < 1),
+        "MODEL.ANCHOR_GENERATOR.OFFSET": Range(
+            "0 to below 1", lambda v: is_number(v) and 0 <= v < 1
+        ),
         "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": ZERO,
         "MODEL.*.BATCH_SIZE_PER_IMAGE": ONE,
         "MODEL.*.POSITIVE_FRACTION": SHARE,
         "MODEL.*.IOU_THRESHOLDS": ascending(SHARE),
         "MODEL.*.IOU_LABELS": each(one_of(-1, 0, 1)),
         "MODEL.*.NMS_THRESH*": SHARE,
-        "MODEL.*.SCORE_THRESH_TEST": Range("at most 1", lambda v: _number(v) and v <= 1),
+        "MODEL.*.SCORE_THRESH_TEST": Range("at most 1", lambda v: is_number(v) and v <= 1),
         "MODEL.*_TOPK_*": ONE,
         "MODEL.*TOPK_CANDIDATES_TEST": ONE,
         "MODEL.*LOSS_WEIGHT": ZERO,
@@ -231,7 +175,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "MODEL.*.FC_DIM": ONE,
         "MODEL.*.CONV_DIM": ONE,
         "MODEL.RETINANET.PRIOR_PROB": Range(
-            "more than 0, less than 1", lambda v: _number(v) and 0 < v < 1
+            "more than 0, less than 1", lambda v: is_number(v) and 0 < v < 1
         ),
         "MODEL.RETINANET.FOCAL_LOSS_ALPHA": SHARE,
         "MODEL.RETINANET.FOCAL_LOSS_GAMMA": ZERO,
@@ -253,7 +197,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "SEARCH.RECIPE.SHORTLIST.CODES": ZERO,
         "SEARCH.RECIPE.SHORTLIST.SEEDS": ONE,
         "SEARCH.RECIPE.SHORTLIST.SHARE": Range(
-            "more than 0 and at most 1", lambda v: _number(v) and 0 < v <= 1
+            "more than 0 and at most 1", lambda v: is_number(v) and 0 < v <= 1
         ),
         "SEARCH.RECIPE.SHORTLIST.FACTOR": ONE,
         "SEARCH.SURVIVORS": ONE,
@@ -326,27 +270,3 @@ def _misfits(cfg: CfgNode) -> Iterator[str]:
                 f"DATASETS.PROPOSAL_FILES_{part} is {files!r}; expected one for each of "
                 f"DATASETS.{part}, which is {names!r}, as MODEL.LOAD_PROPOSALS is True"
             )
-
-
-def place_of(
-    fault: str, files: Sequence[tuple[str, Mapping[str, Any]]], opts: Sequence[Any]
-) -> str:
-    """Describe where the value that a fault is about was set.
-
-    Args:
-        fault: a sentence that begins with the key.
-        files: the result of :func:`~crnas_d2.config_files.read_config_files`, in which a later file
-            overrides an earlier one.
-        opts: alternating keys and values of the command line.
-
-    Returns:
-        "in FILE" or "on the command line". Empty if nothing has set the value.
-    """
-    key = re.match(r"[A-Z][A-Z0-9_.]*", fault)
-    if not key:
-        return ""
-    if key[0] in opts[::2]:
-        return "on the command line"
-    return next(
-        (f"in {path}" for path, values in reversed(files) if key[0] in dict(leaves(values))), ""
-    )

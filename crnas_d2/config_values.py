@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode as CN
 
-from .files import expand_path
+from .paths import expand_path
 
 KINDS = {
     bool: "True or False",

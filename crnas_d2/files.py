@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import functools
 import gc
-import glob
 import hashlib
 import io
 import json
@@ -14,34 +13,12 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = [
-    "cache_folder",
-    "check_not_read",
-    "clean_temporaries",
-    "datasets_root",
-    "describe_error",
-    "expand_path",
-    "file_sha256",
-    "is_remote",
-    "is_signed",
-    "no_garbage_collection",
-    "open_atomically",
-    "parse_json",
-    "raise_faults",
-    "read_file",
-    "read_json",
-    "real_file",
-    "real_path",
-    "to_json",
-    "write_atomically",
-    "write_json",
-    "write_signed",
-]
+from .paths import is_remote
 
 MARK = "it begins with the byte order mark of"
 BEGINNINGS = {  # first bytes of files that are not JSON in UTF-8
@@ -55,49 +32,6 @@ TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 
 # First line, a comment, of a text that a run may replace as long as nobody has edited it
 SIGNATURE = "Written by crnas_d2. SHA-256 of the lines below: "
-
-
-def datasets_root() -> str:
-    """Get Detectron2's folder of data sets: ``$DETECTRON2_DATASETS``, or ``datasets``."""
-    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
-
-
-def cache_folder(configured: str) -> str:
-    """Get the folder in which results of checks are cached, which may not exist yet.
-
-    It is ``DATASETS.CACHE_DIR``, or ``crnas_d2_cache`` below Detectron2's folder of data sets if
-    that is empty.
-    """
-    return configured or os.path.join(datasets_root(), "crnas_d2_cache")
-
-
-def expand_path(path: str) -> str:
-    """Replace ``~`` and environment variables in a path, as a shell does."""
-    return os.path.expanduser(os.path.expandvars(path))
-
-
-def is_remote(path: str) -> bool:
-    """Tell whether a path is a URI such as ``s3://...``, which only ``PathManager`` can open."""
-    return "://" in path
-
-
-def real_path(path: str) -> str:
-    """Get the absolute path with symbolic links resolved, which uniquely identifies a local file."""
-    return path if is_remote(path) else os.path.realpath(path)
-
-
-def real_file(path: str) -> str:
-    """Same as :func:`real_path`, but faster for many files in the same folder."""
-    if is_remote(path):
-        return path
-    folder, name = os.path.split(path)
-    path = os.path.join(_real_folder(folder), name)
-    return os.path.realpath(path) if os.path.islink(path) else path
-
-
-@functools.lru_cache(maxsize=1024)
-def _real_folder(path: str) -> str:
-    return os.path.realpath(path)
 
 
 def file_sha256(path: str) -> str:
@@ -237,17 +171,6 @@ def write_signed(path: str, text: str) -> None:
     write_atomically(path, f"{_signature(path, content)}\n".encode() + content)
 
 
-def check_not_read(output: str, inputs: Iterable[str]) -> None:
-    """Check before any work that a command does not overwrite one of its inputs.
-
-    Raises:
-        ValueError: the output is one of the inputs.
-    """
-    for path in inputs:
-        if path and real_path(path) == real_path(output):
-            raise ValueError(f"output {output} is read too, as {path}; expected another file")
-
-
 def is_signed(path: str) -> bool:
     """Tell whether a local file is unchanged since :func:`write_signed` wrote it."""
     with open(path, "rb") as f:
@@ -316,12 +239,6 @@ def clean_temporaries(folder: str) -> None:
         return
     for name in filter(TEMPORARY.fullmatch, os.listdir(folder)):
         _remove(os.path.join(folder, name))
-
-
-def tell_places(folder: str, pattern: str) -> str:
-    """Describe for an error message which folders have such files. Empty if none has any."""
-    found = sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
-    return f"; there is one in {', '.join(map(os.path.dirname, found))}" if found else ""
 
 
 def describe_error(error: Exception) -> str:

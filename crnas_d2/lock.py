@@ -10,7 +10,8 @@ import os
 import socket
 from collections.abc import Iterator
 
-from .files import clean_temporaries, is_remote
+from .files import clean_temporaries
+from .paths import is_remote
 
 logger = logging.getLogger(__name__)
 

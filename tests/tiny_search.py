@@ -12,7 +12,7 @@ from crnas_d2.config import configs_dir, read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.loader import seed_from
-from crnas_d2.engine.trainer import without_sync_bn
+from crnas_d2.engine.sync_bn import without_sync_bn
 
 CONFIG = """
 _BASE_: "{configs}/Base-RCNN-FPN.yaml"

@@ -25,7 +25,7 @@ from ..checkpoint.same_model import check_same_model
 from ..checkpoint.trained import load_trained
 from ..checkpoint.weights_file import read_weights_file
 from ..data.pictures import read_picture
-from ..engine.trainer import without_sync_bn
+from ..engine.sync_bn import without_sync_bn
 from ..modeling.builder_names import without_family
 
 SHARE_THRESHOLD = 0.01  # share of the maximum

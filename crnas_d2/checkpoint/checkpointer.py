@@ -15,8 +15,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from ..files import is_remote, open_atomically, write_atomically
+from ..files import open_atomically, write_atomically
 from ..main_process import decided_by_main
+from ..paths import is_remote
 from .same_model import check_same_model, flatten_model_config, list_changes
 from .start import start
 from .weights_file import find_model_config, read_checkpoint, some

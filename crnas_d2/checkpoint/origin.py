@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from ..files import is_remote
+from ..paths import is_remote
 from .description import CONVENTIONS, Convention
 from .norms import find_norm
 from .settings import BATCH_NORMS, SETTINGS, from_header

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import safetensors.torch
 import torch
 
-from ..files import check_not_read, is_remote, write_atomically
+from ..files import write_atomically
+from ..paths import check_not_read, is_remote
 from .description import BACKBONE_FORMAT, MODEL_FORMAT
 from .names import without_counters
 from .remap_report import RemapReport

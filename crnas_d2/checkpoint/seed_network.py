@@ -16,8 +16,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone
 
 from ..architecture import Architecture
-from ..files import file_sha256, is_remote
+from ..files import file_sha256
 from ..modeling.builder_names import supernet_kind
+from ..paths import is_remote
 from .classes import as_config, read_class_names
 from .convert import check_complete, convert, describe_fault
 from .description import BACKBONE_FORMAT, MODEL_FORMAT, Description

@@ -32,7 +32,8 @@ from ..evaluation.resampled_ap import (
     read_detections,
     read_ground_truth,
 )
-from ..files import check_not_read, write_json
+from ..files import write_json
+from ..paths import check_not_read
 from ..procedure.outcome_text import describe_comparison, fill
 from ..report.pictures import RESULTS, check_tested_classes
 from ..report.runs import read_run

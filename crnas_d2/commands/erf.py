@@ -34,8 +34,8 @@ from ..analysis.erf_figure import anchor_sizes, draw_erfs
 from ..analysis.style import figure_format, write_figure
 from ..config import read_config
 from ..data import setup_datasets
-from ..files import check_not_read
 from ..modeling.builder_names import supernet_kind
+from ..paths import check_not_read
 from .command_line import command, command_parser
 
 RANDOM = "random"

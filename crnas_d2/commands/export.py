@@ -27,13 +27,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import math
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from inspect import signature
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,17 +39,15 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.export import TracingAdapter
-from detectron2.modeling import GeneralizedRCNN, PanopticFPN, RetinaNet
-from detectron2.modeling.roi_heads import FastRCNNOutputLayers
-from detectron2.structures import Instances
+from detectron2.modeling import PanopticFPN, RetinaNet
 
 from ..checkpoint.trained import load_trained
 from ..config import read_config
 from ..data import setup_datasets
 from ..data.naming_mapper import NamingMapper
 from ..engine import CRTrainer
-from ..engine.agreement import Selection, leave_out_ties, match_detections
 from ..engine.config_check import prepare_trained
+from ..engine.export_check import Detector, Function, compare, detect
 from ..engine.hooks import find_supernet
 from ..files import write_atomically
 from ..modeling.supernet import ChoiceBlock
@@ -68,9 +64,6 @@ BY_TRACING: dict[str, Any] = (
     {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
 )
 ONNX_OPSET = 16  # the first one whose RoiAlign has the half-pixel shift of ROIAlignV2
-
-Detector: TypeAlias = GeneralizedRCNN | RetinaNet
-Function = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
 @command
@@ -193,14 +186,6 @@ def read_sample(cfg: CfgNode, image_file: str | None) -> torch.Tensor:
     return mapper({"file_name": image_file})["image"].float()
 
 
-def detect(model: Detector, image: torch.Tensor) -> Instances:
-    """Detect objects in one image, without pasting their masks into it."""
-    with torch.no_grad():
-        if isinstance(model, RetinaNet):
-            return model([{"image": image}])[0]["instances"]
-        return model.inference([{"image": image}], do_postprocess=False)[0]
-
-
 def export_torchscript(
     adapter: TracingAdapter, image: torch.Tensor, names: Sequence[str]
 ) -> tuple[bytes, Function]:
@@ -248,82 +233,3 @@ def unheeded_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def compare(
-    adapter: TracingAdapter,
-    exported: Function,
-    image: torch.Tensor,
-    names: Sequence[str],
-    tolerance: float,
-) -> bool:
-    """Print how far the detections of the exported model in an image are from those of the model.
-
-    Returns:
-        Whether the detections match one to one, with all outputs within the tolerance, except for
-        ties in the selection of the detections.
-    """
-    with torch.no_grad():
-        first, second = (dict(zip(names, run(image), strict=True)) for run in (adapter, exported))
-    size, other_size = first.pop("image_size").tolist(), second.pop("image_size").tolist()
-    agreement = match_detections(first, second, tolerance)
-    counts = [len(detections["scores"]) for detections in (first, second)]
-    print(
-        f"image {size[0]}x{size[1]}: {counts[0]} detections, {counts[1]} of the exported model, "
-        f"{counts[0] - len(agreement.missing)} of them the same"
-    )
-    for name, difference in agreement.differences.items():
-        print(
-            f"  {name}: largest difference {difference:.2g}, tolerance {agreement.limits[name]:.2g}"
-        )
-    missing, extra = leave_out_ties(
-        agreement,
-        first,
-        second,
-        find_selection(adapter.model),
-        lambda score: find_candidates(adapter.model, image, score),
-    )
-    for what, detections, indices in (
-        ("of the model alone", first, missing),
-        ("of the exported model alone", second, extra),
-    ):
-        for index in indices[:3]:
-            box = ", ".join(f"{x:.2f}" for x in detections["pred_boxes"][index].tolist())
-            kind, score = detections["pred_classes"][index], detections["scores"][index]
-            print(f"  {what}: class {kind}, score {score:.6f}, box {box}")
-        if len(indices) > 3:
-            print(f"  {what}: {len(indices) - 3} more")
-    return size == other_size and not missing and not extra
-
-
-def find_selection(model: Detector) -> Selection:
-    selector, names = find_selector(model)
-    score_threshold, iou_threshold, most = (getattr(selector, name) for name in names)
-    return Selection(score_threshold, iou_threshold, most if most >= 0 else math.inf)
-
-
-def find_candidates(model: Detector, image: torch.Tensor, score: float) -> dict[str, torch.Tensor]:
-    """Get what the model would detect with scores above ``score`` without NMS."""
-    selector, names = find_selector(model)
-    usual = [getattr(selector, name) for name in names]
-    try:
-        for name, value in zip(names, (score, 1.0, sys.maxsize)):
-            setattr(selector, name, value)
-        found = detect(model, image)
-    finally:
-        for name, value in zip(names, usual):
-            setattr(selector, name, value)
-    return {
-        "pred_boxes": found.pred_boxes.tensor,
-        "pred_classes": found.pred_classes,
-        "scores": found.scores,
-    }
-
-
-def find_selector(model: Detector) -> tuple[torch.nn.Module, Sequence[str]]:
-    """Get the module that selects the detections, and its attributes for :class:`Selection`."""
-    names = ("test_score_thresh", "test_nms_thresh")
-    if isinstance(model, RetinaNet):
-        return model, (*names, "max_detections_per_image")
-    predictors = [m for m in model.modules() if isinstance(m, FastRCNNOutputLayers)]
-    return predictors[-1], (*names, "test_topk_per_image")  # that of the last stage of a cascade

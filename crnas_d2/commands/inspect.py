@@ -35,10 +35,12 @@ from ..data.parts import table_of_parts, table_of_training
 from ..data.picture_check import look_at_pictures
 from ..data.shared_images import share_by_name
 from ..data.sound_part import read_sound_part
-from ..files import check_not_read, is_remote, write_atomically
+from ..files import write_atomically
 from ..library_warnings import ignore_missing_cuda
+from ..paths import check_not_read, is_remote
 from ..procedure.recipe import Recipe, is_recipe
 from ..report.inspection import DataSet, Inspection
+from ..report.inspection_page import render_inspection
 from .command_line import command, command_parser
 
 logger = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         versions = f"crnas_d2 {__version__}\n{collect_env_info()}"
     settings = {"Keys": shown_keys(cfg), "Versions": versions}
     os.makedirs(os.path.dirname(os.path.abspath(page)), exist_ok=True)
-    write_atomically(page, inspection.page(title, settings))
+    write_atomically(page, render_inspection(inspection, title, settings))
     write_atomically(numbers, inspection.as_json(title))
     errors = sum(len(found.errors) for found in inspection.findings)
     kinds = sum(len(found.warnings) for found in inspection.findings)

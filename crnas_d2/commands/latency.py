@@ -27,7 +27,7 @@ from ..engine.config_check import check_network
 from ..procedure import Recipe, is_recipe
 from ..procedure.final_config import read_final
 from ..procedure.latency import detector_of, measure_latencies
-from ..procedure.supernet_search import describe_limits, get_space
+from ..procedure.search_extent import describe_limits, get_space
 from ..search.latencies import LATENCY_FILE
 from ..spaces import StageSpace
 from .command_line import command, command_parser

@@ -35,7 +35,8 @@ from detectron2.structures import Instances
 
 from ..data.pictures import Source, UnreadableError, Video, find_sources, read_picture
 from ..engine.predicting import Predictor, read_trained
-from ..files import raise_faults, real_path, write_atomically
+from ..files import raise_faults, write_atomically
+from ..paths import real_path
 from ..report.drawing import draw_objects
 from ..report.predictions import PREDICTIONS_FILE, Predictions, is_of_predictions
 from .command_line import add_conf_threshold, command, command_parser

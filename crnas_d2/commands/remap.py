@@ -40,7 +40,7 @@ from ..checkpoint.start import remap_seed
 from ..config import default_config, read_config
 from ..data import setup_datasets
 from ..engine.adapt import adapt
-from ..engine.trainer import without_needless_sync_bn
+from ..engine.sync_bn import without_needless_sync_bn
 from ..engine.unlabelled import unlabelled_batches
 from .command_line import command, command_parser
 from .convert import add_origin

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .. import ARCHITECTURES
-from ..analysis.sketch import SketchedNetwork, draw_sketches
+from ..analysis.sketch import SketchedNetwork
+from ..analysis.sketch_figure import draw_sketches
 from ..analysis.style import figure_format, write_figure
 from ..config import read_config
 from ..config_files import find_config_file

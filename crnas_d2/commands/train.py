@@ -32,8 +32,8 @@ from ..data.splits import passing_draws
 from ..engine import CRTrainer, launch, setup, terminal
 from ..engine.examination import Examination
 from ..engine.setup import check_run
-from ..files import is_remote
 from ..main_process import decided_by_main
+from ..paths import is_remote
 from .command_line import command, end_dry_run, parse_run, run_parser
 
 logger = logging.getLogger(__name__)

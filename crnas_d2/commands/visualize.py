@@ -24,7 +24,8 @@ from ..config import read_config
 from ..data import setup_datasets
 from ..data.class_names import tell_apart
 from ..engine.coco_evaluator import RESULTS_FILE
-from ..files import check_not_read, read_json, write_atomically
+from ..files import read_json, write_atomically
+from ..paths import check_not_read
 from ..report.fonts import find_families, unheeded_glyphs
 from ..report.pictures import detections_by_image, draw_truth_and
 from .command_line import add_conf_threshold, command, command_parser

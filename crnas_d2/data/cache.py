@@ -15,7 +15,8 @@ from typing import Any
 from iopath.common.file_io import file_lock
 from portalocker import LockException
 
-from ..files import is_remote, read_json, write_atomically
+from ..files import read_json, write_atomically
+from ..paths import is_remote
 
 __all__ = ["file_state", "remembered", "state_of"]
 

@@ -16,15 +16,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.logger import log_first_n
 
-from ..files import (
-    cache_folder,
-    is_remote,
-    no_garbage_collection,
-    parse_json,
-    read_file,
-    real_path,
-    write_atomically,
-)
+from ..files import no_garbage_collection, parse_json, read_file, write_atomically
+from ..paths import cache_folder, is_remote, real_path
 from .cache import file_state, remembered
 from .coco_check import UNLABELLED, CocoCheck
 from .findings import Findings, Warned

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 from detectron2.utils.logger import log_first_n
 
-from ..files import cache_folder, is_remote, write_atomically
+from ..files import write_atomically
+from ..paths import cache_folder, is_remote
 from .findings import Warned
 from .fingerprints import Fingerprints
 from .near_copies import find_near_copies

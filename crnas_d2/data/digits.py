@@ -25,7 +25,8 @@ from PIL import Image
 
 from detectron2.data.datasets import register_coco_instances
 
-from ..files import datasets_root, file_sha256, read_json, write_atomically
+from ..files import file_sha256, read_json, write_atomically
+from ..paths import datasets_root
 from .digit_scenes import DigitSources, compose
 from .imagenet import register_image_folder
 

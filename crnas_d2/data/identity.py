@@ -10,7 +10,8 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..files import cache_folder, file_sha256, is_remote, real_file
+from ..files import file_sha256
+from ..paths import cache_folder, is_remote, real_file
 from .cache import remembered, state_of
 from .catalog import register_own
 from .listing import Listing, listing_of

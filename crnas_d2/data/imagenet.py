@@ -14,7 +14,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from ..files import datasets_root, raise_faults, real_path
+from ..files import raise_faults
+from ..paths import datasets_root, real_path
 
 __all__ = ["is_classification", "list_images", "register_image_folder", "register_imagenet"]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from ..files import cache_folder, is_remote, real_file
+from ..paths import cache_folder, is_remote, real_file
 from .findings import Findings
 from .listing import Listing, listing_of
 from .many_files import in_threads, work_through

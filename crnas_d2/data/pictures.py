@@ -14,7 +14,7 @@ from PIL import UnidentifiedImageError
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 
-from ..files import is_remote, real_path
+from ..paths import is_remote, real_path
 
 try:
     import cv2

@@ -14,7 +14,7 @@ from iopath.common.file_io import LazyPath
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..files import cache_folder, real_file
+from ..paths import cache_folder, real_file
 from .cache import state_of
 from .draw import DrawSettings
 from .listing import images_of_json

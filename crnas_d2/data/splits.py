@@ -23,15 +23,8 @@ from iopath.common.file_io import LazyPath, file_lock
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from ..files import (
-    cache_folder,
-    datasets_root,
-    file_sha256,
-    is_remote,
-    no_garbage_collection,
-    read_json,
-    write_atomically,
-)
+from ..files import file_sha256, no_garbage_collection, read_json, write_atomically
+from ..paths import cache_folder, datasets_root, is_remote
 from .cache import remembered, state_of
 from .draw import Draw, DrawSettings, draw_archval
 from .object_counts import ClassCounts, count_coco

@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.logger import log_first_n
 
-from ..files import real_path
+from ..paths import real_path
 from .findings import Findings
 from .voc_copy import is_read_right, write_copy
 from .voc_images import VOCImage, VOCObject, read_voc_images, set_file_of

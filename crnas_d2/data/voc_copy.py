@@ -16,7 +16,7 @@ from iopath.common.file_io import file_lock
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 from detectron2.utils.file_io import PathManager
 
-from ..files import cache_folder
+from ..paths import cache_folder
 from .voc_images import VOCImage, VOCObject, set_file_of
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,10 @@ from ..checkpoint.start import check_start
 from ..checkpoint.weights_file import read_checkpoint, read_weights_file
 from ..config import get_architecture
 from ..config_ranges import list_faults
-from ..files import describe_error, is_remote
+from ..files import describe_error
 from ..modeling import BUILDERS
 from ..modeling.keys import check_keys, check_res5_heads
+from ..paths import is_remote
 from .examination import call
 from .model_check import check_parts
 

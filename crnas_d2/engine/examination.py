@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 
-from ..config_files import read_config_files
-from ..config_ranges import place_of
+from ..config_files import place_of, read_config_files
 from ..data.examine import examine
 from ..data.findings import Findings
 from .faults import PACKAGE, is_expected, sentence_of

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from ..files import describe_error
-from .terminal import LogFile
+from .log_file import LogFile
 
 EXIT_AFTER_FAULT = 1
 EXIT_AFTER_SIGINT = 130

@@ -15,7 +15,7 @@ from ..checkpoint.checkpointer import find_checkpoint
 from ..checkpoint.trained import load_trained
 from ..config import read_config
 from ..data.class_names import tell_apart
-from ..files import expand_path, tell_places
+from ..paths import expand_path, tell_places
 from .config_check import prepare_trained
 from .evaluators import DETECTIONS, OUTPUTS
 from .hooks import find_supernet

@@ -26,10 +26,11 @@ from ..data.parts import table_of_training, tell
 from ..data.picture_check import check_pictures
 from ..data.shared_images import is_made_at_first_use
 from ..data.splits import passing_draws
-from ..files import is_remote, real_path, write_atomically
+from ..files import write_atomically
 from ..library_warnings import ignore_missing_cuda
 from ..lock import check_unlocked
 from ..main_process import decided_by_main
+from ..paths import is_remote, real_path
 from .config_check import check_network, check_resumed, check_trained
 from .evaluators import check_evaluation
 from .examination import NotYet, call, telling_places

@@ -49,10 +49,11 @@ from .hooks import (
     find_supernet,
 )
 from .loader import ReportedLoader, build_train_loader
+from .log_file import LoggedLines, log_results
 from .metrics_writer import MetricsWriter
 from .shared_statistics import PreciseBN, SharedStatistics
 from .step import AMPStep, Step
-from .terminal import LoggedLines, log_results
+from .sync_bn import without_needless_sync_bn
 
 logger = logging.getLogger(__name__)
 
@@ -322,30 +323,3 @@ class CRTrainer(DefaultTrainer):
         """See :func:`build_evaluator`. Predictions go to ``OUTPUT_DIR/inference`` by default."""
         output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         return build_evaluator(cfg, dataset_name, output_folder)
-
-
-def without_needless_sync_bn(cfg: CfgNode) -> CfgNode:
-    """Replace "SyncBN" by "BN" for a training in one process, or in several without GPUs.
-
-    Returns:
-        The config itself if nothing changes, otherwise a changed copy.
-    """
-    if cfg.MODEL.DEVICE == "cpu":
-        return without_sync_bn(cfg, "torch synchronizes BN on GPUs only")
-    if comm.get_world_size() == 1:
-        return without_sync_bn(cfg, "there is one process")
-    return cfg
-
-
-def without_sync_bn(cfg: CfgNode, reason: str) -> CfgNode:
-    """Copy a config with "BN" instead of "SyncBN". The log names the keys and the reason."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    changed = []
-    for name, node in cfg.MODEL.items():
-        if isinstance(node, CfgNode) and node.get("NORM") == "SyncBN":
-            node.NORM = "BN"
-            changed.append(f"MODEL.{name}.NORM")
-    if changed:
-        logger.info(f"BN instead of SyncBN in {', '.join(changed)}: {reason}")
-    return cfg

@@ -16,7 +16,7 @@ from ..checkpoint.checkpointer import FINAL, PERIODIC
 from ..checkpoint.trained import load_trained
 from ..engine import CRTrainer, terminal
 from ..engine.setup import prepare
-from ..engine.trainer import without_sync_bn
+from ..engine.sync_bn import without_sync_bn
 from ..evaluation.evaluator import ArchitectureEvaluator
 from ..evaluation.rank_agreement import pairwise_taus
 from ..files import file_sha256, read_json, write_json
@@ -28,8 +28,9 @@ from ..search.shortlist_result import ShortlistResult
 from ..search.study import Study
 from .identity import evaluation_settings
 from .outputs import LEDGER_FILE
+from .search_extent import get_space
+from .search_keys import settled
 from .steps import Step
-from .supernet_search import get_space, settled
 
 if TYPE_CHECKING:
     from .procedure import Procedure

@@ -30,9 +30,10 @@ from .networks import final_steps
 from .outputs import OF_A_RECIPE, check_outputs, check_search_outputs, files_read
 from .readme import README_FILE
 from .recipe import find_config, folder_of
+from .search_extent import get_space, planned_evaluations
+from .search_keys import settled
 from .shortlist_plan import configs_of
 from .steps import Kind, Step
-from .supernet_search import get_space, planned_evaluations, settled
 
 if TYPE_CHECKING:
     from .procedure import Procedure

@@ -14,7 +14,8 @@ from ..engine.examination import Examination
 from .checks import check_procedure, check_search
 from .procedure import Procedure
 from .recipe import Recipe
-from .supernet_search import describe_limits, planned_evaluations, settled
+from .search_extent import describe_limits, planned_evaluations
+from .search_keys import settled
 
 
 def examine_recipe(recipe: Recipe, processes: int = 1) -> tuple[Procedure | None, Examination]:

@@ -16,7 +16,8 @@ from ..checkpoint.settings import take_settings
 from ..config import default_config, read_config, set_architecture
 from ..config_values import DATA_SETS, map_paths
 from ..data import setup_datasets
-from ..files import is_remote, write_signed
+from ..files import write_signed
+from ..paths import is_remote
 from ..search.result import FINAL_FILE, as_yaml
 from .recipe import find_config
 

@@ -11,7 +11,8 @@ from detectron2.config import CfgNode
 from ..config import default_config, flatten_config, list_differences
 from ..config_effects import Effect, forget_trainings, with_effect
 from ..data.identity import Seen, identify_data
-from ..files import file_sha256, is_remote
+from ..files import file_sha256
+from ..paths import is_remote
 from ..search.cost import OF_CODES_ALONE
 from ..search.latencies import latency_file
 

@@ -22,7 +22,7 @@ from ..architecture import Architecture, Code
 from ..config import default_config, flatten_config, set_architecture
 from ..config_effects import Effect, with_effect
 from ..data import setup_datasets
-from ..engine.trainer import without_sync_bn
+from ..engine.sync_bn import without_sync_bn
 from ..lock import folder_lock
 from ..main_process import decided_by_main
 from ..search.cost import plain_detector

@@ -21,10 +21,11 @@ from ..engine.averaging import WeightAveraging
 from ..engine.config_check import check_network
 from ..engine.forecast import BACKWARD_COST, Work
 from ..engine.hooks import UniformPathSampling
-from ..engine.trainer import without_sync_bn
+from ..engine.sync_bn import without_sync_bn
 from ..evaluation.evaluator import ArchitectureEvaluator
 from .made_images import use_made_images
-from .supernet_search import example_codes, settled
+from .search_extent import example_codes
+from .search_keys import settled
 
 WARM_UP, FEWEST, MOST = 1, 3, 10  # numbers of mini-batches
 ENOUGH_S = 20.0

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from tabulate import tabulate
 
-from ..evaluation.paired_comparison import MIN_SEEDS, PairedComparison
+from ..evaluation.paired_comparison import PairedComparison
+from ..evaluation.paired_statistics import MIN_SEEDS
 from .outcome import Outcome, difference
 
 WIDTH = 100

@@ -11,8 +11,9 @@ from detectron2.config import CfgNode
 
 from ..config_files import find_config_file, read_config_files
 from ..config_values import DATA_SETS
-from ..files import TEMPORARY, describe_error, is_remote, is_signed, real_path
+from ..files import TEMPORARY, describe_error, is_signed
 from ..lock import LOCK_FILE, check_unlocked
+from ..paths import is_remote, real_path
 from ..search.latencies import LATENCY_FILE
 from ..search.result import ARCHITECTURE_FILE, FINAL_FILE, RESULT_FILE, is_result
 from .readme import README_FILE

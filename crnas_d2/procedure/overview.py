@@ -16,9 +16,10 @@ from ..data.parts import count_images, describe_parts, table_of_parts
 from ..data.split_table import SplitTable
 from ..engine.forecast import Work
 from .measurement import Measurement, format_time, measure, remarks_of, sum_of
+from .search_extent import describe_limits, planned_evaluations
+from .search_keys import settled
 from .shortlist_plan import ShortlistPlan
 from .steps import Kind, Step
-from .supernet_search import describe_limits, planned_evaluations, settled
 from .work import images_of, work_of_search, work_of_training
 
 if TYPE_CHECKING:

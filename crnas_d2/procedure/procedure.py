@@ -41,13 +41,14 @@ from .overview import overview, split_tables
 from .products import describe_end, write_products
 from .recipe import Recipe, folder_of
 from .roles import check_roles
+from .search_extent import eligible_by_budget, get_space
 from .shortlist import identify_shortlist, run_shortlist
 from .shortlist_plan import put_on_archtrain, search_of
 from .standing import Standing
 from .state import MODEL_FILE, StepState
 from .step_run import run_in_folder, start_from, train
 from .steps import Kind, Step, describe_start, plan
-from .supernet_search import eligible_by_budget, get_space, run_search
+from .supernet_search import run_search
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from ..config import configs_dir, read_config
 from ..config_files import find_config_file, read_config_files
 from ..config_values import merge_opts, merge_values
-from ..files import is_remote
+from ..paths import is_remote
 from .seed import Seed
 
 STEP_CONFIGS = (

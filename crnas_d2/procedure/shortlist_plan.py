@@ -17,8 +17,9 @@ from ..engine.forecast import Work
 from ..search.latencies import NotMeasured
 from ..search.shortlisting import Rung, count_candidates, plan_rungs
 from ..spaces import OperationSpace
+from .search_extent import eligible_by_budget, get_space
+from .search_keys import settled
 from .steps import Kind, Step
-from .supernet_search import eligible_by_budget, get_space, settled
 from .work import images_of, work_of_training
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ..checkpoint.settings import as_command
 from ..config_files import config_name
 from ..spaces import OperationSpace
 from .recipe import Recipe, folder_of
-from .supernet_search import get_space
+from .search_extent import get_space
 
 
 class Kind(Enum):

@@ -7,7 +7,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from random import Random
 from typing import Any
 
 import torch
@@ -19,34 +18,31 @@ from detectron2.utils import comm
 
 from ..architecture import Architecture, Code
 from ..checkpoint.trained import load_trained
-from ..config import get_architecture
 from ..data.cache import state_of
 from ..data.copies import copies_between_parts
 from ..data.parts import table_of_parts
 from ..engine import CRTrainer
-from ..engine.trainer import without_sync_bn
+from ..engine.sync_bn import without_sync_bn
 from ..evaluation.evaluator import ArchitectureEvaluator
-from ..evaluation.metric import check_metric, check_metric_name
+from ..evaluation.metric import check_metric
 from ..evaluation.rank_agreement import count_level
 from ..files import file_sha256
 from ..lock import folder_lock
-from ..modeling.builder_names import neck_of, supernet_kind
 from ..search.evolutionary_search import evolutionary_search
-from ..search.latencies import NotMeasured
 from ..search.ledger import Ledger
 from ..search.limits import Limits
-from ..search.operation_search import greedy_evaluations, greedy_operation_search
+from ..search.operation_search import greedy_operation_search
 from ..search.progress import Progress
 from ..search.random_search import random_search
 from ..search.ranking import AllFailedError, Ranking
 from ..search.result import SearchResult
 from ..search.stage_search import stage_search
 from ..search.study import Study
-from ..spaces import OperationSpace, PathSpace, StageSpace, get_operation_space, get_stage_space
+from ..spaces import OperationSpace, StageSpace
 from .identity import evaluation_settings
 from .latency import measure_if_cost
-
-WITHOUT_STATISTICS = {"", "FrozenBN", "GN", "LN"}  # norms without running statistics that change
+from .search_extent import count_evaluations, get_limits, get_space
+from .search_keys import settled
 
 
 def run_search(
@@ -86,8 +82,8 @@ def run_search(
     if state_of(cfg.MODEL.WEIGHTS) != weights:
         raise RuntimeError(f"{cfg.MODEL.WEIGHTS} was replaced while it was read; start again")
     evaluator = ArchitectureEvaluator(cfg, model)
-    limits = _limits(cfg, final_cfg, space)
-    expected = _count_evaluations(cfg, space, limits)
+    limits = get_limits(cfg, final_cfg, space)
+    expected = count_evaluations(cfg, space, limits)
     with contextlib.ExitStack() as stack:
         ledger = None
         if comm.is_main_process():
@@ -116,63 +112,6 @@ def run_search(
             result.write(cfg.OUTPUT_DIR, searched)
     comm.synchronize()
     return result
-
-
-def settled(cfg: CfgNode) -> CfgNode:
-    """Copy a config with all automatic values of ``SEARCH`` resolved.
-
-    Raises:
-        ValueError: values of ``SEARCH`` contradict each other.
-    """
-    cfg = cfg.clone()
-    cfg.defrost()
-    search = cfg.SEARCH
-    of_stages = supernet_kind(cfg.MODEL.BACKBONE.NAME) == "stage"
-    norms = _norms(cfg)
-    mixed = not norms.issubset(WITHOUT_STATISTICS)
-    if search.BN.MODE == "auto":
-        search.BN.MODE = "recalibrate" if of_stages and mixed else "running"
-    if search.BN.MODE == "recalibrate" and not mixed:
-        raise ValueError(
-            "SEARCH.BN.MODE is 'recalibrate'; expected 'running', as the norms of the backbone "
-            f"({', '.join(sorted(filter(None, norms))) or 'none'}) have no statistics of batches"
-        )
-    if search.BN.MODE == "recalibrate" and not of_stages and search.STRATEGY == "greedy":
-        raise ValueError(
-            "SEARCH.BN.MODE is 'recalibrate'; the greedy search evaluates another path on each "
-            "mini-batch, so expected 'running'"
-        )
-    exactly = search.BUDGET_IS == "equal" and not search.TOLERANCE
-    if of_stages and exactly and search.COST == "latency":
-        raise ValueError(
-            f"SEARCH.TOLERANCE is {search.TOLERANCE}; expected more, as SEARCH.COST is 'latency' and "
-            "no two latencies are equal, or SEARCH.BUDGET_IS 'at_most'"
-        )
-    if search.AMP and cfg.MODEL.DEVICE == "cpu":
-        raise ValueError("SEARCH.AMP is True; expected False, as there is no GPU")
-    if search.IMAGES_PER_BATCH == 0:
-        on_gpu = 8 if of_stages or search.STRATEGY != "greedy" else 4
-        search.IMAGES_PER_BATCH = 1 if cfg.MODEL.DEVICE == "cpu" else on_gpu
-    check_metric_name(cfg)
-    if search.HALVING.ENABLED and (not of_stages or len(search.BUDGETS) > 1):
-        raise ValueError(
-            "SEARCH.HALVING.ENABLED is True; expected False, except in a stage search of one budget"
-        )
-    if len(cfg.DATASETS.TEST) != 1:
-        raise ValueError(f"DATASETS.TEST is {cfg.DATASETS.TEST}; expected archval alone")
-    cfg.freeze()
-    return cfg
-
-
-def _norms(cfg: CfgNode) -> set[str]:
-    """Get the kinds of norm in a backbone and its neck."""
-    neck = neck_of(cfg.MODEL.BACKBONE.NAME)
-    norms = {cfg.MODEL.RESNETS.NORM}
-    if neck == "nasfpn":
-        norms.add(cfg.MODEL.NAS_FPN.NORM)
-    elif neck:
-        norms.add(cfg.MODEL.FPN.NORM)
-    return norms
 
 
 def _searched(
@@ -208,89 +147,6 @@ def tensors_sha256(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def planned_evaluations(cfg: CfgNode, final_cfg: CfgNode | None = None) -> int | None:
-    """Count the architectures that a search will evaluate. None until latencies are known.
-
-    Args:
-        cfg, final_cfg: as in :func:`run_search`.
-    """
-    space = get_space(cfg)
-    try:
-        return _count_evaluations(cfg, space, _limits(cfg, final_cfg, space))
-    except NotMeasured:
-        return None
-
-
-def describe_limits(cfg: CfgNode, final_cfg: CfgNode | None = None) -> str:
-    """Describe how many stage codes fit each budget, or what has to be measured first.
-
-    It is empty for operation codes.
-
-    Args:
-        cfg, final_cfg: as in :func:`run_search`.
-    """
-    try:
-        limits = _limits(cfg, final_cfg, get_space(cfg))
-    except NotMeasured as missing:
-        return f"Measured when the search begins: {missing}"
-    return limits.describe() if limits else ""
-
-
-def eligible_by_budget(cfg: CfgNode, final_cfg: CfgNode | None = None) -> dict[str, Sequence[Code]]:
-    """List the stage codes under each budget, by the budget's name in the result.
-
-    It is empty for operation codes.
-
-    Args:
-        cfg, final_cfg: as in :func:`run_search`.
-
-    Raises:
-        NotMeasured: latencies that determine them are not measured yet.
-    """
-    limits = _limits(cfg, final_cfg, get_space(cfg))
-    return {str(budget): codes for budget, codes in limits.eligible.items()} if limits else {}
-
-
-def example_codes(cfg: CfgNode, final_cfg: CfgNode | None, count: int) -> list[Code]:
-    """Get some of the paths that a search may evaluate: neighbors, as in a group, or random ones.
-
-    Args:
-        cfg, final_cfg: as in :func:`run_search`.
-        count: maximum number of paths.
-    """
-    space = get_space(cfg)
-    limits = _limits(cfg, final_cfg, space)
-    if not limits:
-        return list(dict.fromkeys(space.sample(Random(index)) for index in range(count)))
-    codes = limits.codes
-    middle = max(0, len(codes) - count) // 2
-    return codes[middle : middle + count]
-
-
-def get_space(cfg: CfgNode) -> StageSpace | OperationSpace:
-    """Get the space of the supernet that a config describes."""
-    architecture, supernet = get_architecture(cfg), cfg.MODEL.SUPERNET
-    if supernet_kind(cfg.MODEL.BACKBONE.NAME) == "stage":
-        return get_stage_space(architecture.family, supernet.STAGE_CHOICES, supernet.STAGE_WEIGHTS)
-    return get_operation_space(architecture, supernet.OPERATIONS)
-
-
-def _limits(cfg: CfgNode, final_cfg: CfgNode | None, space: PathSpace) -> Limits | None:
-    """Get the budgets and the cost of a stage search. None for operation codes, which have neither."""
-    if not isinstance(space, StageSpace):
-        return None
-    return Limits.of(cfg, space, final_cfg)
-
-
-def _count_evaluations(cfg: CfgNode, space: PathSpace, limits: Limits | None) -> int:
-    search = cfg.SEARCH
-    if limits:
-        return len(limits.codes)
-    if search.STRATEGY != "greedy" and search.EVALUATIONS:
-        return min(search.EVALUATIONS, space.size)
-    return greedy_evaluations(space, search.SURVIVORS)
 
 
 def _search_stages(cfg: CfgNode, limits: Limits, study: Study) -> SearchResult:

@@ -23,7 +23,7 @@ def work_of_search(cfg: CfgNode, evaluations: int, images: int) -> Work:
     """Get the work of a search.
 
     Args:
-        cfg: config after :func:`~crnas_d2.procedure.supernet_search.settled`.
+        cfg: config after :func:`~crnas_d2.procedure.search_keys.settled`.
         evaluations: number of architectures that it evaluates.
         images: number of images of archval on which each of them is evaluated.
     """

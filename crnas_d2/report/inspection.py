@@ -1,8 +1,7 @@
-"""A page about data sets before a training: their content, and how a detector fits it."""
+"""Data sets before a training: their content, and how a detector fits it."""
 
 from __future__ import annotations
 
-import datetime
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,21 +15,16 @@ from detectron2.config import CfgNode
 
 from .. import __version__
 from ..analysis.advice import SHORTEST, Advice, advise
-from ..analysis.anchor_fit import HALF, AnchorFit, Anchors, Levels
+from ..analysis.anchor_fit import AnchorFit, Anchors, Levels
 from ..data.findings import Findings
-from ..data.objects import AREAS, Objects
+from ..data.objects import Objects
 from ..files import to_json
-from .object_charts import draw_classes, draw_overlaps, draw_ratios, draw_sizes
-from .pages import render_page
-from .sample import PICTURES, draw_sample
-from .themes import Chart
+from .sample import draw_sample
 
 logger = logging.getLogger(__name__)
 
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 MOST_SIZES = 8  # number of most common image sizes
-CHARTED = ("classes", "sizes", "shapes", "anchors")  # sections of the page
-MOST_ERRORS = 20  # per file
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class DataSet:
 
 
 class Inspection:
-    """The content of the page.
+    """The content of a page about data sets, see :func:`.inspection_page.render_inspection`.
 
     Attributes:
         cfg: config of the detector.
@@ -128,7 +122,7 @@ class Inspection:
         objects, resized = data.objects, self.resized[data.name]
         per_image = objects.per_image
         images, instances = objects.per_class(len(data.class_names))
-        sizes = self._image_sizes(data.name)
+        sizes = self.image_sizes(data.name)
         classes = zip(data.class_names, images.tolist(), instances.tolist())
         counts = {
             "images": len(data.images),
@@ -183,81 +177,7 @@ class Inspection:
             "anchors": asdict(self.anchors) if self.anchors else {},
         }
 
-    def page(self, title: str, settings: Mapping[str, str]) -> bytes:
-        """Render the page.
-
-        Args:
-            title: heading of the page.
-            settings: texts for the end of the page, by their headings.
-        """
-        return render_page("inspection.html", self._content(title, settings))
-
-    def _content(self, title: str, settings: Mapping[str, str]) -> dict[str, Any]:
-        pictures = self.pictures
-        errors = sum(len(f.errors) for f in self.findings)
-        warnings = sum(len(f.warnings) for f in self.findings)
-        first = next(iter(self.sets.values()), None)
-        return {
-            "title": title,
-            "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-            "errors": errors,
-            "warnings": warnings,
-            "findings": self.findings,
-            "most_errors": MOST_ERRORS,
-            "notes": self.notes,
-            "sets": self.sets,
-            "first": first,
-            "numbers": self.numbers,
-            "advice": self.advice,
-            "areas": AREAS,
-            "shortest": [length for length, _ in SHORTEST],
-            "half": HALF,
-            "input": self.cfg.INPUT,
-            "levels": self._level_rows(),
-            "anchors": self.anchors,
-            "class_rows": self._class_rows(),
-            "size_rows": self._size_rows(),
-            "most_sizes": MOST_SIZES,
-            "charts": dict.fromkeys(CHARTED, []) | self._charts(),
-            "pictures": pictures,
-            "most_pictures": PICTURES,
-            "settings": settings,
-        }
-
-    def _level_rows(self) -> list[dict[str, Any]]:
-        """Get the rows of the levels from which the heads pool objects."""
-        if not self.levels:
-            return []
-        names, strides, limits = self.levels.names, self.levels.strides, self.levels.limits()
-        rows = []
-        for name, stride, low, high in zip(names, strides, (0, *limits), (*limits, None)):
-            pixels = f"{low:g} to {high:g}" if high else f"from {low:g} on"
-            cells = (
-                f"{low / stride:g} to {high / stride:g}" if high else f"from {low / stride:g} on"
-            )
-            rows.append({"name": name, "stride": stride, "pixels": pixels, "cells": cells})
-        return rows
-
-    def _class_rows(self) -> list[dict[str, Any]]:
-        """Get the rows of the classes, by decreasing frequency in the training set."""
-        by_class: dict[tuple[int, str], dict[str, Any]] = {}
-        for name, numbers in self.numbers.items():
-            for index, row in enumerate(numbers["classes"]):
-                by_class.setdefault((index, row["name"]), {})[name] = row
-        rows = [{"name": name, "of": of} for (_, name), of in by_class.items()]
-        first = next(iter(self.sets), "")
-        return sorted(rows, key=lambda row: -row["of"].get(first, {"objects": 0})["objects"])
-
-    def _size_rows(self) -> list[dict[str, Any]]:
-        """Get the rows of the image sizes, the most common one first."""
-        rows: dict[tuple[int, int], dict[str, Any]] = {}
-        for name in self.sets:
-            for size in self._image_sizes(name):
-                row = rows.setdefault(size.file, {**asdict(size), "of": {}})
-                row["of"][name] = size.images
-        return sorted(rows.values(), key=lambda row: -sum(row["of"].values()))
-
-    def _image_sizes(self, name: str) -> list[ImageSize]:
+    def image_sizes(self, name: str) -> list[ImageSize]:
         """Get the image sizes of a data set, the most common one first."""
         files, inputs = self.sets[name].objects.sizes, self.resized[name].sizes
         pairs = Counter(map(tuple, np.hstack([files, inputs]).astype(int).tolist()))
@@ -265,48 +185,6 @@ class Inspection:
             ImageSize((w, h), (new_w, new_h), new_w / w, count)
             for (h, w, new_h, new_w), count in sorted(pairs.items(), key=lambda p: (-p[1], p[0]))
         ]
-
-    def _charts(self) -> dict[str, list[dict[str, Any]]]:
-        """Draw charts by the section of the page, leaving out data sets without objects."""
-        sets = [data for data in self.sets.values() if len(data.objects.boxes)]
-        if not sets:
-            return {}
-        names = [data.name for data in sets]
-        first = sets[0]
-        alike = [data for data in sets if list(data.class_names) == list(first.class_names)]
-        counts = {d.name: d.objects.per_class(len(d.class_names))[1] for d in alike}
-        lengths = {data.name: data.objects.lengths for data in sets}
-        inputs = {name: self.resized[name].lengths for name in names}
-        ratios = {data.name: data.objects.ratios for data in sets}
-        drawn = {
-            "classes": Chart.draw(
-                "Objects of each class, on a logarithmic scale",
-                draw_classes,
-                counts,
-                first.class_names,
-            ),
-            "sizes": Chart.draw(
-                "Sizes of the objects, as shares of each data set's objects",
-                draw_sizes,
-                lengths,
-                inputs,
-                self.levels,
-            ),
-            "shapes": Chart.draw(
-                "Height over width of the objects, as shares of each data set's objects",
-                draw_ratios,
-                ratios,
-                self.anchors,
-            ),
-        }
-        if self.anchors:
-            drawn["anchors"] = Chart.draw(
-                "Share of the objects whose best anchor has at least this IoU",
-                draw_overlaps,
-                {name: self.overlaps[name] for name in names},
-                self.anchors.threshold,
-            )
-        return {section: [chart.embed(f"figure-{section}")] for section, chart in drawn.items()}
 
     @cached_property
     def pictures(self) -> dict[str, dict[str, Any]]:

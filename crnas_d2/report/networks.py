@@ -16,7 +16,8 @@ from ..analysis.erf import (
     trained_network,
 )
 from ..analysis.erf_figure import anchor_sizes, draw_erfs
-from ..analysis.sketch import BUILDERS, SketchedNetwork, draw_sketches
+from ..analysis.sketch import BUILDERS, SketchedNetwork
+from ..analysis.sketch_figure import draw_sketches
 from ..data import setup_datasets
 from ..procedure.networks import Network
 from .narrow_sketch import draw_narrow_sketches

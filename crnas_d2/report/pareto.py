@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from ..analysis.style import BASELINE, FOUND, INK, styled
-from ..evaluation.paired_comparison import half_width
+from ..evaluation.paired_statistics import half_width
 from ..procedure.outcome import Outcome, TrainedNetwork
 from .labels import place_labels, settle_layout
 from .themes import NARROW, Chart

@@ -17,7 +17,8 @@ from detectron2.utils.file_io import PathManager
 from ..analysis.flops import analyze_detector
 from ..architecture import Architecture, Code, parse_code
 from ..config import flatten_config, get_architecture, read_config
-from ..files import read_json, real_path
+from ..files import read_json
+from ..paths import real_path
 from ..search.result import RESULT_FILE
 
 CONFIG_FILE = "config.yaml"

@@ -14,7 +14,7 @@ from ..architecture import Architecture, Code, parse_code
 from ..config import read_config
 from ..files import read_json
 from ..procedure.networks import Network
-from ..procedure.supernet_search import get_space
+from ..procedure.search_extent import get_space
 from ..search.cost import get_cost
 from ..search.ledger import Ledger, Records
 from ..search.ranking import ScoredCode, rank

@@ -13,7 +13,8 @@ from detectron2.data import MetadataCatalog
 from ..config import default_config
 from ..config_values import merge_values
 from ..data import setup_datasets
-from ..files import file_sha256, real_path, tell_places
+from ..files import file_sha256
+from ..paths import real_path, tell_places
 from ..procedure.outcome import Outcome
 from ..search.result import RESULT_FILE
 from .pictures import RESULTS

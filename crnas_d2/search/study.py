@@ -97,7 +97,7 @@ def find_rungs(cfg: CfgNode, images: int) -> list[range]:
     """Get the mini-batches of archval for each round of comparisons, in order.
 
     Args:
-        cfg: config of the search, after :func:`~crnas_d2.procedure.supernet_search.settled`.
+        cfg: config of the search, after :func:`~crnas_d2.procedure.search_keys.settled`.
         images: number of images in archval.
 
     Raises:

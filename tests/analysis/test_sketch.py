@@ -11,7 +11,8 @@ from matplotlib.patches import Rectangle
 import crnas_d2
 from crnas_d2 import ARCHITECTURES, Architecture
 from crnas_d2.analysis.flops import analyze_detector
-from crnas_d2.analysis.sketch import SketchedNetwork, draw_sketches
+from crnas_d2.analysis.sketch import SketchedNetwork
+from crnas_d2.analysis.sketch_figure import draw_sketches
 from crnas_d2.analysis.style import DILATION_COLORS, GRAY, PALE, render, styled
 from crnas_d2.analysis.trace import trace_detector
 

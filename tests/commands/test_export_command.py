@@ -16,6 +16,7 @@ from crnas_d2.config import configs_dir, read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.agreement import match_detections
+from crnas_d2.engine.export_check import detect, find_candidates
 from crnas_d2.engine.hooks import find_supernet
 
 OUTPUTS = {
@@ -197,14 +198,14 @@ def test_other_order_is_no_difference(tool, detector, monkeypatch, capsys):
 
 def test_candidates_are_what_nms_and_threshold_leave_out(tool, detector):
     _, model = detector("COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml")
-    found = tool.detect(model, OTHER_IMAGE)
+    found = detect(model, OTHER_IMAGE)
     score = found.scores.median().item()
-    candidates = tool.find_candidates(model, OTHER_IMAGE, score)
+    candidates = find_candidates(model, OTHER_IMAGE, score)
     assert len(candidates["scores"]) > (found.scores > score).sum() > 0
     assert (candidates["scores"] > score).all()
     known = {tuple(box) for box in candidates["pred_boxes"].tolist()}
     assert {tuple(box) for box in found[found.scores > score].pred_boxes.tensor.tolist()} <= known
-    again = tool.detect(model, OTHER_IMAGE)
+    again = detect(model, OTHER_IMAGE)
     assert torch.equal(again.pred_boxes.tensor, found.pred_boxes.tensor)  # it is as before
 
 

@@ -13,8 +13,8 @@ from tiny_coco import write_tiny_coco
 from torchvision.models import mobilenet_v2, resnet50
 from zoo_files import write_zoo_detector
 
-from crnas_d2.files import datasets_root
 from crnas_d2.modeling import CRResNet
+from crnas_d2.paths import datasets_root
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 

@@ -13,7 +13,8 @@ from runs import train
 
 from crnas_d2.engine import terminal
 from crnas_d2.engine.forecast import Forecast
-from crnas_d2.engine.terminal import LoggedLines, Terminal, log_results
+from crnas_d2.engine.log_file import LoggedLines, log_results
+from crnas_d2.engine.terminal import Terminal
 
 OWN = logging.getLogger("crnas_d2.somewhere")
 OTHER = logging.getLogger("detectron2.somewhere")

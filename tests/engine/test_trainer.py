@@ -4,7 +4,7 @@ import torch
 import crnas_d2
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.config_check import _choose_device
-from crnas_d2.engine.trainer import without_needless_sync_bn
+from crnas_d2.engine.sync_bn import without_needless_sync_bn
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator

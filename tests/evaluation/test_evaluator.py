@@ -23,7 +23,7 @@ from crnas_d2.evaluation.evaluator import ArchitectureEvaluator, _draw_images
 from crnas_d2.evaluation.metric import check_metric
 from crnas_d2.evaluation.recalibration import active_norms, recalibrate
 from crnas_d2.files import read_json
-from crnas_d2.procedure.supernet_search import settled
+from crnas_d2.procedure.search_keys import settled
 from crnas_d2.search.trial import Trial
 
 from detectron2.data import (

@@ -5,7 +5,7 @@ import torch
 from tiny_search import build, build_subnet, load, some_paths, write_search_config
 
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
-from crnas_d2.procedure.supernet_search import settled
+from crnas_d2.procedure.search_keys import settled
 
 from detectron2.data import (
     DatasetMapper,

@@ -10,7 +10,7 @@ from crnas_d2.analysis import analyze_detector
 from crnas_d2.config import read_config
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.procedure import Procedure, Recipe
-from crnas_d2.procedure.supernet_search import settled
+from crnas_d2.procedure.search_keys import settled
 from crnas_d2.search.cost import get_cost
 from crnas_d2.spaces import get_stage_space
 

@@ -13,12 +13,10 @@ from scipy.stats import permutation_test, ttest_1samp
 
 from crnas_d2.evaluation.bootstrap import ResampledImages, poisson_weights
 from crnas_d2.evaluation.detections import Detections
-from crnas_d2.evaluation.paired_comparison import (
-    PairedComparison,
-    compare_pairs,
+from crnas_d2.evaluation.paired_comparison import PairedComparison, compare_pairs, same_network
+from crnas_d2.evaluation.paired_statistics import (
     half_width,
     image_variances,
-    same_network,
     sign_flip_p,
     smallest_gain,
 )

@@ -12,7 +12,7 @@ from torch import nn
 import crnas_d2
 from crnas_d2 import ARCHITECTURES, CRMobileNetV2, CRResNet
 from crnas_d2.analysis import analyze_detector
-from crnas_d2.engine.trainer import without_sync_bn
+from crnas_d2.engine.sync_bn import without_sync_bn
 from crnas_d2.modeling import NASFPN, DilationSupernet, StageSupernet
 from crnas_d2.modeling.nas_fpn import CELL, NODE_LEVELS, OPS, OUTPUTS
 

@@ -15,7 +15,7 @@ from crnas_d2.commands import search as search_command
 from crnas_d2.procedure import Procedure, Recipe, latency
 from crnas_d2.procedure.dry_run import examine_recipe
 from crnas_d2.procedure.overview import describe
-from crnas_d2.procedure.supernet_search import eligible_by_budget, get_space
+from crnas_d2.procedure.search_extent import eligible_by_budget, get_space
 
 from detectron2.engine import default_argument_parser
 

@@ -21,9 +21,9 @@ from crnas_d2.procedure import Procedure, Recipe, is_recipe
 from crnas_d2.procedure.dry_run import examine_recipe
 from crnas_d2.procedure.networks import Network, Training, compare
 from crnas_d2.procedure.overview import describe, overview
+from crnas_d2.procedure.search_extent import get_space
 from crnas_d2.procedure.state import StepState
 from crnas_d2.procedure.steps import plan
-from crnas_d2.procedure.supernet_search import get_space
 
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm

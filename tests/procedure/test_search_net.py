@@ -23,10 +23,11 @@ from crnas_d2.architecture import Architecture
 from crnas_d2.commands import search as search_command
 from crnas_d2.config import read_config, set_architecture
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
-from crnas_d2.procedure.supernet_search import get_space, run_search
+from crnas_d2.procedure.search_extent import get_space
+from crnas_d2.procedure.supernet_search import run_search
 from crnas_d2.search import Ledger
 from crnas_d2.search.cost import plain_detector
-from crnas_d2.search.ledger import LedgerError
+from crnas_d2.search.ledger_file import LedgerError
 from crnas_d2.search.ranking import AllFailedError
 
 from detectron2.data import MetadataCatalog

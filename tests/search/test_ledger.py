@@ -13,7 +13,8 @@ import pytest
 
 from crnas_d2.architecture import format_code, parse_code
 from crnas_d2.files import write_atomically
-from crnas_d2.search.ledger import Ledger, LedgerError
+from crnas_d2.search.ledger import Ledger
+from crnas_d2.search.ledger_file import LedgerError
 from crnas_d2.search.trial import Resampled, Trial
 
 SETTINGS = {"step": "stage", "weights": "ab12", "SEARCH.SEED": 0, "SEARCH.BN": [1, 0.1, None]}
