@@ -4,11 +4,13 @@ from random import Random
 
 import torch
 
-from crnas_d2 import ARCHITECTURES, Architecture, CRMobileNetV2, CRResNet
+from crnas_d2 import ARCHITECTURES, Architecture, CRMobileNetV2, CRResNet, add_crnas_config
 from crnas_d2.modeling import DilationSupernet, StageSupernet
 from crnas_d2.modeling.cr_mobilenetv2 import MobileNetV2Stages
 from crnas_d2.modeling.cr_resnet import ResNetStages
 from crnas_d2.spaces import get_operation_space, get_stage_space
+
+from detectron2.config import get_cfg
 
 FEATURES = ["res2", "res3", "res4", "res5"]
 STEPS = ["stage", "shared", "dilation"]  # "shared" is a stage supernet that shares its blocks
@@ -112,6 +114,26 @@ def supernet_key(step, kind, path, key, stage_code=None):
     architecture = Architecture(stage_code or STAGE_CODES[family_of(kind)], path)
     operation = architecture.operations[names.index(stage)][int(block)]
     return f"{stage}.{block}.{layer}.ops.{operation}.{rest}"
+
+
+def make_thin_cfg(backbone, family):
+    """A config of such a backbone with every feature, under an FPN."""
+    cfg = get_cfg()
+    add_crnas_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = backbone
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.CR.FAMILY = family
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.RESNETS.OUT_FEATURES = FEATURES
+    if family == "mobilenetv2":
+        cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
+    else:
+        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
+        cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
+    cfg.MODEL.FPN.IN_FEATURES = FEATURES
+    cfg.MODEL.FPN.NORM = "BN"
+    return cfg
 
 
 def randomize(model):

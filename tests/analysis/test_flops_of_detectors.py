@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from counted import Layers
 from fvcore.nn import FlopCountAnalysis, parameter_count
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -113,15 +114,6 @@ def test_masks_and_keypoints_at_once():
     keypoints = modules(analyze_detector(zoo_config(KEYPOINT)))
     assert both.pop("keypoint head") == keypoints["keypoint head"]
     assert both == modules(analyze_detector(zoo_config(MASK)))
-
-
-class Layers(nn.Module):
-    def __init__(self, head):
-        super().__init__()
-        self.head = head
-
-    def forward(self, x):
-        return self.head.layers(x)
 
 
 class Semantic(nn.Module):

@@ -1,6 +1,7 @@
 """All FLOPs that the paper prints come out of one convention."""
 
 import pytest
+from counted import mask_rcnn
 
 import crnas_d2
 from crnas_d2.analysis import PAPER_RESULTS, analyze_detector, paper_convention_gflops
@@ -18,13 +19,7 @@ EXCHANGED = {
 def config(name):
     if not name.startswith("COCO-InstanceSegmentation/mask_rcnn"):
         return crnas_d2.get_config(name)
-    detection = name.replace("COCO-InstanceSegmentation/mask_rcnn", "COCO-Detection/faster_rcnn")
-    cfg = crnas_d2.get_config(detection)
-    cfg.MODEL.MASK_ON = True
-    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
-    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 4
-    cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 14
-    return cfg
+    return mask_rcnn(name.split("mask_rcnn_")[1].removesuffix("_FPN_1x.yaml"))
 
 
 def exchanged(name):

@@ -4,6 +4,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from counted import config
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
@@ -19,10 +20,6 @@ from crnas_d2.analysis.trace import trace_detector
 # 1e9 multiply-adds at 800x1088 of stem and stages (see test_flops.py), and of the backbone
 R_50 = (2.047, 11.587, 17.826, 25.402, 14.038), 70.899
 LATER_BLOCK = {"ResNet18": 4.0108, "ResNet50": 3.7880, "ResNet101": 3.7880, "ResNeXt50": 3.8158}
-
-
-def config(network):
-    return crnas_d2.get_config(f"COCO-Detection/faster_rcnn_{network}_FPN_1x.yaml")
 
 
 def texts(figure):

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from peers import from_timm, images
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18, resnet50, resnet101, resnext50_32x4d
 from torchvision.models.resnet import Bottleneck, ResNet
@@ -26,14 +27,6 @@ RGB_MEAN, RGB_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 def resnext101_32x8d():
     return ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=8, num_classes=2)
-
-
-def from_timm(name):
-    def make():
-        return pytest.importorskip("timm").create_model(name)
-
-    make.__name__ = f"timm {name}"
-    return make
 
 
 def thin_mobilenet_v2():
@@ -99,10 +92,6 @@ def hooked_features(net, layers, images):
 def backbone_features(backbone, images):
     with torch.no_grad():
         return backbone.eval()(images)
-
-
-def images():
-    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("make, layers, arguments", PEERS, ids=[peer[0].__name__ for peer in PEERS])

@@ -8,7 +8,6 @@ import pytest
 import safetensors.torch
 import torch
 from thin_supernets import (
-    FEATURES,
     KINDS,
     STEPS,
     assert_same,
@@ -17,16 +16,16 @@ from thin_supernets import (
     make_final,
     make_space,
     make_supernet,
+    make_thin_cfg,
     randomize,
     sample_paths,
     supernet_key,
 )
 
-from crnas_d2 import ARCHITECTURES, CRMobileNetV2, CRResNet, add_crnas_config
+from crnas_d2 import ARCHITECTURES, CRMobileNetV2, CRResNet
 from crnas_d2.checkpoint.inherit import inherit_subnet
 from crnas_d2.spaces import get_operation_space, get_stage_space
 
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -198,25 +197,11 @@ CHOICES = {
 
 
 def make_detector_cfg(backbone, family):
-    cfg = get_cfg()
-    add_crnas_config(cfg)
+    cfg = make_thin_cfg(backbone, family)
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.NAME = backbone
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.CR.FAMILY = family
     cfg.MODEL.CR.STAGE_CODE = [1, 2, 1, 2] if family == "resnet" else [1, 1, 1, 2, 2, 1, 2, 1, 1, 1]
-    cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.RESNETS.OUT_FEATURES = FEATURES
-    if family == "mobilenetv2":
-        cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
-    else:
-        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
-        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
-        cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
     cfg.MODEL.SUPERNET.STAGE_CHOICES = CHOICES[family]
-    cfg.MODEL.FPN.IN_FEATURES = FEATURES
     cfg.MODEL.FPN.OUT_CHANNELS = 8
-    cfg.MODEL.FPN.NORM = "BN"
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
     cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
     cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"

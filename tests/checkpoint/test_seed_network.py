@@ -14,6 +14,7 @@ from torchvision.models import mobilenet_v2, resnet18, resnet50
 import crnas_d2
 from crnas_d2.checkpoint import CRCheckpointer
 from crnas_d2.checkpoint.convert import convert
+from crnas_d2.checkpoint.names import without_counters
 from crnas_d2.checkpoint.save import save_network
 from crnas_d2.checkpoint.seed_network import SeedNetwork, read_seed_network
 from crnas_d2.checkpoint.settings import find_contradictions, take_settings
@@ -63,10 +64,6 @@ def save_checkpoint(folder, cfg):
         tensor.uniform_() if tensor.is_floating_point() else tensor.random_(1, 100)
     CRCheckpointer(model, str(folder), cfg).save("model_final", iteration=9)
     return model, str(folder / "model_final.pth")
-
-
-def without_counters(tensors):
-    return {k: t for k, t in tensors.items() if not k.endswith("num_batches_tracked")}
 
 
 @pytest.mark.parametrize("make", [resnet18, resnet50, mobilenet_v2])

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from thin_supernets import randomize
 from torch import nn
 from torchvision.models import MobileNetV2, mobilenet_v2
 from torchvision.models._utils import _make_divisible
@@ -34,12 +35,6 @@ BOTTLENECKS = {
 }
 # Stages of each resolution, shallow to deep; the last one gives the feature.
 RESOLUTIONS = [["stem"], ["c16", "c24"], ["c32"], ["c64", "c96"], ["c160", "c320", "c1280"]]
-
-
-def randomize_norms(model):
-    for tensor in model.state_dict().values():
-        if tensor.dim() == 1:
-            tensor.uniform_(0.5, 1.0)
 
 
 def copy_in_order(source, target):
@@ -71,7 +66,7 @@ def test_logits_are_torchvisions(name, width):
         [t, c, n, s] for (t, c, s), n in zip(BOTTLENECKS.values(), stage_code[1:8], strict=True)
     ]
     theirs = MobileNetV2(num_classes=10, width_mult=width, inverted_residual_setting=setting)
-    randomize_norms(theirs)
+    randomize(theirs)
     ours = classifier_over(CRMobileNetV2(stage_code, width_multiplier=width), classes=10)
     copy_in_order(theirs, ours)
     images = torch.rand(2, 3, 64, 64)
@@ -149,7 +144,7 @@ def test_dilated_network_is_the_papers(res5_dilation):
         res5_dilation=res5_dilation,
         **THIN,
     )
-    randomize_norms(model)
+    randomize(model)
     model.double().eval()
     images = torch.rand(1, 3, 128, 160, dtype=torch.double)
     with torch.no_grad():

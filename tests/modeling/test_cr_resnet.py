@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from thin_supernets import randomize
 from torch import nn
 
 from crnas_d2 import ARCHITECTURES, CRResNet, add_crnas_config
@@ -56,16 +57,10 @@ def make_cfg(name, resnets, norm="BN", freeze_at=0):
 def make_pair(cfg):
     """Ours and Detectron2's, with the same random weights and statistics."""
     theirs = build_resnet_backbone(cfg, ShapeSpec(channels=3))
-    randomize_norms(theirs)
+    randomize(theirs)
     ours = build_cr_backbone(cfg, ShapeSpec(channels=3))
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
-
-
-def randomize_norms(model):
-    for tensor in model.state_dict().values():
-        if tensor.dim() == 1:
-            tensor.uniform_(0.5, 1.0)
 
 
 def assert_same(ours, theirs):
@@ -209,7 +204,7 @@ def test_dilated_network_is_the_papers(name, options):
         out_features=FEATURES,
         **{**(THIN_BASIC if options["block"] == "basic" else THIN), **options},
     )
-    randomize_norms(model)
+    randomize(model)
     model.double().eval()
     images = torch.rand(1, 3, 128, 160, dtype=torch.double)
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_cr_resnet import randomize_norms
+from thin_supernets import randomize
 from torch import nn
 
 import crnas_d2
@@ -60,7 +60,7 @@ def test_baseline_is_detectron2s_detector(mask, stride_in_1x1, groups, norm):
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.ROI_HEADS.NAME = "build_resnet_backbone", "Res5ROIHeads"
     theirs = build_model(cfg)
     assert type(ours.roi_heads) is CRRes5ROIHeads and type(theirs.roi_heads) is Res5ROIHeads
-    randomize_norms(theirs)
+    randomize(theirs)
     ours.load_state_dict(theirs.state_dict())
     images = list(scenes())
 
@@ -109,7 +109,7 @@ def test_res5_is_that_of_a_backbone_with_the_codes(options):
         out_features=["res4", "res5"],
         **{"stem_out_channels": 16, "res2_out_channels": 32, "width_per_group": 8, **options},
     ).eval()
-    randomize_norms(whole)
+    randomize(whole)
     weights = whole.state_dict()
     res5.load_state_dict(
         {k.removeprefix("res5."): t for k, t in weights.items() if k.startswith("res5.")}

@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import pytest
 import torch
-from thin_supernets import FEATURES, STAGE_NAMES
+from thin_supernets import FEATURES, STAGE_NAMES, make_thin_cfg
 
-from crnas_d2 import ARCHITECTURES, add_crnas_config
+from crnas_d2 import ARCHITECTURES
 from crnas_d2.modeling import DilationSupernet, StageSupernet
 from crnas_d2.modeling.activation_checkpoint import CheckpointedStage
 from crnas_d2.spaces import get_operation_space, get_stage_space
@@ -21,23 +21,9 @@ ALL = pytest.mark.parametrize("step, family", [(s, f) for s in STEPS for f in FA
 
 
 def make_cfg(step, family, fpn=True):
-    cfg = get_cfg()
-    add_crnas_config(cfg)
-    cfg.MODEL.BACKBONE.NAME = f"build_{step}_supernet_{'fpn_' if fpn else ''}backbone"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.CR.FAMILY = family
+    cfg = make_thin_cfg(f"build_{step}_supernet_{'fpn_' if fpn else ''}backbone", family)
     cfg.MODEL.CR.STAGE_CODE = list(ARCHITECTURES[FAMILIES[family]].stage_code)
-    cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.RESNETS.OUT_FEATURES = FEATURES
-    if family == "mobilenetv2":
-        cfg.MODEL.CR.WIDTH_MULTIPLIER = 0.25
-    else:
-        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
-        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
-        cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
-    cfg.MODEL.FPN.IN_FEATURES = FEATURES
     cfg.MODEL.FPN.OUT_CHANNELS = 16
-    cfg.MODEL.FPN.NORM = "BN"
     return cfg
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 
 from crnas_d2.architecture import Architecture
+from crnas_d2.config import get_config
 from crnas_d2.evaluation.paired_comparison import compare_pairs, same_network
+from crnas_d2.procedure.networks import Network, Training
 from crnas_d2.procedure.outcome import DataStatement, HandedOver, Outcome, TrainedNetwork
 from crnas_d2.search.shortlist_result import RungResult, ShortlistResult
 from crnas_d2.search.shortlisting import Candidate
@@ -97,3 +99,10 @@ def make_shortlist(*, failed=False, scored=True):
         *("stage", "stage_search", "", "bbox/AP", [1, 2]),
         *(candidates, rungs, THIRD, Architecture(THIRD)),
     )
+
+
+def make_network(name, *results, tests=("first",)):
+    """Make a network that was trained once for each of some results."""
+    cfg = get_config("Digits/faster_rcnn_R_18_FPN.yaml")
+    cfg.DATASETS.TEST = tests
+    return Network(name, cfg, [Training(i, "", seed) for i, seed in enumerate(results)])

@@ -10,25 +10,22 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import yaml
-from made_outcomes import make_outcome, make_shortlist
+from made_outcomes import make_network, make_outcome, make_shortlist
 from pages import Page, run_search_net
 from tiny_search import STEPS, write_search_config
 
 from crnas_d2.analysis import analyze_detector
 from crnas_d2.architecture import format_code, parse_code
-from crnas_d2.config import get_config, read_config
+from crnas_d2.config import read_config
 from crnas_d2.data import setup_datasets
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.procedure import Procedure, Recipe
-from crnas_d2.procedure.networks import Network, Training
 from crnas_d2.procedure.outcome import Outcome
-from crnas_d2.procedure.overview import StepOverview
 from crnas_d2.report import report_procedure
 from crnas_d2.report.shown_commands import how_to_use
-from crnas_d2.report.tables import format_duration, network_rows, step_row, trainings_text
+from crnas_d2.report.tables import format_duration
 from crnas_d2.search import Ledger
 
 from detectron2.utils import comm
@@ -169,7 +166,7 @@ def test_how_to_use_it(procedure_page):
 
 def test_command_to_compare_several_seeds():
     """The folder of the recipe stands for all of its trainings."""
-    seeds = [network(name, {}, {}) for name in ("baseline", "found")]
+    seeds = [make_network(name, {}, {}) for name in ("baseline", "found")]
     assert how_to_use("out", "out/final.yaml", *seeds)["Compare the two, with intervals:"].endswith(
         "compare out"
     )
@@ -245,69 +242,6 @@ def test_a_short_list_on_the_page(verdict_page):
     assert [row["rung"] for row in agreements] == ["rung 1", "rung 2"]
     (row,) = Page(verdict_page).table("checkpoint")
     assert list(row.values()) == ["model_0000099", "model_final", "0.40"]
-
-
-def network(name, *results, tests=("first",)):
-    """One that was trained once for each of some results."""
-    cfg = get_config("Digits/faster_rcnn_R_18_FPN.yaml")
-    cfg.DATASETS.TEST = tests
-    return Network(name, cfg, [Training(i, "", seed) for i, seed in enumerate(results)])
-
-
-def test_rows_of_several_seeds():
-    """Mean and standard deviation of each network, by statistics alone."""
-    aps = {"baseline": [30.0, 31.5, 30.6], "found": [31.0, 31.9, 33.1]}
-    pair = [
-        network(name, *({"bbox": {"AP": ap, "AP50": None, "AP-cat": 1.0}} for ap in values))
-        for name, values in aps.items()
-    ]
-    rows = {row["name"]: row for row in network_rows(*pair, None)}
-    assert set(rows) == {"stage code", "operation code", "bbox AP", "bbox AP50"}
-    for name, values in aps.items():
-        assert rows["bbox AP"][name] == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
-    assert rows["bbox AP"]["difference"] == "+1.30"
-    assert rows["bbox AP50"] == {
-        "name": "bbox AP50",
-        "baseline": "-",
-        "found": "-",
-        "difference": "",
-    }
-    assert trainings_text(*pair) == "mean and standard deviation of 3 trainings each"
-
-
-def test_row_of_what_the_budget_counts():
-    pair = [network(name, {"bbox": {"AP": 30.0}}) for name in ("baseline", "found")]
-    for costs, texts in (
-        ({"baseline": 12.34567, "found": 12.0}, ["12.346", "12", "-0.346"]),
-        ({"baseline": None, "found": 12.0}, ["-", "12", ""]),
-    ):
-        rows = {row["name"]: row for row in network_rows(*pair, None, {"ms": costs})}
-        assert list(rows["ms (the budget)"].values())[1:] == texts
-
-
-def test_rows_while_seeds_are_trained():
-    pair = [
-        network("baseline", *[{"bbox": {"AP": 30.0}}] * 2),
-        network("found", {"bbox": {"AP": 31.0}}),
-    ]
-    row = network_rows(*pair, None)[2]
-    assert (row["baseline"], row["found"]) == ("30.00 ± 0.00", "31.00")
-    expected = "mean and standard deviation of 2 trainings of the baseline and 1 of what was found"
-    assert trainings_text(*pair) == expected
-    assert trainings_text(*(network(name) for name in ("baseline", "found"))) == ""
-
-
-def test_several_test_sets():
-    """The first one counts; the steps tell all."""
-    pair = []
-    for name, ap in (("baseline", 30.0), ("found", 31.0)):
-        results = {"first": {"bbox": {"AP": ap, "AP-cat": 5.0}}, "second": {"bbox": {"AP": 0.0}}}
-        pair.append(network(name, results, tests=("first", "second")))
-    row = next(row for row in network_rows(*pair, None) if row["name"] == "bbox AP")
-    assert row["difference"] == "+1.00"
-    assert pair[1].main_metrics == {"bbox AP": 31.0}
-    step = StepOverview("final", "", "", False, "", "", done=True, results=pair[1].results)
-    assert step_row(step)["outcome"] == "first/bbox/AP 31.00, second/bbox/AP 0.00"
 
 
 def remake(page, name, *, without=()):
@@ -482,17 +416,3 @@ def test_before_the_end(procedure_page, tmp_path):
     told = "Nothing is compared yet: of the trainings of the two networks, 0 of the baseline and 0"
     assert told in re.sub(r"\s+", " ", page.text)
     assert "Effective receptive fields" not in page.text  # made once, at the end
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (3599, "59 min 59 s"),
-        (18420, "5 h 07 min"),
-    ],
-)
-def test_durations(seconds, text):
-    assert format_duration(seconds) == text

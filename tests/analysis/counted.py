@@ -1,0 +1,42 @@
+"""Detectors whose multiply-adds are counted."""
+
+from torch import nn
+
+import crnas_d2
+
+
+def config(network):
+    return crnas_d2.get_config(f"COCO-Detection/faster_rcnn_{network}_FPN_1x.yaml")
+
+
+def mask_rcnn(network):
+    cfg = config(network)
+    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
+    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 4
+    cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 14
+    return cfg
+
+
+def conv(height, width, inputs, outputs, kernel, groups=1):
+    """Multiply-adds of a convolution with an output of height x width."""
+    return height * width * outputs * (inputs // groups) * kernel * kernel
+
+
+def c4_config(mask=False, **cr):
+    cfg = crnas_d2.get_config("COCO-Detection/faster_rcnn_CR_R_50_C4_1x.yaml")
+    cfg.MODEL.MASK_ON = mask
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
+    cfg.MODEL.CR.merge_from_list([entry for key in cr.items() for entry in key])
+    return cfg
+
+
+class Layers(nn.Module):
+    """The layers of a mask or keypoint head, without its losses."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, x):
+        return self.head.layers(x)
