@@ -31,6 +31,7 @@ from tabulate import tabulate
 from crnas_d2.architecture import Code, format_code, parse_code
 from crnas_d2.config import default_config, flatten_config, read_config
 from crnas_d2.engine import CRTrainer, setup
+from crnas_d2.engine.evaluators import AP
 from crnas_d2.evaluation.code_variance import CodeVariance, split_variance
 from crnas_d2.files import read_json, write_atomically, write_json
 from crnas_d2.procedure.outcome_text import format_number
@@ -38,7 +39,6 @@ from crnas_d2.report.runs import read_stage_ranking
 
 from detectron2.engine import default_argument_parser
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 OF_A_RUN = ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE", "OUTPUT_DIR", "SEED")
 
 
@@ -90,13 +90,13 @@ def train_alone(args: argparse.Namespace, code: Code, seed: int) -> None:
     trainer.train()
     results = trainer._last_eval_results["bbox"]
     if math.isnan(results["AP"]):  # it finds nothing at all
-        results = dict.fromkeys(METRICS, 0.0)
+        results = dict.fromkeys(AP, 0.0)
     write_json(
         str(folder / "run.json"),
         {
             "code": format_code(code),
             "seed": seed,
-            **{name: results[name] for name in METRICS},
+            **{name: results[name] for name in AP},
             "cpu_seconds": round(time.process_time() - begin, 1) if anew else None,
             "config": digest(args),
         },
@@ -142,13 +142,13 @@ def report(args: argparse.Namespace, codes: Sequence[Code]) -> None:
         [
             of_code[0]["code"],
             *(run["AP"] for run in of_code),
-            *(_mean([run[name] for run in of_code]) for name in METRICS),
+            *(_mean([run[name] for run in of_code]) for name in AP),
         ]
         for of_code in whole
     ]
     seeds = [f"AP, seed {seed}" for seed in args.seeds]
     rows.sort(key=lambda row: -row[1 + len(seeds)])
-    print(tabulate(rows, ["stage code", *seeds, *METRICS], "github", floatfmt=".2f"))
+    print(tabulate(rows, ["stage code", *seeds, *AP], "github", floatfmt=".2f"))
     times = [run["cpu_seconds"] for run in runs if run["cpu_seconds"]]
     if times:
         print(f"CPU time of a training: {np.mean(times):.0f} s on average")

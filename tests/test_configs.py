@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import crnas_d2
+from crnas_d2.checkpoint.start import build_on_meta
 from crnas_d2.config import configs_dir, flatten_config, get_architecture
 from crnas_d2.config_files import name_in_configs
 from crnas_d2.engine.hooks import find_supernet
 
 import detectron2
 from detectron2.config import get_cfg
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
 from detectron2.solver import build_lr_scheduler
 
@@ -40,11 +40,6 @@ PUBLISHED = {name_in_configs(name): codes for name, codes in crnas_d2.ARCHITECTU
 SUPERNETS = [name for name in IMAGENET if "supernet" in name]
 
 
-def build_meta_backbone(cfg):
-    with torch.device("meta"):
-        return build_backbone(cfg, ShapeSpec(channels=3))
-
-
 def choose_a_path(model):
     """Of a supernet, which runs none on its own."""
     supernet = find_supernet(model)
@@ -56,7 +51,7 @@ def choose_a_path(model):
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name not in ONE_LEVEL])
 def test_pyramid(name):
     cfg = crnas_d2.get_config(name)
-    backbone = choose_a_path(build_meta_backbone(cfg))
+    backbone = choose_a_path(build_on_meta(cfg))
     with torch.device("meta"):
         features = backbone(torch.empty(1, 3, 256, 384))
     is_close = name.endswith("_close.yaml")  # a RetinaNet on P2 to P5
@@ -119,7 +114,7 @@ def test_classifier_has_the_backbone_of_the_detector(name):
         f"{folder}/faster_rcnn_{network}_FPN_1x.yaml",
     ]
     (detector,) = set(candidates) & set(DETECTORS)
-    theirs = build_meta_backbone(crnas_d2.get_config(detector)).bottom_up
+    theirs = build_on_meta(crnas_d2.get_config(detector)).bottom_up
     ours, theirs = (
         {key: tensor.shape for key, tensor in backbone.state_dict().items()}
         for backbone in (build_meta_classifier(name).backbone, theirs)

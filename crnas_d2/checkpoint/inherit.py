@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import torch
 
 from ..architecture import FAMILIES, Family
+from .names import StateDict
 
-StateDict = dict[str, torch.Tensor]
 # a stage and the index of a block in it, to which an entry of a path belongs
 Place = tuple[str, int]
 

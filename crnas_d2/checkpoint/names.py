@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
 
 from ..architecture import ARCHITECTURES, get_family
@@ -16,6 +18,7 @@ BACKBONE_PREFIXES = ("backbone.bottom_up.", "backbone.", "")
 RES5_IN_HEADS = "roi_heads.res5."  # in a C4 detector
 COUNTER = "num_batches_tracked"  # of a norm; not all kinds have one
 
+StateDict = dict[str, torch.Tensor]
 Value = TypeVar("Value")
 
 

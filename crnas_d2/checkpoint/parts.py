@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 from .classes import find_class_rows, match_class_rows
-from .names import without_counters
+from .names import StateDict, without_counters
 from .remap import find_stages
 from .seed_network import SeedNetwork
 from .weights_file import some
 
 logger = logging.getLogger(__name__)
 
-StateDict = dict[str, torch.Tensor]
 
 NECK = "neck"
 OUTPUTS = ", outputs of classes"  # appended to the name of a part

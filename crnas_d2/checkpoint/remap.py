@@ -17,10 +17,8 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from ..architecture import FAMILIES
 from ..modeling import CRMobileNetV2, CRResNet
 from ..modeling.supernet import ChoiceBlock, Supernet
-from .names import without_counters
+from .names import StateDict, without_counters
 from .remap_report import IN_A_BLOCK, Origin, RemapReport
-
-StateDict = dict[str, torch.Tensor]
 
 OF_A_CANDIDATE = re.compile(r"\.ops\.\d+(?=\.)")
 LAST_LAYERS = {"basic": "conv2", "bottleneck": "conv3", "inverted residual": "project"}

@@ -97,12 +97,6 @@ class BackboneWithTestMixer(BackboneWithTestNeck):
         self.cells = nn.ModuleList([BilinearOfItself(16, 16, 16)])
 
 
-def config_with_uncountable_layer():
-    cfg = config_with_test_neck()
-    cfg.MODEL.BACKBONE.NAME = "BackboneWithTestMixer"
-    return cfg
-
-
 class Unknown(nn.Module):
     """A part of a detector that is not one of Detectron2's."""
 
@@ -134,54 +128,48 @@ class UnknownQualityROIHeads(StandardROIHeads):
         self.quality = nn.Linear(1024, 1)
 
 
-def config_with_own_mask_head():
-    cfg = mask_rcnn("R_18")
-    cfg.MODEL.ROI_MASK_HEAD.NAME = "UnknownMaskHead"
-    return cfg
-
-
-def c4_config_with_own_mask_head():
-    cfg = c4_config(mask=True)
-    cfg.MODEL.ROI_MASK_HEAD.NAME = "UnknownMaskHead"
-    return cfg
-
-
-def config_with_own_proposals():
-    cfg = config("R_18")
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "UnknownProposals"
-    return cfg
-
-
-def config_with_own_roi_heads():
-    cfg = config("R_18")
-    cfg.MODEL.ROI_HEADS.NAME = "UnknownROIHeads"
-    return cfg
-
-
-def config_with_one_more_head():
-    cfg = config("R_18")
-    cfg.MODEL.ROI_HEADS.NAME = "UnknownQualityROIHeads"
-    return cfg
-
-
 @pytest.mark.parametrize(
-    "make_config, message",
+    "cfg, key, value, message",
     [
         (
-            lambda: crnas_d2.get_config("ImageNet/R_18.yaml"),
+            crnas_d2.get_config("ImageNet/R_18.yaml"),
+            *("META_ARCHITECTURE", "ImageClassifier"),
             "META_ARCHITECTURE is 'ImageClassifier'",
         ),
-        (config_with_uncountable_layer, r"backbone\.cells\.0, a BilinearOfItself, is not counted"),
-        (config_with_own_mask_head, r"roi_heads\.mask_head\.layer, a Linear, is not counted"),
-        (c4_config_with_own_mask_head, r"roi_heads\.mask_head\.layer, a Linear, is not counted"),
-        (config_with_own_proposals, r"proposal_generator\.layer, a Linear, is not counted"),
-        (config_with_own_roi_heads, r"roi_heads\.layer, a Linear, is not counted"),
-        (config_with_one_more_head, r"roi_heads\.quality, a Linear, is not counted"),
+        (
+            config_with_test_neck(),
+            *("BACKBONE.NAME", "BackboneWithTestMixer"),
+            r"backbone\.cells\.0, a BilinearOfItself, is not counted",
+        ),
+        *(
+            (
+                cfg,
+                *("ROI_MASK_HEAD.NAME", "UnknownMaskHead"),
+                r"roi_heads\.mask_head\.layer, a Linear, is not counted",
+            )
+            for cfg in (mask_rcnn("R_18"), c4_config(mask=True))
+        ),
+        (
+            config("R_18"),
+            *("PROPOSAL_GENERATOR.NAME", "UnknownProposals"),
+            r"proposal_generator\.layer, a Linear, is not counted",
+        ),
+        (
+            config("R_18"),
+            *("ROI_HEADS.NAME", "UnknownROIHeads"),
+            r"roi_heads\.layer, a Linear, is not counted",
+        ),
+        (
+            config("R_18"),
+            *("ROI_HEADS.NAME", "UnknownQualityROIHeads"),
+            r"roi_heads\.quality, a Linear, is not counted",
+        ),
     ],
 )
-def test_detectors_that_cannot_be_counted(make_config, message):
+def test_detectors_that_cannot_be_counted(cfg, key, value, message):
+    cfg.merge_from_list([f"MODEL.{key}", value])
     with pytest.raises(ValueError, match=message):
-        analyze_detector(make_config())
+        analyze_detector(cfg)
 
 
 @pytest.mark.parametrize(
