@@ -24,7 +24,7 @@ SMALLEST_NUMBERED = 0.11  # smallest box with a number
 
 
 def draw_narrow_sketches(networks: Sequence[SketchedNetwork]) -> Figure:
-    """Same as :func:`~crnas_d2.analysis.sketch.draw_sketches`, with the stages from top to bottom."""
+    """Same as :func:`~crnas_d2.analysis.sketch_figure.draw_sketches`, with the stages from top to bottom."""
     most = max(len(stage.dilations) for network in networks for stage in network.stages)
     box = min(WIDEST_BOX, BOXES_WIDTH / most)
     height = sum(TITLE + LINE * len(network.stages) for network in networks) + LEGEND
