@@ -126,7 +126,8 @@ def describe(spread: CodeVariance) -> str:
     return (
         f"{spread.codes} codes, {spread.seeds} seeds: mean {spread.mean:.2f} AP; standard deviation "
         f"between codes {spread.between:.2f} (of their means {spread.of_means:.2f}), within codes "
-        f"{spread.within:.2f}, ratio {spread.ratio:.2f}; F-test p {spread.p:.2g}; highest Kendall tau {tau}"
+        f"{spread.within:.2f} ({spread.paired:.2f} without what a seed does to all codes), ratio "
+        f"{spread.ratio:.2f}; F-test p {spread.p:.2g}; highest Kendall tau {tau}"
     )
 
 

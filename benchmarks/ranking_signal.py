@@ -5,9 +5,10 @@ codes_alone.py --config-file configs/Digits/faster_rcnn_R_18_FPN.yaml --output o
     --search output/stage_search --count 12
 ranking_signal.py --alone output/alone/runs.csv --search output/stage_search output/recalibrated
 
-Prints Kendall's tau between the APs of individually trained codes and those in each search, the
-highest expected tau, and the regret: by how much the search's choice among these codes is worse
-than the best of them.
+For each search, and for the mean of their scores, prints Kendall's tau between the scores and the
+mean APs of individually trained codes, the highest tau to expect, and a one-sided p for no relation.
+The regret is by how much the search's choice among these codes is worse than the best of them, the
+gain by how much it is better than their mean. Then follows Kendall's tau between the searches.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import argparse
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.stats import kendalltau
 from tabulate import tabulate
 
 from crnas_d2.architecture import Code, format_code, parse_code
-from crnas_d2.evaluation.rank_agreement import agree
+from crnas_d2.evaluation.rank_agreement import agree, pairwise_taus
 from crnas_d2.procedure.outcome_text import format_number
 from crnas_d2.report.runs import read_stage_ranking
 
@@ -44,6 +46,47 @@ def read_alone(path: str) -> dict[Code, list[float]]:
     return dict(aps)
 
 
+def mean_scores(tables: Sequence[Mapping[Code, float]]) -> dict[Code, float]:
+    """Average the scores of the codes that all tables have."""
+    codes = [code for code in tables[0] if all(code in table for table in tables)]
+    return {code: float(np.mean([table[code] for table in tables])) for code in codes}
+
+
+def describe_scores(
+    alone: Mapping[Code, Sequence[float]], tables: Mapping[str, Mapping[Code, float]]
+) -> str:
+    """Format the mean AP of each code, best first, and its score in each search."""
+    means = {code: float(np.mean(aps)) for code, aps in alone.items()}
+    rows = [
+        [format_code(code), mean, *(table.get(code) for table in tables.values())]
+        for code, mean in sorted(means.items(), key=lambda item: -item[1])
+    ]
+    return tabulate(rows, ["stage code", "alone", *tables], "github", floatfmt=".2f")
+
+
+def describe_agreement(
+    alone: Mapping[Code, Sequence[float]], tables: Mapping[str, Mapping[Code, float]]
+) -> str:
+    """Format how well each table of scores ranks and chooses."""
+    rows = []
+    for name, table in tables.items():
+        found, codes = agree(table, alone), [code for code in alone if code in table]
+        means = [np.mean(alone[code]) for code in codes]
+        p = kendalltau([table[code] for code in codes], means, alternative="greater").pvalue
+        rows.append(
+            [
+                name,
+                *map(format_number, (found.tau, found.highest_tau)),
+                f"{p:.2g}",
+                format_code(found.choice),
+                found.regret,
+                np.mean(alone[found.choice]) - np.mean(means),
+            ]
+        )
+    headers = ["search", "Kendall tau", "highest", "p", "choice", "regret (AP)", "gain (AP)"]
+    return tabulate(rows, headers, "github", floatfmt=".2f")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -54,22 +97,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     alone = read_alone(args.alone)
     tables = {os.path.normpath(folder): read_stage_ranking(folder).scores for folder in args.search}
-    means = {code: np.mean(aps) for code, aps in alone.items()}
-    print(
-        tabulate(
-            [
-                [format_code(code), ap, *(table.get(code) for table in tables.values())]
-                for code, ap in sorted(means.items(), key=lambda item: -item[1])
-            ],
-            ["stage code", "alone", *tables],
-            "github",
-            floatfmt=".2f",
-        )
-    )
-    for name, table in tables.items():
-        found = agree(table, alone)
-        tau, highest = map(format_number, (found.tau, found.highest_tau))
-        print(f"{name}: Kendall tau {tau} (highest: {highest}), regret {found.regret:.2f} AP")
+    print(describe_scores(alone, tables))
+    judged = dict(tables)
+    if len(tables) > 1:
+        judged["mean"] = mean_scores(list(tables.values()))
+    print(f"\n{describe_agreement(alone, judged)}")
+    for (first, second), tau in pairwise_taus(tables).items():
+        print(f"{first} and {second}: Kendall tau {format_number(tau)} over all codes of both")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import f_oneway
 
-from .rank_agreement import highest_tau
+from .rank_agreement import highest_tau, paired_variance
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class CodeVariance:
             negative.
         of_means: standard deviation of the codes' means, including noise.
         within: standard deviation between the seeds of a code, pooled over the codes.
+        paired: ``within`` without the effect of a seed on all codes, which does not change their
+            order, see :func:`.rank_agreement.paired_variance`.
         ratio: ``between`` over ``within``. Infinite if only ``within`` is 0, NaN if both are.
         p: p-value of the one-way F-test that all codes are equal. NaN if all APs are equal.
         highest_tau: see :func:`.rank_agreement.highest_tau`.
@@ -37,6 +39,7 @@ class CodeVariance:
     between: float
     of_means: float
     within: float
+    paired: float
     ratio: float
     p: float
     highest_tau: float | None
@@ -70,6 +73,7 @@ def split_variance(aps: Sequence[Sequence[float]]) -> CodeVariance:
         between=math.sqrt(between),
         of_means=math.sqrt(of_means),
         within=math.sqrt(within),
+        paired=math.sqrt(paired_variance(table)),
         ratio=ratio,
         p=float(f_oneway(*table).pvalue),
         highest_tau=highest_tau(aps),

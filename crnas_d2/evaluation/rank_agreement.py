@@ -128,13 +128,24 @@ def highest_tau(aps: Sequence[Sequence[float]]) -> float | None:
     codes, n = aps.shape
     if n < 2 or codes < MIN_CODES:
         return None
-    means = aps.mean(axis=1)
-    noise = aps - means[:, None] - aps.mean(axis=0) + aps.mean()
-    e2 = (noise**2).sum() / ((codes - 1) * (n - 1))
-    s2 = max(0.0, means.var(ddof=1) - e2 / n)
+    e2 = paired_variance(aps)
+    s2 = max(0.0, aps.mean(axis=1).var(ddof=1) - e2 / n)
     if s2 + e2 == 0:
         return None
     return 2 / math.pi * math.asin(math.sqrt(s2 / (s2 + e2 / n)))
+
+
+def paired_variance(aps: np.ndarray) -> float:
+    """Estimate the variance between seeds within a code, without what a seed does to all codes.
+
+    It is the residual variance of a two-way layout without interaction.
+
+    Args:
+        aps: APs of shape (codes, n), both two or more, with the seeds in the same order for all codes.
+    """
+    codes, n = aps.shape
+    noise = aps - aps.mean(axis=1, keepdims=True) - aps.mean(axis=0) + aps.mean()
+    return float((noise**2).sum() / ((codes - 1) * (n - 1)))
 
 
 def level_with_leader(aps: Sequence[float], resampled: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ def test_finds_what_was_simulated(between, within):
     assert found.mean == pytest.approx(50, abs=0.15)
     assert found.between == pytest.approx(between, rel=0.1)
     assert found.within == pytest.approx(within, rel=0.06)
+    assert found.paired == pytest.approx(within, rel=0.06)
     assert found.of_means**2 == pytest.approx(between**2 + within**2 / 3, rel=0.06)
     assert found.ratio == pytest.approx(between / within, rel=0.1)
 
@@ -34,6 +35,13 @@ def test_of_few_numbers_by_hand():
     f = 111 / (10 / 3) * 2
     assert found.p == pytest.approx(f_distribution.sf(f, 2, 3))
     assert found.highest_tau == highest_tau([[10.0, 12.0], [20.0, 20.0], [30.0, 34.0]])
+
+
+def test_what_a_seed_does_to_all_codes_is_not_noise_of_pairs():
+    rng = np.random.default_rng(3)
+    found = split_variance(simulate(2, 1, 3000, 4, rng) + rng.normal(0, 3, (1, 4)))
+    assert found.paired == pytest.approx(1, rel=0.06)
+    assert found.within > 2
 
 
 def test_equal_codes_have_no_spread_and_p_is_uniform():
