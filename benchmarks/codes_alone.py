@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Trains stage codes individually with several seeds each, and tests if they differ beyond noise.
+"""Trains codes individually with several seeds each, and tests if they differ beyond noise.
 
 codes_alone.py --config-file configs/Digits/faster_rcnn_R_18_FPN.yaml --output output/alone
 codes_alone.py ... --codes 5-1-1-1 2-2-2-2 --seeds 1 2 3 --opts SOLVER.MAX_ITER 600
 codes_alone.py ... --search output/stage_search --count 12
+codes_alone.py ... --operation-codes 0-0-0-0-0-0-0-0 1-1-0-0-0-0-0-0
 codes_alone.py ... --part 2/3; codes_alone.py ... --only-report
 
 Without --codes it takes six ResNets with as many blocks as the config's: the corners of the space,
@@ -39,7 +40,7 @@ from crnas_d2.report.runs import read_stage_ranking
 
 from detectron2.engine import default_argument_parser
 
-OF_A_RUN = ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE", "OUTPUT_DIR", "SEED")
+OF_A_RUN = ("MODEL.CR.OPERATION_CODE", "OUTPUT_DIR", "SEED")
 
 
 def corner_codes(blocks: int) -> list[Code]:
@@ -76,10 +77,13 @@ def read_run(args: argparse.Namespace, code: Code, seed: int) -> dict[str, Any] 
 
 
 def train_alone(args: argparse.Namespace, code: Code, seed: int) -> None:
-    """Train a detector with this stage code, and test it on the test set of the config."""
+    """Train a detector with this code, and test it on the test set of the config."""
     begin = time.process_time()
     folder = _folder(args, code, seed)
-    opts = ["MODEL.CR.STAGE_CODE", str(list(code)), "MODEL.CR.OPERATION_CODE", "[]"]
+    if args.operation_codes:
+        opts = ["MODEL.CR.OPERATION_CODE", str(list(code))]
+    else:
+        opts = ["MODEL.CR.STAGE_CODE", str(list(code)), "MODEL.CR.OPERATION_CODE", "[]"]
     opts += [*args.opts, "SEED", str(seed), "OUTPUT_DIR", str(folder)]
     cfg = setup(
         default_argument_parser().parse_args(["--resume", "--config-file", args.config_file, *opts])
@@ -107,7 +111,8 @@ def digest(args: argparse.Namespace) -> str:
     """Compute a digest of the keys that are not at their defaults and equal in all trainings."""
     defaults = flatten_config(default_config())
     keys = flatten_config(read_config(args.config_file, args.opts))
-    set_here = {k: v for k, v in keys.items() if v != defaults[k] and k not in OF_A_RUN}
+    own = OF_A_RUN if args.operation_codes else (*OF_A_RUN, "MODEL.CR.STAGE_CODE")
+    set_here = {k: v for k, v in keys.items() if v != defaults[k] and k not in own}
     return hashlib.sha256(json.dumps(set_here, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -149,7 +154,7 @@ def report(args: argparse.Namespace, codes: Sequence[Code]) -> None:
     ]
     seeds = [f"AP, seed {seed}" for seed in args.seeds]
     rows.sort(key=lambda row: -row[1 + len(seeds)])
-    print(tabulate(rows, ["stage code", *seeds, *AP], "github", floatfmt=".2f"))
+    print(tabulate(rows, ["code", *seeds, *AP], "github", floatfmt=".2f"))
     times = [run["cpu_seconds"] for run in runs if run["cpu_seconds"]]
     if times:
         print(f"CPU time of a training: {np.mean(times):.0f} s on average")
@@ -175,6 +180,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--codes", type=parse_code, nargs="+", help="stage codes such as 5-1-1-1")
     which.add_argument("--search", help="OUTPUT_DIR of a stage search, whose codes are taken")
+    which.add_argument(
+        "--operation-codes",
+        type=parse_code,
+        nargs="+",
+        help="operation codes for the config's stage code",
+    )
     parser.add_argument(
         "--count", type=int, default=12, help="of codes of --search, at equal steps"
     )
@@ -188,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         codes = equal_steps(list(read_stage_ranking(args.search).scores), args.count)
     else:
         stage_code = read_config(args.config_file, args.opts).MODEL.CR.STAGE_CODE
-        codes = args.codes or corner_codes(sum(stage_code))
+        codes = args.codes or args.operation_codes or corner_codes(sum(stage_code))
     if not args.only_report:
         part, parts = map(int, args.part.split("/"))
         trainings = [(code, seed) for seed in args.seeds for code in codes]

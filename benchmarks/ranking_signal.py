@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures whether a supernet ranks stage codes like individual trainings do.
+"""Measures whether a supernet ranks stage or operation codes like individual trainings do.
 
 codes_alone.py --config-file configs/Digits/faster_rcnn_R_18_FPN.yaml --output output/alone \\
     --search output/stage_search --count 12
@@ -26,7 +26,7 @@ from tabulate import tabulate
 from crnas_d2.architecture import Code, format_code, parse_code
 from crnas_d2.evaluation.rank_agreement import agree, pairwise_taus
 from crnas_d2.procedure.outcome_text import format_number
-from crnas_d2.report.runs import read_stage_ranking
+from crnas_d2.search.result import read_ranking
 
 
 def read_alone(path: str) -> dict[Code, list[float]]:
@@ -61,7 +61,7 @@ def describe_scores(
         [format_code(code), mean, *(table.get(code) for table in tables.values())]
         for code, mean in sorted(means.items(), key=lambda item: -item[1])
     ]
-    return tabulate(rows, ["stage code", "alone", *tables], "github", floatfmt=".2f")
+    return tabulate(rows, ["code", "alone", *tables], "github", floatfmt=".2f")
 
 
 def describe_agreement(
@@ -92,11 +92,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--alone", required=True, help="runs.csv of codes_alone.py")
-    parser.add_argument("--search", nargs="+", required=True, help="OUTPUT_DIR of stage searches")
+    parser.add_argument(
+        "--search", nargs="+", required=True, help="OUTPUT_DIR of searches over one space"
+    )
     args = parser.parse_args(argv)
 
     alone = read_alone(args.alone)
-    tables = {os.path.normpath(folder): read_stage_ranking(folder).scores for folder in args.search}
+    tables = {
+        os.path.normpath(folder): {code: score for code, score in read_ranking(folder).scored}
+        for folder in args.search
+    }
     print(describe_scores(alone, tables))
     judged = dict(tables)
     if len(tables) > 1:
