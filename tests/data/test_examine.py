@@ -1,10 +1,10 @@
 """All data sets of a config are examined, whatever is wrong with the others."""
 
-import json
 import os
 
 import pytest
 from image_folder import write_image_folder
+from on_disk import edit_json
 from PIL import Image
 
 from crnas_d2.data import setup_datasets
@@ -32,14 +32,6 @@ def found(cfg):
     return {path: sentences for path, sentences in errors.items() if sentences}
 
 
-def edit(entry, change):
-    with open(entry[1]) as file:
-        coco = json.load(file)
-    change(coco)
-    with open(entry[1], "w") as file:
-        json.dump(coco, file)
-
-
 def test_nothing_is_wrong(three):
     assert found(three) == {}
 
@@ -51,7 +43,7 @@ def test_each_fault_is_found_beside_all_others(three, voc_dir, tmp_path):
         for annotation in coco["annotations"][:2]:
             annotation["category_id"] = 99
 
-    edit(cells, change)
+    edit_json(cells[1], change)
     os.remove(os.path.join(spots[2], "2.png"))
     Image.new("RGB", (30, 40)).save(os.path.join(spots[2], "1.png"))
     (voc_dir / "Annotations/two.xml").write_text("<annotation>")

@@ -1,10 +1,10 @@
 """crnas train --dry-run on the exports of four tools: ready, or what is to be mended."""
 
-import json
 import os
 
 import pytest
 from exports import NAMES, write_cvat, write_label_studio, write_labelme, write_roboflow
+from on_disk import edit_json
 
 from crnas_d2.commands import train as train_command
 from crnas_d2.config import read_config
@@ -43,14 +43,6 @@ def options(entries):
         *("DATASETS.COCO_JSON", str(entries)),
         *("DATASETS.TRAIN", "('export_train',)", "DATASETS.TEST", "('export_val',)"),
     ]
-
-
-def edit(json_file, change):
-    with open(json_file) as file:
-        data = json.load(file)
-    change(data)
-    with open(json_file, "w") as file:
-        json.dump(data, file)
 
 
 def faults(said):
@@ -117,7 +109,7 @@ def test_classes_that_one_part_of_an_export_lacks(tmp_path, dry_run):
         data["categories"] = data["categories"][:2]
         data["annotations"] = [a for a in data["annotations"] if a["category_id"] < 2]
 
-    edit(test[0], drop_red)
+    edit_json(test[0], drop_red)
     code, said = dry_run(train, test)
     assert code == 1 and len(faults(said)) == 1
     assert "the same categories" in faults(said)[0] and test[0] in faults(said)[0]
@@ -149,7 +141,7 @@ def test_brush_and_polygons_need_another_format_of_masks(tmp_path, dry_run):
             annotation["iscrowd"] = 0
 
     for json_file, _ in pair:
-        edit(json_file, to_objects)
+        edit_json(json_file, to_objects)
     assert dry_run(*pair)[0] == 0
     code, said = dry_run(*pair, "MODEL.MASK_ON", True)
     assert code == 1 and any("INPUT.MASK_FORMAT" in fault for fault in faults(said))
@@ -159,7 +151,7 @@ def test_brush_and_polygons_need_another_format_of_masks(tmp_path, dry_run):
 
 def test_a_test_set_that_nobody_has_labelled(tmp_path, dry_run):
     train, test = (write_cvat(tmp_path / p, seed=i) for i, p in enumerate("ab"))
-    edit(test[0], lambda data: data.update(annotations=[]))
+    edit_json(test[0], lambda data: data.update(annotations=[]))
     code, said = dry_run(train, test)
     assert code == 0, "\n".join(said)
     code, said = dry_run(test, train)
@@ -175,7 +167,7 @@ def test_pictures_whose_size_the_tool_did_not_know(tool, size, tmp_path, dry_run
         for image in data["images"][2:4]:
             image["width"], image["height"] = size
 
-    edit(train[0], forget)
+    edit_json(train[0], forget)
     code, said = dry_run(train, test)
     assert code == 1 and len(faults(said)) == 2
     for image in (2, 3):
@@ -201,7 +193,7 @@ def test_boxes_that_were_drawn_by_a_click_or_over_the_edge(tmp_path, dry_run):
         data["annotations"][1].update(bbox=[3.0, 4.0, 0.0, 0.0], area=0.0)
         data["annotations"][3].update(bbox=[-7.5, 2.0, 20.0, 9.0], area=180.0)
 
-    edit(pair[0][0], draw)
+    edit_json(pair[0][0], draw)
     code, said = dry_run(*pair)
     assert code == 0
     for number in (1, 3):
@@ -215,7 +207,7 @@ def test_names_with_the_separator_of_windows(tmp_path, dry_run):
         for image in data["images"]:
             image["file_name"] = image["file_name"].replace("/", "\\")
 
-    edit(pair[0][0], to_windows)
+    edit_json(pair[0][0], to_windows)
     code, said = dry_run(*pair)
     assert code == 1 and len(faults(said)) == 6
     assert all("JPEGImages\\" in fault for fault in faults(said))
@@ -229,7 +221,7 @@ def test_lines_among_the_polygons(tmp_path, dry_run):
         data["annotations"][0]["segmentation"] = [[1.0, 2.0, 9.0, 9.0]]
         data["annotations"][2]["segmentation"].append([1.0, 2.0, 9.0, 9.0])
 
-    edit(pair[0][0], draw_line)
+    edit_json(pair[0][0], draw_line)
     for masks in (False, True):
         code, said = dry_run(*pair, "MODEL.MASK_ON", masks)
         assert code == 0, "\n".join(said)

@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+from on_disk import contents
 
 from crnas_d2.commands import train as train_command
 from crnas_d2.data.findings import Findings
@@ -29,10 +30,6 @@ def dry_run(tiny_config, capsys):
         return code, capsys.readouterr().out
 
     return run
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def edit(config, change):

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 
+import on_disk
 import pytest
 from tiny_search import write_recipe, write_search_config
 
@@ -180,7 +181,4 @@ def test_a_search_over_one_supernet(tmp_path, part):
 
 
 def edit(recipe, step, before, after):
-    path = recipe.parent / f"{step}.yaml"
-    text = path.read_text()
-    assert before in text
-    path.write_text(text.replace(before, after))
+    on_disk.edit(recipe.parent / f"{step}.yaml", before, after)

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from on_disk import contents
 from tiny_search import write_recipe
 
 from crnas_d2.engine.examination import Examination
@@ -131,10 +132,6 @@ FILES = [
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     return write_recipe(tmp_path_factory.mktemp("bad") / "recipe")
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def refused(recipe, *opts):

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from on_disk import contents
 from tiny_search import STEPS, write_recipe
 
 from crnas_d2.commands import search as search_command
@@ -24,15 +25,11 @@ def few_mini_batches(monkeypatch):
     monkeypatch.setattr(measurement, "MOST", 1)
 
 
-def files(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_it_writes_nothing_and_tells_a_time_of_each_step(recipe, catalogs, capsys):
-    before = files(recipe.parent)
+    before = contents(recipe.parent)
     opts = ["OUTPUT_DIR", str(recipe.parent / "nowhere"), *SHORT]
     search_command.main(["--config-file", str(recipe), "--dry-run", "--measure", *opts])
-    assert files(recipe.parent) == before and not (recipe.parent / "nowhere").exists()
+    assert contents(recipe.parent) == before and not (recipe.parent / "nowhere").exists()
     out = capsys.readouterr().out
     header, _, *rows, limits = out.split("\n\n")[0].splitlines()[-8:]
     assert limits == "4 of 24 stage codes cost 5 weighted blocks"

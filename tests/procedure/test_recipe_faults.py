@@ -6,6 +6,7 @@ import shutil
 import uuid
 
 import pytest
+from on_disk import contents, edit
 from PIL import Image
 from tiny_search import add_masks, write_recipe
 
@@ -26,10 +27,6 @@ def recipe(tmp_path):
     return write_recipe(tmp_path / "recipe")
 
 
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def check(recipe, *opts):
     """Of a run, and that a dry run tells it too, and that they leave all files alone."""
     before = contents(recipe.parent)
@@ -47,12 +44,6 @@ def check(recipe, *opts):
 
 def is_ready(recipe, *opts):
     return examine_recipe(Recipe(str(recipe), list(map(str, opts))))[1].is_ready
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
 
 
 def test_the_final_detectors_cannot_be_compared(recipe):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from on_disk import edit
 from tiny_search import write_recipe
 from torchvision.models.resnet import BasicBlock, ResNet
 from zoo_files import write_zoo_detector
@@ -41,12 +42,6 @@ def recipe(tmp_path, weights):
     os.symlink(weights, path.parent / "resnet.pth")
     edit(path, 'STAGE_PRETRAINING: "stage_pretraining.yaml"', 'SEED_WEIGHTS: "resnet.pth"')
     return path
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
 
 
 def procedure(recipe, *opts):
