@@ -50,7 +50,7 @@ setup(
         "pillow>=9.1",
         "matplotlib>=3.7",
         "jinja2>=3.0",
-        "scipy>=1.8",
+        "scipy>=1.9",
         "safetensors>=0.4",
         "pyyaml>=6.0",
         "tabulate>=0.9",

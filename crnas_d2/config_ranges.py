@@ -7,6 +7,7 @@ table accept any value, or are checked where they are used.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -223,10 +224,15 @@ def list_faults(cfg: CfgNode) -> list[str]:
     faults = [
         f"{key} is {value!r}; expected {range_.expected}"
         for key, value in leaves(cfg)
-        for pattern, range_ in RANGES.items()
-        if fnmatch.fnmatchcase(key, pattern) and not range_.holds(value)
+        for range_ in _ranges_of(key)
+        if not range_.holds(value)
     ]
     return faults or list(_misfits(cfg))
+
+
+@functools.cache
+def _ranges_of(key: str) -> list[Range]:
+    return [range_ for pattern, range_ in RANGES.items() if fnmatch.fnmatchcase(key, pattern)]
 
 
 def _misfits(cfg: CfgNode) -> Iterator[str]:

@@ -19,6 +19,7 @@ from detectron2.structures import Boxes
 from detectron2.structures.boxes import matched_pairwise_iou
 
 from ..data.objects import Objects
+from ..modeling.meta import on_meta
 
 # An IoU that is shown next to the detector's own threshold
 HALF = 0.5
@@ -255,7 +256,7 @@ def _candidates(anchors: Anchors, ratios: np.ndarray) -> Iterator[Anchors]:
 
 def _feature_maps(cfg: CfgNode) -> tuple[dict[str, int], int]:
     """Get the strides by name, and the number of which the sides of the input are multiples."""
-    with torch.device("meta"):
+    with on_meta():
         backbone = build_backbone(cfg)
     shapes = {name: shape.stride for name, shape in backbone.output_shape().items()}
     return shapes, max(backbone.size_divisibility, 1)

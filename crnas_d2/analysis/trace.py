@@ -25,6 +25,7 @@ from detectron2.modeling.roi_heads import (
 )
 from detectron2.structures import ImageList
 
+from ..modeling.meta import on_meta
 from .places import locate
 
 DETECTORS = (GeneralizedRCNN, DenseDetector, ProposalNetwork, SemanticSegmentor)
@@ -96,7 +97,7 @@ def _on_meta(detector: CfgNode | nn.Module) -> nn.Module:
     cfg = detector.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
+    with on_meta():
         return build_model(cfg).eval()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..modeling.meta import on_meta
 from .description import CONVENTIONS, Description
 from .infer import Shapes, infer_arguments
 from .names import COUNTER, Naming, find_naming
@@ -90,7 +91,7 @@ def check_complete(
         ValueError: the tensors differ. The message lists the differences.
     """
     keys = keys or {}
-    with torch.device("meta"):
+    with on_meta():
         expected = description.build(norm="FrozenBN").state_dict()
     if description.arguments.get("norm") == "GN":
         expected = {name: t for name, t in expected.items() if "running_" not in name}

@@ -8,7 +8,6 @@ import re
 import shlex
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from detectron2.config import CfgNode
@@ -17,6 +16,7 @@ from detectron2.modeling import Backbone, build_backbone
 
 from ..architecture import FAMILIES
 from ..modeling.builder_names import supernet_kind
+from ..modeling.meta import on_meta
 from ..modeling.supernet import Supernet
 from .classes import match_class_rows, read_class_names
 from .inherit import inherit_subnet
@@ -121,7 +121,7 @@ def check_start(seed: SeedNetwork, cfg: CfgNode) -> None:
 
 def build_on_meta(cfg: CfgNode) -> Backbone:
     """Build the backbone of a config on the meta device, where no memory is allocated."""
-    with torch.device("meta"):
+    with on_meta():
         return build_backbone(cfg, ShapeSpec(channels=3))
 
 

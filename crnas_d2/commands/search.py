@@ -30,7 +30,6 @@ from ..procedure.dry_run import examine_recipe, examine_search
 from ..procedure.final_config import NOT_COMPARED, read_baseline, write_final
 from ..procedure.outputs import report_if_possible
 from ..procedure.overview import describe, measure_steps
-from ..report import report_procedure, report_search
 from .command_line import command, end_dry_run, parse_run, run_parser
 
 
@@ -88,6 +87,8 @@ def describe_steps(procedure: Procedure, args: argparse.Namespace) -> str:
 
 def search(args: argparse.Namespace) -> None:
     """Run the procedure of a recipe, or one search, in each process of the job."""
+    from ..report import report_procedure  # not for a dry run, which draws nothing
+
     terminal.open_terminal(getattr(args, "verbose", False))
     cfg = read_config(args.config_file, args.opts)
     if is_recipe(cfg):
@@ -101,6 +102,8 @@ def search(args: argparse.Namespace) -> None:
 
 def search_supernet(args: argparse.Namespace) -> str:
     """Search over one trained supernet, and describe the result."""
+    from ..report import report_search
+
     check_before_search(args)
     cfg = prepare(read_config(args.config_file, args.opts), args)
     check_pictures(cfg)  # the norms use images of DATASETS.TRAIN

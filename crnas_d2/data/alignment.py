@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+import scipy
 
 STEPS = 10
 FIRST_STEPS = 3  # after which pairs that are still far apart are given up
@@ -50,7 +50,7 @@ def likeness(moving: np.ndarray, fixed: np.ndarray, start: np.ndarray) -> np.nda
 
 
 def _details(pictures: np.ndarray) -> np.ndarray:
-    return pictures - uniform_filter(pictures, (0, DETAIL, DETAIL), mode="nearest")
+    return pictures - scipy.ndimage.uniform_filter(pictures, (0, DETAIL, DETAIL), mode="nearest")
 
 
 class _Sample:

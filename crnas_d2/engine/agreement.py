@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
 # Outputs with N rows each, which include "pred_boxes", "pred_classes" and "scores"
@@ -60,7 +60,7 @@ def match_detections(first: Detections, second: Detections, tolerance: float) ->
     }
     distances = relative_distances(first, second, limits)
     unfit = len(distances) + 1.0  # more than all pairs together
-    rows, columns = linear_sum_assignment(distances.where(distances <= 1, unfit))
+    rows, columns = scipy.optimize.linear_sum_assignment(distances.where(distances <= 1, unfit))
     fits = distances[rows, columns] <= 1
     rows, columns = torch.as_tensor(rows)[fits], torch.as_tensor(columns)[fits]
     differences = {

@@ -92,12 +92,19 @@ class SeededDataset(Dataset):
         return len(self._dataset)
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
-        position, index = place
-        with own_random_state():
-            seed_from(self._seed, position)
-            while (sample := self._mapper(self._dataset[index])) is None:
-                index = random.randrange(len(self))
-            return sample
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[Any]:
+        """Get the samples of a batch by their positions in the stream and indices."""
+        with own_random_state():  # once a batch, as it takes longer than the seeding of a sample
+            return [self._draw(position, index) for position, index in places]
+
+    def _draw(self, position: int, index: int) -> Any:
+        # torch.manual_seed takes long, as it seeds GPUs too, which no mapper draws from.
+        torch.default_generator.manual_seed(_seed_numpy_and_python(self._seed, position))
+        while (sample := self._mapper(self._dataset[index])) is None:
+            index = random.randrange(len(self))
+        return sample
 
 
 def build_train_loader(
@@ -163,10 +170,15 @@ def end_on_sigterm_of_trainer(worker_id: int) -> None:
 
 def seed_from(*numbers: int) -> None:
     """Seed the generators of Python, NumPy and torch with some non-negative integers."""
-    state = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    random.seed(state)
-    np.random.seed(state)
-    torch.manual_seed(state)
+    torch.manual_seed(_seed_numpy_and_python(*numbers))
+
+
+def _seed_numpy_and_python(*numbers: int) -> int:
+    """Seed the generators of Python and NumPy, and get the seed of the others."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    return seed
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
 from detectron2.config import CfgNode
@@ -26,6 +25,7 @@ from ..checkpoint.start import build_on_meta
 from ..config import get_architecture
 from ..modeling import BUILDERS
 from ..modeling.builder_names import neck_of, supernet_kind
+from ..modeling.meta import on_meta
 from ..modeling.supernet import Supernet
 from ..spaces import get_operation_space, get_stage_space
 from .faults import is_own
@@ -133,7 +133,7 @@ def check_model(cfg: CfgNode) -> None:
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
     try:
-        with torch.device("meta"):
+        with on_meta():
             model = build_model(cfg)
     except Exception as error:  # a part of Detectron2 or of another project may raise anything
         if is_own(error):

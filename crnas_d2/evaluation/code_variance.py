@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import f_oneway
+import scipy
 
 from .rank_agreement import highest_tau, paired_variance
 
@@ -75,6 +75,6 @@ def split_variance(aps: Sequence[Sequence[float]]) -> CodeVariance:
         within=math.sqrt(within),
         paired=math.sqrt(paired_variance(table)),
         ratio=ratio,
-        p=float(f_oneway(*table).pvalue),
+        p=float(scipy.stats.f_oneway(*table).pvalue),
         highest_tau=highest_tau(aps),
     )

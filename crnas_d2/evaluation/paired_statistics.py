@@ -5,16 +5,17 @@ A difference varies with the seeds and with the test images.
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm, t
+import scipy
 
 LEVEL = 0.05
 MIN_SEEDS = 5  # 2 ** -5 is the largest sign-flip p below LEVEL
 POWER = 0.8
 ROUNDING = 1e-9  # of an AP in percent
-Z = norm.ppf(1 - LEVEL / 2)  # half-width of a 95 % interval of a normal variable
+Z = NormalDist().inv_cdf(1 - LEVEL / 2)  # half-width of a 95 % interval of a normal variable
 
 
 def sign_flip_p(differences: np.ndarray) -> np.ndarray:
@@ -74,7 +75,7 @@ def half_width(n: int, seed_variance: Any, image_variance: Any) -> Any:
         seed_variance: variance of the differences over the seeds.
         image_variance: variance of the mean difference over images, the part that all seeds share.
     """
-    seeds = t.ppf(1 - LEVEL / 2, n - 1) ** 2 * seed_variance / n
+    seeds = scipy.stats.t.ppf(1 - LEVEL / 2, n - 1) ** 2 * seed_variance / n
     return np.sqrt(seeds + Z**2 * image_variance)
 
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, norm
+import scipy
 
 from ..architecture import Code, format_code
 from ..search.ranking import Ranking, find_leader, is_complete
@@ -17,7 +18,7 @@ from ..search.shortlist_result import RungResult, ShortlistResult
 from ..search.trial import Trial
 
 MIN_CODES = 3  # for a variance between codes
-Z = norm.ppf(0.975)
+Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def kendall_tau(first: Mapping[Code, float], second: Mapping[Code, float]) -> fl
     codes = [code for code in first if code in second]
     if len(codes) < 2:
         return None
-    tau = kendalltau([first[code] for code in codes], [second[code] for code in codes])[0]
+    pairs = [(first[code], second[code]) for code in codes]
+    tau, _ = scipy.stats.kendalltau(*zip(*pairs))
     return None if math.isnan(tau) else float(tau)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from detectron2.config import LazyCall as L
@@ -31,6 +30,7 @@ from detectron2.modeling.roi_heads import (
 from ..architecture import ARCHITECTURES, Architecture
 from .cr_mobilenetv2 import CRMobileNetV2
 from .cr_resnet import CRResNet
+from .meta import on_meta
 
 # Arguments of named networks that their codes do not imply. The other networks need none.
 BODIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -168,7 +168,7 @@ def _mask_rcnn(bottom_up: DictConfig, num_classes: int) -> DictConfig:
 
 def _retinanet(bottom_up: DictConfig, num_classes: int) -> DictConfig:
     bottom_up.out_features = ["res3", "res4", "res5"]
-    with torch.device("meta"):
+    with on_meta():
         res5 = instantiate(bottom_up).output_shape()["res5"]
     top_block = L(LastLevelP6P7)(in_channels=res5.channels, out_channels="${..out_channels}")
     return L(RetinaNet)(

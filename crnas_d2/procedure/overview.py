@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -105,10 +105,10 @@ def measure_steps(procedure: Procedure, processes: int = 1) -> dict[str, Measure
     }
 
 
-def overview(procedure: Procedure) -> list[StepOverview]:
-    """List the steps in order, with everything that is known of each."""
+def overview(procedure: Procedure, steps: Sequence[Step] | None = None) -> list[StepOverview]:
+    """List the given steps, by default all of them in order, with everything known of each."""
     overviews = []
-    for step in procedure.steps:
+    for step in procedure.steps if steps is None else steps:
         standing = procedure.look()[step.name]
         cfg, (size, passes, work) = procedure.config(step), _size_of(procedure, step)
         overviews.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
@@ -54,6 +55,7 @@ class Recipe:
         self._common = read_config_files(path)
         for _, content in self._common:
             content.get("SEARCH", {}).pop("RECIPE", None)
+        self._read: dict[str, bytes] = {}  # pickled configs by their files
         recipe = self.cfg.SEARCH.RECIPE
         self.names = {key: self._find(f"RECIPE.{key}", recipe[key]) for key in STEP_CONFIGS}
         self.names["FINAL"] = self._find("FINAL", self.cfg.SEARCH.FINAL)
@@ -64,17 +66,20 @@ class Recipe:
         self.budgets = list(map(str, budgets)) if len(budgets) > 1 else [""]
 
     def config(self, path: str) -> CfgNode:
-        """Read a config with the settings of the recipe and of the command line.
+        """Get a config with the settings of the recipe and of the command line.
 
+        A file is read once, so that changing it does not change a procedure that runs.
         If the config says so, the settings that the seed weights need are applied too.
         """
-        cfg = read_config(path)
-        for file, content in self._common:
-            merge_values(cfg, content, file)
-        merge_opts(cfg, self.opts)
-        if self.seed:
-            self.seed.take_settings(cfg)
-        return cfg
+        if path not in self._read:
+            cfg = read_config(path)
+            for file, content in self._common:
+                merge_values(cfg, content, file)
+            merge_opts(cfg, self.opts)
+            if self.seed:
+                self.seed.take_settings(cfg)
+            self._read[path] = pickle.dumps(cfg)
+        return pickle.loads(self._read[path])  # many times as fast as to read or to clone it
 
     def _find(self, key: str, name: str) -> str:
         return find_config(f"{self.path}: SEARCH.{key}", name, self.path) if name else ""

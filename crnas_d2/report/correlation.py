@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
 
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.stats import kendalltau
 
 from ..analysis.style import FOUND, INK, VERMILION, styled
 from ..architecture import Code, format_code
@@ -75,7 +75,7 @@ def correlate(ranking: StageRanking, runs: Sequence[Run]) -> RankCorrelation:
             f"{ranking.folder} ranks {len(points)} of the {len(by_code)} stage codes of the "
             "detectors; expected two or more"
         )
-    tau, p = kendalltau([point.x for point in points], [point.y for point in points])
+    tau, p = scipy.stats.kendalltau([point.x for point in points], [point.y for point in points])
     unmatched = [run for c, group in by_code.items() if c not in ranking.scores for run in group]
     return RankCorrelation(ranking, points, float(tau), float(p), tuple(unmatched))
 

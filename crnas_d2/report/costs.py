@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_backbone
 
 from ..analysis.flops import INPUT_SIZE, PROPOSALS, DetectorCost, ModuleCost, analyze_detector
+from ..modeling.meta import on_meta
 from ..procedure.networks import Network
 
 Size = tuple[int, int]  # height and width
@@ -54,7 +53,7 @@ class InputSize:
             resized = ResizeShortestEdge.get_output_shape(
                 *image, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
             )
-        with torch.device("meta"):
+        with on_meta():
             step = max(build_backbone(cfg).size_divisibility, 1)
         return cls(image, resized, tuple(-(-side // step) * step for side in resized))
 

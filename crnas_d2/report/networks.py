@@ -19,6 +19,7 @@ from ..analysis.erf_figure import anchor_sizes, draw_erfs
 from ..analysis.sketch import BUILDERS, SketchedNetwork
 from ..analysis.sketch_figure import draw_sketches
 from ..data import setup_datasets
+from ..modeling.meta import on_meta
 from ..procedure.networks import Network
 from .narrow_sketch import draw_narrow_sketches
 from .themes import Chart
@@ -71,7 +72,7 @@ def _draw_images(cfg: CfgNode, search_cfg: CfgNode) -> torch.Tensor:
     """Read images of archval in the size at which the detector works, at most that of figure 1."""
     search_cfg = search_cfg.clone()
     setup_datasets(search_cfg)
-    with torch.device("meta"):
+    with on_meta():
         step = max(build_backbone(cfg).size_divisibility, DEEPEST_STRIDE)
     size = min(LARGEST_PLATE, cfg.INPUT.MIN_SIZE_TEST or LARGEST_PLATE)
     return dataset_images(cfg, search_cfg.DATASETS.TEST[0], IMAGES, max(size // step, 1) * step)

@@ -58,14 +58,13 @@ def _write_page(procedure: Procedure, budget: str) -> str:
         return ""
     folder = procedure.folder(budget)
     of_budget = procedure.steps_of(budget)
-    names = {step.name for step in of_budget}
-    steps = [step for step in overview(procedure) if step.name in names]
     shortlists = [
         Shortlist.read(procedure.path(step.name))
         for step in of_budget
         if step.kind is Kind.SHORTLIST and procedure.look()[step.name].done
     ]
     outcome = procedure.outcome(budget)
+    steps = overview(procedure, of_budget)
     page = SearchPage(folder, steps, networks, procedure.start, budget, outcome, shortlists)
     return page.write(_settings(procedure))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import inf
+from math import inf, lcm
 from numbers import Real
 from types import MappingProxyType
 
@@ -70,10 +71,14 @@ class StageSpace(PathSpace):
 
     def cost(self, stage_code: Sequence[int]) -> Fraction:
         """Compute the sum of blocks times weight over the stages."""
-        return sum(
-            (blocks * weight for blocks, weight in zip(stage_code, self.weights, strict=True)),
-            Fraction(0),
-        )
+        parts, whole = self._in_parts
+        return Fraction(sum(n * part for n, part in zip(stage_code, parts, strict=True)), whole)
+
+    @functools.cached_property
+    def _in_parts(self) -> tuple[list[int], int]:
+        """The weights as numbers of equal parts, and the number of parts in a whole."""
+        whole = lcm(*(weight.denominator for weight in self.weights))
+        return [int(weight * whole) for weight in self.weights], whole
 
     def eligible(
         self,
@@ -103,11 +108,16 @@ class StageSpace(PathSpace):
         """
         least, most = cost_range(budget, tolerance, at_most)
         measure: Callable[[tuple[int, ...]], float | Fraction] = cost or self.cost
-        return [
-            code
-            for code in self
-            if least <= as_exact(f"cost of stage code {list(code)}", measure(code)) <= most
-        ]
+        fits: dict[float | Fraction, bool] = {}  # many codes share a cost
+        codes = []
+        for code in self:
+            number = measure(code)
+            if number not in fits:
+                exact = as_exact(f"cost of stage code {list(code)}", number)
+                fits[number] = least <= exact <= most
+            if fits[number]:
+                codes.append(code)
+        return codes
 
 
 def get_stage_space(

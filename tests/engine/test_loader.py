@@ -182,6 +182,12 @@ def test_loader_leaves_no_trace_in_the_generators(workers):
     assert draw() == expected
 
 
+def test_loader_seeds_no_gpu(monkeypatch):
+    """A step draws from them, and the images of the next one are read in between."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+    batches(make_loader(), 1)
+
+
 @pytest.mark.parametrize("batch_size", [0, 3])
 def test_batch_that_cannot_be_shared_is_an_error(monkeypatch, batch_size):
     on_rank(monkeypatch, 0, 2)

@@ -261,6 +261,19 @@ def test_bad_budget(budget, tolerance, cost, words):
         assert word in str(error.value)
 
 
+def test_weights_of_different_denominators_add_up_exactly():
+    choices, weights = [[1, 3], [1, 2], [2, 7], [2, 4]], [0.1, 0.25, 2.125, 1 / 3]
+    space = get_stage_space("resnet", choices, weights)
+    exact = [Fraction(str(weight)) for weight in weights]
+    costs = {code: sum(n * w for n, w in zip(code, exact)) for code in product(*choices)}
+    assert {code: space.cost(code) for code in space} == costs
+    for cost in costs.values():
+        expected = [code for code, other in costs.items() if abs(other - cost) <= 0.5]
+        assert space.eligible(cost, 0.5) == expected
+    with pytest.raises(ValueError):
+        space.cost((1, 1, 2))
+
+
 def test_spaces_need_neither_torch_nor_detectron2():
     """The package around them imports both, so it is stood in for by an empty one."""
     program = f"""
