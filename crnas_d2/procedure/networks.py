@@ -175,10 +175,14 @@ def _trainings(procedure: Procedure, budget: str, *, found: bool) -> list[Traini
 
 
 def compare(baseline: Network, found: Network) -> str:
-    """Format two detectors side by side, using means over their trainings, to fit a terminal."""
+    """Format two detectors side by side, using means over their trainings, to fit a terminal.
+
+    A baseline that is itself what was found has one column.
+    """
+    same = baseline.architecture == found.architecture
     codes = [
         [network.name, kind.replace("_", " "), format_code(code)]
-        for network in (baseline, found)
+        for network in (baseline, found)[: 1 if same else 2]
         for kind, code in vars(network.architecture).items()
     ]
     rows = []
@@ -186,5 +190,7 @@ def compare(baseline: Network, found: Network) -> str:
         after = found.numbers.get(name)
         rows.append([name, before, after, difference(before, after)])
     head = ["", baseline.name, found.name, "difference"]
+    if same:
+        rows, head = [row[:2] for row in rows], head[:2]
     table = tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"), missingval="-")
     return f"{tabulate(codes, tablefmt='plain')}\n\n{table}"

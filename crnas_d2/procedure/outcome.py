@@ -18,6 +18,10 @@ from ..search.result import RESULT_FILE
 BASELINE, FOUND = "baseline", "found"
 
 
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def difference(baseline: float | None, found: float | None) -> float | None:
     """Compute found minus baseline. None if one of them is unknown."""
     return None if baseline is None or found is None else found - baseline
@@ -179,14 +183,16 @@ class Outcome:
     @property
     def sentence(self) -> str:
         """The verdict as a sentence."""
+        under = f"Under budget {self.budget}, " if self.budget else ""
+        if self.comparison and self.finds_baseline:
+            return _sentence(f"{under}nothing better than the baseline was found.")
         words = {
             "better": "better than the baseline",
             "not shown": "not shown to be better than the baseline",
             "worse": "worse than the baseline",
             "not compared": "not compared with the baseline",
         }
-        what = f"Under budget {self.budget}, what" if self.budget else "What"
-        return f"{what} was found is {words[self.verdict]}."
+        return _sentence(f"{under}what was found is {words[self.verdict]}.")
 
     @property
     def reason(self) -> str:

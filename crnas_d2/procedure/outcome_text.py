@@ -21,7 +21,10 @@ def describe_outcome(outcome: Outcome) -> str:
 
 
 def seed_table(outcome: Outcome) -> str:
-    """Format the metric of both networks for each seed, with mean and standard deviation."""
+    """Format the metric of both networks for each seed, with mean and standard deviation.
+
+    If the baseline itself was found, it has one column.
+    """
     baseline, found = outcome.baseline, outcome.found
     rows = [
         [f"seed {seed}", before, after, difference(before, after)]
@@ -32,6 +35,8 @@ def seed_table(outcome: Outcome) -> str:
         rows.append(["mean", before, after, difference(before, after)])
         rows.append(["standard deviation", baseline.sd, found.sd, None])
     head = [outcome.metric, "baseline", "found", "difference"]
+    if outcome.finds_baseline:
+        rows, head = [row[:2] for row in rows], head[:2]
     return tabulate(rows, head, "github", floatfmt=("", ".2f", ".2f", "+.2f"), missingval="-")
 
 

@@ -72,7 +72,7 @@ def draw_curves(
 
     Args:
         steps: steps of a procedure.
-        networks: the baseline and the network that was found.
+        networks: the baseline and the network that was found, if it is another one.
         metric: metric of the tests, such as "bbox/AP".
 
     Returns:
@@ -81,10 +81,7 @@ def draw_curves(
     # Detectron2 adds the name of the data set if there are several.
     tests = networks[0].cfg.DATASETS.TEST
     key = f"{tests[0]}/{metric}" if len(tests) > 1 else metric
-    folders: dict[str, str] = {}  # name of the network by folder, as both networks may share one
-    for network in networks:
-        for training in network.trainings:
-            folders.setdefault(training.folder, network.name)
+    folders = {it.folder: network.name for network in networks for it in network.trainings}
     trained = [Curves.read(name, folder, key) for folder, name in folders.items()]
     others = [
         Curves.read(step.name.replace("_", " "), step.folder)
@@ -96,7 +93,8 @@ def draw_curves(
     if trained:
         several = any(len(network.trainings) > 1 for network in networks)
         of_each = ", a line for each seed" if several else ""
-        caption = f"Training of baseline and found: loss, and {metric} on {tests[0]}{of_each}"
+        names = " and ".join(network.name for network in networks)
+        caption = f"Training of {names}: loss, and {metric} on {tests[0]}{of_each}"
         charts.append(Chart.draw(caption, _draw_networks, trained, metric))
     if others:
         caption = "Loss of the other trainings, each on its own scale"

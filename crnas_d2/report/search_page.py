@@ -111,8 +111,9 @@ class SearchPage:
 
     def _content(self, settings: Mapping[str, str]) -> dict[str, Any]:
         baseline, found, last = self.baseline, self.found, self.records[-1]
-        networks = [baseline, found]
         comparison = self.outcome.comparison if self.outcome else None
+        finds_baseline = found.architecture == baseline.architecture
+        networks = [baseline] if finds_baseline else [baseline, found]
         trained = all(network.weights for network in networks)
         test_set = baseline.cfg.DATASETS.TEST[0]
         images = self._attempt("networks", "list of test images", DatasetCatalog.get, test_set)
@@ -146,10 +147,14 @@ class SearchPage:
             "outcome": self.outcome,
             "not_compared": self._why_not_compared(),
             "seeds": seeds_table(self.outcome) if self.outcome else [],
-            "difference": list(describe_difference(comparison)) if comparison else [],
+            "finds_baseline": finds_baseline,
+            "columns": ["baseline", *([] if finds_baseline else ["found", "difference"])],
+            "difference": (
+                list(describe_difference(comparison)) if comparison and not finds_baseline else []
+            ),
             "seeds_figure": (
                 self._charts("seeds", "figure of the seeds", chart_seeds, comparison, last.metric)
-                if comparison
+                if comparison and not finds_baseline
                 else []
             ),
             "test_set": test_set,
@@ -168,7 +173,7 @@ class SearchPage:
             "fields": fields,
             "final_config": final,
             "start": start.MODEL.WEIGHTS if start else "",
-            "use": how_to_use(self.folder, final, *networks) if final else {},
+            "use": how_to_use(self.folder, final, networks) if final else {},
             "watch": how_to_watch(self.folder),
             "keys": yaml.safe_dump(architecture_keys(found.architecture), default_flow_style=None),
             "settings": {

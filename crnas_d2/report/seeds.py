@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 8.6, 2.9  # in inches
 def seeds_table(outcome: Outcome) -> list[dict[str, str]]:
     """Get rows with the metric of both networks for each seed, and their means.
 
-    The table is empty without a comparison.
+    If the baseline itself was found, only its column is of use. The table is empty without a comparison.
     """
     comparison = outcome.comparison
     if not comparison:

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from detectron2.utils import comm
 
@@ -21,31 +21,33 @@ def _command(name: str, *args: str) -> str:
     return shlex.join([*program, name, *args])
 
 
-def how_to_use(
-    folder: str, final_config: str, baseline: Network, found: Network
-) -> Mapping[str, str]:
-    """Get commands for the detector that was found, by what they do.
+def how_to_use(folder: str, final_config: str, networks: Sequence[Network]) -> Mapping[str, str]:
+    """Get commands for the detector of ``final.yaml``, by what they do.
 
     Args:
         folder: ``OUTPUT_DIR`` of the search.
         final_config: path of its ``final.yaml``.
-        baseline, found: the networks.
+        networks: the baseline and the network that was found, if it is another one.
     """
-    if not (baseline.weights and found.weights):
+    if not all(network.weights for network in networks):
         train = _command(*_training(final_config), "OUTPUT_DIR", "output/found")
         return {"Train it:": train}
-    trainings = [os.path.dirname(network.weights) for network in (found, baseline)]
-    seed = max(0, *(training.seed for training in found.trainings)) + 1
+    trainings = [os.path.dirname(network.weights) for network in networks]
+    seed = max(0, *(training.seed for training in networks[-1].trainings)) + 1
     again = (
         [*_training(f"{path}/config.yaml"), "SEED", str(seed), "OUTPUT_DIR", f"{path}_seed{seed}"]
-        for path in trainings
+        for path in reversed(trainings)
     )
-    compared = [folder] if len(found.trainings) > 1 else trainings[::-1]
+    several_seeds = len(networks[-1].trainings) > 1
+    compare = _command("compare", *([folder] if several_seeds else trainings))
+    of_two = {"Compare the two, with intervals:": compare} if len(networks) > 1 else {}
     predict = ["predict", "--model", folder, "--input", "photos", "--output", "predictions"]
     return {
         "Find objects on your own pictures:": _command(*predict),
-        "Train both with another seed:": "\n".join(_command(*words) for words in again),
-        "Compare the two, with intervals:": _command("compare", *compared),
+        f"Train {'both' if of_two else 'it'} with another seed:": "\n".join(
+            _command(*words) for words in again
+        ),
+        **of_two,
         "Test that detector again:": _command(*_training(final_config), "--eval-only"),
     }
 

@@ -9,10 +9,10 @@ from crnas_d2.procedure.networks import compare
 def test_what_is_not_known_is_a_dash():
     """As the AP of small objects in a test set without any, which is NaN, and null in the state."""
     networks = [
-        SimpleNamespace(name=name, architecture=ARCHITECTURES["ResNet18"], numbers=numbers)
-        for name, numbers in (
-            ("baseline", {"bbox AP": 30.0, "bbox APs": None, "bbox APl": 1.0}),
-            ("found", {"bbox AP": 31.5, "bbox APs": None, "bbox APl": None}),
+        SimpleNamespace(name=name, architecture=ARCHITECTURES[network], numbers=numbers)
+        for name, network, numbers in (
+            ("baseline", "ResNet18", {"bbox AP": 30.0, "bbox APs": None, "bbox APl": 1.0}),
+            ("found", "CR-ResNet18", {"bbox AP": 31.5, "bbox APs": None, "bbox APl": None}),
         )
     ]
     rows = [

@@ -91,7 +91,7 @@ def test_figures(tmp_path, networks):
 
 
 def test_a_line_for_each_seed(tmp_path, networks):
-    """Of both networks; where the baseline itself was found, its trainings are drawn once."""
+    """Of both networks, or of the baseline alone where it was found itself."""
     folders = [tmp_path / name for name in ("baseline", "baseline_2", "final", "final_2")]
     for number, folder in enumerate(folders):
         write_metrics(folder, [{"iteration": i, "total_loss": number + i} for i in range(3)])
@@ -101,9 +101,10 @@ def test_a_line_for_each_seed(tmp_path, networks):
     steps = [step(folder) for folder in folders]
     for found, lines in (
         (after, [(BASELINE, 0), (BASELINE, 1), (FOUND, 2), (FOUND, 3)]),
-        (before, [(BASELINE, 0), (BASELINE, 1)]),
+        (None, [(BASELINE, 0), (BASELINE, 1)]),
     ):
-        pair = [replace(network, trainings=t) for network, t in zip(networks, (before, found))]
+        trainings = [before, found] if found else [before]
+        pair = [replace(network, trainings=t) for network, t in zip(networks, trainings)]
         trained, *_ = draw_curves(steps, pair, "bbox/AP")
         assert "a line for each seed" in trained.caption
         (axes,) = trained.wide.axes
@@ -112,7 +113,8 @@ def test_a_line_for_each_seed(tmp_path, networks):
         ]
         assert drawn_lines == lines
         names = [text.get_text() for text in trained.wide.legends[0].texts]
-        assert names == (["baseline", "found"] if found is after else ["baseline"])
+        assert names == ["baseline", "found"][: len(pair)]
+        assert trained.caption.startswith(f"Training of {' and '.join(names)}: loss")
 
 
 def test_one_network_of_several_test_sets(tmp_path, networks):

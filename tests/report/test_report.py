@@ -167,7 +167,7 @@ def test_how_to_use_it(procedure_page):
 def test_command_to_compare_several_seeds():
     """The folder of the recipe stands for all of its trainings."""
     seeds = [make_network(name, {}, {}) for name in ("baseline", "found")]
-    assert how_to_use("out", "out/final.yaml", *seeds)["Compare the two, with intervals:"].endswith(
+    assert how_to_use("out", "out/final.yaml", seeds)["Compare the two, with intervals:"].endswith(
         "compare out"
     )
 
@@ -180,7 +180,7 @@ def test_name_of_the_commands(monkeypatch, where):
     monkeypatch.setattr("shutil.which", lambda name: script)
     monkeypatch.setattr(comm, "get_local_size", lambda: 3)
     network = SimpleNamespace(weights="")
-    (train,) = how_to_use("a b", "a b/final.yaml", network, network).values()
+    (train,) = how_to_use("a b", "a b/final.yaml", [network, network]).values()
     program = "crnas" if where == "beside python" else f"{sys.executable} -m crnas_d2"
     assert train.startswith(f"{program} train --config-file 'a b/final.yaml' --num-gpus 3 ")
 
