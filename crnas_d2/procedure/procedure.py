@@ -134,9 +134,13 @@ class Procedure:
             else:
                 logger.info(f"{title}: {standing.why or 'begins'}")
                 began = time.perf_counter()
-                now, *after = overviews[number - 1 :]
-                later = [step.work for step in after if not step.done]
-                with terminal.step(step.name, number, len(overviews), now.work.pixels, later):
+                later = [
+                    of_later.work
+                    for after, of_later in zip(self.steps[number:], overviews[number:])
+                    if not (of_later.done or self._twin_stands_for(after))
+                ]
+                pixels = overviews[number - 1].work.pixels
+                with terminal.step(step.name, number, len(overviews), pixels, later):
                     standing.refuse_changes()
                     self._run(step)
                 logger.info(f"{title}: took {time.perf_counter() - began:.0f} s")
@@ -272,7 +276,7 @@ class Procedure:
 
     def _look_at(self, step: Step) -> Standing:
         """Read the standing of a step whose inputs exist."""
-        if step.twin and self._finds_the_baseline(step):
+        if self._twin_stands_for(step):
             return dataclasses.replace(self._standings[step.twin], folder=step.twin)
         folder = self.path(step.name)
         state = StepState.read(folder)
@@ -281,8 +285,10 @@ class Procedure:
             standing = dataclasses.replace(standing, architectures=read_architectures(folder))
         return standing
 
-    def _finds_the_baseline(self, step: Step) -> bool:
-        """Whether a training of what was found would be a training of the baseline."""
+    def _twin_stands_for(self, step: Step) -> bool:
+        """Whether a training of what was found is known to be one of the baseline."""
+        if not step.twin or not self._standings[step.architecture].done:
+            return False
         return self._architecture_of(step) == get_architecture(self.baseline(step.budget))
 
     def _identify(self, step: Step) -> Identity:

@@ -8,6 +8,7 @@ import yaml
 from tiny_search import write_recipe
 
 from crnas_d2.config import get_architecture, read_config
+from crnas_d2.engine import terminal
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.networks import networks_of
 from crnas_d2.procedure.standing import Standing
@@ -87,11 +88,20 @@ def test_seeds_are_added_to_a_run_that_has_ended(recipe, one_seed):
     assert not all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_the_baseline_that_was_found_is_trained_once(recipe):
+def test_the_baseline_that_was_found_is_trained_once(recipe, monkeypatch):
+    later = {}  # number of later steps that the time left is estimated from, by step
+    begin = terminal.step
+
+    def step(name, number, count, pixels, works):
+        later[name] = len(works)
+        return begin(name, number, count, pixels, works)
+
+    monkeypatch.setattr(terminal, "step", step)
     folder = recipe.parent / "same"
     opts = ("MODEL.SUPERNET.STAGE_CHOICES", [[1], [1], [2], [1]], "SEARCH.RECIPE.SEEDS", 2)
     made = procedure(recipe, folder, *opts)
     made.run()
+    assert later == {"stage_supernet": 5, "stage_search": 4, "baseline": 1, "baseline_2": 0}
     assert not (folder / "final").exists() and not (folder / "final_2").exists()
     baseline, found = networks_of(made)
     assert baseline.architecture == found.architecture
