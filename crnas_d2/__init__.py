@@ -3,11 +3,9 @@
 Importing this package registers its backbones, heads and data sets with Detectron2.
 """
 
-from .gc_pause import without_garbage_collection
 from .library_warnings import ignore_library_warnings
 
-with without_garbage_collection():  # a sixth of the time of the import
-    ignore_library_warnings()  # before anything below imports Detectron2
+ignore_library_warnings()  # before anything below imports Detectron2
 
 from . import checkpoint, data, spaces
 from .architecture import ARCHITECTURES, Architecture
