@@ -83,8 +83,9 @@ def draw_erfs(
     shape = (len(networks), len(columns))
     across, down = shape if narrow else shape[::-1]
     if narrow:
-        width = across * NARROW_PANEL + TICKS
-        height = down * (NARROW_PANEL + TITLE) + COLOR_BAR + NOTES
+        panel = NARROW_PANEL if across > 1 else 1.5 * NARROW_PANEL
+        width = across * panel + TICKS
+        height = down * (panel + TITLE) + COLOR_BAR + NOTES
     else:
         width = ROW_LABEL + across * PANEL + COLOR_BAR
         height = down * (PANEL + TITLE) + NOTES
