@@ -1,8 +1,12 @@
 """Detectors whose multiply-adds are counted."""
 
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import crnas_d2
+
+from detectron2.modeling import build_model
 
 
 def config(network):
@@ -21,6 +25,18 @@ def mask_rcnn(network):
 def conv(height, width, inputs, outputs, kernel, groups=1):
     """Multiply-adds of a convolution with an output of height x width."""
     return height * width * outputs * (inputs // groups) * kernel * kernel
+
+
+def executed_flops(cfg, run_heads=lambda heads: None):
+    """FLOPs of all that torch executes in the backbone, the RPN head and what ``run_heads`` runs."""
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        features = model.backbone(torch.empty(1, 3, 800, 1088, device="meta"))
+        model.proposal_generator.rpn_head(list(features.values()))
+        run_heads(model.roi_heads)
+    return counter.get_total_flops()
 
 
 def c4_config(mask=False, **cr):

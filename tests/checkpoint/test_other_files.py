@@ -105,23 +105,28 @@ def test_other_files_are_named(tmp_path, write, message, ending):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_torchscript(tmp_path):
-    path, weights = tmp_path / "x.pt", tmp_path / "weights.pth"
-    model = nn.Sequential(nn.Conv2d(3, 2, 1))
+def save_torchscript(model, path):
     torch.jit.script(model).save(path)
-    with pytest.raises(ValueError, match="x.pt is a TorchScript model; ") as error:
-        read_weights_file(str(path))
-    exec(str(error.value).rpartition("state dict: ")[2].replace("weights.pth", str(weights)))
-    assert_same(read_weights_file(str(weights)).tensors, model.state_dict())
+
+
+def save_torch_export(model, path):
+    torch.export.save(torch.export.export(model, (torch.zeros(1, 3, 4, 4),)), path)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torch_export(tmp_path):
-    path, weights = tmp_path / "x.pt2", tmp_path / "weights.pth"
+@pytest.mark.parametrize(
+    "save, what",
+    [
+        (save_torchscript, "x.pt is a TorchScript model; "),
+        (save_torch_export, "x.pt2 is a model of torch.export; "),
+    ],
+)
+def test_the_state_dict_of_a_program(save, what, tmp_path):
+    """By the command that the error names."""
+    path, weights = tmp_path / what.split()[0], tmp_path / "weights.pth"
     model = nn.Sequential(nn.Conv2d(3, 2, 1))
-    torch.export.save(torch.export.export(model, (torch.zeros(1, 3, 4, 4),)), path)
-    with pytest.raises(ValueError, match="x.pt2 is a model of torch.export; ") as error:
+    save(model, path)
+    with pytest.raises(ValueError, match=what) as error:
         read_weights_file(str(path))
     exec(str(error.value).rpartition("state dict: ")[2].replace("weights.pth", str(weights)))
     assert_same(read_weights_file(str(weights)).tensors, model.state_dict())
