@@ -16,8 +16,8 @@ PACKAGE = "crnas_d2"
 COMMANDS = {
     "search": "search an architecture, or run the whole procedure of a recipe",
     "train": "train or evaluate a detector, a classifier or a supernet",
-    "inspect": "look at data sets before anything is trained on them",
-    "predict": "detect objects in pictures and videos",
+    "inspect": "look at datasets before anything is trained on them",
+    "predict": "detect objects in images and videos",
     "analyze": "count multiply-adds and parameters, module by module",
     "latency": "measure latencies on this device, for a search on another one",
     "convert": "convert ImageNet weights into those of a backbone",

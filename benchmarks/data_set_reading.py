@@ -7,7 +7,7 @@ data_set_reading.py --json-file instances_train2017.json --image-root train2017
 
 Without a file, a synthetic one is used, with as many images, boxes, polygon points and crowds as in
 COCO, including two boxes of height 0. The checks are those of DATASETS.COCO_JSON. pycocotools reads
-the file and builds its index, as Detectron2 does with each data set after the checks. A file is
+the file and builds its index, as Detectron2 does with each dataset after the checks. A file is
 checked once. The findings are cached and read at a later start. Every job is a separate process and
 takes turns with the others. Time is the median over the rounds.
 """

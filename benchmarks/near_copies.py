@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Detection rates of near-duplicate images by kind, and rates of false alarms.
 
-near_copies.py --pictures FOLDER
-near_copies.py --pictures FOLDER --compare 118287 5000
+near_copies.py --images FOLDER
+near_copies.py --images FOLDER --compare 118287 5000
 
 Copies of every image in the folder are made and compared with the image itself. All pairs of
 different images are those that should not be found. Images that are copies of others from the
@@ -34,14 +34,12 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from tabulate import tabulate
 
 from crnas_d2.data.fingerprints import Fingerprints, fingerprint, fingerprint_of
+from crnas_d2.data.images import IMAGES
 from crnas_d2.data.near_copies import LEAST_LIKENESS, candidates, find_near_copies
-from crnas_d2.data.pictures import PICTURES
 
 SIDE = 128  # to which images are reduced first
 HASHES: dict[str, Callable[[Image.Image], imagehash.ImageHash]] = {
-    f"{name}, {size * size} bits": lambda picture, function=function, size=size: function(
-        picture, size
-    )
+    f"{name}, {size * size} bits": lambda image, function=function, size=size: function(image, size)
     for size in (8, 16)
     for name, function in (
         ("phash", imagehash.phash),
@@ -52,46 +50,46 @@ HASHES: dict[str, Callable[[Image.Image], imagehash.ImageHash]] = {
 Rates = dict[str, list[str]]
 
 
-def crop(picture: Image.Image, share: float, random: Random) -> Image.Image:
+def crop(image: Image.Image, share: float, random: Random) -> Image.Image:
     """Crop a share of each side at a random place."""
-    width, height = (round(side * (1 - share)) for side in picture.size)
-    left, top = random.randint(0, picture.width - width), random.randint(0, picture.height - height)
-    return picture.crop((left, top, left + width, top + height))
+    width, height = (round(side * (1 - share)) for side in image.size)
+    left, top = random.randint(0, image.width - width), random.randint(0, image.height - height)
+    return image.crop((left, top, left + width, top + height))
 
 
-def as_jpeg(picture: Image.Image, quality: int) -> Image.Image:
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")
 
 
-def several(picture: Image.Image, random: Random) -> Image.Image:
-    picture = crop(ImageOps.mirror(picture), 0.1, random)
-    return as_jpeg(ImageEnhance.Brightness(picture).enhance(1.2), 50)
+def several(image: Image.Image, random: Random) -> Image.Image:
+    image = crop(ImageOps.mirror(image), 0.1, random)
+    return as_jpeg(ImageEnhance.Brightness(image).enhance(1.2), 50)
 
 
 COPIES: dict[str, Callable[[Image.Image, Random], Image.Image]] = {
-    "flip": lambda picture, random: ImageOps.mirror(picture),
-    "crop 5 %": lambda picture, random: crop(picture, 0.05, random),
-    "crop 10 %": lambda picture, random: crop(picture, 0.1, random),
-    "crop 20 %": lambda picture, random: crop(picture, 0.2, random),
-    "brighter 1.4": lambda picture, random: ImageEnhance.Brightness(picture).enhance(1.4),
-    "darker 0.6": lambda picture, random: ImageEnhance.Brightness(picture).enhance(0.6),
-    "contrast 1.5": lambda picture, random: ImageEnhance.Contrast(picture).enhance(1.5),
-    "JPEG 30": lambda picture, random: as_jpeg(picture, 30),
-    "half size": lambda picture, random: picture.resize((picture.width // 2, picture.height // 2)),
-    "square": lambda picture, random: picture.resize((320, 320)),
-    "blur 1.5": lambda picture, random: picture.filter(ImageFilter.GaussianBlur(1.5)),
-    "turned 5°": lambda picture, random: picture.rotate(5, Image.Resampling.BILINEAR),
+    "flip": lambda image, random: ImageOps.mirror(image),
+    "crop 5 %": lambda image, random: crop(image, 0.05, random),
+    "crop 10 %": lambda image, random: crop(image, 0.1, random),
+    "crop 20 %": lambda image, random: crop(image, 0.2, random),
+    "brighter 1.4": lambda image, random: ImageEnhance.Brightness(image).enhance(1.4),
+    "darker 0.6": lambda image, random: ImageEnhance.Brightness(image).enhance(0.6),
+    "contrast 1.5": lambda image, random: ImageEnhance.Contrast(image).enhance(1.5),
+    "JPEG 30": lambda image, random: as_jpeg(image, 30),
+    "half size": lambda image, random: image.resize((image.width // 2, image.height // 2)),
+    "square": lambda image, random: image.resize((320, 320)),
+    "blur 1.5": lambda image, random: image.filter(ImageFilter.GaussianBlur(1.5)),
+    "turned 5°": lambda image, random: image.rotate(5, Image.Resampling.BILINEAR),
     "flip, crop 10 %, brighter, JPEG 50": several,
 }
 
 
 def describe(path: Path) -> dict[str, tuple[bytes, list[np.ndarray]]]:
     """Get fingerprint and all hashes of an image's mirror image (kind "") and of its copies."""
-    picture = Image.open(path).convert("RGB")
-    versions = {kind: make(picture, Random(kind + path.name)) for kind, make in COPIES.items()}
-    versions |= {"itself": picture, "": ImageOps.mirror(picture)}
+    image = Image.open(path).convert("RGB")
+    versions = {kind: make(image, Random(kind + path.name)) for kind, make in COPIES.items()}
+    versions |= {"itself": image, "": ImageOps.mirror(image)}
     described = {}
     for kind, version in versions.items():
         small = version.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -100,11 +98,11 @@ def describe(path: Path) -> dict[str, tuple[bytes, list[np.ndarray]]]:
     return described
 
 
-def rate_of_hash(pictures: Sequence[dict], index: int, false_alarms: float) -> list[str]:
+def rate_of_hash(images: Sequence[dict], index: int, false_alarms: float) -> list[str]:
     """Get threshold and false alarms of a hash, and its detection rate for each kind of copy."""
 
     def bits(kind: str) -> np.ndarray:
-        return np.array([picture[kind][1][index] for picture in pictures], np.float32) * 2 - 1
+        return np.array([image[kind][1][index] for image in images], np.float32) * 2 - 1
 
     def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return (one.shape[1] - one @ other.T) / 2
@@ -135,14 +133,14 @@ def percent(are_found: np.ndarray) -> str:
 
 
 def rates_of_ours(
-    names: Sequence[str], pictures: Sequence[dict], thresholds: Sequence[float]
+    names: Sequence[str], images: Sequence[dict], thresholds: Sequence[float]
 ) -> Rates:
     """Same as :func:`rate_of_hash`, by the threshold of likeness."""
-    count = len(pictures)
+    count = len(images)
 
     def likenesses(kind: str) -> np.ndarray:
         """Compute likenesses of shape (count, count), 0 for distant hashes."""
-        sides = [Fingerprints.from_bytes([p[k][0] for p in pictures]) for k in ("itself", kind)]
+        sides = [Fingerprints.from_bytes([p[k][0] for p in images]) for k in ("itself", kind)]
         found = candidates(*sides)
         square = np.zeros((count, count))
         square[found.first, found.second] = found.likeness
@@ -165,12 +163,12 @@ def rates_of_ours(
     }
 
 
-def measure_comparison(pictures: Sequence[dict], counts: Sequence[int]) -> None:
-    known = Fingerprints.from_bytes([picture["itself"][0] for picture in pictures])
+def measure_comparison(images: Sequence[dict], counts: Sequence[int]) -> None:
+    known = Fingerprints.from_bytes([image["itself"][0] for image in images])
     random = np.random.default_rng(0)
 
     def made(count: int) -> Fingerprints:
-        chosen = random.integers(len(pictures), size=count)
+        chosen = random.integers(len(images), size=count)
         hashes = known.hashes[chosen].copy()
         for bit in range(64):
             turned = random.random(hashes.shape) < 0.1
@@ -206,35 +204,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--leave-out", nargs="+", default=(), metavar="NAME", help="of a file")
     parser.add_argument("--false-alarms", type=float, default=10, metavar="PER_MILLION")
     parser.add_argument("--compare", type=int, nargs=2, metavar=("FIRST", "SECOND"))
     args = parser.parse_args()
     paths = sorted(
         path
-        for path in args.pictures.iterdir()
-        if path.suffix.lower() in PICTURES and path.name not in args.leave_out
+        for path in args.images.iterdir()
+        if path.suffix.lower() in IMAGES and path.name not in args.leave_out
     )
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        pictures = list(pool.map(describe, paths, chunksize=8))
-    print(f"{len(paths):,} pictures")
+        images = list(pool.map(describe, paths, chunksize=8))
+    print(f"{len(paths):,} images")
     table = [
-        [name, *rate_of_hash(pictures, index, args.false_alarms)]
-        for index, name in enumerate(HASHES)
+        [name, *rate_of_hash(images, index, args.false_alarms)] for index, name in enumerate(HASHES)
     ]
     print(
         tabulate(
             table, ["hash", "bits", "false / million", *COPIES], "github", disable_numparse=True
         )
     )
-    rates = rates_of_ours([path.name for path in paths], pictures, (0.4, 0.5, 0.6, 0.7, 0.8))
+    rates = rates_of_ours([path.name for path in paths], images, (0.4, 0.5, 0.6, 0.7, 0.8))
     table = [[name, *rate] for name, rate in rates.items()]
     heads = ["crnas_d2", "false / million, first half", "second half", *COPIES]
     print(tabulate(table, heads, "github", disable_numparse=True))
     measure_reading(paths[:100])
     if args.compare:
-        measure_comparison(pictures, args.compare)
+        measure_comparison(images, args.compare)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """CR-NAS, computation reallocation for object detection, as a Detectron2 extension.
 
-Importing this package registers its backbones, heads and data sets with Detectron2.
+Importing this package registers its backbones, heads and datasets with Detectron2.
 """
 
 from .library_warnings import ignore_library_warnings

@@ -34,7 +34,7 @@ def add_crnas_config(cfg: CN) -> None:
     # Recompute each stage's activations in the backward pass instead of keeping them
     cr.ACTIVATION_CHECKPOINT = False
 
-    # Names of the classes in the order of the model's outputs. Derived from the data set
+    # Names of the classes in the order of the model's outputs. Derived from the dataset
     cfg.MODEL.CLASS_NAMES = []
 
     init = cfg.MODEL.INIT = CN()
@@ -82,7 +82,7 @@ def add_crnas_config(cfg: CN) -> None:
     supernet.TEST_PATHS = []
 
     classifier = cfg.MODEL.CLASSIFIER = CN()
-    # Number of classes of the classifier. Derived from the data set
+    # Number of classes of the classifier. Derived from the dataset
     classifier.NUM_CLASSES = 1000
     # Dropout probability before the classifier's linear layer
     classifier.DROPOUT = 0.0
@@ -97,28 +97,28 @@ def add_crnas_config(cfg: CN) -> None:
     # Shorter side to which a test image is resized before its center is cropped
     classification.TEST_SIZE = 256
 
-    # Custom data sets for classification: a list of [name, folder with one subfolder for each
+    # Custom datasets for classification: a list of [name, folder with one subfolder for each
     # class]
     cfg.DATASETS.IMAGE_FOLDERS = []
-    # Custom data sets in COCO format: a list of [name, json file, image root]
+    # Custom datasets in COCO format: a list of [name, json file, image root]
     cfg.DATASETS.COCO_JSON = []
-    # Custom data sets in VOC layout: a list of [name, folder, split, year of the metric, class
+    # Custom datasets in VOC layout: a list of [name, folder, split, year of the metric, class
     # names]
     cfg.DATASETS.VOC_DIRS = []
 
-    # Categories, by id or name, that have no box in any data set and are not classes
+    # Categories, by id or name, that have no box in any dataset and are not classes
     cfg.DATASETS.LEFT_OUT_CATEGORIES = []
     # Accept file names in a COCO json that are absolute or lead out of the image root
     cfg.DATASETS.IMAGES_OUTSIDE_ROOT = False
     # How images are checked before the first step: "header", "decode" (the whole file) or "none"
-    cfg.DATASETS.CHECK_PICTURES = "header"
+    cfg.DATASETS.CHECK_IMAGES = "header"
     # Where a search or a recipe resumes, compare images by their content instead of by size and
     # time
-    cfg.DATASETS.HASH_PICTURES = False
+    cfg.DATASETS.HASH_IMAGES = False
     # Look for near-duplicate images across archtrain, archval and the test sets of a search
     cfg.DATASETS.NEAR_COPIES = True
     # Folder in which the results of these checks are cached. Empty = crnas_d2_cache below
-    # Detectron2's folder of data sets
+    # Detectron2's folder of datasets
     cfg.DATASETS.CACHE_DIR = ""
 
     archval = cfg.DATASETS.ARCHVAL = CN()
@@ -129,7 +129,7 @@ def add_crnas_config(cfg: CN) -> None:
     # Key of the images in the json, such as "video_id". Images with the same value go into the same
     # part. Empty = each image on its own
     archval.GROUP_KEY = ""
-    # Folder of the two json files. Empty = crnas_d2_splits below Detectron2's folder of data sets
+    # Folder of the two json files. Empty = crnas_d2_splits below Detectron2's folder of datasets
     archval.DIR = ""
 
     # Metric of the tests, such as "bbox/AP", by which the best checkpoint is kept as

@@ -55,7 +55,7 @@ WEIGHTS = each(POSITIVE, 4, 5)  # 4 for boxes, 5 for rotated boxes
 BOX_LOSS = one_of("smooth_l1", "giou", "diou", "ciou")
 POOLER = one_of("ROIPool", "ROIAlign", "ROIAlignV2", "ROIAlignRotated")
 EXPECTED_RESULT = Range(
-    "[data set, task, metric, value, tolerance]",
+    "[dataset, task, metric, value, tolerance]",
     lambda v: (
         isinstance(v, (list, tuple))
         and len(v) in (4, 5)
@@ -114,7 +114,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "DATASETS.TRAIN": each(NAME, least=0),
         "DATASETS.TEST": each(NAME, least=0),
         "DATASETS.ARCHVAL.SIZE": ONE,
-        "DATASETS.CHECK_PICTURES": one_of("header", "decode", "none"),
+        "DATASETS.CHECK_IMAGES": one_of("header", "decode", "none"),
         "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_*": ONE,
         "INPUT.MIN_SIZE_TRAIN": each(WHOLE),
         "INPUT.MIN_SIZE_TRAIN_SAMPLING": one_of("choice", "range"),

@@ -19,7 +19,7 @@ KINDS = {
     tuple: "a list",
 }
 
-# Keys that hold a path, and the keys below DATASETS that declare custom data sets. Each entry of
+# Keys that hold a path, and the keys below DATASETS that declare custom datasets. Each entry of
 # the latter is a list of a name, followed by this number of paths.
 PATHS = (
     "MODEL.WEIGHTS",
@@ -99,13 +99,13 @@ def _expand_paths(key: str, value: Any) -> Any:
 
 
 def map_paths(change: Callable[[str], str], key: str, entry: Any) -> Any:
-    """Apply a function to the paths in an entry of a list of custom data sets.
+    """Apply a function to the paths in an entry of a list of custom datasets.
 
     Args:
         change: maps a path to the new one.
         key: a key of ``DATA_SETS``.
-        entry: an entry of the list. If it is not a list itself, it is returned unchanged, as data
-            sets are checked when they are registered.
+        entry: an entry of the list. If it is not a list itself, it is returned unchanged, as
+            datasets are checked when they are registered.
     """
     if not isinstance(entry, (list, tuple)):
         return entry

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 
 
 def datasets_root() -> str:
-    """Get Detectron2's folder of data sets: ``$DETECTRON2_DATASETS``, or ``datasets``."""
+    """Get Detectron2's folder of datasets: ``$DETECTRON2_DATASETS``, or ``datasets``."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 def cache_folder(configured: str) -> str:
     """Get the folder in which results of checks are cached, which may not exist yet.
 
-    It is ``DATASETS.CACHE_DIR``, or ``crnas_d2_cache`` below Detectron2's folder of data sets if
+    It is ``DATASETS.CACHE_DIR``, or ``crnas_d2_cache`` below Detectron2's folder of datasets if
     that is empty.
     """
     return configured or os.path.join(datasets_root(), "crnas_d2_cache")

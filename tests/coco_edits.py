@@ -1,4 +1,4 @@
-"""Edits of a small data set in COCO format, and what Detectron2 makes of it."""
+"""Edits of a small dataset in COCO format, and what Detectron2 makes of it."""
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ def mask(segmentation):
 
 
 def score_truth(name, folder, task="bbox"):
-    """Detectron2's results for the boxes of a data set, as they stand in it, as detections; for the
+    """Detectron2's results for the boxes of a dataset, as they stand in it, as detections; for the
     task "segm" with their polygons."""
     evaluator = COCOEvaluator(name, output_dir=str(folder))
     evaluator.reset()

@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 # Before anything is imported that looks there: what the tests write goes into a folder of their own,
-# that of Detectron2's data sets included.
+# that of Detectron2's datasets included.
 REAL_DATASETS = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))).resolve()
 OWN_DATASETS = tempfile.TemporaryDirectory(prefix="crnas_d2_datasets_")
 os.environ["DETECTRON2_DATASETS"] = OWN_DATASETS.name
@@ -125,7 +125,7 @@ def catalogs_of_module():
 
 @contextlib.contextmanager
 def restored_catalogs():
-    """Both catalogs are as before, and so is each entry that was there: the mere look at a data set
+    """Both catalogs are as before, and so is each entry that was there: the mere look at a dataset
     makes one without attributes, which a registration later fills."""
     datasets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
     attributes = {name: dict(vars(entry)) for name, entry in metadata.items()}

@@ -1,6 +1,6 @@
-"""Data sets as Roboflow, CVAT, Label Studio and labelme's labelme2coco.py write them.
+"""Datasets as Roboflow, CVAT, Label Studio and labelme's labelme2coco.py write them.
 
-Each writer makes pictures with two coloured rectangles and the file of its tool, and returns what
+Each writer makes images with two colored rectangles and the file of its tool, and returns what
 DATASETS.COCO_JSON wants to have: the json file, and the folder that its file names are relative to.
 """
 
@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 NAMES = ["blue", "red"]
-COLOURS = {"blue": (30, 30, 200), "red": (200, 30, 30)}
+COLORS = {"blue": (30, 30, 200), "red": (200, 30, 30)}
 WIDTH, HEIGHT = 64, 48
 
 
@@ -25,14 +25,14 @@ def scenes(count, seed):
         for name, left in zip(NAMES, (0, WIDTH // 2)):
             w, h = (int(rng.integers(side // 4, side // 2)) for side in (WIDTH, HEIGHT))
             y = int(rng.integers(0, HEIGHT - h))
-            pixels[y : y + h, left : left + w] = COLOURS[name]
+            pixels[y : y + h, left : left + w] = COLORS[name]
             objects.append((name, (left, y, w, h)))
         yield Image.fromarray(pixels), objects
 
 
-def save(picture, path):
+def save(image, path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    image.save(path)
 
 
 def write(path, data):
@@ -47,12 +47,12 @@ def outline(box):
 
 
 def write_roboflow(root, count=6, seed=0, project="shapes"):
-    """``_annotations.coco.json`` beside the pictures. All ids count from 0; category 0 is the
+    """``_annotations.coco.json`` beside the images. All ids count from 0; category 0 is the
     project, of which the classes are parts."""
     images, annotations = [], []
-    for number, (picture, objects) in enumerate(scenes(count, seed)):
+    for number, (image, objects) in enumerate(scenes(count, seed)):
         name = f"{number:04d}_png.rf.{hashlib.md5(str((seed, number)).encode()).hexdigest()}.jpg"
-        save(picture, root / name)
+        save(image, root / name)
         images.append(
             {
                 "id": number,
@@ -102,9 +102,9 @@ def write_cvat(root, count=6, seed=0, brush=False):
         brush: objects are masks, which become run lengths with iscrowd 1.
     """
     images, annotations = [], []
-    for number, (picture, objects) in enumerate(scenes(count, seed)):
+    for number, (image, objects) in enumerate(scenes(count, seed)):
         name = f"frame_{number:06d}.PNG"
-        save(picture, root / "images" / "default" / name)
+        save(image, root / "images" / "default" / name)
         images.append(
             {
                 "id": number + 1,
@@ -155,12 +155,12 @@ def write_label_studio(root, count=6, seed=0, folder="images"):
     """``result.json``: all ids from 0, boxes from percents, "ignore" in each annotation.
 
     Args:
-        folder: of the pictures, relative to the file.
+        folder: of the images, relative to the file.
     """
     images, annotations = [], []
-    for number, (picture, objects) in enumerate(scenes(count, seed)):
+    for number, (image, objects) in enumerate(scenes(count, seed)):
         name = f"{folder}/{hashlib.md5(str((seed, number)).encode()).hexdigest()[:8]}-{number}.png"
-        save(picture, root / name)
+        save(image, root / name)
         images.append({"width": WIDTH, "height": HEIGHT, "id": number, "file_name": name})
         for class_name, box in objects:
             x, y, w, h = (
@@ -200,9 +200,9 @@ def write_labelme(root, count=6, seed=0, labels=("__ignore__", "_background_", *
     1, of which the first one is left out."""
     ids = {name: line - 1 for line, name in enumerate(labels) if line > 0}
     images, annotations = [], []
-    for number, (picture, objects) in enumerate(scenes(count, seed)):
+    for number, (image, objects) in enumerate(scenes(count, seed)):
         name = f"JPEGImages/{number:04d}.jpg"
-        save(picture, root / name)
+        save(image, root / name)
         images.append(
             {
                 "license": 0,

@@ -1,4 +1,4 @@
-"""A recipe and its two data sets, for the page of data sets."""
+"""A recipe and its two datasets, for the page of datasets."""
 
 from tiny_coco import write_tiny_coco
 

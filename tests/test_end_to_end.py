@@ -1,4 +1,4 @@
-"""The way of a new user: an empty folder, the wheel, pictures and two json files of their own."""
+"""The way of a new user: an empty folder, the wheel, images and two json files of their own."""
 
 import json
 import os
@@ -93,9 +93,9 @@ def crnas_of(installed):
     return run
 
 
-def predict(user, folder, model, pictures, output):
+def predict(user, folder, model, images, output):
     user.crnas(
-        *(folder, "predict", "--model", model, "--input", pictures, "--output", output),
+        *(folder, "predict", "--model", model, "--input", images, "--output", output),
         *("--conf-threshold", "0"),
     )
     return json.loads((folder / output / "predictions.json").read_text())
@@ -106,7 +106,7 @@ def test_search_prints_what_it_found(user):
     assert (user.folder / "output/search/report/index.html").is_file()
 
 
-def test_predictions_are_pictures_and_a_data_set(user):
+def test_predictions_are_images_and_a_data_set(user):
     predictions = predict(user, user.folder, "output/search", "photographs", "predictions")
     assert [category["name"] for category in predictions["categories"]] == ["red", "blue"]
     assert len(predictions["images"]) == 2

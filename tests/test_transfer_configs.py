@@ -145,7 +145,7 @@ def assert_learned(trainer, before, losses):
 
 @pytest.fixture(scope="module")
 def few_digits(tmp_path_factory):
-    """Options for a few easy scenes in the manner of the embedded data set, and their json."""
+    """Options for a few easy scenes in the manner of the embedded dataset, and their json."""
     recipe = DigitsRecipe((4, 1), (1, 1), digit_sizes=(64, 160), max_digits=2)
     root = generate(str(tmp_path_factory.mktemp("few") / "digits"), recipe)
     json_file = f"{root}/annotations/instances_train.json"
@@ -232,7 +232,7 @@ def test_a_supernet_trains_in_a_dc5_detector(few_digits, tmp_path, step):
     assert [k for k, t in final.state_dict().items() if not torch.equal(t, saved[k])] == []
 
 
-COLOURS = {"cup": (200, 30, 30), "ball": (30, 30, 200)}
+COLORS = {"cup": (200, 30, 30), "ball": (30, 30, 200)}
 
 
 def write_voc(root, images):
@@ -246,10 +246,10 @@ def write_voc(root, images):
     for name in names:
         image = Image.new("RGB", (80, 60), (128, 128, 128))
         text = "<annotation><size><width>80</width><height>60</height></size>"
-        for index, (cls, colour) in enumerate(COLOURS.items()):
+        for index, (cls, color) in enumerate(COLORS.items()):
             x0, y0 = 40 * index + rng.randint(1, 10), rng.randint(1, 20)
             x1, y1 = x0 + rng.randint(15, 25), y0 + rng.randint(15, 30)
-            ImageDraw.Draw(image).rectangle((x0 - 1, y0 - 1, x1 - 1, y1 - 1), fill=colour)
+            ImageDraw.Draw(image).rectangle((x0 - 1, y0 - 1, x1 - 1, y1 - 1), fill=color)
             text += (
                 f"<object><name>{cls}</name><pose>Left</pose><truncated>0</truncated><difficult>0"
                 f"</difficult><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax>"
@@ -269,7 +269,7 @@ def train_on_voc(root, classes, output, *opts):
 def test_voc_sample(tmp_path):
     write_voc(tmp_path / "voc", images=8)
     trainer, before = train_on_voc(
-        *(tmp_path / "voc", list(COLOURS), tmp_path / "out"),
+        *(tmp_path / "voc", list(COLORS), tmp_path / "out"),
         *("INPUT.MIN_SIZE_TRAIN", (60,), "INPUT.MIN_SIZE_TEST", 60),
         *("SOLVER.MAX_ITER", 60, "SOLVER.BASE_LR", 0.1, "SOLVER.IMS_PER_BATCH", 4),
         *("MODEL.FPN.NORM", "BN"),  # or else it diverges at this learning rate
@@ -277,7 +277,7 @@ def test_voc_sample(tmp_path):
         *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 32),
     )
     assert_learned(trainer, before, ["loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"])
-    assert trainer.cfg.MODEL.ROI_HEADS.NUM_CLASSES == len(COLOURS)
+    assert trainer.cfg.MODEL.ROI_HEADS.NUM_CLASSES == len(COLORS)
     result = trainer._last_eval_results["bbox"]
     assert list(result) == EXPECTED_AP
     assert result["AP50"] > 1
@@ -286,7 +286,7 @@ def test_voc_sample(tmp_path):
 def test_voc_photographs(tmp_path):
     data = os.environ.get("CRNAS_D2_DATA")
     if not data:
-        pytest.skip("CRNAS_D2_DATA does not name a folder with the data set bccd")
+        pytest.skip("CRNAS_D2_DATA does not name a folder with the dataset bccd")
     trainer, before = train_on_voc(
         *(Path(data) / "bccd" / "voc", ["RBC", "WBC", "Platelets"], tmp_path / "out"),
         *("SOLVER.MAX_ITER", 2, "INPUT.MIN_SIZE_TRAIN", (120,), "INPUT.MIN_SIZE_TEST", 120),

@@ -1,4 +1,4 @@
-"""A COCO data set of a few coloured rectangles, small enough to train on within a test."""
+"""A COCO dataset of a few colored rectangles, small enough to train on within a test."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 CATEGORIES = [{"id": 3, "name": "red"}, {"id": 7, "name": "blue"}]
-COLOURS = {3: (200, 30, 30), 7: (30, 30, 200)}
+COLORS = {3: (200, 30, 30), 7: (30, 30, 200)}
 
 
 def write_tiny_coco(root, images=6, shapes=((64, 64),), seed=0):
@@ -27,7 +27,7 @@ def write_tiny_coco(root, images=6, shapes=((64, 64),), seed=0):
         for category_id, left in ((3, 0), (7, width // 2)):
             w, h = (int(rng.integers(side // 4, side // 2)) for side in (width, height))
             x, y = left, int(rng.integers(0, height - h))
-            pixels[y : y + h, x : x + w] = COLOURS[category_id]
+            pixels[y : y + h, x : x + w] = COLORS[category_id]
             data["annotations"].append(
                 {
                     "id": len(data["annotations"]) + 1,

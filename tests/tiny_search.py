@@ -1,4 +1,4 @@
-"""Supernet detectors of toy size on a tiny data set: a search over one, and a whole procedure."""
+"""Supernet detectors of toy size on a tiny dataset: a search over one, and a whole procedure."""
 
 import json
 from random import Random
@@ -76,8 +76,8 @@ MODEL:
   BACKBONE: {{NAME: "build_stage_supernet_backbone"}}
   RESNETS: {{OUT_FEATURES: ["res5"]}}
 DATASETS:
-  IMAGE_FOLDERS: [["{name}_colours", "{root}/colours"]]
-  TRAIN: ["{name}_colours"]
+  IMAGE_FOLDERS: [["{name}_colors", "{root}/colors"]]
+  TRAIN: ["{name}_colors"]
   TEST: []
 INPUT: {{CLASSIFICATION: {{CROP_SIZE: 32, TEST_SIZE: 32}}}}
 SEED: 7
@@ -166,7 +166,7 @@ def add_masks(json_file):
 
 
 def load(path, *opts):
-    """The config, its data sets registered."""
+    """The config, its datasets registered."""
     cfg = read_config(str(path), list(map(str, opts)))
     setup_datasets(cfg)
     return cfg
@@ -210,7 +210,7 @@ def write_recipe(folder, detector="faster_rcnn", relative_to=None):
     root = folder / "data"
     write_tiny_coco(root, images=12, shapes=[(64, 48), (48, 64), (64, 64)])
     write_tiny_coco(root / "val", images=4, seed=1)
-    write_image_folder(root / "colours")
+    write_image_folder(root / "colors")
     root = root.relative_to(relative_to) if relative_to else root
     name = f"procedure_{abs(hash(str(folder)))}"
     for step in ("stage", "dilation"):

@@ -1,4 +1,4 @@
-"""A small data set in VOC layout, edits of its files, and VOC's AP by its definition."""
+"""A small dataset in VOC layout, edits of its files, and VOC's AP by its definition."""
 
 import torch
 from PIL import Image

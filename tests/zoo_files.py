@@ -51,7 +51,7 @@ def zoo_config(config: str = FASTER, opts=()) -> CfgNode:
 def build_zoo_detector(config: str = FASTER, opts=(), seed: int = 0) -> torch.nn.Module:
     """Detectron2's model of :func:`zoo_config`, in evaluation mode, whose norms are affine maps as
     MSRA's and FAIR's: no identity, but with mean 0 and variance 1. Its outputs differ from place to
-    place, so that it detects many things in any picture."""
+    place, so that it detects many things in any image."""
     torch.manual_seed(seed)
     model = build_model(zoo_config(config, opts)).eval()
     for name, module in model.named_modules():

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show the content of data sets on one page: `crnas inspect`."""
+"""Show the content of datasets on one page: `crnas inspect`."""
 
 from crnas_d2.commands.inspect import main
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sketch architectures in one picture: `crnas sketch`."""
+"""Sketch architectures in one figure: `crnas sketch`."""
 
 from crnas_d2.commands.sketch import main
 

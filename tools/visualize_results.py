@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw a detector's results in one picture: `crnas visualize`."""
+"""Draw a detector's results in one figure: `crnas visualize`."""
 
 from crnas_d2.commands.visualize import main
 

@@ -72,7 +72,7 @@ def _input_size(cfg: CfgNode, objects: Objects, resized: Objects) -> Advice:
     if factor <= 1:
         return Advice("Input size", f"{found} That is well.", rule)
     if not shortest:
-        return Advice("Input size", f"{found} Enlarge the pictures {factor:.1f} times.", rule)
+        return Advice("Input size", f"{found} Enlarge the images {factor:.1f} times.", rule)
     keys = ("MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
     larger = {key: _enlarge(cfg.INPUT[key], factor) for key in keys}
     measured = objects.resized(larger["MIN_SIZE_TEST"], larger["MAX_SIZE_TEST"])
@@ -83,10 +83,10 @@ def _input_size(cfg: CfgNode, objects: Objects, resized: Objects) -> Advice:
     enlarged = (measured.sizes > objects.sizes).any(axis=1).mean()
     if enlarged > 0.5:
         found += (
-            f" It enlarges {100 * enlarged:.0f} % of the pictures, which adds pixels but no detail."
+            f" It enlarges {100 * enlarged:.0f} % of the images, which adds pixels but no detail."
         )
     if cost > LARGE_FACTOR**2:
-        found += " Another way is to cut the pictures into tiles before training and prediction."
+        found += " Another way is to cut the images into tiles before training and prediction."
     lines = "".join(f"  {key}: {value}\n" for key, value in larger.items())
     return Advice("Input size", found, rule, f"INPUT:\n{lines}")
 
@@ -111,17 +111,17 @@ def _enlarge(side: Any, factor: float) -> Any:
 
 def _detections(cfg: CfgNode, objects: Objects) -> Advice:
     most, limit = int(objects.per_image.max()), cfg.TEST.DETECTIONS_PER_IMAGE
-    found = f"The picture with the most objects has {most:,} of them."
+    found = f"The image with the most objects has {most:,} of them."
     rule = (
-        "Rule: TEST.DETECTIONS_PER_IMAGE is not below the number of objects of any picture. It is "
-        f"{limit}; COCO's AP counts 100 detections of each picture and class, however many there are."
+        "Rule: TEST.DETECTIONS_PER_IMAGE is not below the number of objects of any image. It is "
+        f"{limit}; COCO's AP counts 100 detections of each image and class, however many there are."
     )
     if most <= limit:
-        return Advice("Detections per picture", f"{found} That is well.", rule)
+        return Advice("Detections per image", f"{found} That is well.", rule)
     above = int((objects.per_image > limit).sum())
-    found += f" Of {above:,} pictures, some objects can never be found."
+    found += f" Of {above:,} images, some objects can never be found."
     settings = f"TEST:\n  DETECTIONS_PER_IMAGE: {100 * math.ceil(most / 100)}\n"
-    return Advice("Detections per picture", found, rule, settings)
+    return Advice("Detections per image", found, rule, settings)
 
 
 def _anchors(anchors: Anchors, resized: Objects) -> Advice:
@@ -138,7 +138,7 @@ def _anchors(anchors: Anchors, resized: Objects) -> Advice:
         "object that none of them reaches so, the best ones alone are. Other sizes and ratios, as "
         "many as there are, are recommended if they raise that share by "
         f"{100 * GAIN:g} % of the objects and by twice its standard error, and lose no more than "
-        f"{100 * LOSS:g} % below {HALF:g}; they are chosen on half of the pictures and measured on "
+        f"{100 * LOSS:g} % below {HALF:g}; they are chosen on half of the images and measured on "
         "the others."
     )
     better = suggest(anchors, resized)
@@ -148,6 +148,6 @@ def _anchors(anchors: Anchors, resized: Objects) -> Advice:
     before, after = (a.reach(others).reached for a in (anchors, better))
     found += (
         f" With those below, {_percent(after)} instead of {_percent(before)} of the other half of "
-        f"the pictures' objects reach {anchors.threshold:g}."
+        f"the images' objects reach {anchors.threshold:g}."
     )
     return Advice("Anchors", found, rule, better.settings())

@@ -1,4 +1,4 @@
-"""How well the anchors and the levels of a detector fit the objects of a data set."""
+"""How well the anchors and the levels of a detector fit the objects of a dataset."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from detectron2.utils.file_io import PathManager
 from ..checkpoint.same_model import check_same_model
 from ..checkpoint.trained import load_trained
 from ..checkpoint.weights_file import read_weights_file
-from ..data.pictures import read_picture
+from ..data.images import read_pixels
 from ..engine.sync_bn import without_sync_bn
 from ..modeling.builder_names import without_family
 
@@ -202,25 +202,25 @@ def noise_images(count: int, size: int, seed: int = 0) -> torch.Tensor:
 
 
 def dataset_images(cfg: CfgNode, dataset: str, count: int, size: int) -> torch.Tensor:
-    """Read images that are evenly spaced in a data set, preprocessed for the model of a config.
+    """Read images that are evenly spaced in a dataset, preprocessed for the model of a config.
 
     Args:
         cfg: config, of which ``INPUT.FORMAT`` and ``MODEL.PIXEL_*`` are used.
-        dataset: name of a registered data set.
-        count: number of images. All of them if the data set has fewer.
+        dataset: name of a registered dataset.
+        count: number of images. All of them if the dataset has fewer.
         size: length to which the shorter side is resized, and height and width of the center crop.
 
     Returns:
         Normalized images of shape (N, 3, size, size).
 
     Raises:
-        ValueError: the data set is not registered, or it is empty.
+        ValueError: the dataset is not registered, or it is empty.
     """
     if dataset not in DatasetCatalog:
-        raise ValueError(f"data set {dataset!r} is not registered; expected one that is")
+        raise ValueError(f"dataset {dataset!r} is not registered; expected one that is")
     files = [image["file_name"] for image in DatasetCatalog.get(dataset)]
     if not files:
-        raise ValueError(f"data set {dataset!r} is empty; expected images to measure on")
+        raise ValueError(f"dataset {dataset!r} is empty; expected images to measure on")
     resize = T.ResizeShortestEdge(size, max_size=sys.maxsize)
     mean, std = (
         torch.tensor(values).view(-1, 1, 1)
@@ -228,7 +228,7 @@ def dataset_images(cfg: CfgNode, dataset: str, count: int, size: int) -> torch.T
     )
     images = []
     for i in np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int):
-        pixels = read_picture(files[i], cfg.INPUT.FORMAT)
+        pixels = read_pixels(files[i], cfg.INPUT.FORMAT)
         pixels = resize.get_transform(pixels).apply_image(pixels)
         top, left = ((side - size) // 2 for side in pixels.shape[:2])
         crop = np.ascontiguousarray(pixels[top : top + size, left : left + size].transpose(2, 0, 1))

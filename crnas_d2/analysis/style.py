@@ -66,7 +66,7 @@ def figure_format(path: str) -> str:
     """
     file_format = os.path.splitext(path)[1].lower().lstrip(".")
     if file_format not in FORMATS:
-        raise ValueError(f"picture is {path!r}; expected a name that ends in .svg, .png or .pdf")
+        raise ValueError(f"figure is {path!r}; expected a name that ends in .svg, .png or .pdf")
     return file_format
 
 

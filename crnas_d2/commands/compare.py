@@ -35,7 +35,7 @@ from ..evaluation.resampled_ap import (
 from ..files import write_json
 from ..paths import check_not_read
 from ..procedure.outcome_text import describe_comparison, fill
-from ..report.pictures import RESULTS, check_tested_classes
+from ..report.compared_images import RESULTS, check_tested_classes
 from ..report.runs import read_run
 from ..report.trained_detectors import (
     TrainedDetector,
@@ -128,7 +128,7 @@ def score_all(detectors: Sequence[TrainedDetector], annotations: str) -> dict[st
         Scores by task: of boxes, and of masks if all detectors and the annotations have them.
 
     Raises:
-        OSError, ValueError: a file does not exist, or does not belong to this data set.
+        OSError, ValueError: a file does not exist, or does not belong to this dataset.
     """
     truth = read_ground_truth(annotations, "bbox")
     names = class_names(truth)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--config-file", required=True, nargs="+", metavar="FILE", help="of each network"
     )
     parser.add_argument(
-        "--output", required=True, metavar="FILE", help="picture to write: .svg, .png or .pdf"
+        "--output", required=True, metavar="FILE", help="figure to write: .svg, .png or .pdf"
     )
     parser.add_argument(
         "--weights",
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--num-images",
         type=int,
         default=8,
-        help="to average over; evenly spaced in the data set (default: 8)",
+        help="to average over; evenly spaced in the dataset (default: 8)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of random weights and of noise (default: 0)"

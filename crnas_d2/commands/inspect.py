@@ -1,6 +1,6 @@
-"""Show data sets on one page before a training: the findings of the checks, and what is in them.
+"""Show datasets on one page before a training: the findings of the checks, and what is in them.
 
-The page also shows how a detector's input size, levels and anchors fit the data sets.
+The page also shows how a detector's input size, levels and anchors fit the datasets.
 
 crnas inspect --config-file Search/digits.yaml
 crnas inspect --json cells/train.json --images cells/images --output cells_train.html
@@ -31,8 +31,8 @@ from ..data import setup_datasets
 from ..data.class_names import tell_apart
 from ..data.examine import examine
 from ..data.findings import Findings
+from ..data.image_check import look_at_images
 from ..data.parts import table_of_parts, table_of_training
-from ..data.picture_check import look_at_pictures
 from ..data.shared_images import share_by_name
 from ..data.sound_part import read_sound_part
 from ..files import write_atomically
@@ -45,7 +45,7 @@ from .command_line import command, command_parser
 
 logger = logging.getLogger(__name__)
 
-DETECTOR = "crnas_d2://Base-RCNN-FPN.yaml"  # for a data set without a config
+DETECTOR = "crnas_d2://Base-RCNN-FPN.yaml"  # for a dataset without a config
 PAGE = "index.html"
 
 
@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--config-file",
         metavar="FILE",
-        help="of a search, a recipe or a detector, whose data sets are shown; with --json, of the "
+        help="of a search, a recipe or a detector, whose datasets are shown; with --json, of the "
         f"detector (default: {DETECTOR})",
     )
-    parser.add_argument("--json", metavar="JSON", help="annotations of one data set in COCO format")
+    parser.add_argument("--json", metavar="JSON", help="annotations of one dataset in COCO format")
     parser.add_argument("--images", metavar="FOLDER", help="its images")
     parser.add_argument(
         "--output",
@@ -78,10 +78,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         name = os.path.splitext(os.path.basename(args.json))[0]
         cfg.DATASETS.COCO_JSON = [[name, args.json, args.images]]
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
-        title, steps = f"Data set {args.json}", [cfg.clone()]
+        title, steps = f"Dataset {args.json}", [cfg.clone()]
     else:
         cfg, steps = read_data_sets(args.config_file, args.opts)
-        title = f"Data sets of {args.config_file}"
+        title = f"Datasets of {args.config_file}"
     page = args.output or os.path.join(cfg.OUTPUT_DIR, "inspection")
     if not page.lower().endswith(".html"):
         page = os.path.join(page, PAGE)
@@ -118,10 +118,10 @@ def check_paths(args: argparse.Namespace) -> None:
 
 
 def read_data_sets(path: str, opts: Sequence[str]) -> tuple[CfgNode, list[CfgNode]]:
-    """Read the config of the data sets.
+    """Read the config of the datasets.
 
     Returns:
-        The config of a detector, with the data sets of all trainings and searches of a recipe, and
+        The config of a detector, with the datasets of all trainings and searches of a recipe, and
         the configs of the single steps.
 
     Raises:
@@ -139,18 +139,18 @@ def read_data_sets(path: str, opts: Sequence[str]) -> tuple[CfgNode, list[CfgNod
         cfg.OUTPUT_DIR = recipe.cfg.OUTPUT_DIR
     if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
         raise ValueError(
-            f"{path}: MODEL.META_ARCHITECTURE is 'ImageClassifier'; expected a detector, whose data "
-            "sets have objects"
+            f"{path}: MODEL.META_ARCHITECTURE is 'ImageClassifier'; expected a detector, whose datasets "
+            "have objects"
         )
     return cfg, [c.clone() for c in configs]
 
 
 def inspect(cfg: CfgNode, steps: Sequence[CfgNode]) -> Inspection:
-    """Check the data sets of a config, and read as much of them as possible.
+    """Check the datasets of a config, and read as much of them as possible.
 
     Args:
-        cfg: config of the detector, with all data sets.
-        steps: configs that the data sets come from. They are changed.
+        cfg: config of the detector, with all datasets.
+        steps: configs that the datasets come from. They are changed.
     """
     findings = check(cfg, steps)
     notes: list[str] = []
@@ -163,8 +163,8 @@ def inspect(cfg: CfgNode, steps: Sequence[CfgNode]) -> Inspection:
             notes.append(f"Nothing of {name} can be shown: {error or type(error).__name__}")
             logger.debug(f"{name} cannot be shown", exc_info=True)
             continue
-        # No images of a part if the whole data set is shown
-        data.pictured = not any(share_by_name(name, other.name) for other in sets)
+        # No images of a part if the whole dataset is shown
+        data.shown = not any(share_by_name(name, other.name) for other in sets)
         sets.append(data)
     return Inspection(cfg, sets, findings, [*notes, *tell_parts(steps)])
 
@@ -187,7 +187,7 @@ def check(cfg: CfgNode, steps: Sequence[CfgNode]) -> list[Findings]:
     """Run the checks before a training, and get their findings for each file or folder."""
     found = examine(cfg)
     faulty = [findings.path for findings in found if findings.errors]
-    of_all = Findings("the data sets together")
+    of_all = Findings("the datasets together")
     for step in steps:
         try:
             setup_datasets(step)
@@ -201,7 +201,7 @@ def check(cfg: CfgNode, steps: Sequence[CfgNode]) -> list[Findings]:
             n for n in cfg.DATASETS[key] if n in DatasetCatalog and not _is_faulty(n, cfg, faulty)
         )
     try:
-        found += look_at_pictures(there)
+        found += look_at_images(there)
     except (OSError, ValueError) as error:
         of_all.error(str(error))
     by_path: dict[str, Findings] = {}
@@ -232,7 +232,7 @@ def quiet() -> Iterator[None]:
 
 
 def read_data_set(name: str, cfg: CfgNode) -> DataSet:
-    """Read a data set as Detectron2 does, or the valid part of a COCO json that it cannot read.
+    """Read a dataset as Detectron2 does, or the valid part of a COCO json that it cannot read.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, AssertionError: it cannot be read at all.
@@ -255,7 +255,7 @@ def read_data_set(name: str, cfg: CfgNode) -> DataSet:
 
 
 def _class_names(name: str, images: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Get the names of the classes, or numbered ones if the data set has none."""
+    """Get the names of the classes, or numbered ones if the dataset has none."""
     names = MetadataCatalog.get(name).get("thing_classes")
     if names:
         return tell_apart(names)
@@ -264,7 +264,7 @@ def _class_names(name: str, images: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def shown_keys(cfg: CfgNode) -> str:
-    """Format the keys of the data sets and of the input."""
+    """Format the keys of the datasets and of the input."""
     return CfgNode({"DATASETS": cfg.DATASETS, "INPUT": cfg.INPUT}).dump()
 
 

@@ -7,7 +7,7 @@ crnas latency --config-file Search/R_50.yaml --output jetson.csv \\
 crnas search --config-file Search/R_50.yaml SEARCH.LATENCY.FILE jetson.csv \\
     SEARCH.COST latency SEARCH.BUDGETS "[120]" SEARCH.TOLERANCE 0.05
 
-Stopped at any moment, the same command goes on. The data sets need not be here: without them the
+Stopped at any moment, the same command goes on. The datasets need not be here: without them the
 numbers of classes are those of the configs, such as MODEL.ROI_HEADS.NUM_CLASSES.
 """
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read_search(path: str, opts: Sequence[str]) -> tuple[CfgNode, CfgNode | None]:
     """Read the configs of a stage search and of the detector that it is for.
 
-    Data sets that do not exist here are removed from them.
+    Datasets that do not exist here are removed from them.
     """
     cfg = read_config(path, opts)
     if is_recipe(cfg):

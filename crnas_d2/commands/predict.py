@@ -1,20 +1,20 @@
-"""Detect objects in pictures and videos with a trained detector.
+"""Detect objects in images and videos with a trained detector.
 
 crnas predict --model output/search --input photos --output predictions
 crnas predict --model output/found_seed2 --input a.jpg b.png 'more/**/*.jpg' --output predictions
 crnas predict --model final.yaml --input street.mp4 --output predictions --conf-threshold 0.3
 
 --model is the folder of a search, whose final.yaml is taken; the folder of a training, with its
-last checkpoint; or a config with MODEL.WEIGHTS. No data set has to be there.
+last checkpoint; or a config with MODEL.WEIGHTS. No dataset has to be there.
 
 --input are files, patterns, and folders with all that is below them. The output folder receives
 
-NAME                each picture under its own name, with boxes, names and scores, and masks where
+NAME                each image under its own name, with boxes, names and scores, and masks where
                     the detector has them; each video as NAME.mp4
-predictions.json    all that is drawn, as a data set in COCO's format: images, categories, and
+predictions.json    all that is drawn, as a dataset in COCO's format: images, categories, and
                     annotations with scores
 
-A picture that cannot be read is named, the others go on, and the exit code is 1.
+An image that cannot be read is named, the others go on, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from PIL import Image
 
 from detectron2.structures import Instances
 
-from ..data.pictures import Source, UnreadableError, Video, find_sources, read_picture
+from ..data.images import Source, UnreadableError, Video, find_sources, read_pixels
 from ..engine.predicting import Predictor, read_trained
 from ..files import raise_faults, write_atomically
 from ..paths import real_path
@@ -63,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--model", required=True, metavar="PATH", help="folder of a search or a training, or config"
     )
     parser.add_argument(
-        "--input", required=True, nargs="+", metavar="PATH", help="pictures, videos, folders"
+        "--input", required=True, nargs="+", metavar="PATH", help="images, videos, folders"
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     add_conf_threshold(parser, "to draw and to write")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     args = parser.parse_args(argv)
     if cv2 is None:
-        parser.error("OpenCV draws the pictures: pip install opencv-python-headless")
+        parser.error("OpenCV draws the images: pip install opencv-python-headless")
 
     sources = find_sources(args.input, leave_out=args.output)
     outputs = plan_outputs(sources, args.output)
@@ -157,7 +157,7 @@ def predict(
             for index, pixels in enumerate(video):
                 write(show(pixels, frame=index))
     else:
-        write_picture(output, show(read_picture(source.path)))
+        write_image(output, show(read_pixels(source.path)))
     return counts
 
 
@@ -178,7 +178,7 @@ def detect(predictor: Predictor, pixels: np.ndarray, threshold: float) -> Instan
     return instances[instances.scores >= threshold]
 
 
-def write_picture(path: str, pixels: np.ndarray) -> None:
+def write_image(path: str, pixels: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, **FORMATS[os.path.splitext(path)[1].lower()])
     write_atomically(path, buffer.getvalue())

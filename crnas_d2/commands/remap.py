@@ -41,7 +41,7 @@ from ..config import default_config, read_config
 from ..data import setup_datasets
 from ..engine.adapt import adapt
 from ..engine.sync_bn import without_needless_sync_bn
-from ..engine.unlabelled import unlabelled_batches
+from ..engine.unlabeled import unlabeled_batches
 from .command_line import command, command_parser
 from .convert import add_origin
 
@@ -73,15 +73,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         metavar="STEPS",
         help="train the filled backbone for so many steps to give the features that the input's network "
-        "gives of the pictures in DATASETS.TRAIN. No labels are needed. 0 matches the statistics of "
+        "gives of the images in DATASETS.TRAIN. No labels are needed. 0 matches the statistics of "
         "the norms alone",
     )
-    parser.add_argument("--images", metavar="FOLDER", help="match on all pictures in it instead")
+    parser.add_argument("--images", metavar="FOLDER", help="match on all images in it instead")
     parser.add_argument(
         "--init-seed",
         type=int,
         default=0,
-        help="of the values that nothing is there for, and of the order of the pictures",
+        help="of the values that nothing is there for, and of the order of the images",
     )
     add_origin(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the output")
@@ -125,7 +125,7 @@ def remap(args: argparse.Namespace) -> None:
     errors: list[float] = []
     if args.match_features is not None:
         print(f"matching to the features of {seed.name}, {args.match_features} steps", flush=True)
-        batches = unlabelled_batches(cfg, args.init_seed, args.images)
+        batches = unlabeled_batches(cfg, args.init_seed, args.images)
         remapped, errors = adapt(remapped, report, seed, target, batches, args.match_features)
     tensors = save_network(args.output, remapped, report)
 
@@ -153,7 +153,7 @@ def remap(args: argparse.Namespace) -> None:
 
 
 def prepare_matching(cfg: CfgNode, images: str | None) -> CfgNode:
-    """Prepare a config for matching: register its data sets, and choose its norms and device."""
+    """Prepare a config for matching: register its datasets, and choose its norms and device."""
     if images is None:
         setup_datasets(cfg)
     if not torch.cuda.is_available():

@@ -19,8 +19,8 @@ from detectron2.utils import comm
 
 from ..config import read_config
 from ..data.copies import copies_between_parts, tell_copies
+from ..data.image_check import check_images
 from ..data.parts import table_of_parts, tell
-from ..data.picture_check import check_pictures
 from ..engine import launch, terminal
 from ..engine.setup import prepare
 from ..main_process import decided_by_main
@@ -106,7 +106,7 @@ def search_supernet(args: argparse.Namespace) -> str:
 
     check_before_search(args)
     cfg = prepare(read_config(args.config_file, args.opts), args)
-    check_pictures(cfg)  # the norms use images of DATASETS.TRAIN
+    check_images(cfg)  # the norms use images of DATASETS.TRAIN
     final_cfg = read_baseline(cfg, args.config_file, args.opts)
     decided_by_main(lambda: tell_of_data(cfg, final_cfg))
     with terminal.step("search"):

@@ -1,4 +1,4 @@
-"""One picture of architectures: blocks of each stage, their dilations, and their multiply-adds.
+"""One figure of architectures: blocks of each stage, their dilations, and their multiply-adds.
 
 crnas sketch ResNet50 SCR-ResNet50 CR-ResNet50 --output sketch.svg
 crnas sketch Digits/faster_rcnn_R_18_FPN.yaml output/search/final.yaml \\

@@ -1,4 +1,4 @@
-"""One picture of a detector's results: test images with ground truth beside detections.
+"""One figure of a detector's results: test images with ground truth beside detections.
 
 crnas visualize --config-file output/search/final.yaml --output results.png
 crnas visualize --config-file Digits/faster_rcnn_CR_R_18_FPN.yaml \\
@@ -26,8 +26,8 @@ from ..data.class_names import tell_apart
 from ..engine.coco_evaluator import RESULTS_FILE
 from ..files import read_json, write_atomically
 from ..paths import check_not_read
+from ..report.compared_images import detections_by_image, draw_truth_and
 from ..report.fonts import find_families, unheeded_glyphs
-from ..report.pictures import detections_by_image, draw_truth_and
 from .command_line import add_conf_threshold, command, command_parser
 
 # In pixels
@@ -47,16 +47,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--input",
         metavar="JSON",
-        help="coco_instances_results.json, of the first data set of DATASETS.TEST (default: of the "
+        help="coco_instances_results.json, of the first dataset of DATASETS.TEST (default: of the "
         "test of the training that has left MODEL.WEIGHTS)",
     )
-    parser.add_argument("--output", required=True, metavar="PNG", help="picture to write")
+    parser.add_argument("--output", required=True, metavar="PNG", help="figure to write")
     add_conf_threshold(parser, "to show")
     parser.add_argument(
         "--max-images",
         type=int,
         default=6,
-        help="images to show, evenly spaced in the data set (default: 6)",
+        help="images to show, evenly spaced in the dataset (default: 6)",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     args = parser.parse_args(argv)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     cfg = read_config(args.config_file, args.opts)
     if not cfg.DATASETS.TEST:
-        raise ValueError(f"{args.config_file}: DATASETS.TEST is empty; expected a data set to show")
+        raise ValueError(f"{args.config_file}: DATASETS.TEST is empty; expected a dataset to show")
     dataset = cfg.DATASETS.TEST[0]
     path = args.input or results_beside(cfg)
     results = read_json(path)
@@ -84,11 +84,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = detections[image["image_id"]]
         shown = [detection for detection in found if detection["score"] >= args.conf_threshold]
         pairs.append((os.path.basename(image["file_name"]), *draw_pair(image, shown, class_names)))
-    picture = compose(
+    figure = compose(
         pairs, f"{dataset}: detections with a score of {args.conf_threshold:g} or more"
     )
     os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
-    write_atomically(args.output, picture)
+    write_atomically(args.output, figure)
     print(f"wrote {args.output}: {len(pairs)} of {len(images)} images of {dataset}")
 
 

@@ -1,4 +1,4 @@
-"""Data sets and their splits. Importing this registers those that need no config, reading nothing."""
+"""Datasets and their splits. Importing this registers those that need no config, reading nothing."""
 
 from .catalog import setup_datasets
 from .digits import RECIPES, register_digits

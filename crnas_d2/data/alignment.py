@@ -49,8 +49,8 @@ def likeness(moving: np.ndarray, fixed: np.ndarray, start: np.ndarray) -> np.nda
     return alike
 
 
-def _details(pictures: np.ndarray) -> np.ndarray:
-    return pictures - scipy.ndimage.uniform_filter(pictures, (0, DETAIL, DETAIL), mode="nearest")
+def _details(images: np.ndarray) -> np.ndarray:
+    return images - scipy.ndimage.uniform_filter(images, (0, DETAIL, DETAIL), mode="nearest")
 
 
 class _Sample:
@@ -60,13 +60,13 @@ class _Sample:
         levels: bilinear samples of shape (n, side, side).
     """
 
-    def __init__(self, pictures: np.ndarray, place: np.ndarray):
+    def __init__(self, images: np.ndarray, place: np.ndarray):
         """
         Args:
-            pictures: images of shape (n, side, side).
+            images: images of shape (n, side, side).
             place: parameters of shape (n, 4), see :func:`likeness`.
         """
-        side = pictures.shape[1]
+        side = images.shape[1]
         half = (side - 1) / 2
         self._grid = np.linspace(-1, 1, side, dtype=np.float32)
         a, b, c, d = (place[:, i, None] for i in range(4))
@@ -75,9 +75,9 @@ class _Sample:
         self._inside = inside_y[:, :, None] & inside_x[:, None]
         column, u = _before(x, side)
         row, v = _before(y, side)
-        n = np.arange(len(pictures))[:, None, None]
+        n = np.arange(len(images))[:, None, None]
         (p00, p01), (p10, p11) = (
-            [pictures[n, (row + i)[:, :, None], (column + j)[:, None]] for j in (0, 1)]
+            [images[n, (row + i)[:, :, None], (column + j)[:, None]] for j in (0, 1)]
             for i in (0, 1)
         )
         u, v = u[:, None], v[:, :, None]

@@ -101,7 +101,7 @@ def _not_remembered(path: str, error: Exception, result: Any) -> Any:
 
 @functools.cache
 def _code_sha256() -> str:
-    """Compute the SHA-256 of the code that checks data sets."""
+    """Compute the SHA-256 of the code that checks datasets."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.py"), folder.parent / "files.py"]):

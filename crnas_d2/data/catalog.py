@@ -1,4 +1,4 @@
-"""The data sets of a config: registration, checks against each other, and numbers of classes."""
+"""The datasets of a config: registration, checks against each other, and numbers of classes."""
 
 import itertools
 import logging
@@ -28,14 +28,14 @@ __all__ = [
 
 
 def setup_datasets(cfg: CfgNode) -> None:
-    """Prepare the data sets that ``cfg`` names. It has to be called before ``cfg`` is frozen.
+    """Prepare the datasets that ``cfg`` names. It has to be called before ``cfg`` is frozen.
 
-    1. Registers the custom data sets in ``DATASETS.COCO_JSON`` and ``DATASETS.VOC_DIRS`` after
+    1. Registers the custom datasets in ``DATASETS.COCO_JSON`` and ``DATASETS.VOC_DIRS`` after
     validating each, and those in ``DATASETS.IMAGE_FOLDERS``. Those in ``DATASETS.TEST`` must also
     have what their evaluator needs, and those in ``DATASETS.TRAIN`` masks if ``MODEL.MASK_ON``.
     2. Splits archtrain and archval by ``DATASETS.ARCHVAL`` if TRAIN or TEST names one:
     "cells_archtrain" is a part of "cells_train", or else of "cells".
-    3. Checks that all data sets of TRAIN and TEST fit the task of the model and have the same
+    3. Checks that all datasets of TRAIN and TEST fit the task of the model and have the same
     categories in the same order, and that no image of a test set is in an archval.
     4. Sets ``NUM_CLASSES`` of the detection heads, which the mask head follows, and of the
     classifier to the number of categories, and ``MODEL.CLASS_NAMES`` to their distinct names, see
@@ -44,7 +44,7 @@ def setup_datasets(cfg: CfgNode) -> None:
     A second call with the same config changes nothing.
 
     Raises:
-        FileNotFoundError, ValueError: the message names the key, data set or file, and what was
+        FileNotFoundError, ValueError: the message names the key, dataset or file, and what was
             expected.
     """
     train, test = tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)
@@ -68,12 +68,12 @@ def setup_datasets(cfg: CfgNode) -> None:
 
 
 def register_own(cfg: CfgNode) -> None:
-    """Register only the custom data sets of a config, see :func:`setup_datasets`.
+    """Register only the custom datasets of a config, see :func:`setup_datasets`.
 
     Nothing is written except the cached results of the checks, and corrected copies.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`setup_datasets`, or there is no data set with a
+        FileNotFoundError, ValueError: as :func:`setup_datasets`, or there is no dataset with a
             name in TRAIN or TEST.
     """
     rules = json_rules(cfg)
@@ -93,14 +93,14 @@ def register_own(cfg: CfgNode) -> None:
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in DatasetCatalog and not split_source(name):
             raise ValueError(
-                f"DATASETS.TRAIN or DATASETS.TEST names {name!r}, and no data set of this name is "
-                "registered. Own data sets go into DATASETS.COCO_JSON, DATASETS.VOC_DIRS or "
+                f"DATASETS.TRAIN or DATASETS.TEST names {name!r}, and no dataset of this name is "
+                "registered. Own datasets go into DATASETS.COCO_JSON, DATASETS.VOC_DIRS or "
                 "DATASETS.IMAGE_FOLDERS."
             )
 
 
 def voc_dir_entries(cfg: CfgNode) -> Iterator[dict[str, Any]]:
-    """Iterate over the custom data sets in VOC layout, as arguments of :func:`register_voc_dir`.
+    """Iterate over the custom datasets in VOC layout, as arguments of :func:`register_voc_dir`.
 
     Raises:
         ValueError: an entry of ``DATASETS.VOC_DIRS`` is malformed.
@@ -120,7 +120,7 @@ def voc_dir_entries(cfg: CfgNode) -> Iterator[dict[str, Any]]:
 
 
 def image_folder_entries(cfg: CfgNode) -> Iterator[list[str]]:
-    """Iterate over name and folder of the custom data sets with one class for each image.
+    """Iterate over name and folder of the custom datasets with one class for each image.
 
     Raises:
         ValueError: an entry of ``DATASETS.IMAGE_FOLDERS`` is malformed.
@@ -150,7 +150,7 @@ def json_rules(cfg: CfgNode) -> JsonRules:
 
 
 def coco_json_entries(cfg: CfgNode) -> Iterator[dict[str, Any]]:
-    """Iterate over the custom data sets in COCO format, as arguments of :func:`register_coco_json`.
+    """Iterate over the custom datasets in COCO format, as arguments of :func:`register_coco_json`.
 
     Raises:
         ValueError: an entry of ``DATASETS.COCO_JSON`` is malformed.
@@ -209,7 +209,7 @@ def draws_anew(cfg: CfgNode) -> bool:
 
 
 def _is_drawn(name: str) -> bool:
-    """Whether a data set is archtrain or archval, and not a custom data set of such a name."""
+    """Whether a dataset is archtrain or archval, and not a custom dataset of such a name."""
     is_part = split_source(name) is not None
     return is_part and (
         name not in DatasetCatalog or bool(MetadataCatalog.get(name).get("split_settings"))
@@ -222,7 +222,7 @@ def _draw_settings(cfg: CfgNode) -> tuple[int, int, str, str, str]:
 
 
 def _register_part(name: str, cfg: CfgNode) -> None:
-    """Split archtrain and archval if ``name`` is one of them and not a custom data set."""
+    """Split archtrain and archval if ``name`` is one of them and not a custom dataset."""
     source = split_source(name)
     if source is not None and _is_drawn(name):
         register_splits(source, *_draw_settings(cfg))
@@ -233,13 +233,13 @@ def _check_task(name: str, meta_architecture: str) -> None:
     if is_classification(name) != (meta_architecture == "ImageClassifier"):
         task = "classification" if is_classification(name) else "detection"
         raise ValueError(
-            f"the data set {name!r} is for {task}, and MODEL.META_ARCHITECTURE is "
+            f"the dataset {name!r} is for {task}, and MODEL.META_ARCHITECTURE is "
             f"{meta_architecture!r}; expected 'ImageClassifier' for classification and for that alone"
         )
 
 
 def _common_categories(names: Sequence[str]) -> list[str]:
-    """Get the common category names of the data sets. Empty if they have none."""
+    """Get the common category names of the datasets. Empty if they have none."""
     first = _categories(names[0]) if names else []
     for name in names[1:]:
         categories = _categories(name)
@@ -247,7 +247,7 @@ def _common_categories(names: Sequence[str]) -> list[str]:
             pairs = itertools.zip_longest(first, categories)
             index, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if len({*pair}) > 1)
             raise ValueError(
-                "the data sets of DATASETS.TRAIN and DATASETS.TEST must have the same categories "
+                "the datasets of DATASETS.TRAIN and DATASETS.TEST must have the same categories "
                 f"in the same order: {_place(names[0])} has {len(first)} and {_place(name)} has "
                 f"{len(categories)}; at index {index} stand {a!r} and {b!r}"
             )
@@ -257,7 +257,7 @@ def _common_categories(names: Sequence[str]) -> list[str]:
 def _categories(name: str) -> list[str]:
     meta = MetadataCatalog.get(name)
     if not meta.get("thing_classes") and (meta.get("json_file") or is_classification(name)):
-        # The categories of such a data set are only known once it is loaded.
+        # The categories of such a dataset are only known once it is loaded.
         DatasetCatalog.get(name)
     return list(meta.get("thing_classes", []))
 
@@ -288,10 +288,10 @@ def _check_archval_apart(train: Sequence[str], test: Sequence[str], data: CfgNod
 def warn_of_shared_images(cfg: CfgNode) -> None:
     """Warn of a test set that shares images with the training set.
 
-    Data sets that do not exist are skipped.
+    Datasets that do not exist are skipped.
 
     Args:
-        cfg: config whose data sets are registered.
+        cfg: config whose datasets are registered.
     """
     for test, train in itertools.product(cfg.DATASETS.TEST, cfg.DATASETS.TRAIN):
         try:

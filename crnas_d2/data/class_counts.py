@@ -1,4 +1,4 @@
-"""The class counts of registered data sets, and of parts that are split from them."""
+"""The class counts of registered datasets, and of parts that are split from them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["ClassCounts", "count_classes"]
 
 
 def count_classes(name: str, data: CfgNode) -> ClassCounts:
-    """Count the classes of a registered data set, or of a part that is split from one.
+    """Count the classes of a registered dataset, or of a part that is split from one.
 
     Args:
-        name: name of the data set or part.
+        name: name of the dataset or part.
         data: ``DATASETS``.
 
     Raises:
-        OSError: the data set does not exist.
+        OSError: the dataset does not exist.
         ValueError: its file is not in COCO format, or archval cannot be split from it.
     """
     source = source_of_drawn(name)

@@ -117,7 +117,7 @@ class ClassificationMapper:
 
 
 def build_classification_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Build a loader of each image in a data set, with the batch size of training.
+    """Build a loader of each image in a dataset, with the batch size of training.
 
     Returns:
         A loader of ``{"image": (N, channels, H, W), "label": (N,)}``.

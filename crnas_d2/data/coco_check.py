@@ -17,7 +17,7 @@ from .whole_numbers import are_of_one_type, is_id, whole_number
 
 SECTIONS = {"images": "image", "annotations": "annotation", "categories": "category"}
 
-UNLABELLED = "it has no annotations: detections on its images have no AP"
+UNLABELED = "it has no annotations: detections on its images have no AP"
 
 
 @dataclass
@@ -66,7 +66,7 @@ class CocoCheck:
             self._check_annotations(sizes)
         else:
             del self.coco["annotations"]
-            self.findings.warn(UNLABELLED, f"{len(sizes):,} images")
+            self.findings.warn(UNLABELED, f"{len(sizes):,} images")
             self._leave_out(self.categories)
         self._warn_of_names()
 
@@ -171,7 +171,7 @@ class CocoCheck:
                 self.findings.warn(kind, f"image {image_id}")
             path = os.path.normpath(name)
             if owners.setdefault(path, image_id) != image_id:
-                kind = "picture that is there under two ids, which is trained and tested twice"
+                kind = "image that is there under two ids, which is trained and tested twice"
                 self.findings.warn(kind, f"image {image_id} {name!r}, as {owners[path]}")
         return sizes
 

@@ -1,4 +1,4 @@
-"""Custom data sets in COCO format: a json file of annotations and a folder of images."""
+"""Custom datasets in COCO format: a json file of annotations and a folder of images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detectron2.utils.logger import log_first_n
 from ..files import no_garbage_collection, parse_json, read_file, write_atomically
 from ..paths import cache_folder, is_remote, real_path
 from .cache import file_state, remembered
-from .coco_check import UNLABELLED, CocoCheck
+from .coco_check import UNLABELED, CocoCheck
 from .findings import Findings, Warned
 
 __all__ = [
@@ -82,7 +82,7 @@ def register_coco_json(
     required: Collection[str] = (),
     rules: JsonRules = JsonRules(),
 ) -> CheckedJson:
-    """Check a data set in COCO format and register it in Detectron2 with its categories.
+    """Check a dataset in COCO format and register it in Detectron2 with its categories.
 
     The findings are logged once. In the metadata, ``source`` is always the file itself, whereas
     ``json_file`` may be a corrected copy. The same files may be registered again under the same
@@ -94,7 +94,7 @@ def register_coco_json(
 
     Raises:
         FileNotFoundError: as :func:`check_coco_json`.
-        ValueError: the file has errors, or the name is taken by another data set.
+        ValueError: the file has errors, or the name is taken by another dataset.
     """
     checked = check_coco_json(json_file, image_root, required, rules)
     checked.findings.raise_errors()
@@ -108,7 +108,7 @@ def register_coco_json(
         ]
         if [real_path(str(p)) for p in known] != [real_path(p) for p in (json_file, image_root)]:
             raise ValueError(
-                f"the data set name {name!r} is taken: it stands for {known[0]} with images in "
+                f"the dataset name {name!r} is taken: it stands for {known[0]} with images in "
                 f"{known[1]!r}, so it cannot stand for {json_file} with images in {image_root!r}"
             )
         # The file may have been edited since.
@@ -144,7 +144,7 @@ def check_coco_json(
     required: Collection[str] = (),
     rules: JsonRules = JsonRules(),
 ) -> CheckedJson:
-    """Check a data set in COCO format (detection, instance segmentation).
+    """Check a dataset in COCO format (detection, instance segmentation).
 
     An error is something on which Detectron2 or pycocotools would fail or compute wrong scores.
     Warnings are counted. They concern content that Detectron2 treats in its own way, or unambiguous
@@ -157,8 +157,8 @@ def check_coco_json(
     Args:
         json_file: path or URI of the json file.
         image_root: folder that the file names in it are relative to.
-        required: what is read in addition to boxes: ``SCORED_KEYS`` for a data set that is tested,
-            "segmentation" if masks are trained or tested, "objects" for a data set that is trained
+        required: what is read in addition to boxes: ``SCORED_KEYS`` for a dataset that is tested,
+            "segmentation" if masks are trained or tested, "objects" for a dataset that is trained
             on, and "polygons" if the training reads no other masks.
         rules: settings of the config.
 
@@ -189,7 +189,7 @@ def check_coco_json(
             verdict = check()
     warnings = {kind: Warned(**warned) for kind, warned in verdict["warnings"].items()}
     if "objects" in required:
-        warnings.pop(UNLABELLED, None)  # it is an error there
+        warnings.pop(UNLABELED, None)  # it is an error there
     errors = verdict["errors"] or list(_faults_in_training(verdict, required))
     return CheckedJson(
         json_file,

@@ -20,24 +20,24 @@ from ..files import write_atomically
 from ..paths import cache_folder, is_remote
 from .findings import Warned
 from .fingerprints import Fingerprints
+from .image_facts import FileState, ImageFacts
+from .image_fingerprints import count_unknown, fingerprints_of, states_of
+from .image_header import Fault, read_facts
 from .near_copies import find_near_copies
 from .parts import is_registered, names_of_parts
-from .picture_facts import FileState, PictureFacts
-from .picture_fingerprints import count_unknown, fingerprints_of, states_of
-from .picture_header import Fault, read_facts
 from .shared_images import image_files, is_made_at_first_use
 
 logger = logging.getLogger(__name__)
 
 COPIES_FILE = "near_copies.csv"
-MOST_NEW_PICTURES = 5000  # maximum that a dry run reads; a thousand take some seconds
+MOST_NEW_IMAGES = 5000  # maximum that a dry run reads; a thousand take some seconds
 
 
 class Copy(NamedTuple):
     """A near-duplicate.
 
     Attributes:
-        picture: image in the later part.
+        image: image in the later part.
         original: image in the earlier part.
         distance: number of bits, out of 64, in which the hashes differ.
         likeness: correlation of the details of the two aligned images, at most 1.
@@ -45,7 +45,7 @@ class Copy(NamedTuple):
         same_bytes: whether the files are equal.
     """
 
-    picture: str
+    image: str
     original: str
     distance: int
     likeness: float
@@ -59,7 +59,7 @@ class Comparison:
 
     Attributes:
         part, other: the later and the earlier part: archtrain, archval, test.
-        pictures: number of images in the part that were compared.
+        images: number of images in the part that were compared.
         with_copy: number of images in the part with a near-duplicate in the other.
         copies: the near-duplicates.
         unread: images of both that could not be read.
@@ -67,13 +67,13 @@ class Comparison:
 
     part: str
     other: str
-    pictures: int
+    images: int
     with_copy: int
     copies: tuple[Copy, ...] = ()
     unread: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        of = f"{self.pictures:,} pictures of {self.part}"
+        of = f"{self.images:,} images of {self.part}"
         return f"{self.with_copy:,} of {of} have a near-copy in {self.other}"
 
     def as_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Comparison:
         return {
             "part": self.part,
             "other": self.other,
-            "pictures": self.pictures,
+            "images": self.images,
             "with_copy": self.with_copy,
         }
 
@@ -96,7 +96,7 @@ def copies_between_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> tuple[Compa
         final_cfg: config of the final detector, or None.
 
     Returns:
-        The comparisons. Empty if ``DATASETS.NEAR_COPIES`` is False or a data set does not exist.
+        The comparisons. Empty if ``DATASETS.NEAR_COPIES`` is False or a dataset does not exist.
 
     Raises:
         ValueError: a file is not in COCO format, or archval cannot be split from it.
@@ -115,26 +115,26 @@ def _warn_of_damage(paths: Iterable[str]) -> None:
     damaged = Warned()
     for path in paths:
         fault = read_facts(path, decode=True)
-        if isinstance(fault, Fault) and isinstance(read_facts(path), PictureFacts):
+        if isinstance(fault, Fault) and isinstance(read_facts(path), ImageFacts):
             damaged.add(f"{path} {fault.what}")
     if damaged.count:
-        what = "picture with damage behind its header, at which a training or a test ends"
+        what = "image with damage behind its header, at which a training or a test ends"
         log_first_n(logging.WARNING, f"{what} ({damaged.describe()})", name=__name__, key="message")
 
 
 def foretell_copies(cfg: CfgNode, final_cfg: CfgNode | None) -> str:
     """Describe the result of :func:`copies_between_parts`, or its size if it would take long.
 
-    The result is empty if nothing will be compared, or if a data set has to be generated first.
+    The result is empty if nothing will be compared, or if a dataset has to be generated first.
     """
     names = names_of_parts(cfg, final_cfg)
     if any(map(is_made_at_first_use, itertools.chain(*names.values()))):
         return ""
     files = _files_of_parts(cfg, final_cfg)
-    if sum(map(len, files.values())) > MOST_NEW_PICTURES:
+    if sum(map(len, files.values())) > MOST_NEW_IMAGES:
         new = count_unknown([*itertools.chain(*files.values())], _folder(cfg))
-        if new > MOST_NEW_PICTURES:
-            return f"Near-copies will be looked for in {new:,} pictures"
+        if new > MOST_NEW_IMAGES:
+            return f"Near-copies will be looked for in {new:,} images"
     comparisons = copies_between_parts(cfg, final_cfg)
     return describe(comparisons) if comparisons else ""
 
@@ -176,11 +176,11 @@ def _compare(
     copies = []
     for values in zip(*(v.tolist() for v in vars(found).values())):
         first, second, distance, likeness, mirrored = values
-        original, picture = originals[0][first], later[0][second]
-        if original != picture:  # the same file in both parts is reported elsewhere
-            same = distance == 0 and filecmp.cmp(original, picture, shallow=False)
-            copies.append(Copy(picture, original, distance, likeness, mirrored, same))
-    with_copy = len({copy.picture for copy in copies})
+        original, image = originals[0][first], later[0][second]
+        if original != image:  # the same file in both parts is reported elsewhere
+            same = distance == 0 and filecmp.cmp(original, image, shallow=False)
+            copies.append(Copy(image, original, distance, likeness, mirrored, same))
+    with_copy = len({copy.image for copy in copies})
     return Comparison(part, other, len(later[0]), with_copy, tuple(copies), unread)
 
 
@@ -195,9 +195,9 @@ def describe(comparisons: Sequence[Comparison]) -> str:
     """Describe the comparisons in one sentence without a full stop."""
     found = [str(comparison) for comparison in comparisons if comparison.with_copy]
     if found:
-        return f"{'; '.join(found)}: results there are better than on pictures that are new"
+        return f"{'; '.join(found)}: results there are better than on images that are new"
     parts = dict.fromkeys(name for c in comparisons for name in (c.other, c.part))
-    return f"No near-copies of pictures were found between {', '.join(parts)}"
+    return f"No near-copies of images were found between {', '.join(parts)}"
 
 
 def tell_copies(comparisons: Sequence[Comparison], folder: str) -> None:

@@ -13,7 +13,7 @@ __all__ = ["DigitSources", "Scene", "compose"]
 
 
 class DigitSources:
-    """The scans and photographs that one split of the data set may use.
+    """The scans and photographs that one split of the dataset may use.
 
     A fifth of the scans of each class, and the right-hand part of both photographs, are reserved
     for "val". "train" has the rest.
@@ -36,7 +36,7 @@ class DigitSources:
             from sklearn.datasets import load_digits, load_sample_image
         except ImportError as error:
             raise ImportError(
-                "the data set 'digits' is made of scikit-learn's sample data, and scikit-learn is "
+                "the dataset 'digits' is made of scikit-learn's sample data, and scikit-learn is "
                 "not installed: pip install 'crnas_d2[digits]'"
             ) from error
         data = load_digits()

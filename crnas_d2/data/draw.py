@@ -79,7 +79,7 @@ def draw_archval(
 
     The plain split takes the images with the smallest SHA-256 of the text "seed:id". It is uniform,
     and independent of the order of the entries, of any library's random numbers, and of Python's
-    version. A smaller split is part of a larger one, and images that are added to a data set later
+    version. A smaller split is part of a larger one, and images that are added to a dataset later
     replace few of those drawn. If it leaves a class with objects in several groups out of archtrain
     or archval, the split is stratified by class instead, see :func:`stratify`.
 

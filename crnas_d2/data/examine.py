@@ -1,4 +1,4 @@
-"""An examination of all data sets of a config, which collects all findings."""
+"""An examination of all datasets of a config, which collects all findings."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .catalog import (
 )
 from .coco_json import JsonRules, check_coco_json
 from .findings import Findings
+from .image_check import look_at_images
 from .imagenet import list_images
-from .picture_check import look_at_pictures
 from .shared_images import source_of_drawn
 from .voc import examine_voc_dir
 
 
 def examine(cfg: CfgNode) -> list[Findings]:
-    """Find errors in the data sets of a config, and content that is treated in a special way.
+    """Find errors in the datasets of a config, and content that is treated in a special way.
 
-    Custom data sets without errors are registered. Nothing is raised, and nothing is written except
+    Custom datasets without errors are registered. Nothing is raised, and nothing is written except
     cached results of the checks.
 
     Args:
-        cfg: config, whose ``DATASETS.TRAIN`` and ``TEST`` determine what is required of a data set.
+        cfg: config, whose ``DATASETS.TRAIN`` and ``TEST`` determine what is required of a dataset.
 
     Returns:
         The findings for each entry of ``DATASETS.COCO_JSON``, ``VOC_DIRS`` and ``IMAGE_FOLDERS``,
-        and for the images of TRAIN and TEST, except for data sets with errors and those that are
+        and for the images of TRAIN and TEST, except for datasets with errors and those that are
         generated on first use.
     """
     looks = {
@@ -55,19 +55,19 @@ def examine(cfg: CfgNode) -> list[Findings]:
         entries = zip(cfg.DATASETS[key], findings)
         sound.DATASETS[key] = [entry for entry, of_it in entries if not of_it.errors]
         found += findings
-    return [*found, *_pictures(sound)]
+    return [*found, *_images(sound)]
 
 
-def _pictures(cfg: CfgNode) -> Iterator[Findings]:
+def _images(cfg: CfgNode) -> Iterator[Findings]:
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    with contextlib.suppress(ValueError):  # the setup of the data sets reports it
+    with contextlib.suppress(ValueError):  # the setup of the datasets reports it
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
         register_own(cfg)
     for name in dict.fromkeys(source_of_drawn(name) or name for name in names):
         if name in DatasetCatalog:
             cfg.DATASETS.TRAIN = (name,)
             try:
-                yield from look_at_pictures(cfg, makes=False)
+                yield from look_at_images(cfg, makes=False)
             except (OSError, ValueError) as error:
                 yield Findings("DATASETS", [describe_error(error)])
 

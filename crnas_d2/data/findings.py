@@ -1,4 +1,4 @@
-"""The findings of the checks of a data set: errors, and warnings counted by their kind."""
+"""The findings of the checks of a dataset: errors, and warnings counted by their kind."""
 
 from __future__ import annotations
 

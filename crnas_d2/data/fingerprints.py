@@ -27,7 +27,7 @@ def _boxes() -> tuple[tuple[float, float, float], ...]:
 
 BOXES = _boxes()
 # Identifies the method: another one gives other fingerprints
-METHOD = f"phash of {len(BOXES)} crops, {SIDE} x {SIDE} grey, 1; imagehash {imagehash.__version__}"
+METHOD = f"phash of {len(BOXES)} crops, {SIDE} x {SIDE} gray, 1; imagehash {imagehash.__version__}"
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Fingerprints:
     small: np.ndarray
 
     @classmethod
-    def from_bytes(cls, pictures: list[bytes]) -> Fingerprints:
+    def from_bytes(cls, images: list[bytes]) -> Fingerprints:
         """Decode the results of :func:`fingerprint` for each image."""
         count = 2 * len(BOXES) * 8
-        rows = np.frombuffer(b"".join(pictures), np.uint8).reshape(-1, count + SIDE * SIDE)
+        rows = np.frombuffer(b"".join(images), np.uint8).reshape(-1, count + SIDE * SIDE)
         hashes = np.ascontiguousarray(rows[:, :count]).view(np.uint64)
         return cls(hashes.reshape(-1, 2, len(BOXES)), rows[:, count:].reshape(-1, SIDE, SIDE))
 
@@ -60,13 +60,13 @@ def fingerprint(path: str) -> bytes:
     """
     with PathManager.open(path, "rb") as f, Image.open(f) as image:
         image.draft("L", (2 * WORK_SIDE, 2 * WORK_SIDE))  # decodes a JPEG at a fraction of its size
-        picture = ImageOps.exif_transpose(image).convert("L")
-    return fingerprint_of(picture)
+        turned = ImageOps.exif_transpose(image).convert("L")
+    return fingerprint_of(turned)
 
 
-def fingerprint_of(picture: Image.Image) -> bytes:
+def fingerprint_of(image: Image.Image) -> bytes:
     """Compute the fingerprint of a gray image."""
-    work = picture.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
+    work = image.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
     hashes = []
     for view in (work, ImageOps.mirror(work)):
         for left, top, side in BOXES:

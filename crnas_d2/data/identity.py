@@ -1,4 +1,4 @@
-"""What identifies a data set: the SHA-256 of its annotations, and size and time of its images."""
+"""What identifies a dataset: the SHA-256 of its annotations, and size and time of its images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..files import file_sha256
 from ..paths import cache_folder, is_remote, real_file
 from .cache import remembered, state_of
 from .catalog import register_own
+from .image_facts import FileState, ImageStore
 from .listing import Listing, listing_of
 from .many_files import in_threads, work_through
-from .picture_facts import FileState, PictureStore
 from .shared_images import is_made_at_first_use, source_of_drawn
 
 THREADS = 16
@@ -28,25 +28,25 @@ Seen = MutableMapping[tuple[Listing, bool], tuple[str, str]]
 
 
 def identify_data(cfg: CfgNode, names: Iterable[str], seen: Seen) -> dict[str, str]:
-    """Get everything about some data sets that training and scores depend on.
+    """Get everything about some datasets that training and scores depend on.
 
     Nothing is written except cached results. Split parts are identified by the split and by their
-    source. Data sets that are generated on first use are always the same and are identified by
+    source. Datasets that are generated on first use are always the same and are identified by
     name.
 
     Args:
-        cfg: config, whose custom data sets are registered here.
+        cfg: config, whose custom datasets are registered here.
         names: names in TRAIN or TEST.
         seen: results of this run, which are reused.
 
     Returns:
-        Identifying strings by their subject, such as "pictures of cells_train".
+        Identifying strings by their subject, such as "images of cells_train".
 
     Raises:
-        ValueError: a custom data set has a fault.
+        ValueError: a custom dataset has a fault.
     """
     identity, folder = {}, os.path.abspath(cache_folder(cfg.DATASETS.CACHE_DIR))
-    by_content = cfg.DATASETS.HASH_PICTURES
+    by_content = cfg.DATASETS.HASH_IMAGES
     try:
         register_own(cfg)
         for name in names:
@@ -59,10 +59,10 @@ def identify_data(cfg: CfgNode, names: Iterable[str], seen: Seen) -> dict[str, s
             if not is_made_at_first_use(name):
                 listing = listing_of(name, folder)
                 if (listing, by_content) not in seen:
-                    known = _annotations(name, folder), _pictures(listing, by_content, folder)
+                    known = _annotations(name, folder), _images(listing, by_content, folder)
                     seen[listing, by_content] = known
                 way = "content" if by_content else "size and time"
-                keys = f"annotations of {name}", f"pictures of {name}, by {way}"
+                keys = f"annotations of {name}", f"images of {name}, by {way}"
                 identity.update(zip(keys, seen[listing, by_content]))
     except FileNotFoundError as error:
         identity["data"] = f"not there: {error}"
@@ -86,9 +86,9 @@ def _sha256(path: str, folder: str) -> str:
     return remembered(folder, "sha256", state, lambda: file_sha256(path)) if state else path
 
 
-def _pictures(listing: Listing, by_content: bool, folder: str) -> str:
-    """Identify all images, in the order of the data set."""
-    paths = [picture.path for picture in listing.read()]
+def _images(listing: Listing, by_content: bool, folder: str) -> str:
+    """Identify all images, in the order of the dataset."""
+    paths = [image.path for image in listing.read()]
     states = dict(in_threads(_state, paths, THREADS, FILES_AT_ONCE))
     files = [state for state in states.values() if isinstance(state, FileState)]
     contents = _contents(files, folder) if by_content else {}
@@ -114,10 +114,10 @@ def _state(path: str) -> FileState | str:
 
 def _contents(files: Sequence[FileState], folder: str) -> dict[str, bytes]:
     """Compute the SHA-256 of files by path, which is cached for unchanged files."""
-    with PictureStore(folder) as store:
+    with ImageStore(folder) as store:
         known = store.hashes(files, CONTENT)
         new = work_through(
-            "Reading pictures",
+            "Reading images",
             lambda file: bytes.fromhex(file_sha256(file.path)),
             [file for file in dict.fromkeys(files) if file.path not in known],
             lambda hashes: store.add_hashes(hashes, CONTENT),

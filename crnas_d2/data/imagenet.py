@@ -1,6 +1,6 @@
-"""Data sets in ImageNet's layout: a folder for each class, with the images of that class.
+"""Datasets in ImageNet's layout: a folder for each class, with the images of that class.
 
-ImageNet-1k itself is expected below Detectron2's folder of data sets::
+ImageNet-1k itself is expected below Detectron2's folder of datasets::
 
     imagenet/{train,val}/<WordNet id>/*.JPEG
 """
@@ -28,7 +28,7 @@ def register_imagenet() -> None:
 
 
 def register_image_folder(name: str, root: str | os.PathLike) -> None:
-    """Register a data set of images with one class each. Nothing is read before first use.
+    """Register a dataset of images with one class each. Nothing is read before first use.
 
     It loads as a list of ``{"file_name": str, "label": int}``. ``thing_classes`` in its metadata
     are the names of the folders, which the label indexes. The same folder may be registered again
@@ -39,13 +39,13 @@ def register_image_folder(name: str, root: str | os.PathLike) -> None:
         root: see :func:`list_images`. An ``iopath`` ``LazyPath`` is resolved on first use.
 
     Raises:
-        ValueError: the name is taken by another data set.
+        ValueError: the name is taken by another dataset.
     """
     if name in DatasetCatalog:
         meta = MetadataCatalog.get(name)
         if not is_classification(name) or real_path(meta.dirname) != real_path(os.fspath(root)):
             raise ValueError(
-                f"the data set name {name!r} is taken: it stands for {meta}, so it cannot stand "
+                f"the dataset name {name!r} is taken: it stands for {meta}, so it cannot stand "
                 f"for the images of {os.fspath(root)}"
             )
         return
@@ -54,7 +54,7 @@ def register_image_folder(name: str, root: str | os.PathLike) -> None:
 
 
 def is_classification(name: str) -> bool:
-    """Whether the images of a registered data set have one class each."""
+    """Whether the images of a registered dataset have one class each."""
     return MetadataCatalog.get(name).get("evaluator_type") == "classification"
 
 
@@ -75,7 +75,7 @@ def list_images(root: str) -> dict[str, list[str]]:
     if not PathManager.isdir(root):
         raise FileNotFoundError(
             f"there is no folder {root}; expected one with a folder of images for each class. "
-            "Detectron2's own data sets are looked for below the folder in the environment "
+            "Detectron2's own datasets are looked for below the folder in the environment "
             "variable DETECTRON2_DATASETS."
         )
     images = {

@@ -13,8 +13,8 @@ from ..files import read_json
 from .cache import state_of
 
 
-def is_labelled(dataset_name: str) -> bool:
-    """Whether a registered data set has annotations, as far as this is known before it is loaded.
+def is_labeled(dataset_name: str) -> bool:
+    """Whether a registered dataset has annotations, as far as this is known before it is loaded.
 
     COCO's evaluator scores nothing if the json file has no "annotations".
     """

@@ -1,4 +1,4 @@
-"""Lists the images of a data set, without reading its objects if possible."""
+"""Lists the images of a dataset, without reading its objects if possible."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .cache import remembered, state_of
 
 
 class Listed(NamedTuple):
-    """An image as described by its data set.
+    """An image as described by its dataset.
 
     Attributes:
         path: path of the file.
         image_id: id of the image. None if it has none.
-        size: (width, height) in pixels. None if the data set does not state it.
+        size: (width, height) in pixels. None if the dataset does not state it.
     """
 
     path: str
@@ -30,10 +30,10 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a data set.
+    """The images of a dataset.
 
     Attributes:
-        source: file or folder of the data set, or else its name.
+        source: file or folder of the dataset, or else its name.
         state: changes with the source, as far as this is known.
         read: reads the images.
     """
@@ -44,10 +44,10 @@ class Listing:
 
 
 def listing_of(name: str, folder: str) -> Listing:
-    """Get the listing of a data set.
+    """Get the listing of a dataset.
 
     Args:
-        name: name of a registered data set, which is generated if it is generated on first use.
+        name: name of a registered dataset, which is generated if it is generated on first use.
         folder: see :func:`~crnas_d2.files.cache_folder`.
 
     Raises:
@@ -64,7 +64,7 @@ def listing_of(name: str, folder: str) -> Listing:
 
 
 def _source(name: str) -> str:
-    """Get the user's own path of a data set, in place of which a corrected copy may be read."""
+    """Get the user's own path of a dataset, in place of which a corrected copy may be read."""
     meta = MetadataCatalog.get(name)
     values = (meta.get(key) for key in ("source", "json_file", "dirname"))
     return next((os.fspath(v) for v in values if isinstance(v, (str, os.PathLike)) and v), name)

@@ -30,7 +30,7 @@ def work_through(
     """Process all items in threads, and return the results by item.
 
     Args:
-        title: title of the progress bar and of log lines, such as "Looking at pictures".
+        title: title of the progress bar and of log lines, such as "Looking at images".
         work: computes the result of an item.
         items: the items.
         keep: called with new results every few seconds, and if the work is interrupted.

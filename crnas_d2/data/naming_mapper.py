@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .pictures import read_picture
+from .images import read_pixels
 
-PICTURE_KEYS = ("file_name", "sem_seg_file_name", "pan_seg_file_name")  # in Detectron2's format
+IMAGE_KEYS = ("file_name", "sem_seg_file_name", "pan_seg_file_name")  # in Detectron2's format
 
 
 class NamingMapper:
@@ -26,10 +26,10 @@ class NamingMapper:
             UnreadableError: an image cannot be read.
             Exception: any other error of the mapper.
         """
-        pictures = [dataset_dict[key] for key in PICTURE_KEYS if key in dataset_dict]
+        images = [dataset_dict[key] for key in IMAGE_KEYS if key in dataset_dict]
         try:
             return self._mapper(dataset_dict)
         except Exception:
-            for path in pictures:
-                read_picture(path)
+            for path in images:
+                read_pixels(path)
             raise

@@ -1,4 +1,4 @@
-"""The numbers of images and objects of each class in a data set."""
+"""The numbers of images and objects of each class in a dataset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .trained_objects import is_trained, trained_objects
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """The counts of a data set.
+    """The counts of a dataset.
 
     Attributes:
         classes: names of the classes, in the order of the class indices.
@@ -40,7 +40,7 @@ class ClassCounts:
         return cls(**attributes)
 
     def __add__(self, other: ClassCounts) -> ClassCounts:
-        """Add the counts of two data sets with the same classes."""
+        """Add the counts of two datasets with the same classes."""
         return ClassCounts(
             self.classes,
             self.images + other.images,
@@ -76,7 +76,7 @@ def count_coco(
 
 
 def count_dicts(dataset: Sequence[Mapping[str, Any]], names: Sequence[str]) -> ClassCounts:
-    """Count a data set in Detectron2's format."""
+    """Count a dataset in Detectron2's format."""
     annotated = [(index, image) for index, image in enumerate(dataset) if "annotations" in image]
     pairs = [
         (index, annotation["category_id"])

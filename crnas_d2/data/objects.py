@@ -1,4 +1,4 @@
-"""The objects of a data set as arrays, as a detector is trained on them."""
+"""The objects of a dataset as arrays, as a detector is trained on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AREAS = ("small", "medium", "large")
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of a data set.
+    """The objects of a dataset.
 
     Attributes:
         boxes: x0, y0, x1, y1 in pixels, clipped to the image and not empty, with shape (n, 4).
@@ -41,10 +41,10 @@ class Objects:
 
     @classmethod
     def of(cls, dataset: Sequence[Mapping[str, Any]]) -> Objects:
-        """Get the objects of a data set.
+        """Get the objects of a dataset.
 
         Args:
-            dataset: a data set in Detectron2's format.
+            dataset: a dataset in Detectron2's format.
 
         Raises:
             ValueError: an image does not state its size.

@@ -25,10 +25,10 @@ def table_of_parts(
     Args:
         cfg: config of the search, which is that of its supernet.
         final_cfg: config of the final detector, or None.
-        makes: whether data sets that are generated on first use may be generated.
+        makes: whether datasets that are generated on first use may be generated.
 
     Returns:
-        The table. None if a data set does not exist.
+        The table. None if a dataset does not exist.
 
     Raises:
         ValueError: a file is not in COCO format, or archval cannot be split from it.
@@ -40,7 +40,7 @@ def table_of_parts(
 
 
 def names_of_parts(cfg: CfgNode, final_cfg: CfgNode | None) -> dict[str, Sequence[str]]:
-    """Get the data sets of each part of a search, see :func:`table_of_parts`."""
+    """Get the datasets of each part of a search, see :func:`table_of_parts`."""
     names = {"archtrain": cfg.DATASETS.TRAIN, "archval": cfg.DATASETS.TEST}
     if final_cfg:
         names["test"] = final_cfg.DATASETS.TEST
@@ -90,7 +90,7 @@ def describe_parts(table: SplitTable) -> str:
 def count_images(cfg: CfgNode) -> int:
     """Count the present or future images in the archval of a search.
 
-    The result is ``ARCHVAL.SIZE`` if the data set does not exist yet.
+    The result is ``ARCHVAL.SIZE`` if the dataset does not exist yet.
 
     Args:
         cfg: config, whose ``DATASETS.TEST`` is only archval.
@@ -108,5 +108,5 @@ def count_images(cfg: CfgNode) -> int:
 
 
 def is_registered(name: str) -> bool:
-    """Whether a name stands for a data set, or for part of one."""
+    """Whether a name stands for a dataset, or for part of one."""
     return name in DatasetCatalog or source_of_drawn(name) is not None

@@ -1,4 +1,4 @@
-"""Images that two data sets have in common, even under different names."""
+"""Images that two datasets have in common, even under different names."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ MOST_COMPARED = 200
 
 
 def shared_images(one: str, other: str, data: CfgNode) -> set[str]:
-    """Get the files that are images of both data sets, with symbolic links resolved.
+    """Get the files that are images of both datasets, with symbolic links resolved.
 
     A part that is split from a training set is looked up there, and does not have to be written
     yet.
 
     Args:
-        one, other: names of registered data sets, or of parts of them.
+        one, other: names of registered datasets, or of parts of them.
         data: ``DATASETS``, of which ``ARCHVAL`` and ``CACHE_DIR`` are used.
 
     Raises:
-        OSError: a data set does not exist.
+        OSError: a dataset does not exist.
     """
     if share_by_name(one, other) is False:
         return set()
     return image_files(one, data) & image_files(other, data)
 
 
-def copied_pictures(one: str, other: str, data: CfgNode) -> tuple[dict[str, str], int]:
-    """Find images of a data set that are byte-identical to images of another one.
+def copied_images(one: str, other: str, data: CfgNode) -> tuple[dict[str, str], int]:
+    """Find images of a dataset that are byte-identical to images of another one.
 
-    Only local files are compared, at most :data:`MOST_COMPARED` of the first data set, evenly
+    Only local files are compared, at most :data:`MOST_COMPARED` of the first dataset, evenly
     spaced. The arguments and errors are those of :func:`shared_images`.
 
     Returns:
-        The files of the first data set with their duplicates in the other, and the number of files
+        The files of the first dataset with their duplicates in the other, and the number of files
         that were compared.
     """
     if share_by_name(one, other) is False:
@@ -68,9 +68,9 @@ def copied_pictures(one: str, other: str, data: CfgNode) -> tuple[dict[str, str]
 
 
 def share_by_name(one: str, other: str) -> bool | None:
-    """Whether two data sets share images, as far as their names determine it, otherwise None.
+    """Whether two datasets share images, as far as their names determine it, otherwise None.
 
-    The two parts of one split do not, whereas a data set and a part of it do.
+    The two parts of one split do not, whereas a dataset and a part of it do.
     """
     sources = [source_of_drawn(name) for name in (one, other)]
     if one == other or sources[0] == other or sources[1] == one:
@@ -79,13 +79,13 @@ def share_by_name(one: str, other: str) -> bool | None:
 
 
 def is_made_at_first_use(name: str) -> bool:
-    """Whether reading the images of a data set may have to generate them."""
+    """Whether reading the images of a dataset may have to generate them."""
     meta = MetadataCatalog.get(source_of_drawn(name) or name)
     return isinstance(meta.get("json_file") or meta.get("dirname"), LazyPath)
 
 
 def image_files(name: str, data: CfgNode) -> set[str]:
-    """Get the image files of a data set, see :func:`shared_images`."""
+    """Get the image files of a dataset, see :func:`shared_images`."""
     source = source_of_drawn(name)
     if not source:
         return set(_all_images(name, data).values())
@@ -96,10 +96,10 @@ def image_files(name: str, data: CfgNode) -> set[str]:
 
 
 def drawn_from(source: str, data: CfgNode) -> CountedDraw:
-    """Get the split of archval from a registered data set.
+    """Get the split of archval from a registered dataset.
 
     Args:
-        source: name of the data set.
+        source: name of the dataset.
         data: as in :func:`shared_images`.
 
     Raises:
@@ -111,7 +111,7 @@ def drawn_from(source: str, data: CfgNode) -> CountedDraw:
 
 
 def source_of_drawn(name: str) -> str | None:
-    """Get the data set that a part is split from. None for a data set of its own."""
+    """Get the dataset that a part is split from. None for a dataset of its own."""
     own = name in DatasetCatalog and not MetadataCatalog.get(name).get("split_settings")
     return None if own else split_source(name)
 

@@ -29,7 +29,7 @@ class Part:
 
     Attributes:
         role: a key of :data:`CONSEQUENCES`.
-        names: names of its data sets.
+        names: names of its datasets.
         counts: their total counts.
     """
 
@@ -55,7 +55,7 @@ class SplitTable:
         """Create the table.
 
         Args:
-            names: names of the data sets of each role, which are registered, or parts of registered
+            names: names of the datasets of each role, which are registered, or parts of registered
                 ones.
             data: ``DATASETS``.
 
@@ -212,7 +212,7 @@ def _notes_on_size(parts: Sequence[Part], archval: CfgNode) -> Iterator[str]:
     for part in parts:
         is_drawn = part.role == "archval" and any(map(source_of_drawn, part.names))
         if is_drawn and part.counts.images != archval.SIZE:
-            groups = f"groups of {archval.GROUP_KEY!r}" if archval.GROUP_KEY else "pictures"
+            groups = f"groups of {archval.GROUP_KEY!r}" if archval.GROUP_KEY else "images"
             yield (
                 f"archval has {part.counts.images:,} images, as near to DATASETS.ARCHVAL.SIZE, "
                 f"{archval.SIZE:,}, as whole {groups} come"

@@ -1,7 +1,7 @@
 """archtrain and archval: the two parts of a training set that the search uses (section 4.1).
 
 The supernet is trained on archtrain and its architectures are compared on archval, so that the test
-set stays unseen. Any data set in COCO format that is registered in Detectron2 can be split.
+set stays unseen. Any dataset in COCO format that is registered in Detectron2 can be split.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class CountedDraw(Draw):
 
 
 def split_names(source: str) -> tuple[str, str]:
-    """Get the names of the parts of a data set.
+    """Get the names of the parts of a dataset.
 
     "coco_2017_train" has the parts "coco_2017_archtrain" and "coco_2017_archval". A name that does
     not end in "_train" is used as a whole.
@@ -67,7 +67,7 @@ def split_names(source: str) -> tuple[str, str]:
 
 
 def split_source(name: str) -> str | None:
-    """Get the registered data set of which ``name`` is a part by :func:`split_names`, if any."""
+    """Get the registered dataset of which ``name`` is a part by :func:`split_names`, if any."""
     stem, _, part = name.rpartition("_")
     if part not in PARTS:
         return None
@@ -82,13 +82,13 @@ def register_splits(
     group_key: str = "",
     cache_dir: str = "",
 ) -> tuple[str, str]:
-    """Register archtrain and archval of a data set. Nothing is read or written before first use.
+    """Register archtrain and archval of a dataset. Nothing is read or written before first use.
 
     The parts inherit the metadata of the source, such as its categories. Parts that are already
     registered are replaced if the settings differ.
 
     Args:
-        source: name of a registered data set in COCO format, such as "coco_2017_train".
+        source: name of a registered dataset in COCO format, such as "coco_2017_train".
         size, seed, folder, group_key, cache_dir: see :func:`write_splits`.
 
     Returns:
@@ -101,12 +101,10 @@ def register_splits(
     if size < 1:
         raise ValueError(f"archval of {source!r} needs at least 1 image, not {size}")
     if source not in DatasetCatalog:
-        raise ValueError(f"cannot split {source!r}: no data set of this name is registered")
+        raise ValueError(f"cannot split {source!r}: no dataset of this name is registered")
     meta = MetadataCatalog.get(source)
     if meta.get("evaluator_type") != "coco" or not meta.get("json_file"):
-        raise ValueError(
-            f"cannot split {source!r}: it is not a data set in COCO format, but {meta}"
-        )
+        raise ValueError(f"cannot split {source!r}: it is not a dataset in COCO format, but {meta}")
     names = split_names(source)
     settings = (source, size, seed, folder, group_key, cache_dir)
     for name in names:
@@ -147,7 +145,7 @@ def write_splits(
     group_key: str = "",
     cache_dir: str = "",
 ) -> tuple[str, str]:
-    """Write archtrain and archval of a data set as COCO json files, unless they exist.
+    """Write archtrain and archval of a dataset as COCO json files, unless they exist.
 
     Their names contain the settings, "_stratified" for a split by class, and a hash of the source
     file, so another split or a changed source makes other files. Every image is in one of the two
@@ -156,12 +154,13 @@ def write_splits(
     wait.
 
     Args:
-        source: name of a registered data set in COCO format.
+        source: name of a registered dataset in COCO format.
         size: number of images in archval, or as near to it as whole groups permit. archtrain has
             the rest.
         seed, group_key: see :class:`DrawSettings`.
-        folder: folder of the files. By default ``crnas_d2_splits`` in Detectron2's folder of data
-            sets.
+        folder: folder of the files. By default ``crnas_d2_splits`` in Detectron2's folder of
+            datasets.
+
         cache_dir: see :func:`read_draw`.
 
     Returns:
@@ -216,10 +215,10 @@ def _plan(
 
 
 def read_draw(source: str, settings: DrawSettings, cache_dir: str = "") -> CountedDraw:
-    """Get the split of archval from a registered data set in COCO format, which is cached.
+    """Get the split of archval from a registered dataset in COCO format, which is cached.
 
     Args:
-        source: name of the data set.
+        source: name of the dataset.
         settings: settings of the split.
         cache_dir: ``DATASETS.CACHE_DIR``.
 
@@ -272,7 +271,7 @@ def _source_file(source: str) -> str:
     path = os.fspath(MetadataCatalog.get(source).json_file)
     if not is_remote(path) and not os.path.isfile(path):
         raise FileNotFoundError(
-            f"cannot split {source!r}: there is no file {path}. Detectron2's own data sets are "
+            f"cannot split {source!r}: there is no file {path}. Detectron2's own datasets are "
             "looked for below the folder in the environment variable DETECTRON2_DATASETS."
         )
     return path

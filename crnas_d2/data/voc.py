@@ -1,7 +1,7 @@
-"""Custom data sets in PASCAL VOC layout: ``Annotations``, ``ImageSets/Main``, ``JPEGImages``.
+"""Custom datasets in PASCAL VOC layout: ``Annotations``, ``ImageSets/Main``, ``JPEGImages``.
 
 VOC itself (``voc_2007_trainval``, ``voc_2012_trainval``, ``voc_2007_test``, ...) is registered by
-Detectron2, below its folder of data sets.
+Detectron2, below its folder of datasets.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def register_voc_dir(
     cache_dir: str = "",
     trained: bool = False,
 ) -> None:
-    """Check a data set in VOC layout, log the findings, and register it in Detectron2.
+    """Check a dataset in VOC layout, log the findings, and register it in Detectron2.
 
     ``dirname`` in its metadata is what ``PascalVOCDetectionEvaluator`` reads: the folder itself, or
     a copy of the annotations that it reads correctly. ``source`` is always the folder. The same
@@ -49,7 +49,7 @@ def register_voc_dir(
     Raises:
         FileNotFoundError: there is no such split.
         ValueError: the data have errors, ``year`` is neither of the two, or the name is taken by
-            another data set.
+            another dataset.
         OSError: the copy cannot be written.
     """
     if year not in (2007, 2012):
@@ -64,7 +64,7 @@ def register_voc_dir(
         known = [meta.get(key) for key in ("source", "split", "year", "thing_classes")]
         if [real_path(str(known[0])), *known[1:]] != [real_path(dirname), split, year, class_names]:
             raise ValueError(
-                f"the data set name {name!r} is taken: it stands for {meta}, so it cannot stand "
+                f"the dataset name {name!r} is taken: it stands for {meta}, so it cannot stand "
                 f"for {split!r} of {dirname} with year {year} and classes {class_names}"
             )
         DatasetCatalog.remove(name)
@@ -116,7 +116,7 @@ def load_voc_dir(dirname: str, split: str, class_names: Sequence[str]) -> list[d
     findings.raise_errors()
     return [
         {
-            "file_name": image.picture,
+            "file_name": image.file,
             "image_id": image.name,
             "height": image.height,
             "width": image.width,

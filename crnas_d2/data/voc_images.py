@@ -1,4 +1,4 @@
-"""Reads and checks the images of a data set in PASCAL VOC layout."""
+"""Reads and checks the images of a dataset in PASCAL VOC layout."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from detectron2.utils.file_io import PathManager
 from .boxes import IN_A_TEST, LEFT_OUT, box_kind
 from .coco_check import leaves_root, size_fault
 from .findings import Findings
-from .picture_header import Fault, read_facts
-from .pictures import PICTURES
+from .image_header import Fault, read_facts
+from .images import IMAGES
 
 DEFAULTS = {"pose": "Unspecified", "truncated": "0", "difficult": "0"}  # as in VOC
 
-SIZE_OF_PICTURE = "file without width or height above 0, taken from the picture"
-SEVERAL_PICTURES = "image with several pictures, of which the first one is taken"
+SIZE_OF_FILE = "file without width or height above 0, taken from the image"
+SEVERAL_FILES = "image with several files, of which the first one is taken"
 BLANK_LINE = "blank line, which is passed over"
 TWICE = "image that is there twice, and twice as often in the training"
 FRACTION = "corners that are no whole numbers, rounded in the test, but not in the training"
@@ -51,14 +51,14 @@ class VOCImage:
 
     Attributes:
         name: name in the split.
-        picture: its image file.
+        file: its image file.
         width, height: size in pixels, as Detectron2 reads the image.
         annotations: its XML file.
         objects: objects in the order of that file.
     """
 
     name: str
-    picture: str
+    file: str
     width: int
     height: int
     annotations: str
@@ -84,7 +84,7 @@ def read_voc_images(
         FileNotFoundError: there is no such split.
     """
     set_file = set_file_of(dirname, split)
-    pictures = _PicturesByName(os.path.join(dirname, "JPEGImages"))
+    files_by_name = _FilesByName(os.path.join(dirname, "JPEGImages"))
     names = list(_image_names(set_file, scored, findings))
     if names and not any(PathManager.isfile(_xml_file(dirname, name)) for _, name in names):
         findings.error(
@@ -95,11 +95,13 @@ def read_voc_images(
         return []
     images = []
     for place, name in names:
-        files = pictures.of(name)
+        files = files_by_name.of(name)
         if not files:
-            findings.error(f"{place}: there is no file {os.path.join(pictures.folder, name)}.jpg")
+            findings.error(
+                f"{place}: there is no file {os.path.join(files_by_name.folder, name)}.jpg"
+            )
         if len(files) > 1:
-            findings.warn(SEVERAL_PICTURES, f"{name} ({', '.join(map(os.path.basename, files))})")
+            findings.warn(SEVERAL_FILES, f"{name} ({', '.join(map(os.path.basename, files))})")
         file = _xml_file(dirname, name)
         root = _read_xml(file, findings)
         label = os.path.relpath(file, dirname)  # findings name the folder
@@ -121,7 +123,7 @@ def set_file_of(dirname: str, split: str) -> str:
     return os.path.join(dirname, "ImageSets", "Main", split + ".txt")
 
 
-class _PicturesByName:
+class _FilesByName:
     """The image files of a folder, which is listed once, and of its subfolders."""
 
     def __init__(self, folder: str):
@@ -140,7 +142,7 @@ class _PicturesByName:
         names = PathManager.ls(folder) if PathManager.isdir(folder) else []
         for name in sorted(names, key=lambda name: (not name.endswith(".jpg"), name)):
             stem, extension = os.path.splitext(name)
-            if extension.lower() in PICTURES:
+            if extension.lower() in IMAGES:
                 files[stem].append(os.path.join(folder, name))
         return files
 
@@ -180,7 +182,7 @@ def _read_xml(file: str, findings: Findings) -> ET.Element | None:
     return None
 
 
-def _size(root: ET.Element, label: str, picture: str, findings: Findings) -> tuple[int, int] | None:
+def _size(root: ET.Element, label: str, image: str, findings: Findings) -> tuple[int, int] | None:
     """Get the width and height of an image. None if they are unknown."""
     texts = [(root.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
     if not all(re.fullmatch(r"\d{1,15}(\.0*)?", text) for text in texts):
@@ -189,12 +191,12 @@ def _size(root: ET.Element, label: str, picture: str, findings: Findings) -> tup
     width, height = (int(float(text)) for text in texts)
     size = width, height
     if 0 in size:
-        facts = read_facts(picture)
+        facts = read_facts(image)
         if isinstance(facts, Fault):
-            findings.error(f"{label}: width, height are {texts}, and {picture} {facts.what}")
+            findings.error(f"{label}: width, height are {texts}, and {image} {facts.what}")
             return None
         size = facts.size
-        findings.warn(SIZE_OF_PICTURE, label)
+        findings.warn(SIZE_OF_FILE, label)
     fault = size_fault(*size)
     if fault:
         findings.error(f"{label}: {fault}")

@@ -32,7 +32,7 @@ def adapt(
         remapped, report: results of :func:`remap_seed` for the seed network.
         seed: the seed network.
         model: the model that it was remapped for, which stays unchanged.
-        batches: see :func:`unlabelled_batches`.
+        batches: see :func:`unlabeled_batches`.
         steps: number of steps of :func:`match_features`. With 0, only the statistics are matched.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Detectron2's COCOEvaluator, extended to irregular data sets."""
+"""Detectron2's COCOEvaluator, extended to irregular datasets."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def _is_known(cfg: CfgNode) -> bool:
 
 
 def prepare_trained(cfg: CfgNode) -> None:
-    """Prepare a config for its trained weights, without its data sets.
+    """Prepare a config for its trained weights, without its datasets.
 
     This checks what can be checked, chooses the device, and takes the number and names of the
     classes from the checkpoint.

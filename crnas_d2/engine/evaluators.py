@@ -28,7 +28,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..data.class_names import tell_apart
-from ..data.labels import is_labelled
+from ..data.labels import is_labeled
 from ..modeling.builder_names import supernet_kind
 from .classification_evaluator import ClassificationEvaluator
 from .coco_evaluator import COCOEvaluator
@@ -103,13 +103,13 @@ KINDS = {
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """Build the evaluator of a data set by its "evaluator_type", as in Detectron2's train_net.py.
+    """Build the evaluator of a dataset by its "evaluator_type", as in Detectron2's train_net.py.
 
     There is also one for classification.
 
     Args:
         cfg: the config.
-        dataset_name: name of a registered data set.
+        dataset_name: name of a registered dataset.
         output_folder: folder for predictions.
 
     Raises:
@@ -132,7 +132,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
             SemSegEvaluator(dataset_name, output_dir=output_folder, sem_seg_loading_fn=_read_labels)
         )
     if kind in ("coco", "coco_panoptic_seg"):
-        if not is_labelled(dataset_name) and len(cfg.DATASETS.TEST) > 1:
+        if not is_labeled(dataset_name) and len(cfg.DATASETS.TEST) > 1:
             # The detections on the next test set would overwrite them.
             output_folder = os.path.join(output_folder, dataset_name)
         evaluators.append(COCOEvaluator(dataset_name, output_dir=output_folder))
@@ -148,10 +148,10 @@ def _read_labels(path: str, dtype: type) -> np.ndarray:
 
 
 def check_evaluation(cfg: CfgNode, *, training: bool) -> None:
-    """Check that the data sets in ``DATASETS.TEST`` can be evaluated as ``TEST`` requires.
+    """Check that the datasets in ``DATASETS.TEST`` can be evaluated as ``TEST`` requires.
 
     Args:
-        cfg: config whose data sets are registered.
+        cfg: config whose datasets are registered.
         training: whether the model is trained first.
 
     Raises:
@@ -237,7 +237,7 @@ def shown_names(names: Sequence[str]) -> str:
 def list_results(cfg: CfgNode) -> list[str]:
     """List the names of a test's results, such as "bbox/AP", those of single classes last.
 
-    They are prefixed by the name of the data set if there are several, as in "own_val/bbox/AP", and
+    They are prefixed by the name of the dataset if there are several, as in "own_val/bbox/AP", and
     by the path of a supernet, as in "2-2-2-2/bbox/AP".
     """
     names = [
@@ -252,12 +252,12 @@ def list_results(cfg: CfgNode) -> list[str]:
 
 
 def results_of(dataset_name: str, cfg: CfgNode) -> list[str]:
-    """List the names of the results of one network on one data set, such as "bbox/AP".
+    """List the names of the results of one network on one dataset, such as "bbox/AP".
 
-    The list is empty for a data set without annotations.
+    The list is empty for a dataset without annotations.
     """
     _, kind = _kind_of(dataset_name)
-    if not is_labelled(dataset_name):
+    if not is_labeled(dataset_name):
         return []
     metadata = MetadataCatalog.get(dataset_name)
     proposes = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"

@@ -16,7 +16,7 @@ from ..data.findings import Findings
 from .faults import PACKAGE, is_expected, sentence_of
 
 T = TypeVar("T")
-SHOWN_FAULTS = 100  # per data set
+SHOWN_FAULTS = 100  # per dataset
 PLACE = "; it is set "  # separates a fault from the place where its value was set
 
 
@@ -82,11 +82,11 @@ class Examination:
             return None
 
     def examine_data(self, cfg: CfgNode) -> None:
-        """Examine every data set of a config on its own."""
+        """Examine every dataset of a config on its own."""
         self.add(self.check(examine, cfg) or [])
 
     def add(self, found: Iterable[Findings]) -> None:
-        """Add findings about data sets."""
+        """Add findings about datasets."""
         for findings in found:
             self._told.update(findings.errors)
             try:

@@ -13,15 +13,15 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def log_results(results: Mapping[str, Any], datasets: Sequence[str]) -> None:
     """Log a small table for each task, with the metrics over all classes.
 
     Args:
-        results: results of :meth:`DefaultTrainer.test`, by task, or by data set and task.
-        datasets: the data sets that they belong to.
+        results: results of :meth:`DefaultTrainer.test`, by task, or by dataset and task.
+        datasets: the datasets that they belong to.
     """
     for name, values in results.items():
         if any(isinstance(value, Mapping) for value in values.values()):
@@ -53,7 +53,7 @@ class LogFile(logging.StreamHandler):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        return COLOURS.sub("", super().format(record))
+        return COLORS.sub("", super().format(record))
 
     def close(self) -> None:
         self.stream.close()

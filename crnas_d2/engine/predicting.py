@@ -28,7 +28,7 @@ class Predictor(DefaultPredictor):
     It also
 
     * loads weights with :class:`CRCheckpointer`, and refuses those that do not fill the model,
-    * takes the number and names of the classes from the checkpoint, so that no data set is needed.
+    * takes the number and names of the classes from the checkpoint, so that no dataset is needed.
 
     Attributes:
         cfg: the config in use.

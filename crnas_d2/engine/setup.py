@@ -22,8 +22,8 @@ from ..checkpoint.checkpointer import find_checkpoint
 from ..config import read_config
 from ..data import setup_datasets
 from ..data.catalog import draws_anew, warn_of_shared_images
+from ..data.image_check import check_images
 from ..data.parts import table_of_training, tell
-from ..data.picture_check import check_pictures
 from ..data.shared_images import is_made_at_first_use
 from ..data.splits import passing_draws
 from ..files import write_atomically
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read the config, run all checks before any work, and register its data sets.
+    """Read the config, run all checks before any work, and register its datasets.
 
     Args:
         args: arguments from :func:`detectron2.engine.default_argument_parser`. With ``verbose``,
@@ -73,7 +73,7 @@ def check_apart(cfgs: Sequence[CfgNode], check: Callable[[str], object]) -> None
     wait.
 
     Args:
-        cfgs: configs whose data sets are checked.
+        cfgs: configs whose datasets are checked.
         check: runs the checks. It gets a folder for the split, which is removed afterwards.
     """
 
@@ -172,34 +172,34 @@ def check_run(
 
 
 def check_data_sets(cfg: CfgNode, *, training: bool, makes: bool = True) -> None:
-    """Register and check the data sets of a config, their evaluators, and their images.
+    """Register and check the datasets of a config, their evaluators, and their images.
 
     Args:
         cfg: an unfrozen config, which receives the number and names of the classes.
         training: whether the model is trained. Otherwise it is only evaluated.
-        makes: whether data sets that are generated on first use may be generated. If not, they are
+        makes: whether datasets that are generated on first use may be generated. If not, they are
             not checked.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`setup`.
-        NotYet: a data set would have to be generated.
+        NotYet: a dataset would have to be generated.
     """
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     for name in filter(is_made_at_first_use, names if not makes else ()):
-        raise NotYet(f"the data set {name!r}, which is made when it is first used")
+        raise NotYet(f"the dataset {name!r}, which is made when it is first used")
     if training and not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN is (); expected the data sets on which the model trains")
+        raise ValueError("DATASETS.TRAIN is (); expected the datasets on which the model trains")
     setup_datasets(cfg)
     _check_keypoints(cfg)
     check_evaluation(cfg, training=training)
-    check_pictures(cfg, training=training)
+    check_images(cfg, training=training)
 
 
 def _check_keypoints(cfg: CfgNode) -> None:
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if cfg.MODEL.KEYPOINT_ON and not MetadataCatalog.get(name).get("keypoint_names"):
             raise ValueError(
-                f"MODEL.KEYPOINT_ON is True; expected False, as the data set {name!r} has no "
+                f"MODEL.KEYPOINT_ON is True; expected False, as the dataset {name!r} has no "
                 "keypoint_names in its metadata"
             )
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from detectron2.utils import comm
 
 from .forecast import Forecast, Work
-from .log_file import COLOURS, LogFile
+from .log_file import COLORS, LogFile
 
 OWN = "crnas_d2"
 LOGGERS = (OWN, "detectron2", "fvcore", "pycocotools", "py.warnings")
@@ -182,7 +182,7 @@ class Terminal(logging.Handler):
         return f"{first} ({len(more)} more lines in log.txt)"
 
     def _write(self, line: str) -> None:
-        tqdm.write(COLOURS.sub("", line), file=self._stream)
+        tqdm.write(COLORS.sub("", line), file=self._stream)
         self._stream.flush()
 
     def begin(

@@ -70,7 +70,7 @@ class CRTrainer(DefaultTrainer):
     * saves and exits on SIGTERM, and stops on all ranks if a loss is not finite,
     * loads and saves with :class:`CRCheckpointer`,
     * trains "SyncBN" as "BN" if there is nothing to synchronize or no GPU to do it on,
-    * chooses the mapper and the evaluator by the data set,
+    * chooses the mapper and the evaluator by the dataset,
     * optionally tests and saves averaged weights,
     * optionally tests with augmentation at the end, and keeps the best checkpoint.
     """
@@ -251,7 +251,7 @@ class CRTrainer(DefaultTrainer):
         mapper = ClassificationMapper(cfg, is_train=True) if classifies else None
         try:
             arguments = _train_loader_from_config(cfg, mapper)
-        # raised by Detectron2 for data sets in which it finds nothing
+        # raised by Detectron2 for datasets in which it finds nothing
         except AssertionError as error:
             raise ValueError(f"DATASETS.TRAIN is {cfg.DATASETS.TRAIN}: {error}") from error
         if classifies:

@@ -59,12 +59,12 @@ def poisson_weights(images: int, resamples: int, seed: int) -> np.ndarray:
 
 
 class ResampledImages:
-    """The images of a data set with their objects, and how often each image counts in R resamples.
+    """The images of a dataset with their objects, and how often each image counts in R resamples.
 
     All detectors share an instance, so that their results in a resample are paired.
 
     Args:
-        ground_truth: annotations of the data set.
+        ground_truth: annotations of the dataset.
         contiguous_ids: ``thing_dataset_id_to_contiguous_id`` of Detectron2's metadata, from
             category ids in the ground truth to those of detections.
         weights: whole numbers of shape (I, R), for the images in the order of their ids. With 1

@@ -27,7 +27,7 @@ class ImageObjects:
     """The G annotated objects of one image, in the order of the ground truth.
 
     Args:
-        ground_truth: annotations of the data set.
+        ground_truth: annotations of the dataset.
         image_id: id of the image.
         contiguous_ids: map from category ids in the ground truth to those of detections.
         iou_type: "bbox" or "segm".

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..data.class_names import tell_apart
-from ..data.labels import is_labelled
+from ..data.labels import is_labeled
 from ..data.splits import split_source
 from ..engine.evaluators import AP, DETECTIONS, OUTPUTS, results_of, shown_names
 from ..files import read_json
@@ -48,7 +48,7 @@ def check_metric(cfg: CfgNode) -> None:
     """Check that archval will yield ``SEARCH.METRIC``.
 
     Args:
-        cfg: config of a search, whose data sets are registered.
+        cfg: config of a search, whose datasets are registered.
 
     Raises:
         ValueError: the model gives no such result, or archval is not scored as COCO, has no such
@@ -61,7 +61,7 @@ def check_metric(cfg: CfgNode) -> None:
         raise ValueError(
             f"the test set {archval!r} of a search has evaluator_type {kind!r}; expected 'coco'"
         )
-    if not is_labelled(archval):
+    if not is_labeled(archval):
         raise ValueError(
             f"{archval}, on which a search compares architectures, has no annotations to do it by"
         )
@@ -72,7 +72,7 @@ def check_counted(cfg: CfgNode) -> None:
     """Check that the first test set, which is scored as COCO, has objects for ``SEARCH.METRIC``.
 
     Args:
-        cfg: config of a detector, whose data sets are registered.
+        cfg: config of a detector, whose datasets are registered.
 
     Raises:
         ValueError: it has no such class, or no object that the metric counts.
@@ -88,12 +88,12 @@ def check_counted(cfg: CfgNode) -> None:
     if not any(map(counts, objects)):
         raise ValueError(
             f"SEARCH.METRIC is {metric!r}, and {test} ({_origin(test)}) has no {what} (with iscrowd 0) "
-            "to measure it by; expected another metric, or a data set that has some"
+            "to measure it by; expected another metric, or a dataset that has some"
         )
 
 
 def _origin(name: str) -> str:
-    """Get the user's own file behind a data set."""
+    """Get the user's own file behind a dataset."""
     is_drawn = MetadataCatalog.get(name).get("split_settings")
     metadata = MetadataCatalog.get(split_source(name) if is_drawn else name)
     path = os.fspath(metadata.get("source") or metadata.json_file)

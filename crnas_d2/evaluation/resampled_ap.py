@@ -60,7 +60,7 @@ def resampled_ap(
         OSError: a file cannot be read.
         ValueError: the annotations are invalid or have nothing that the metric counts, or the
             results are not a list of detections with boxes and, for "segm", masks, or belong to
-            another data set.
+            another dataset.
     """
     truth = read_ground_truth(gt_json, task)
     detections = read_detections(results_json, truth, task)

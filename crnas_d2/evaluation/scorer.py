@@ -51,17 +51,17 @@ class Scorer(COCOEvaluator):
     so its results are equal to the last digit.
 
     Args:
-        dataset_name: name of a registered data set in COCO format.
+        dataset_name: name of a registered dataset in COCO format.
         fast: use hotcoco if it is installed.
         masks: score masks too for an architecture that found nothing.
 
     Attributes:
         implementation: name of the package that evaluates.
-        contiguous_ids: map from the data set's category ids to 0, 1, ...
+        contiguous_ids: map from the dataset's category ids to 0, 1, ...
 
     Raises:
-        KeyError: no data set of this name is registered.
-        ValueError: the data set is not in COCO format, or an annotation lacks what evaluation
+        KeyError: no dataset of this name is registered.
+        ValueError: the dataset is not in COCO format, or an annotation lacks what evaluation
             reads.
     """
 
@@ -140,7 +140,7 @@ class Scorer(COCOEvaluator):
             ground truth but nothing was detected.
 
         Raises:
-            ValueError: an image or a category is not in the data set, ``image_ids`` is empty or
+            ValueError: an image or a category is not in the dataset, ``image_ids`` is empty or
                 names an image twice, or the ground truth lacks masks.
         """
         self._check(detections, image_ids)

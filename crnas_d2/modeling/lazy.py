@@ -70,7 +70,7 @@ def lazy_model(
         architecture: an architecture, or the name of one in :data:`ARCHITECTURES`, such as
             "CR-ResNet50".
         detector: "faster_rcnn", "mask_rcnn", "retinanet" or "fcos", each with Detectron2's FPN.
-        num_classes: number of classes of the data set.
+        num_classes: number of classes of the dataset.
         norm: norm of the backbone, see :func:`detectron2.layers.get_norm`. "SyncBN" is for GPUs.
             The FPN has no norm, as in the YAML configs.
         freeze_at: number of stages to freeze, see :meth:`detectron2.modeling.ResNet.freeze`. By

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ..config import read_config
-from ..data.labels import is_labelled
+from ..data.labels import is_labeled
 from ..data.parts import count_images
 from ..data.shared_images import is_made_at_first_use
 from ..engine.config_check import check_network
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def check_before_run(procedure: Procedure) -> None:
-    """Check a procedure, then register its data sets, which splits archtrain and archval.
+    """Check a procedure, then register its datasets, which splits archtrain and archval.
 
     Nothing is written for a procedure that is refused.
 
@@ -61,7 +61,7 @@ def check_procedure(
     Args:
         procedure: the procedure to check.
         check: runs each check, even if an earlier one has found something.
-        makes: whether data sets that are generated on first use may be generated. If not, they are
+        makes: whether datasets that are generated on first use may be generated. If not, they are
             not checked.
         splits: folder of archtrain and archval. By default that of the config.
 
@@ -163,9 +163,9 @@ def _check_compared(procedure: Procedure, final: CfgNode, *, makes: bool) -> Non
     check_metric_name(final)
     test = final.DATASETS.TEST[0]
     if not makes and is_made_at_first_use(test):
-        raise NotYet(f"the data set {test!r}, which is made when it is first used")
+        raise NotYet(f"the dataset {test!r}, which is made when it is first used")
     if test in DatasetCatalog and MetadataCatalog.get(test).get("evaluator_type") == "coco":
-        if os.path.isfile(MetadataCatalog.get(test).json_file) and is_labelled(test):
+        if os.path.isfile(MetadataCatalog.get(test).json_file) and is_labeled(test):
             check_counted(final)
 
 
@@ -217,7 +217,7 @@ def _check_begun(procedure: Procedure) -> None:
 
 
 def _check_data(cfg: CfgNode, step: Step, *, makes: bool) -> None:
-    """Check the data sets of a step."""
+    """Check the datasets of a step."""
     check_data_sets(cfg, training=not step.searches, makes=makes)
     if step.searches:
         _check_scores(cfg)

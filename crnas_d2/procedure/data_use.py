@@ -1,4 +1,4 @@
-"""What each data set of a search is used for, and checks that test data are disjoint from the rest."""
+"""What each dataset of a search is used for, and checks that test data are disjoint from the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog
 
 from ..data.catalog import register_own
 from ..data.shared_images import (
-    copied_pictures,
+    copied_images,
     is_made_at_first_use,
     share_by_name,
     shared_images,
@@ -18,13 +18,13 @@ from ..data.shared_images import (
 from ..data.splits import split_source
 from ..engine.examination import NotYet, call
 
-# share of the compared images that is an error; large data sets contain a few copies
+# share of the compared images that is an error; large datasets contain a few copies
 COPIED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class DataUse:
-    """The use of the data sets in a step's config.
+    """The use of the datasets in a step's config.
 
     Attributes:
         step: name of the step.
@@ -42,7 +42,7 @@ class DataUse:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two data sets that have to be disjoint."""
+    """Two datasets that have to be disjoint."""
 
     test: str
     tested_by: str
@@ -54,7 +54,7 @@ class _Pair:
 def check_data(
     uses: Sequence[DataUse], check: Callable[..., object] = call, *, makes: bool = True
 ) -> None:
-    """Refuse data sets that share images, or copies of images, where they have to be disjoint.
+    """Refuse datasets that share images, or copies of images, where they have to be disjoint.
 
     Within each step, training data and test data have to be disjoint. The test set of the final
     detectors has to be disjoint from everything on which any step trains or by which it chooses.
@@ -62,16 +62,16 @@ def check_data(
 
     Args:
         uses: the uses of data of all steps.
-        check: runs the check of each data set and each pair. Pairs whose data sets have not passed
+        check: runs the check of each dataset and each pair. Pairs whose datasets have not passed
             are skipped.
-        makes: whether data sets that are generated on first use may be generated. If not, they are
+        makes: whether datasets that are generated on first use may be generated. If not, they are
             not checked.
 
     Raises:
-        OSError: a data set does not exist.
-        ValueError: data sets share images, half of the compared images are copies, or a data set
+        OSError: a dataset does not exist.
+        ValueError: datasets share images, half of the compared images are copies, or a dataset
             has a fault.
-        NotYet: a data set would have to be generated.
+        NotYet: a dataset would have to be generated.
     """
     for use in uses:
         check(register_own, use.cfg)
@@ -84,20 +84,20 @@ def _check(pair: _Pair, *, makes: bool) -> None:
     names = (pair.test, pair.other)
     if not makes and not share_by_name(*names):
         for name in filter(is_made_at_first_use, names):
-            raise NotYet(f"the data set {name!r}, which is made when it is first used")
+            raise NotYet(f"the dataset {name!r}, which is made when it is first used")
     shared = shared_images(*names, pair.data)
     if shared:
         raise ValueError(
             f"{pair.test} is the DATASETS.TEST of {pair.tested_by}, and {len(shared)} of its images "
             f"are in {pair.other}, {pair.purpose}, such as {min(shared)}; expected none"
         )
-    copies, compared = copied_pictures(*names, pair.data)
+    copies, compared = copied_images(*names, pair.data)
     if copies and len(copies) >= COPIED_SHARE * compared:
         path, copy = min(copies.items())
         raise ValueError(
             f"{pair.test} is the DATASETS.TEST of {pair.tested_by}, and {len(copies)} of its {compared} "
-            f"pictures are, byte for byte, pictures of {pair.other}, {pair.purpose}, such as {path}, "
-            f"which is {copy}; expected other pictures"
+            f"images are, byte for byte, images of {pair.other}, {pair.purpose}, such as {path}, "
+            f"which is {copy}; expected other images"
         )
 
 

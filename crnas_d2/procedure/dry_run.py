@@ -19,7 +19,7 @@ from .search_keys import settled
 
 
 def examine_recipe(recipe: Recipe, processes: int = 1) -> tuple[Procedure | None, Examination]:
-    """Check the configs, weights and data sets of a recipe.
+    """Check the configs, weights and datasets of a recipe.
 
     Nothing is written except the cached results of the checks.
 

@@ -54,9 +54,9 @@ HEADER = """\
 #
 {uses}"""
 OF_TRAINED = """\
-# It is trained. In this folder, to detect objects in pictures:
+# It is trained. In this folder, to detect objects in images:
 #
-#   crnas predict --model {file} --input PICTURES --output FOLDER
+#   crnas predict --model {file} --input IMAGES --output FOLDER
 #
 # or in Python:
 #
@@ -84,10 +84,10 @@ def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | N
         cfg: config of the search.
         config: file of that config.
         opts: keys and values of the command line. Those that do not concern the supernet or the
-            search apply to the detector too, as do the custom data sets of the search.
+            search apply to the detector too, as do the custom datasets of the search.
 
     Returns:
-        The config that ``SEARCH.FINAL`` names, with its data sets registered. None if it names
+        The config that ``SEARCH.FINAL`` names, with its datasets registered. None if it names
         none.
 
     Raises:
@@ -100,7 +100,7 @@ def read_baseline(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | N
 
 
 def read_final(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | None:
-    """Same as :func:`read_baseline`, but without registering the data sets."""
+    """Same as :func:`read_baseline`, but without registering the datasets."""
     if not cfg.SEARCH.FINAL:
         return None
     pairs = zip(opts[::2], opts[1::2], strict=True)
@@ -125,11 +125,11 @@ def write_final(
 ) -> None:
     """Write ``final.yaml`` with all keys that differ from their defaults.
 
-    ``OUTPUT_DIR`` and ``SEARCH`` are left out, and paths of data sets are made absolute.
+    ``OUTPUT_DIR`` and ``SEARCH`` are left out, and paths of datasets are made absolute.
 
     Args:
         folder: folder of the file.
-        cfg: config of the detector. Its data sets have to be registered, so that it has their
+        cfg: config of the detector. Its datasets have to be registered, so that it has their
             classes. Its weights are the initial weights of a training, which are read as
             ``MODEL.INIT`` says.
         architecture: the architecture to put into it.

@@ -63,7 +63,7 @@ def identify(
     """Get the identity of a step.
 
     Args:
-        cfg: config of the step. Its weights have to exist. Its custom data sets are registered
+        cfg: config of the step. Its weights have to exist. Its custom datasets are registered
             here.
         seen: see :func:`~crnas_d2.data.identity.identify_data`.
         searches: whether the step searches. Otherwise it trains.
@@ -98,7 +98,7 @@ def evaluation_settings(cfg: CfgNode, weights_sha256: str) -> dict[str, str]:
     """Get everything that an architecture's result depends on, for opening the ledger.
 
     Args:
-        cfg: settled config of a search, whose data sets are registered.
+        cfg: settled config of a search, whose datasets are registered.
         weights_sha256: SHA-256 of the supernet's weights.
     """
     settings = _settings(cfg, flatten_config(cfg)) | {"weights": weights_sha256}

@@ -49,7 +49,7 @@ def judge(procedure: Procedure, budget: str = "") -> Outcome | None:
         The outcome, or None if no final trainings are planned or not all of them have finished.
 
     Raises:
-        OSError, ValueError: a data set or the result of a search does not exist any more.
+        OSError, ValueError: a dataset or the result of a search does not exist any more.
     """
     finals = final_steps(procedure, budget)
     if not finals or not all(procedure.look()[step.name].done for step in finals):
@@ -243,7 +243,7 @@ def _state_data(
 
 
 def _count(cfgs: Sequence[CfgNode], part: str) -> dict[str, int]:
-    """Count the images of each data set."""
+    """Count the images of each dataset."""
     data = {name: cfg.DATASETS for cfg in cfgs for name in cfg.DATASETS[part]}
     return {name: len(image_files(name, datasets)) for name, datasets in data.items()}
 

@@ -49,7 +49,7 @@ def detector_of(cfg: CfgNode, final_cfg: CfgNode | None) -> CfgNode:
         final_cfg: config of the detector that it is for. By default that of the supernet.
 
     Raises:
-        ValueError, FileNotFoundError: the data sets have a fault.
+        ValueError, FileNotFoundError: the datasets have a fault.
     """
     detector = plain_detector(without_sync_bn(final_cfg or cfg, "an evaluation needs no other"))
     detector.MODEL.DEVICE = cfg.MODEL.DEVICE

@@ -1,4 +1,4 @@
-"""Synthetic images in place of a data set that does not exist, for measurements of time."""
+"""Synthetic images in place of a dataset that does not exist, for measurements of time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def use_made_images(cfg: CfgNode, folder: str) -> None:
             json.dump(_write_scenes(cfg, os.path.join(folder, name), count, side), file)
         datasets.COCO_JSON = [[name, path, os.path.join(folder, name)]]
     datasets.TRAIN = datasets.TEST = (name,)
-    datasets.CHECK_PICTURES, datasets.CACHE_DIR = "none", folder
+    datasets.CHECK_IMAGES, datasets.CACHE_DIR = "none", folder
 
 
 def _write_scenes(cfg: CfgNode, folder: str, count: int, height: int) -> dict:

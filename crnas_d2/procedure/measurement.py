@@ -94,7 +94,7 @@ def _time(cfg: CfgNode, final_cfg: CfgNode | None, processes: int, *, searches: 
     cfg = cfg.clone()
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     for name in filter(is_missing, names):
-        raise FileNotFoundError(f"the data set {name!r} is not generated yet")
+        raise FileNotFoundError(f"the dataset {name!r} is not generated yet")
     check_network(cfg, training=not searches, has_weights=False)
     setup_datasets(cfg)
     return _time_search(cfg, final_cfg) if searches else _time_training(cfg, processes)

@@ -124,8 +124,8 @@ class DataStatement:
     These are disjoint, as otherwise the recipe would have been refused.
 
     Attributes:
-        trained: number of images of each data set on which any detector of the recipe is trained.
-        chose: number of images of each data set by which architectures were chosen.
+        trained: number of images of each dataset on which any detector of the recipe is trained.
+        chose: number of images of each dataset by which architectures were chosen.
         tested: number of images of each test set. The metric is that on the first one.
         looks: number of times that networks were tested on the first test set, including tests
             during training. Only the verdict depends on them.

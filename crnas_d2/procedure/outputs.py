@@ -88,7 +88,7 @@ def check_search_outputs(cfg: CfgNode, config: str) -> None:
 
 
 def files_read(configs: Iterable[str], cfgs: Sequence[CfgNode]) -> Iterator[str]:
-    """Iterate over all inputs apart from the data sets that are already registered.
+    """Iterate over all inputs apart from the datasets that are already registered.
 
     Args:
         configs: config files, each of which is read with its bases.
@@ -101,7 +101,7 @@ def files_read(configs: Iterable[str], cfgs: Sequence[CfgNode]) -> Iterator[str]
             yield cfg.MODEL.WEIGHTS
         for key, count in DATA_SETS.items():
             for entry in cfg.DATASETS[key]:
-                if isinstance(entry, (list, tuple)):  # other entries are refused with the data sets
+                if isinstance(entry, (list, tuple)):  # other entries are refused with the datasets
                     yield from map(str, entry[1 : 1 + count])
 
 

@@ -150,7 +150,7 @@ def split_tables(procedure: Procedure, *, makes: bool) -> list[SplitTable]:
 
     Args:
         procedure: the procedure.
-        makes: whether data sets that are generated on first use may be generated.
+        makes: whether datasets that are generated on first use may be generated.
     """
     return list(
         filter(None, procedure.look_at_searches(functools.partial(table_of_parts, makes=makes)))

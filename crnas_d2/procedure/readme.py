@@ -23,14 +23,14 @@ FILES = {  # descriptions by glob pattern
     "*_supernet": "trainings of the supernets",
     "*_search": "searches over them; `ledger.sqlite` has every architecture that was evaluated",
     "*_shortlist": "the best codes of a search, each trained alone",
-    "near_copies.csv": "pictures that are nearly in two parts of the data",
+    "near_copies.csv": "images that are nearly in two parts of the data",
 }
 USE = """\
 ## How to use it
 
-In this folder, to detect objects in pictures:
+In this folder, to detect objects in images:
 
-    crnas predict --model final.yaml --input PICTURES --output FOLDER
+    crnas predict --model final.yaml --input IMAGES --output FOLDER
 
 The head of `final.yaml` has the command to train it again.
 """

@@ -85,7 +85,7 @@ def draw_correlations(correlations: Sequence[RankCorrelation], dataset: str) -> 
 
     Args:
         correlations: one for each search.
-        dataset: data set that the detectors were tested on.
+        dataset: dataset that the detectors were tested on.
     """
     with styled():
         columns = min(2, len(correlations))

@@ -78,7 +78,7 @@ def draw_curves(
     Returns:
         The charts. Empty if nothing was trained.
     """
-    # Detectron2 adds the name of the data set if there are several.
+    # Detectron2 adds the name of the dataset if there are several.
     tests = networks[0].cfg.DATASETS.TEST
     key = f"{tests[0]}/{metric}" if len(tests) > 1 else metric
     folders = {it.folder: network.name for network in networks for it in network.trainings}

@@ -1,4 +1,4 @@
-"""Data sets before a training: their content, and how a detector fits it."""
+"""Datasets before a training: their content, and how a detector fits it."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ class ImageSize:
 
 @dataclass
 class DataSet:
-    """A data set on the page.
+    """A dataset on the page.
 
     Attributes:
         name: name in the config.
         images: images in Detectron2's format.
         class_names: names in the order of the class indices.
-        pictured: whether its images are shown. Otherwise they are shown with another data set.
+        shown: whether its images are shown. Otherwise they are shown with another dataset.
         notes: sentences about what is shown.
     """
 
     name: str
     images: Sequence[Mapping[str, Any]]
     class_names: Sequence[str]
-    pictured: bool = True
+    shown: bool = True
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -68,11 +68,11 @@ class DataSet:
 
 
 class Inspection:
-    """The content of a page about data sets, see :func:`.inspection_page.render_inspection`.
+    """The content of a page about datasets, see :func:`.inspection_page.render_inspection`.
 
     Attributes:
         cfg: config of the detector.
-        sets: data sets by name, the training set first.
+        sets: datasets by name, the training set first.
         findings: findings of the checks.
         notes: sentences about what cannot be shown.
     """
@@ -115,7 +115,7 @@ class Inspection:
 
     @cached_property
     def numbers(self) -> dict[str, dict[str, Any]]:
-        """The numbers of each data set, by its name."""
+        """The numbers of each dataset, by its name."""
         return {name: self._count(data) for name, data in self.sets.items()}
 
     def _count(self, data: DataSet) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Inspection:
         }
 
     def image_sizes(self, name: str) -> list[ImageSize]:
-        """Get the image sizes of a data set, the most common one first."""
+        """Get the image sizes of a dataset, the most common one first."""
         files, inputs = self.sets[name].objects.sizes, self.resized[name].sizes
         pairs = Counter(map(tuple, np.hstack([files, inputs]).astype(int).tolist()))
         return [
@@ -187,25 +187,25 @@ class Inspection:
         ]
 
     @cached_property
-    def pictures(self) -> dict[str, dict[str, Any]]:
-        """The images by the name of the data set.
+    def samples(self) -> dict[str, dict[str, Any]]:
+        """The images by the name of the dataset.
 
         An unreadable one that no check has reported is added to the findings as an error.
         """
         shown = {}
         for data in self.sets.values():
-            if data.pictured:
+            if data.shown:
                 masks = self.cfg.MODEL.MASK_ON
                 try:
                     drawn, faults = draw_sample(data.images, data.objects, data.class_names, masks)
                 except RuntimeError as error:  # OpenCV is missing
                     drawn, faults = [], {}
-                    self.notes.append(f"No pictures are shown: {error}")
+                    self.notes.append(f"No images are shown: {error}")
                 shown[data.name] = {"drawn": drawn, "faults": list(faults.values())}
                 told = [sentence for found in self.findings for sentence in found.errors]
                 new = [f for path, f in faults.items() if not any(path in e for e in told)]
                 if new:
-                    self.findings.append(Findings(f"pictures of {data.name}", new))
+                    self.findings.append(Findings(f"images of {data.name}", new))
         return shown
 
 

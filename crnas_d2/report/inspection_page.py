@@ -1,4 +1,4 @@
-"""The page about data sets before a training."""
+"""The page about datasets before a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..data.objects import AREAS
 from .inspection import MOST_SIZES, Inspection
 from .object_charts import draw_classes, draw_overlaps, draw_ratios, draw_sizes
 from .pages import render_page
-from .sample import PICTURES
+from .sample import MOST
 from .themes import Chart
 
 CHARTED = ("classes", "sizes", "shapes", "anchors")  # sections of the page
@@ -32,7 +32,7 @@ def render_inspection(inspection: Inspection, title: str, settings: Mapping[str,
 
 
 def _content(inspection: Inspection, title: str, settings: Mapping[str, str]) -> dict[str, Any]:
-    pictures = inspection.pictures
+    samples = inspection.samples
     errors = sum(len(f.errors) for f in inspection.findings)
     warnings = sum(len(f.warnings) for f in inspection.findings)
     first = next(iter(inspection.sets.values()), None)
@@ -58,8 +58,8 @@ def _content(inspection: Inspection, title: str, settings: Mapping[str, str]) ->
         "size_rows": _size_rows(inspection),
         "most_sizes": MOST_SIZES,
         "charts": dict.fromkeys(CHARTED, []) | _charts(inspection),
-        "pictures": pictures,
-        "most_pictures": PICTURES,
+        "samples": samples,
+        "most_samples": MOST,
         "settings": settings,
     }
 
@@ -100,7 +100,7 @@ def _size_rows(inspection: Inspection) -> list[dict[str, Any]]:
 
 
 def _charts(inspection: Inspection) -> dict[str, list[dict[str, Any]]]:
-    """Draw charts by the section of the page, leaving out data sets without objects."""
+    """Draw charts by the section of the page, leaving out datasets without objects."""
     sets = [data for data in inspection.sets.values() if len(data.objects.boxes)]
     if not sets:
         return {}
@@ -119,14 +119,14 @@ def _charts(inspection: Inspection) -> dict[str, list[dict[str, Any]]]:
             first.class_names,
         ),
         "sizes": Chart.draw(
-            "Sizes of the objects, as shares of each data set's objects",
+            "Sizes of the objects, as shares of each dataset's objects",
             draw_sizes,
             lengths,
             inputs,
             inspection.levels,
         ),
         "shapes": Chart.draw(
-            "Height over width of the objects, as shares of each data set's objects",
+            "Height over width of the objects, as shares of each dataset's objects",
             draw_ratios,
             ratios,
             inspection.anchors,

@@ -1,4 +1,4 @@
-"""The charts of data sets: their classes, and the sizes and shapes of their objects."""
+"""The charts of datasets: their classes, and the sizes and shapes of their objects."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MOST_NAMED = 40  # maximum number of classes with a line each
 LOOKS = ((FOUND, "-", "D"), (BASELINE, "--", "s"), (GRAY, "-.", "o"), (INK, ":", "^"))
 HEIGHT = 3.2  # of a panel, in inches
 
-Numbers = Mapping[str, np.ndarray]  # by the names of data sets
+Numbers = Mapping[str, np.ndarray]  # by the names of datasets
 
 
 def draw_classes(counts: Numbers, class_names: Sequence[str], narrow: bool = False) -> Figure:
-    """Draw the number of objects of each class, sorted by that of the first data set.
+    """Draw the number of objects of each class, sorted by that of the first dataset.
 
     Args:
-        counts: counts of shape (classes,) by data set.
+        counts: counts of shape (classes,) by dataset.
         class_names: names of the classes.
         narrow: use a layout for phones.
     """
@@ -71,7 +71,7 @@ def draw_sizes(
 
     Args:
         original, resized: square root of each object's area in pixels, with shape (objects,), by
-            data set.
+            dataset.
         levels: levels from which the detector pools its objects.
         narrow: use a layout for phones.
     """
@@ -100,7 +100,7 @@ def draw_ratios(ratios: Numbers, anchors: Anchors | None, narrow: bool = False) 
     """Draw the ratios of height to width of objects.
 
     Args:
-        ratios: ratios of shape (objects,) by data set.
+        ratios: ratios of shape (objects,) by dataset.
         anchors: anchors, whose ratios are drawn too.
         narrow: use a layout for phones.
     """
@@ -127,7 +127,7 @@ def draw_overlaps(overlaps: Numbers, threshold: float, narrow: bool = False) -> 
     """Draw the share of objects whose best anchor has an IoU above x.
 
     Args:
-        overlaps: IoU with the best anchor, with shape (objects,), by data set.
+        overlaps: IoU with the best anchor, with shape (objects,), by dataset.
         threshold: threshold of the detector.
         narrow: use a layout for phones.
     """

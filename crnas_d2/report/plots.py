@@ -21,7 +21,7 @@ def draw_flops(points: Sequence[Point], dataset: str) -> Figure:
 
     Args:
         points: points of :func:`flops_points` and :func:`paper_flops_points`.
-        dataset: data set of the APs.
+        dataset: dataset of the APs.
     """
     height, width = INPUT_SIZE
     x_label = f"GMACs of our config at {height}x{width}, {PROPOSALS} proposals (measured)"
@@ -33,7 +33,7 @@ def draw_accuracy(points: Sequence[Point], classification: str, dataset: str) ->
 
     Args:
         points: points of :func:`accuracy_points` and :func:`paper_accuracy_points`.
-        classification, dataset: data sets of the accuracies and of the APs.
+        classification, dataset: datasets of the accuracies and of the APs.
     """
     return _draw_points(
         points, f"top-1 accuracy on {classification} (%)", f"box AP on {dataset} (%)"

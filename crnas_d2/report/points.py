@@ -173,7 +173,7 @@ def _label(run: Run) -> str:
 
 
 def check_paper_datasets(detectors: Sequence[Run], classifiers: Sequence[Run] = ()) -> None:
-    """Check that runs are on the paper's data sets, so that its numbers can share an axis.
+    """Check that runs are on the paper's datasets, so that its numbers can share an axis.
 
     Raises:
         ValueError: they are not.
@@ -182,5 +182,5 @@ def check_paper_datasets(detectors: Sequence[Run], classifiers: Sequence[Run] = 
         if runs and common_dataset(runs) != expected:
             raise ValueError(
                 f"the paper's numbers are on {expected}, those of {runs[0].folder} on "
-                f"{runs[0].dataset}; expected one data set on an axis"
+                f"{runs[0].dataset}; expected one dataset on an axis"
             )

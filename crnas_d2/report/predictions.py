@@ -1,4 +1,4 @@
-"""Detections on images as a COCO data set."""
+"""Detections on images as a COCO dataset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTRIBUTOR = "crnas_d2"
 
 
 class Predictions:
-    """Collects detections, and exports them as a complete data set in COCO format.
+    """Collects detections, and exports them as a complete dataset in COCO format.
 
     Class i of the detector is the category with the id i + 1.
     """

@@ -112,8 +112,8 @@ def read_run(folder: str) -> Run:
             raise FileNotFoundError(f"{path}: no such file; expected the OUTPUT_DIR of a training")
     cfg = read_config(paths[0])
     if not cfg.DATASETS.TEST:
-        raise ValueError(f"{paths[0]}: DATASETS.TEST is empty; expected a data set with results")
-    # Detectron2 adds the name of the data set if there are several.
+        raise ValueError(f"{paths[0]}: DATASETS.TEST is empty; expected a dataset with results")
+    # Detectron2 adds the name of the dataset if there are several.
     prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
     with PathManager.open(paths[1], "r") as f:
         lines = [
@@ -169,7 +169,7 @@ def read_runs(folders: Iterable[str]) -> list[Run]:
 
 
 def common_dataset(runs: Sequence[Run]) -> str:
-    """Get the data set that all runs were tested on.
+    """Get the dataset that all runs were tested on.
 
     Raises:
         ValueError: there are several, whose APs are not comparable.
@@ -179,7 +179,7 @@ def common_dataset(runs: Sequence[Run]) -> str:
         folders.setdefault(run.dataset, run.folder)
     if len(folders) != 1:
         named = ", ".join(f"{dataset} ({folder}, ...)" for dataset, folder in folders.items())
-        raise ValueError(f"the runs are tested on {named or 'nothing'}; expected one data set")
+        raise ValueError(f"the runs are tested on {named or 'nothing'}; expected one dataset")
     return next(iter(folders))
 
 

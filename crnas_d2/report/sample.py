@@ -1,4 +1,4 @@
-"""A representative sample of a data set's images with their objects."""
+"""A representative sample of a dataset's images with their objects."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from ..data.images import UnreadableError, read_pixels
 from ..data.objects import LARGE, SMALL, Objects
-from ..data.pictures import UnreadableError, read_picture
+from .compared_images import SIDE, describe, jpeg
 from .drawing import draw_objects
-from .pictures import SIDE, describe, jpeg
 from .themes import data_uri
 
-PICTURES = 16
+MOST = 16
 SEED = 0
 
 
-def choose(objects: Objects, count: int = PICTURES, seed: int = SEED) -> Iterator[int]:
+def choose(objects: Objects, count: int = MOST, seed: int = SEED) -> Iterator[int]:
     """Iterate over distinct images, the first of which show every class and size if possible.
 
     After ``count`` images, the order is random.
@@ -59,7 +59,7 @@ def draw_sample(
     """Draw a sample.
 
     Args:
-        dataset: data set in Detectron2's format.
+        dataset: dataset in Detectron2's format.
         objects: its objects.
         class_names: names of its classes.
         masks: whether to draw masks too.
@@ -67,14 +67,14 @@ def draw_sample(
     Returns:
         The images for a template, and a sentence for each unreadable one, by its file.
     """
-    pictures: list[dict[str, Any]] = []
+    drawn: list[dict[str, Any]] = []
     faults: dict[str, str] = {}
     for index in choose(objects):
-        if len(pictures) == PICTURES or len(faults) == PICTURES:
+        if len(drawn) == MOST or len(faults) == MOST:
             break
         image = dataset[index]
         try:
-            pixels = read_picture(image["file_name"])
+            pixels = read_pixels(image["file_name"])
         except UnreadableError as error:
             faults[image["file_name"]] = str(error)
             continue
@@ -83,7 +83,7 @@ def draw_sample(
         drawn = draw_objects(pixels, shown, class_names, SIDE / max(pixels.shape[:2]))
         name, (height, width) = os.path.basename(image["file_name"]), pixels.shape[:2]
         said = image.get("height", height), image.get("width", width)
-        pictures.append(
+        drawn.append(
             {
                 "title": f"{name}, {width} x {height}",
                 "note": "" if said == (height, width) else f"said to be {said[1]} x {said[0]}",
@@ -93,7 +93,7 @@ def draw_sample(
                 "height": drawn.shape[0],
             }
         )
-    return pictures, faults
+    return drawn, faults
 
 
 def _shown(masks: bool) -> set[str]:

@@ -21,11 +21,11 @@ from ..procedure.outcome import Outcome
 from ..procedure.outcome_text import data_sentences
 from ..procedure.overview import StepOverview
 from ..search.result import FINAL_FILE, architecture_keys
+from .compared_images import LOWEST_SCORE, draw_compared
 from .costs import Costs, InputSize
 from .curves import draw_curves
 from .networks import draw_fields, sketch
 from .pages import attempt, render_page, versions, write_report
-from .pictures import LOWEST_SCORE, draw_pictures
 from .search_record import SearchRecord
 from .seeds import chart_seeds, describe_difference, format_interval, seeds_table
 from .shortlists import Shortlist, chart_shortlist, shortlist_section
@@ -120,11 +120,11 @@ class SearchPage:
         costs = self._costs(images)
         final = os.path.join(self.folder, FINAL_FILE)
         final = final if os.path.isfile(final) else ""
-        pictured_set = baseline.cfg.DATASETS.TEST[-1]  # its file has replaced those before it
-        pictures = None
+        shown_set = baseline.cfg.DATASETS.TEST[-1]  # its file has replaced those before it
+        compared = None
         if trained:
             part = "comparison on test images"
-            pictures = self._attempt("pictures", part, draw_pictures, networks, pictured_set)
+            compared = self._attempt("images", part, draw_compared, networks, shown_set)
         start = self._attempt("use", "reading of its config", read_config, final) if final else None
         curves = ("training curves", draw_curves, self.steps, networks, last.metric)
         fields = []
@@ -167,8 +167,8 @@ class SearchPage:
             "sizes_note": costs.explain() if costs else "",
             "curves": self._charts("training", *curves),
             "sketches": self._charts("networks", "sketch of the networks", sketch, networks),
-            "pictures": pictures or [],
-            "pictured_set": pictured_set,
+            "compared": compared or [],
+            "shown_set": shown_set,
             "lowest_score": LOWEST_SCORE,
             "fields": fields,
             "final_config": final,

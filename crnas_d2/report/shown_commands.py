@@ -43,7 +43,7 @@ def how_to_use(folder: str, final_config: str, networks: Sequence[Network]) -> M
     of_two = {"Compare the two, with intervals:": compare} if len(networks) > 1 else {}
     predict = ["predict", "--model", folder, "--input", "photos", "--output", "predictions"]
     return {
-        "Find objects on your own pictures:": _command(*predict),
+        "Find objects on your own images:": _command(*predict),
         f"Train {'both' if of_two else 'it'} with another seed:": "\n".join(
             _command(*words) for words in again
         ),

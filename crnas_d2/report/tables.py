@@ -115,7 +115,7 @@ def copies_sentences(records: Sequence[SearchRecord]) -> list[str]:
 
 
 def _sentence_of(table: SplitTable) -> str:
-    """Describe which data sets the parts are."""
+    """Describe which datasets the parts are."""
     parts = [f"{part.role} is {', '.join(part.names)}" for part in table.parts]
     return f"Here {'; '.join(parts)}."
 

@@ -17,7 +17,7 @@ from ..files import file_sha256
 from ..paths import real_path, tell_places
 from ..procedure.outcome import Outcome
 from ..search.result import RESULT_FILE
-from .pictures import RESULTS
+from .compared_images import RESULTS
 from .runs import CONFIG_FILE, read_keys
 
 
@@ -50,10 +50,10 @@ class TrainedDetector:
 
 
 class ScoredOn(NamedTuple):
-    """The data set that detectors were tested on.
+    """The dataset that detectors were tested on.
 
     Attributes:
-        name: name of the data set.
+        name: name of the dataset.
         kind: its ``evaluator_type``, such as "coco".
         json_file: its annotations, if the kind is "coco".
     """
@@ -145,7 +145,7 @@ def pair(
 
 
 def find_scored_on(detectors: Sequence[TrainedDetector]) -> ScoredOn:
-    """Find the only data set that all detectors were tested on, and register it.
+    """Find the only dataset that all detectors were tested on, and register it.
 
     Raises:
         ValueError: they were tested on several, or it is unknown.

@@ -70,20 +70,20 @@ def test_tiny_objects_in_small_files(cfg):
     advice = about("Input size", cfg, squares([6] * 10))
     factor = int(re.search(r"MIN_SIZE_TEST: (\d+)", advice.settings)[1]) / 200
     assert 3 * factor >= 16 > 3 * (factor - 32 / 200)
-    assert "enlarges 100 % of the pictures" in advice.found and "tiles" in advice.found
+    assert "enlarges 100 % of the images" in advice.found and "tiles" in advice.found
 
 
-def test_pictures_that_are_not_resized(cfg):
+def test_images_that_are_not_resized(cfg):
     cfg.INPUT.MIN_SIZE_TEST = 0
     advice = about("Input size", cfg, squares([10] * 10))
-    assert "Enlarge the pictures 1.6 times" in advice.found and not advice.settings
+    assert "Enlarge the images 1.6 times" in advice.found and not advice.settings
 
 
 def test_more_objects_than_detections(cfg):
-    advice = about("Detections per picture", cfg, squares([50] * 130, [50] * 100, [50] * 101))
-    assert "has 130 of them" in advice.found and "Of 2 pictures" in advice.found
+    advice = about("Detections per image", cfg, squares([50] * 130, [50] * 100, [50] * 101))
+    assert "has 130 of them" in advice.found and "Of 2 images" in advice.found
     assert yaml.safe_load(advice.settings) == {"TEST": {"DETECTIONS_PER_IMAGE": 200}}
-    assert not about("Detections per picture", cfg, squares([50] * 100)).settings
+    assert not about("Detections per image", cfg, squares([50] * 100)).settings
 
 
 def test_anchors(cfg):

@@ -1,4 +1,4 @@
-"""The picture of effective receptive fields beside the anchors."""
+"""The figure of effective receptive fields beside the anchors."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def panels(figure):
     return [axis for axis in figure.axes if axis.get_title()]
 
 
-def test_picture():
+def test_figure():
     fields = [
         {feature: gaussian(feature, stride, sigma) for feature, stride in (("p3", 8), ("p4", 16))}
         for sigma in (4.0, 6.0)
@@ -55,7 +55,7 @@ def test_picture():
     assert (np.diff(luminance) > 0.2).all()
 
 
-def test_narrow_picture():
+def test_narrow_figure():
     """The same maps, one column for each network."""
     fields = {
         name: {feature: gaussian(feature, 8, sigma) for feature in ("p3", "p4")}
@@ -77,7 +77,7 @@ def test_long_names_are_wrapped_at_underscores():
     assert panels(figure)[0].get_ylabel() == "cascade_mask_rcnn_\nCR_R_101_FPN_20e"
 
 
-def test_picture_without_anchors():
+def test_figure_without_anchors():
     figure = draw_erfs({"a": {"c5": gaussian("c5", 32, 5.0)}})
     assert not panels(figure)[0].patches and "anchor" not in "".join(
         text.get_text() for text in figure.texts

@@ -1,4 +1,4 @@
-"""Sketches: stages and costs against traced shapes and tables, and what stands in the picture."""
+"""Sketches: stages and costs against traced shapes and tables, and what stands in the figure."""
 
 import re
 from xml.etree import ElementTree
@@ -181,7 +181,7 @@ def test_what_is_written():
         ("MobileNetV2", "CR-MobileNetV2", "ResNet18", "ResNet50", "SCR-ResNeXt50", "ResNet101"),
     ],
 )
-def test_nothing_overlaps_or_leaves_the_picture(names):
+def test_nothing_overlaps_or_leaves_the_figure(names):
     figure = draw_sketches([SketchedNetwork.published(name) for name in names])
     with styled():
         canvas = FigureCanvasAgg(figure)

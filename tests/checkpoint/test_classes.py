@@ -71,9 +71,9 @@ def state_of(model, tensors):
 
 
 def find_objects(model, names):
-    picture = torch.as_tensor(load_sample_image("china.jpg")[::4, ::4].transpose(2, 0, 1).copy())
+    image = torch.as_tensor(load_sample_image("china.jpg")[::4, ::4].transpose(2, 0, 1).copy())
     with torch.no_grad():
-        found = model([{"image": picture}])[0]["instances"]
+        found = model([{"image": image}])[0]["instances"]
     assert len(found) > 20
     order = sorted(
         range(len(found)), key=lambda i: (-found.scores[i].item(), found.pred_classes[i])

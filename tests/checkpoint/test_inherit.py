@@ -60,7 +60,7 @@ def test_every_stage_code_of_a_small_space(kind):
 
 
 @ALL
-def test_order_prefix_and_neighbours_of_the_keys(step, kind, tmp_path):
+def test_order_prefix_and_neighbors_of_the_keys(step, kind, tmp_path):
     """As in a detector's checkpoint: other modules beside the backbone, keys in any order."""
     torch.manual_seed(0)
     supernet = randomize(make_supernet(step, kind))

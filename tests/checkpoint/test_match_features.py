@@ -15,7 +15,7 @@ NORMS = pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
 
 
 def batches(seed, length=64):
-    """Pictures that are smooth, as photographs are."""
+    """Images that are smooth, as photographs are."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         coarse = torch.randn(8, 3, 8, 8, generator=generator)
@@ -35,7 +35,7 @@ def make_pair(kind, norm, **options):
 
 @torch.no_grad()
 def error(target, seed, norm):
-    """Mean squared relative error of the features of pictures that nothing was learnt from."""
+    """Mean squared relative error of the features of images that nothing was learnt from."""
     target, seed = copy.deepcopy(target).train(), copy.deepcopy(seed).train(norm == "BN")
     images = next(batches(6))
     given, expected = target(images), seed(images)

@@ -19,7 +19,7 @@ from crnas_d2.commands import compare
 from crnas_d2.evaluation.paired_comparison import compare_pairs
 from crnas_d2.evaluation.resampled_ap import resampled_ap
 from crnas_d2.procedure.outcome import DataStatement, HandedOver, Outcome, TrainedNetwork
-from crnas_d2.report.pictures import RESULTS
+from crnas_d2.report.compared_images import RESULTS
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of COCOeval's stats
 

@@ -1,4 +1,4 @@
-"""The command line of crnas erf: its table, its picture, and what it refuses."""
+"""The command line of crnas erf: its table, its figure, and what it refuses."""
 
 import os
 
@@ -27,7 +27,7 @@ DATASETS:
 @pytest.fixture
 def run(tool, tmp_path, capsys):
     def run(*options, configs=(BASELINE, FOUND), output="erf.png"):
-        path = tmp_path / "pictures" / output
+        path = tmp_path / "figures" / output
         tool.main(["--config-file", *configs, "--output", str(path), *options])
         out = capsys.readouterr().out
         assert str(path) in out
@@ -37,7 +37,7 @@ def run(tool, tmp_path, capsys):
     return run
 
 
-def test_table_and_picture_of_random_weights(run):
+def test_table_and_figure_of_random_weights(run):
     options = ["--features", "c4", "p3", "--size", "64", "--num-images", "2", "--seed", "5"]
     table, path = run(*options, "--labels", "ResNet18", "CR-ResNet18")
     expected = []
@@ -118,4 +118,4 @@ def test_options_that_do_not_fit(run, capsys, options, message):
 def test_what_cannot_be_drawn(run, refused, tmp_path, options, changes, message):
     with refused(message):
         run("--num-images", "1", *options, **changes)
-    assert not (tmp_path / "pictures").exists()
+    assert not (tmp_path / "figures").exists()

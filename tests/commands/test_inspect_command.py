@@ -1,4 +1,4 @@
-"""crnas inspect: a page and its numbers, of data sets as they are."""
+"""crnas inspect: a page and its numbers, of datasets as they are."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ SIZE = ["INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "160"]
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path, catalogs):
-    """With a recipe and its two data sets."""
+    """With a recipe and its two datasets."""
     monkeypatch.chdir(tmp_path)
     write_inspected_recipe(tmp_path)
     return tmp_path

@@ -89,7 +89,7 @@ def test_correlation(tool, tmp_path, capsys):
 def test_data_sets_are_not_mixed(tool, refused, tmp_path):
     folders = [make_detector(tmp_path / name, 1.0, test=[name]) for name in ("one", "two")]
     output = tmp_path / "flops.svg"
-    with refused("tested on one .* two .* expected one data set"):
+    with refused("tested on one .* two .* expected one dataset"):
         tool.main(["flops", *folders, "--output", str(output)])
     with refused("the paper's numbers are on coco_2017_val"):
         tool.main(["flops", folders[0], "--paper", "--output", str(output)])

@@ -1,4 +1,4 @@
-"""Pictures and predictions.json of ``crnas predict``."""
+"""Images and predictions.json of ``crnas predict``."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SIZE = (90, 160)
 
 
 class ThreeObjects:
-    """Finds the same three objects in every picture, of a class each; notes its inputs."""
+    """Finds the same three objects in every image, of a class each; notes its inputs."""
 
     class_names = NAMES
     masks = False
@@ -78,12 +78,12 @@ def read(folder):
 
 
 def drawn(path):
-    """Which of the three boxes are drawn: their colour is on both of their sides, half-way down."""
-    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    """Which of the three boxes are drawn: their color is on both of their sides, half-way down."""
+    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
     found = []
     for index, (x0, y0, x1, y1) in enumerate(BOXES):
         color = np.multiply(class_color(index, 3), 255)
-        row = picture[round((y0 + y1) / 2) + 1]
+        row = image[round((y0 + y1) / 2) + 1]
         hits = np.abs(row - color).max(axis=1) < 40
         found.append(
             bool(hits[round(x0) - 1 : round(x0) + 2].any() and hits[round(x1) - 1 :].any())
@@ -91,7 +91,7 @@ def drawn(path):
     return found
 
 
-def test_pictures_keep_their_names_and_get_what_is_sure_enough(photos, predictor, capsys):
+def test_images_keep_their_names_and_get_what_is_sure_enough(photos, predictor, capsys):
     content = run("photos")
     assert sorted(os.listdir("out")) == ["a.png", "deep", "predictions.json"]
     for name, kind in (("a.png", "PNG"), ("deep/b.jpg", "JPEG")):
@@ -179,7 +179,7 @@ def test_video(photos, predictor, capsys):
 
 def test_what_cannot_be_read_is_named_and_the_rest_goes_on(photos, predictor, refused):
     for name in ("0.png", "broken.mp4"):
-        (photos / name).write_text("no picture")
+        (photos / name).write_text("no image")
     with refused("2 faults:\n  photos/0.png: .*\n  photos/broken.mp4: "):
         run("photos")
     assert sorted(os.listdir("out")) == ["a.png", "deep", "predictions.json"]
@@ -262,12 +262,12 @@ def test_predictions_of_a_detector_are_those_of_detectron2(tmp_path):
     config = write_detector(
         tmp_path, "COCO-InstanceSegmentation/mask_rcnn_CR_R_50_FPN_1x.yaml", NAMES
     )
-    picture = str(tmp_path / "china.png")
-    Image.fromarray(load_sample_image("china.jpg")).save(picture)
-    expected = DefaultPredictor(read_config(config))(cv2.imread(picture))["instances"]
+    image = str(tmp_path / "china.png")
+    Image.fromarray(load_sample_image("china.jpg")).save(image)
+    expected = DefaultPredictor(read_config(config))(cv2.imread(image))["instances"]
     output = str(tmp_path / "out")
     predict.main(
-        ["--model", config, "--input", picture, "--output", output, "--conf-threshold", "0.28"]
+        ["--model", config, "--input", image, "--output", output, "--conf-threshold", "0.28"]
     )
     expected = expected[expected.scores >= 0.28]
     coco = COCO(os.path.join(output, "predictions.json"))

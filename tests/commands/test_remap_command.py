@@ -245,7 +245,7 @@ def test_settings_of_a_zoo_detector_are_taken_and_told(run):
 
 @pytest.fixture
 def match(run, tmp_path):
-    """Remap in.pth into CR-ResNet18, in steps of two pictures of 64 pixels."""
+    """Remap in.pth into CR-ResNet18, in steps of two images of 64 pixels."""
     cfg = "COCO-Detection/faster_rcnn_CR_R_18_FPN_1x.yaml"
     keys = ["SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
     write_tiny_coco(tmp_path / "tiny")
@@ -258,7 +258,7 @@ def match(run, tmp_path):
 
 
 def test_features_are_matched(match, run, tmp_path):
-    """On a folder, and on the pictures of the training, which are the same; the norms' statistics
+    """On a folder, and on the images of the training, which are the same; the norms' statistics
     and all layers change, those that will be frozen too."""
     folder = ["--images", f"{tmp_path}/tiny/images"]
     printed = match("a.safetensors", "2", *folder)

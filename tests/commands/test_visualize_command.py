@@ -1,4 +1,4 @@
-"""The picture of crnas visualize, and what it refuses."""
+"""The figure of crnas visualize, and what it refuses."""
 
 import json
 
@@ -22,7 +22,7 @@ NAME = "shown_rectangles"
 
 @pytest.fixture
 def data(tmp_path):
-    """A data set of 5 images of 64 pixels with a red (id 3) and a blue (id 7) object each."""
+    """A dataset of 5 images of 64 pixels with a red (id 3) and a blue (id 7) object each."""
     json_file = write_tiny_coco(tmp_path / "data", images=5)
     (tmp_path / "config.yaml").write_text(CONFIG.format(name=NAME, root=tmp_path / "data"))
     yield json.loads(json_file.read_text())
@@ -38,7 +38,7 @@ def run(tool, data, tmp_path):
         files = {
             "--config-file": tmp_path / "config.yaml",
             "--input": tmp_path / "results.json",
-            "--output": tmp_path / "pictures" / "out.png",
+            "--output": tmp_path / "figures" / "out.png",
         }
         tool.main([*(str(part) for pair in files.items() for part in pair), *options])
         return np.asarray(Image.open(files["--output"]).convert("RGB"))
@@ -53,50 +53,50 @@ def as_results(annotations, score):
     ]
 
 
-def panels(tool, picture, row, column=0):
-    """Ground truth and detections of a pair in the picture."""
+def panels(tool, figure, row, column=0):
+    """Ground truth and detections of a pair in the figure."""
     top = tool.HEADER + row * (tool.PANEL + tool.CAPTION)
     left = tool.MARGIN + column * (2 * tool.PANEL + tool.GAP + tool.MARGIN)
     right = left + tool.PANEL + tool.GAP
-    return [picture[top : top + tool.PANEL, x : x + tool.PANEL].astype(int) for x in (left, right)]
+    return [figure[top : top + tool.PANEL, x : x + tool.PANEL].astype(int) for x in (left, right)]
 
 
 def colored(panel, color):
-    """Pixels of the colour, up to what drawing at fractions of pixels changes."""
+    """Pixels of the color, up to what drawing at fractions of pixels changes."""
     return np.abs(panel - np.round(np.multiply(color, 255))).max(axis=2) <= 12
 
 
 def test_size_of_the_grid(tool, run, data, capsys):
-    picture = run(as_results(data["annotations"], 0.9), "--max-images", "3")
+    figure = run(as_results(data["annotations"], 0.9), "--max-images", "3")
     rows, columns = 2, 2
-    assert picture.shape == (
+    assert figure.shape == (
         tool.HEADER + rows * (tool.PANEL + tool.CAPTION),
         columns * (2 * tool.PANEL + tool.GAP + tool.MARGIN) + tool.MARGIN,
         3,
     )
     assert f"3 of 5 images of {NAME}" in capsys.readouterr().out
-    assert (picture[-(tool.PANEL + tool.CAPTION) :, -tool.PANEL :] == 255).all()  # no 4th pair
+    assert (figure[-(tool.PANEL + tool.CAPTION) :, -tool.PANEL :] == 255).all()  # no 4th pair
 
 
 @pytest.mark.parametrize("max_images, shown", [(1, [0]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])])
 def test_images_are_evenly_spaced(tool, run, tmp_path, max_images, shown):
-    picture = run([], "--max-images", str(max_images))
+    figure = run([], "--max-images", str(max_images))
     for i, index in enumerate(shown):
-        detections = panels(tool, picture, *divmod(i, 2))[1]
+        detections = panels(tool, figure, *divmod(i, 2))[1]
         original = Image.open(tmp_path / "data" / "images" / f"{index + 1:04d}.png")
         enlarged = np.asarray(original.resize((tool.PANEL, tool.PANEL), Image.Resampling.NEAREST))
         assert (np.abs(detections - enlarged) > 8).any(axis=2).mean() < 0.02
 
 
 def test_detections_that_equal_the_ground_truth_look_like_it(tool, run, data):
-    picture = run(as_results(data["annotations"], 0.9), "--max-images", "1")
-    truth, detections = panels(tool, picture, 0)
+    figure = run(as_results(data["annotations"], 0.9), "--max-images", "1")
+    truth, detections = panels(tool, figure, 0)
     scale = tool.PANEL / 64
     for index, annotation in enumerate(data["annotations"][:2]):
         color = class_color(index, 2)
         x, y, w, h = np.multiply(annotation["bbox"], scale)
         for panel in (truth, detections):
-            # Along the middle of the box, the colour is at its edges.
+            # Along the middle of the box, the color is at its edges.
             xs = np.flatnonzero(colored(panel, color)[round(y + h / 2)])
             ys = np.flatnonzero(colored(panel, color)[:, round(x + w / 2)])
             ends = [x, x + w, y + h]
@@ -113,8 +113,8 @@ def test_threshold_hides_detections(tool, run, data):
     first, second = class_color(0, 2), class_color(1, 2)
     shown = {}
     for threshold in ("0.2", "0.5", "0.7"):
-        picture = run(results, "--max-images", "1", "--conf-threshold", threshold)
-        truth, detections = panels(tool, picture, 0)
+        figure = run(results, "--max-images", "1", "--conf-threshold", threshold)
+        truth, detections = panels(tool, figure, 0)
         assert colored(truth, first).any() and colored(truth, second).any()
         shown[threshold] = [bool(colored(detections, color).any()) for color in (first, second)]
     assert shown == {"0.2": [True, True], "0.5": [True, False], "0.7": [False, False]}
@@ -167,7 +167,7 @@ def test_digits_of_the_embedded_data_set_have_ten_colors():
 def test_results_of_something_else_are_refused(run, refused, tmp_path, results, message):
     with refused(f"{tmp_path / 'results.json'}.*{message}"):
         run(results)
-    assert not (tmp_path / "pictures").exists()
+    assert not (tmp_path / "figures").exists()
 
 
 def test_missing_files(tool, data, refused, tmp_path):
@@ -197,7 +197,7 @@ def test_options_out_of_range(run, capsys, options, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_picture_of_the_data_is_never_replaced(run, data, refused, tmp_path):
+def test_an_image_of_the_data_is_never_replaced(run, data, refused, tmp_path):
     path = tmp_path / "data" / "images" / "0001.png"
     before = path.read_bytes()
     with refused(f"output {path} is read too"):
@@ -210,15 +210,15 @@ def test_the_detections_beside_the_weights_are_the_default(tool, data, tmp_path)
     (folder / "inference").mkdir(parents=True)
     detections = json.dumps(as_results(data["annotations"], 0.9))
     (folder / "inference" / "coco_instances_results.json").write_text(detections)
-    pictures = {}
+    figures = {}
     weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
     given = ["--input", str(folder / "inference" / "coco_instances_results.json")]
     for name, options, opts in (("default", [], weights), ("given", given, [])):
         output = tmp_path / f"{name}.png"
         files = ["--config-file", str(tmp_path / "config.yaml"), "--output", str(output)]
         tool.main([*files, *options, *opts])
-        pictures[name] = output.read_bytes()
-    assert pictures["default"] == pictures["given"]
+        figures[name] = output.read_bytes()
+    assert figures["default"] == figures["given"]
 
 
 def test_neither_weights_nor_detections(tool, data, tmp_path, capsys):

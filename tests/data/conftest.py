@@ -19,7 +19,7 @@ def cfg():
 
 @pytest.fixture
 def write_coco(tmp_path):
-    """Writes a valid data set in COCO format; returns its json file and image root.
+    """Writes a valid dataset in COCO format; returns its json file and image root.
 
     Image i (id 10 * i + 3, 40 x 30 pixels) has i % 3 + 1 boxes. Images and annotations are not in
     the order of their ids, nor are the categories 7 "ball" and 2 "cup".
@@ -64,5 +64,5 @@ def write_coco(tmp_path):
 
 @pytest.fixture
 def voc_dir(tmp_path):
-    """A data set in VOC layout, see :func:`write_voc_dir`."""
+    """A dataset in VOC layout, see :func:`write_voc_dir`."""
     return write_voc_dir(tmp_path / "voc")

@@ -21,7 +21,7 @@ from detectron2.data.datasets import register_coco_instances
 pytestmark = pytest.mark.usefixtures("catalogs")
 
 
-def two_entries_of_one_picture(coco):
+def two_entries_of_one_image(coco):
     set_in("images", 13, file_name="./0.png")(coco)
 
 
@@ -75,7 +75,7 @@ TAKEN = {
         1,
         3,
     ),
-    "one picture twice": (two_entries_of_one_picture, "under two ids", 1, 7),
+    "one image twice": (two_entries_of_one_image, "under two ids", 1, 7),
     "text ids": (renamed("images", "image_id", "img_{}".format), None, 0, 7),
     "text ids of digits": (renamed("images", "image_id", str), None, 0, 7),
     "text ids of categories": (renamed("categories", "category_id", str), None, 0, 7),

@@ -343,7 +343,7 @@ def test_categories_of_other_ids_but_equal_order_are_the_same(cfg, write_coco):
 
 def test_unknown_name(cfg):
     cfg.DATASETS.TRAIN = ("cells_trian",)
-    with pytest.raises(ValueError, match="'cells_trian', and no data set .* DATASETS.COCO_JSON"):
+    with pytest.raises(ValueError, match="'cells_trian', and no dataset .* DATASETS.COCO_JSON"):
         setup_datasets(cfg)
 
 
@@ -359,7 +359,7 @@ def test_masks_are_needed_where_they_are_trained(cfg, write_coco):
 def test_real_photographs(cfg, tmp_path):
     root = os.environ.get("CRNAS_D2_DATA")
     if not root:
-        pytest.skip("CRNAS_D2_DATA does not name a folder with the data set bccd")
+        pytest.skip("CRNAS_D2_DATA does not name a folder with the dataset bccd")
     bccd = os.path.join(root, "bccd")
     for split in ("train", "val"):
         shutil.copy(os.path.join(bccd, f"{split}.json"), tmp_path)

@@ -1,4 +1,4 @@
-"""The embedded data set, against scikit-learn's data and pycocotools."""
+"""The embedded dataset, against scikit-learn's data and pycocotools."""
 
 import json
 import multiprocessing
@@ -249,7 +249,7 @@ def test_processes_at_once_generate_once(tmp_path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda d: (d / "manifest.json").unlink(), "is not a generated data set"),
+        (lambda d: (d / "manifest.json").unlink(), "is not a generated dataset"),
         (lambda d: (d / "manifest.json").write_text("{"), "is not JSON"),
         (lambda d: (d / "annotations" / "instances_val.json").unlink(), "No such file"),
         (

@@ -183,7 +183,7 @@ def test_groups_stay_whole_and_large_ones_are_no_likelier():
     assert counts[True] < 60
 
 
-def test_one_picture_under_two_ids_is_in_one_part():
+def test_one_image_under_two_ids_is_in_one_part():
     images = [image(image_id) for image_id in range(10)] + [
         image(20, "./3.jpg"),
         image(21, "a/../3.jpg"),

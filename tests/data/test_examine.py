@@ -1,4 +1,4 @@
-"""All data sets of a config are examined, whatever is wrong with the others."""
+"""All datasets of a config are examined, whatever is wrong with the others."""
 
 import os
 
@@ -15,11 +15,11 @@ pytestmark = pytest.mark.usefixtures("catalogs")
 
 @pytest.fixture
 def three(cfg, write_coco, voc_dir, tmp_path):
-    """A config with data sets of three kinds, without a fault."""
+    """A config with datasets of three kinds, without a fault."""
     files = [["cells", *write_coco("cells")], ["spots", *write_coco("spots")]]
     cfg.DATASETS.COCO_JSON = files
     cfg.DATASETS.VOC_DIRS = [["voc", str(voc_dir), "val", 2007, ["cup", "ball"]]]
-    cfg.DATASETS.IMAGE_FOLDERS = [["colours", write_image_folder(tmp_path / "colours")]]
+    cfg.DATASETS.IMAGE_FOLDERS = [["colors", write_image_folder(tmp_path / "colors")]]
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("cells", "spots"), ("voc",)
     return cfg
 
@@ -47,13 +47,13 @@ def test_each_fault_is_found_beside_all_others(three, voc_dir, tmp_path):
     os.remove(os.path.join(spots[2], "2.png"))
     Image.new("RGB", (30, 40)).save(os.path.join(spots[2], "1.png"))
     (voc_dir / "Annotations/two.xml").write_text("<annotation>")
-    (tmp_path / "colours" / "empty").mkdir()
+    (tmp_path / "colors" / "empty").mkdir()
     errors = found(three)
     assert {path: len(sentences) for path, sentences in errors.items()} == {
         cells[1]: 2,
         spots[1]: 2,
         str(voc_dir): 1,
-        str(tmp_path / "colours"): 1,
+        str(tmp_path / "colors"): 1,
     }
     with pytest.raises(ValueError) as first:
         setup_datasets(three)
@@ -78,6 +78,6 @@ def test_a_key_with_a_fault(three):
     ((_, (sentence,)),) = found(three).items()
     assert sentence.startswith("DATASETS.LEFT_OUT_CATEGORIES has 1.5")
     three.DATASETS.LEFT_OUT_CATEGORIES = []
-    three.DATASETS.CHECK_PICTURES = "some"
+    three.DATASETS.CHECK_IMAGES = "some"
     assert {len({*sentences}) for sentences in found(three).values()} == {1}
-    assert all("CHECK_PICTURES is 'some'" in s for (s, *_) in found(three).values())
+    assert all("CHECK_IMAGES is 'some'" in s for (s, *_) in found(three).values())

@@ -1,4 +1,4 @@
-"""Data sets in ImageNet's layout, against torchvision's ImageFolder."""
+"""Datasets in ImageNet's layout, against torchvision's ImageFolder."""
 
 import os
 
@@ -24,9 +24,9 @@ def root(tmp_path):
 def classifier_cfg(cfg, tmp_path, root):
     write_image_folder(tmp_path / "val", images=2)
     cfg.MODEL.META_ARCHITECTURE = "ImageClassifier"
-    folders = [[f"colours_{split}", str(tmp_path / split)] for split in ("train", "val")]
+    folders = [[f"colors_{split}", str(tmp_path / split)] for split in ("train", "val")]
     cfg.DATASETS.IMAGE_FOLDERS = folders
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("colours_train",), ("colours_val",)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("colors_train",), ("colors_val",)
     return cfg
 
 
@@ -40,12 +40,12 @@ def clutter(root):
 def test_images_and_labels_are_those_of_torchvision(root):
     os.rename(f"{root}/red/0.jpg", f"{root}/red/0.JPEG")
     expected = ImageFolder(root)
-    register_image_folder("colours", root)
-    loaded = DatasetCatalog.get("colours")
+    register_image_folder("colors", root)
+    loaded = DatasetCatalog.get("colors")
     assert [(d["file_name"], d["label"]) for d in loaded] == expected.samples
-    assert MetadataCatalog.get("colours").thing_classes == expected.classes
+    assert MetadataCatalog.get("colors").thing_classes == expected.classes
     clutter(root)
-    assert DatasetCatalog.get("colours") == loaded
+    assert DatasetCatalog.get("colors") == loaded
 
 
 def test_faults_are_named(tmp_path, root):
@@ -68,10 +68,10 @@ def test_nothing_is_read_before_first_use(tmp_path):
 
 
 def test_name_stands_for_one_folder(tmp_path, root):
-    register_image_folder("colours", root)
-    register_image_folder("colours", os.path.join(root, "..", "train"))
-    with pytest.raises(ValueError, match="'colours' is taken.*of .*elsewhere"):
-        register_image_folder("colours", str(tmp_path / "elsewhere"))
+    register_image_folder("colors", root)
+    register_image_folder("colors", os.path.join(root, "..", "train"))
+    with pytest.raises(ValueError, match="'colors' is taken.*of .*elsewhere"):
+        register_image_folder("colors", str(tmp_path / "elsewhere"))
     with pytest.raises(ValueError, match="'voc_2007_val' is taken"):
         register_image_folder("voc_2007_val", root)
 
@@ -81,19 +81,19 @@ def test_config_registers_and_counts(classifier_cfg):
     setup_datasets(classifier_cfg)
     assert classifier_cfg.MODEL.CLASSIFIER.NUM_CLASSES == 3
     assert classifier_cfg.MODEL.CLASS_NAMES == ["blue", "green", "red"]
-    assert len(DatasetCatalog.get("colours_train")) == 12
-    assert len(DatasetCatalog.get("colours_val")) == 6
+    assert len(DatasetCatalog.get("colors_train")) == 12
+    assert len(DatasetCatalog.get("colors_val")) == 6
 
 
 def test_train_and_val_must_have_the_same_classes(classifier_cfg, tmp_path):
-    os.rename(tmp_path / "val" / "green", tmp_path / "val" / "grey")
+    os.rename(tmp_path / "val" / "green", tmp_path / "val" / "gray")
     with pytest.raises(ValueError) as error:
         setup_datasets(classifier_cfg)
-    for part in (str(tmp_path / "train"), str(tmp_path / "val"), "index 1", "'green' and 'grey'"):
+    for part in (str(tmp_path / "train"), str(tmp_path / "val"), "index 1", "'green' and 'gray'"):
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("entry", [["colours"], ["colours", ""], "colours", ["colours", "a", "b"]])
+@pytest.mark.parametrize("entry", [["colors"], ["colors", ""], "colors", ["colors", "a", "b"]])
 def test_config_entry_of_another_form(classifier_cfg, entry):
     classifier_cfg.DATASETS.IMAGE_FOLDERS = [entry]
     with pytest.raises(ValueError, match=r"DATASETS.IMAGE_FOLDERS\[0\] is .*expected two texts"):
@@ -104,9 +104,9 @@ def test_task_of_the_model_and_of_the_data(classifier_cfg, cfg):
     classifier_cfg.DATASETS.TEST = ("voc_2007_test",)
     with pytest.raises(ValueError, match="'voc_2007_test' is for detection.*'ImageClassifier'"):
         setup_datasets(classifier_cfg)
-    classifier_cfg.DATASETS.TEST = ("colours_val",)
+    classifier_cfg.DATASETS.TEST = ("colors_val",)
     classifier_cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
-    with pytest.raises(ValueError, match="'colours_train' is for classification.*'Generalized"):
+    with pytest.raises(ValueError, match="'colors_train' is for classification.*'Generalized"):
         setup_datasets(classifier_cfg)
 
 

@@ -1,4 +1,4 @@
-"""The table of a config: which data sets are which part, and what is logged of them."""
+"""The table of a config: which datasets are which part, and what is logged of them."""
 
 import logging
 

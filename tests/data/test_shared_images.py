@@ -1,4 +1,4 @@
-"""Images that two data sets have in common, against what was put into them."""
+"""Images that two datasets have in common, against what was put into them."""
 
 import json
 import os
@@ -77,10 +77,10 @@ def test_an_edited_json_is_read_again(cells):
 
 
 def test_folders_of_classes(cfg, tmp_path):
-    root = write_image_folder(tmp_path / "colours")
-    cfg.DATASETS.IMAGE_FOLDERS = [["colours", root]]
+    root = write_image_folder(tmp_path / "colors")
+    cfg.DATASETS.IMAGE_FOLDERS = [["colors", root]]
     register_own(cfg)
-    files = image_files("colours", cfg.DATASETS)
+    files = image_files("colors", cfg.DATASETS)
     assert files == {str(path) for path in Path(root).rglob("*.jpg")}
 
 
@@ -97,7 +97,7 @@ def test_what_is_generated_when_it_is_used():
 def test_a_test_set_in_the_training_set_is_warned_of(
     cells, caplog, monkeypatch, tmp_path, train, shared
 ):
-    """A data set that is not there is passed over."""
+    """A dataset that is not there is passed over."""
     monkeypatch.chdir(tmp_path)
     cfg, _ = cells
     register_own(cfg)

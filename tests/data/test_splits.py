@@ -243,7 +243,7 @@ def test_registration_again_replaces_other_settings_only(cells):
 
 
 def test_wrong_sources(cells, write_coco):
-    with pytest.raises(ValueError, match="cannot split 'none': no data set"):
+    with pytest.raises(ValueError, match="cannot split 'none': no dataset"):
         register_splits("none")
     with pytest.raises(ValueError, match="cannot split 'voc_2007_trainval': .* COCO format"):
         register_splits("voc_2007_trainval")

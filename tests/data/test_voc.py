@@ -78,12 +78,12 @@ FAULTS = {
         edit_xml("<width>40", "<width>1000000000"),
         "two.xml: width, height are 1000000000, 30; expected at most 178956970 pixels",
     ),
-    "no size, and no picture to tell it": (
+    "no size, and no image to tell it": (
         lambda root: (
             edit_xml("<width>40</width>", "")(root),
-            (root / "JPEGImages/two.jpg").write_bytes(b"no picture"),
+            (root / "JPEGImages/two.jpg").write_bytes(b"no image"),
         ),
-        r"two.xml: width, height are \['0', '30'\], and .*two.jpg is no picture that Pillow can read",
+        r"two.xml: width, height are \['0', '30'\], and .*two.jpg is no image that Pillow can read",
     ),
     "truncated file": (edit_xml("</annotation>", ""), "two.xml: no element found"),
     "no annotation file": (
@@ -203,7 +203,7 @@ def test_malformed_entries(cfg, entry):
 def test_real_photographs():
     root = os.environ.get("CRNAS_D2_DATA")
     if not root:
-        pytest.skip("CRNAS_D2_DATA does not name a folder with the data set bccd")
+        pytest.skip("CRNAS_D2_DATA does not name a folder with the dataset bccd")
     classes = ["RBC", "WBC", "Platelets"]
     voc = os.path.join(root, "bccd", "voc")
     for split in ("train", "test"):

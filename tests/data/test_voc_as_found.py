@@ -84,10 +84,10 @@ def test_valid_files_are_registered_as_they_are(voc_dir, tmp_path):
 
 
 @pytest.mark.parametrize("extension", [".JPG", ".jpeg", ".png", ".Tif", ".bmp"])
-def test_a_picture_of_another_extension(voc_dir, extension):
-    pictures = voc_dir / "JPEGImages"
-    (pictures / "two.jpg").unlink()
-    Image.new("RGB", (40, 30)).save(pictures / f"two{extension}")
+def test_an_image_of_another_extension(voc_dir, extension):
+    images = voc_dir / "JPEGImages"
+    (images / "two.jpg").unlink()
+    Image.new("RGB", (40, 30)).save(images / f"two{extension}")
     assert examine_voc_dir(str(voc_dir), "val", CLASSES, scored=True).warnings == {}
     files = [image["file_name"] for image in load_voc_dir(str(voc_dir), "val", CLASSES)]
     assert [os.path.basename(file) for file in files] == [
@@ -95,10 +95,10 @@ def test_a_picture_of_another_extension(voc_dir, extension):
     ]
 
 
-def test_several_pictures_of_a_name(voc_dir):
+def test_several_images_of_a_name(voc_dir):
     Image.new("RGB", (40, 30)).save(voc_dir / "JPEGImages" / "two.bmp")
     findings = examine_voc_dir(str(voc_dir), "val", CLASSES)
-    assert findings.warnings[voc_images.SEVERAL_PICTURES].places == ["two (two.jpg, two.bmp)"]
+    assert findings.warnings[voc_images.SEVERAL_FILES].places == ["two (two.jpg, two.bmp)"]
     loaded = load_voc_dir(str(voc_dir), "val", CLASSES)
     assert loaded == load_voc_instances(str(voc_dir), "val", CLASSES)
 
@@ -118,13 +118,13 @@ def test_size(voc_dir, case):
         edit_xml(old, new)(voc_dir)
     findings = examine_voc_dir(str(voc_dir), "val", CLASSES)
     assert findings.errors == []
-    told = {} if "fractions" in case else {voc_images.SIZE_OF_PICTURE: 1}
+    told = {} if "fractions" in case else {voc_images.SIZE_OF_FILE: 1}
     assert {kind: warned.count for kind, warned in findings.warnings.items()} == told
     image = load_voc_dir(str(voc_dir), "val", CLASSES)[1]
     assert (image["width"], image["height"]) == (40, 30)
 
 
-def test_size_of_a_picture_that_exif_turns(cfg, voc_dir):
+def test_size_of_an_image_that_exif_turns(cfg, voc_dir):
     edit_xml("<width>40", "<width>0")(voc_dir)
     exif = Image.Exif()
     exif[0x0112] = 6

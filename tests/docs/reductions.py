@@ -90,7 +90,7 @@ MODULE = ["-m", "crnas_d2"]
 # Commands that take all these keys, and one that takes those of the network, and all with an option.
 RUN = ("train", "search", "latency")
 FILL = "remap"
-MATCHES = "--match-features"  # which runs the network on pictures
+MATCHES = "--match-features"  # which runs the network on images
 
 # What other commands get behind their own arguments. After two iterations no detection is sure.
 MORE = {

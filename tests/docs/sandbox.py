@@ -31,7 +31,7 @@ LINKS = ("train_net.py", "search_net.py", "tools", "configs", "benchmarks", "crn
 
 
 def make_sandbox():
-    """Scripts and configs at their places, and made stand-ins for data sets and weights."""
+    """Scripts and configs at their places, and made stand-ins for datasets and weights."""
     folder = Path(tempfile.mkdtemp(prefix="crnas_d2_docs_"))
     for name in LINKS:
         (folder / name).symlink_to(ROOT / name)
@@ -65,7 +65,7 @@ def write_model_zoo_weights(path):
 
 
 def write_cells(folder):
-    """The reader's own data set: train.json, val.json and images, with boxes and masks."""
+    """The reader's own dataset: train.json, val.json and images, with boxes and masks."""
     data = json.loads(write_tiny_coco(folder, images=12).read_text())
     add_polygons(data)
     for split, images in (("train", data["images"][:8]), ("val", data["images"][8:])):
@@ -97,6 +97,6 @@ def add_polygons(data):
 
 
 def environment():
-    """Of the commands: one thread, no GPU, and Detectron2's folder of data sets in the sandbox."""
+    """Of the commands: one thread, no GPU, and Detectron2's folder of datasets in the sandbox."""
     known = {name: value for name, value in os.environ.items() if name != "DETECTRON2_DATASETS"}
     return {**known, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

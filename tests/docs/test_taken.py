@@ -64,7 +64,7 @@ class Coco:
         path.write_bytes(change(path.read_bytes()))
         return self
 
-    def pictures(self, change, which=0):
+    def images(self, change, which=0):
         for path in sorted(Path(self.entries[which][1]).iterdir())[:2]:
             change(path)
         return self
@@ -162,7 +162,7 @@ def crowd(category):
     return change
 
 
-def share_picture(data):
+def share_image(data):
     data["images"][1]["file_name"] = data["images"][0]["file_name"]
 
 
@@ -199,8 +199,8 @@ def coco(change=None, *opts, which=0):
     return lambda made: made.edit(change, which).level(*opts)
 
 
-def pictures(change):
-    return lambda made: made.pictures(change).level()
+def images(change):
+    return lambda made: made.images(change).level()
 
 
 IN_COCO = {
@@ -248,7 +248,7 @@ IN_COCO = {
         coco(second("images", file_name="/frame.png")),
         coco(second("images", file_name="../default/frame_000001.PNG")),
     ],
-    "one picture under two ids": [coco(share_picture)],
+    "one image under two ids": [coco(share_image)],
     "an annotation of an image that is not in the file": [coco(second("annotations", image_id=99))],
     "an annotation of a category that is not in the file": [
         coco(second("annotations", category_id=99))
@@ -308,36 +308,36 @@ IN_COCO = {
         coco(lambda data: data["categories"].append({"id": 9, "name": "green"}), which=1),
     ],
 }
-IN_PICTURES = {
-    "no such file; no picture; more pixels than Pillow opens in the file": [
-        pictures(os.remove),
-        pictures(lambda path: path.write_bytes(b"GIF89a")),
-        pictures(more_pixels),
+IN_IMAGES = {
+    "no such file; no image; more pixels than Pillow opens in the file": [
+        images(os.remove),
+        images(lambda path: path.write_bytes(b"GIF89a")),
+        images(more_pixels),
     ],
     "a size that differs from that in the dataset": [
-        pictures(lambda path: Image.new("RGB", (64, 49)).save(path)),
-        pictures(turned(6)),
+        images(lambda path: Image.new("RGB", (64, 49)).save(path)),
+        images(turned(6)),
     ],
     "values outside 0 to 255: 16 and 32 bits (Pillow's modes `I;16`, `I`), floats (`F`)": [
-        pictures(deep),
-        pictures(lambda path: Image.new("I", (64, 48), 70_000).save(path, "TIFF")),
-        pictures(lambda path: Image.new("F", (64, 48), 0.5).save(path, "TIFF")),
+        images(deep),
+        images(lambda path: Image.new("I", (64, 48), 70_000).save(path, "TIFF")),
+        images(lambda path: Image.new("F", (64, 48), 0.5).save(path, "TIFF")),
     ],
     "a TIFF with orientation 6 or 8": [
-        pictures(turned(orientation, "TIFF", size))
+        images(turned(orientation, "TIFF", size))
         for orientation in (6, 8)
         for size in ((64, 48), (48, 64))
     ],
-    "a picture that EXIF data turn by 180 degrees or mirror, or a square one": [
-        pictures(turned(orientation)) for orientation in (2, 3)
+    "an image that EXIF data turn by 180 degrees or mirror, or a square one": [
+        images(turned(orientation)) for orientation in (2, 3)
     ]
     + [
-        lambda made: made.edit(each("images", width=48)).pictures(_square).level(),
+        lambda made: made.edit(each("images", width=48)).images(_square).level(),
     ],
     "palettes, gray, alpha, CMYK, 1 bit": [
-        pictures(save(mode)) for mode in ("P", "L", "LA", "RGBA", "1")
+        images(save(mode)) for mode in ("P", "L", "LA", "RGBA", "1")
     ]
-    + [pictures(save("CMYK", format="JPEG"))],
+    + [images(save("CMYK", format="JPEG"))],
 }
 
 
@@ -386,7 +386,7 @@ def remove(name):
 
 BOTH = (False, True)
 IN_VOC = {
-    "pictures in `.JPG`, `.jpeg`, `.png`, `.bmp`, `.tif`, `.webp`": [
+    "images in `.JPG`, `.jpeg`, `.png`, `.bmp`, `.tif`, `.webp`": [
         voc(rename(suffix)) for suffix in (".JPEG", ".jpeg", ".png", ".bmp", ".tif", ".webp")
     ],
     "sizes such as `640.0`; XML in UTF-16 or another encoding that it names; a split of one image": [
@@ -398,7 +398,7 @@ IN_VOC = {
         voc(edit_xml("<width>40</width>", "<width>0</width>"), test=test) for test in BOTH
     ]
     + [voc(edit_xml("<height>30</height>", ""))],
-    "no picture, no XML, or an XML that is broken": [
+    "no image, no XML, or an XML that is broken": [
         voc(remove("JPEGImages/two.jpg")),
         voc(remove("Annotations/two.xml")),
         voc(edit_xml("</annotation>", "")),
@@ -426,11 +426,11 @@ IN_VOC = {
 
 def folders(change):
     def level(folder):
-        root = Path(write_image_folder(folder / "colours"))
+        root = Path(write_image_folder(folder / "colors"))
         change(root)
         cfg = read_config(f"{configs_dir()}/ImageNet/R_18.yaml", [])
-        cfg.DATASETS.IMAGE_FOLDERS = [["colours", str(root)]]
-        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("colours",), ()
+        cfg.DATASETS.IMAGE_FOLDERS = [["colors", str(root)]]
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("colors",), ()
         found = Examination()
         found.add(examine(cfg))
         return told(found)
@@ -439,7 +439,7 @@ def folders(change):
 
 
 IN_FOLDERS = {
-    "no folder; a class without a picture": [
+    "no folder; a class without an image": [
         folders(shutil.rmtree),
         folders(lambda root: (root / "empty").mkdir()),
     ]
@@ -474,15 +474,15 @@ IN_SEARCH = {
         for metric in ("bbox/APl", "bbox/AP-green")
     ],
     "an image of the test set that a step trains on or chooses by": [recipe(train_on_test)],
-    "a test set, or an archval of your own, of which half of the pictures or more are, byte for byte, "
-    "others that a step trains on or chooses by: one data set under two names, or a copied folder (of "
-    "200 pictures, evenly spread)": [recipe(copy_to_test)],
+    "a test set, or an archval of your own, of which half of the images or more are, byte for byte, "
+    "others that a step trains on or chooses by: one dataset under two names, or a copied folder (of "
+    "200 images, evenly spread)": [recipe(copy_to_test)],
 }
 SECTIONS = {
     "in a json in COCO format": (Coco, IN_COCO),
     "in VOC's layout": (Path, IN_VOC),
     "in folders of classes": (Path, IN_FOLDERS),
-    "in pictures": (Coco, IN_PICTURES),
+    "in images": (Coco, IN_IMAGES),
     "in a search": (Path, IN_SEARCH),
 }
 ELSEWHERE = {

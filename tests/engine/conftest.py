@@ -46,7 +46,7 @@ def write_tiny_config(folder):
 
 @pytest.fixture
 def tiny_config(tmp_path):
-    """Path of a config that trains a tiny detector for 4 iterations on a tiny data set."""
+    """Path of a config that trains a tiny detector for 4 iterations on a tiny dataset."""
     return write_tiny_config(tmp_path)
 
 

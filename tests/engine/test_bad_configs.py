@@ -101,7 +101,7 @@ CASES = [
     ("DATASETS.TRAIN", ("coco_2017_train",)),
     ("DATASETS.TEST", ("unknown",)),
     ("DATASETS.TEST", ("coco_2017_val",)),
-    ("DATASETS.CHECK_PICTURES", "all"),
+    ("DATASETS.CHECK_IMAGES", "all"),
     ("DATASETS.ARCHVAL.SIZE", 0),
     ("DATASETS.LEFT_OUT_CATEGORIES", ["cat"]),
     ("DATALOADER.NUM_WORKERS", -1),

@@ -11,7 +11,7 @@ from tiny_search import write_search_config
 from crnas_d2.commands import compare, visualize
 from crnas_d2.commands import search as search_command
 from crnas_d2.config import read_config
-from crnas_d2.data.pictures import read_picture
+from crnas_d2.data.images import read_pixels
 from crnas_d2.engine.predicting import Predictor
 from crnas_d2.search import Ledger
 
@@ -169,7 +169,7 @@ def test_search_in_another_order_finds_the_same(supernet, tmp_path):
 
 
 def test_predictor_names_what_the_checkpoint_knows(original, reordered):
-    picture = read_picture(str(original.parent / "images" / "0001.png"))
+    image = read_pixels(str(original.parent / "images" / "0001.png"))
     found = []
     for config, names in (
         (original, []),
@@ -177,7 +177,7 @@ def test_predictor_names_what_the_checkpoint_knows(original, reordered):
         (original, ["red", "blue"]),
     ):
         predictor = Predictor(read_config(str(config), ["MODEL.CLASS_NAMES", names]))
-        instances = predictor(picture)["instances"]
+        instances = predictor(image)["instances"]
         assert len(instances) > 0
         found.append([predictor.class_names[i] for i in instances.pred_classes])
     assert found[0] == found[1] == found[2]
@@ -191,7 +191,7 @@ def test_results_of_another_order_are_not_read(original, tested, tmp_path, capsy
     shutil.copytree(tested[0], folder)
     path = original.parent / "annotations.json"
     data = json.loads(path.read_text())
-    shown = ["--config-file", str(original), "--output", str(tmp_path / "picture.png")]
+    shown = ["--config-file", str(original), "--output", str(tmp_path / "image.png")]
     shown += ["--input", str(folder / RESULTS)]
     compare.main([str(folder), str(folder), "--annotations", str(path)])
     visualize.main(shown)

@@ -15,7 +15,7 @@ from tiny_coco import write_tiny_coco
 from crnas_d2.engine.coco_evaluator import COCOEvaluator
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.scorer import Scorer
-from crnas_d2.report.pictures import check_tested_classes
+from crnas_d2.report.compared_images import check_tested_classes
 
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances

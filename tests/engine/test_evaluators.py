@@ -60,7 +60,7 @@ def register(kind):
 
 @pytest.fixture
 def cfg(tiny_config):
-    """Of a tiny detector, its data sets registered."""
+    """Of a tiny detector, its datasets registered."""
     return setup(parse(tiny_config)).clone()
 
 

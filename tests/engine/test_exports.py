@@ -115,7 +115,7 @@ def test_classes_that_one_part_of_an_export_lacks(tmp_path, dry_run):
     assert "the same categories" in faults(said)[0] and test[0] in faults(said)[0]
 
 
-def test_pictures_that_were_not_exported(tmp_path, dry_run):
+def test_images_that_were_not_exported(tmp_path, dry_run):
     pair = [write_roboflow(tmp_path / p, seed=i) for i, p in enumerate("ab")]
     missing = sorted(name for name in os.listdir(pair[1][1]) if name.endswith(".jpg"))[:2]
     for name in missing:
@@ -149,7 +149,7 @@ def test_brush_and_polygons_need_another_format_of_masks(tmp_path, dry_run):
     assert dry_run(*pair, *line)[0] == 0
 
 
-def test_a_test_set_that_nobody_has_labelled(tmp_path, dry_run):
+def test_a_test_set_that_nobody_has_labeled(tmp_path, dry_run):
     train, test = (write_cvat(tmp_path / p, seed=i) for i, p in enumerate("ab"))
     edit_json(test[0], lambda data: data.update(annotations=[]))
     code, said = dry_run(train, test)
@@ -160,7 +160,7 @@ def test_a_test_set_that_nobody_has_labelled(tmp_path, dry_run):
 
 @pytest.mark.parametrize("size", [(0, 0), (None, None)])
 @pytest.mark.parametrize("tool", ["CVAT", "Label Studio"])
-def test_pictures_whose_size_the_tool_did_not_know(tool, size, tmp_path, dry_run):
+def test_images_whose_size_the_tool_did_not_know(tool, size, tmp_path, dry_run):
     train, test = (WRITERS[tool](tmp_path / p, seed=i) for i, p in enumerate("ab"))
 
     def forget(data):
@@ -175,8 +175,8 @@ def test_pictures_whose_size_the_tool_did_not_know(tool, size, tmp_path, dry_run
         assert sum(train[0] in f and f"image {number}:" in f for f in faults(said)) == 1
 
 
-def test_pictures_elsewhere(tmp_path, dry_run):
-    """Without its pictures, Label Studio exports paths that lead to where it has them."""
+def test_images_elsewhere(tmp_path, dry_run):
+    """Without its images, Label Studio exports paths that lead to where it has them."""
     pair = [
         write_label_studio(tmp_path / "export" / p, seed=i, folder=f"../../media/upload/{i}")
         for i, p in enumerate("ab")

@@ -36,23 +36,23 @@ def assert_equal(found, expected):
 def test_detections_are_those_of_detectron2(tmp_path, base, order):
     opts = ["INPUT.FORMAT", order, "MODEL.INIT.SETTINGS", "ignore"]
     cfg = read_config(write_detector(tmp_path, base, NAMES), opts)
-    picture = load_sample_image("china.jpg")[:, :, ::-1]
-    expected = DefaultPredictor(cfg)(picture)["instances"]
+    image = load_sample_image("china.jpg")[:, :, ::-1]
+    expected = DefaultPredictor(cfg)(image)["instances"]
     predictor = Predictor(cfg)
     for _ in range(2):
-        assert_equal(predictor(picture)["instances"], expected)
+        assert_equal(predictor(image)["instances"], expected)
     assert predictor.class_names == NAMES
 
 
-def test_pictures_are_read_as_the_weights_need_it(tmp_path):
-    """Where the config takes the weights' settings, pictures too have their order of the channels."""
+def test_images_are_read_as_the_weights_need_it(tmp_path):
+    """Where the config takes the weights' settings, images too have their order of the channels."""
     path = write_detector(tmp_path, FASTER, NAMES)
     swapped = read_config(path, ["INPUT.FORMAT", "BGR", "MODEL.INIT.SETTINGS", "take"])
-    picture = load_sample_image("china.jpg")[:, :, ::-1]
-    expected = Predictor(read_config(path))(picture)["instances"]
+    image = load_sample_image("china.jpg")[:, :, ::-1]
+    expected = Predictor(read_config(path))(image)["instances"]
     predictor = Predictor(swapped)
     assert predictor.cfg.INPUT.FORMAT == "RGB"
-    assert_equal(predictor(picture)["instances"], expected)
+    assert_equal(predictor(image)["instances"], expected)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def log_some():
 
 
 def test_lines_of_a_file(monkeypatch, tmp_path):
-    """Each of those that a user looks for once, without colours."""
+    """Each of those that a user looks for once, without colors."""
     file = io.StringIO()
     attach(file, monkeypatch)
     terminal.open_log(str(tmp_path))
@@ -61,7 +61,7 @@ def test_lines_of_a_file(monkeypatch, tmp_path):
     assert "obsolete" in log
 
 
-def test_colours_of_others_are_left_out(monkeypatch, tmp_path):
+def test_colors_of_others_are_left_out(monkeypatch, tmp_path):
     """fvcore has some in the list of missing weights."""
     screen = Screen()
     attach(screen, monkeypatch)

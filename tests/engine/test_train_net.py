@@ -1,4 +1,4 @@
-"""train_net.py as its users call it, on a data set and a detector of toy size."""
+"""train_net.py as its users call it, on a dataset and a detector of toy size."""
 
 import errno
 import io

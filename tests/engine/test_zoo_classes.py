@@ -1,4 +1,4 @@
-"""Detectors of Detectron2's model zoo, whose 80 classes are COCO's, on data and pictures of users."""
+"""Detectors of Detectron2's model zoo, whose 80 classes are COCO's, on data and images of users."""
 
 import json
 
@@ -10,7 +10,7 @@ from tiny_coco import write_tiny_coco
 
 from crnas_d2.commands import remap
 from crnas_d2.config import configs_dir, read_config
-from crnas_d2.data.pictures import read_picture
+from crnas_d2.data.images import read_pixels
 from crnas_d2.engine.predicting import Predictor
 
 from detectron2.data import MetadataCatalog
@@ -34,7 +34,7 @@ COCO = MetadataCatalog.get("coco_2017_val").thing_classes
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a detector of the zoo, and pictures."""
+    """With a detector of the zoo, and images."""
     folder = tmp_path_factory.mktemp("zoo")
     write_tiny_coco(folder / "data", images=3)
     zoo_files.write_zoo_detector(str(folder / "model_final.pkl"))
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 def write_config(folder, kind, names):
-    """Of a detector on the pictures, with categories of these names, in the order of their ids."""
+    """Of a detector on the images, with categories of these names, in the order of their ids."""
     data = json.loads((folder / "data" / "annotations.json").read_text())
     data["categories"] = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
     for annotation in data["annotations"]:
@@ -104,7 +104,7 @@ def test_the_predictor_knows_the_names(folder, remapped):
     for weights in ([], remapped):
         predictor = Predictor(read_config(str(path), [*THIN, *weights]))
         assert predictor.class_names == COCO
-        found = predictor(read_picture(str(folder / "data" / "images" / "0001.png")))["instances"]
+        found = predictor(read_pixels(str(folder / "data" / "images" / "0001.png")))["instances"]
         assert found.pred_classes.max() > 3
 
 

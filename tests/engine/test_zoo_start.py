@@ -24,7 +24,7 @@ REMAP = [*TAKE, "MODEL.INIT.REMAP", True]
 
 
 def write_data(folder, class_names):
-    """Write a tiny data set; returns the keys of a short training on it."""
+    """Write a tiny dataset; returns the keys of a short training on it."""
     path = write_tiny_coco(folder)
     data = json.loads(path.read_text())
     data["categories"] = [{"id": i, "name": name} for i, name in enumerate(class_names, 1)]

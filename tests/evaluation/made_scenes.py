@@ -9,7 +9,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-CONTIGUOUS_IDS = {2: 1, 5: 0, 9: 2, 11: 3}  # from the ids of a data set, out of order
+CONTIGUOUS_IDS = {2: 1, 5: 0, 9: 2, 11: 3}  # from the ids of a dataset, out of order
 SIZE = 100
 
 

@@ -31,7 +31,7 @@ def weighted_ap(coco, results, weights, iou_type="bbox", **of):
 
 
 def repeated_ap(coco, results, weights, iou_type="bbox", **of):
-    """pycocotools on a data set that has image i weights[i] times."""
+    """pycocotools on a dataset that has image i weights[i] times."""
     repeated, found = repeat_images(coco.dataset, results, weights)
     coco = make_coco([image["id"] for image in repeated["images"]], repeated["annotations"])
     return pycocotools_ap(coco, found, iou_type=iou_type, **of)
@@ -209,7 +209,7 @@ def test_poisson_weights():
 
 
 def test_spread_is_that_of_new_images():
-    """The bootstrap's standard error is near the spread over data sets drawn anew."""
+    """The bootstrap's standard error is near the spread over datasets drawn anew."""
     ids = list(range(1, 81))
     drawn = []
     for seed in range(40):

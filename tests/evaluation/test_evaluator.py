@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from thin_supernets import sample_paths
 from tiny_search import build, build_subnet, load, some_paths, write_search_config
 
-from crnas_d2.data.pictures import UnreadableError
+from crnas_d2.data.images import UnreadableError
 from crnas_d2.engine.hooks import find_supernet
 from crnas_d2.evaluation.bootstrap import poisson_weights
 from crnas_d2.evaluation.detections import Detections
@@ -207,7 +207,7 @@ def test_resamples_of_archval(config):
 
 
 def ap50_of_copies(content, results, weights):
-    """By pycocotools, of a data set in which images are there as often as their weights say."""
+    """By pycocotools, of a dataset in which images are there as often as their weights say."""
     category_ids = sorted(category["id"] for category in content["categories"])
     repeated, found = repeat_images(content, results, weights)
     coco = COCO()
@@ -341,7 +341,7 @@ def test_faults_are_told(config):
     MetadataCatalog.remove("as_lvis")
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
     config = write_search_config(tmp_path, "stage")
     cfg = load(config, "SEARCH.BN.MODE", "running")
     evaluator = ArchitectureEvaluator(settled(cfg), build(cfg))

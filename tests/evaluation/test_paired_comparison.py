@@ -29,7 +29,7 @@ IMAGES, RESAMPLES, RUNS = 100, 200, 4000
 def simulate(n, shared_sd, own_sd, runs=RUNS):
     """Differences (n, runs) and (n, RESAMPLES, runs) of two networks that are equally good.
 
-    The metric is a mean over images. Images favour one of the networks with all seeds
+    The metric is a mean over images. Images favor one of the networks with all seeds
     (``shared_sd``, of the mean over the images), and one of the trainings (``own_sd``).
     """
     rng = np.random.default_rng(n)

@@ -80,7 +80,7 @@ def make_model(name):
 
 
 def turn_boxes(batch):
-    """Give them angles, as a data set of rotated boxes has them."""
+    """Give them angles, as a dataset of rotated boxes has them."""
     for image in batch:
         truth = image["instances"]
         boxes = truth.gt_boxes

@@ -10,7 +10,7 @@ import on_disk
 import pytest
 from tiny_search import write_recipe, write_search_config
 
-from crnas_d2.data.shared_images import copied_pictures
+from crnas_d2.data.shared_images import copied_images
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.checks import check_before_run, check_before_search
 
@@ -86,35 +86,35 @@ def test_one_data_set_under_two_names(recipe, get, json_copied):
     if json_copied:
         json_file = shutil.copy(json_file, recipe.parent / "other.json")
     if get:
-        get(images, recipe.parent / "pictures")
-        images = recipe.parent / "pictures"
-    message = "_val is the DATASETS.TEST of baseline, and 12 of its (images are in|12 pictures)"
+        get(images, recipe.parent / "copies")
+        images = recipe.parent / "copies"
+    message = "_val is the DATASETS.TEST of baseline, and 12 of its (images are in|12 images)"
     with pytest.raises(ValueError, match=message):
         check(recipe, *with_test(recipe, json_file, images))
 
 
 @pytest.mark.parametrize("part", [3, IMAGES])
-def test_copies_of_some_training_pictures_are_no_test_set(recipe, part):
+def test_copies_of_some_training_images_are_no_test_set(recipe, part):
     data = recipe.parent / "data"
-    copy_files(data / "images", recipe.parent / "pictures")
+    copy_files(data / "images", recipe.parent / "copies")
     some = first_images(data / "annotations.json", recipe.parent / "some.json", part)
-    message = f"{part} of its {part} pictures are, byte for byte, pictures of .*_train, on which"
+    message = f"{part} of its {part} images are, byte for byte, images of .*_train, on which"
     with pytest.raises(ValueError, match=message):
-        check(recipe, *with_test(recipe, some, recipe.parent / "pictures"))
+        check(recipe, *with_test(recipe, some, recipe.parent / "copies"))
 
 
 def test_a_few_copies_are_told_and_not_refused(recipe):
-    """As large data sets have some. Near-copies are counted in the log, the report and the README."""
-    data, pictures = recipe.parent / "data", recipe.parent / "pictures"
-    copy_files(data / "val" / "images", pictures)
-    shutil.copy(data / "images" / "0002.png", pictures / "0002.png")
-    opts = with_test(recipe, data / "val" / "annotations.json", pictures)
+    """As large datasets have some. Near-copies are counted in the log, the report and the README."""
+    data, copies_folder = recipe.parent / "data", recipe.parent / "copies"
+    copy_files(data / "val" / "images", copies_folder)
+    shutil.copy(data / "images" / "0002.png", copies_folder / "0002.png")
+    opts = with_test(recipe, data / "val" / "annotations.json", copies_folder)
     check(recipe, *opts)
     procedure, name = prepare(recipe, *opts), name_of(recipe)
-    copies, compared = copied_pictures(
+    copies, compared = copied_images(
         f"{name}_val", f"{name}_train", procedure.final_config().DATASETS
     )
-    assert copies == {str(pictures / "0002.png"): str(data / "images" / "0002.png")}
+    assert copies == {str(copies_folder / "0002.png"): str(data / "images" / "0002.png")}
     assert compared == 4
 
 
@@ -148,9 +148,7 @@ def test_a_copy_of_the_test_set_chooses_nothing(recipe):
     key, sets = with_test(recipe, data / "annotations.json", data / "images")
     copy = recipe.parent / "copy"
     sets.append([f"{name}_chosen", str(copy / "annotations.json"), str(copy / "images")])
-    message = (
-        "_val is the DATASETS.TEST of SEARCH.FINAL, and 4 of its 4 pictures are, .*_chosen, by"
-    )
+    message = "_val is the DATASETS.TEST of SEARCH.FINAL, and 4 of its 4 images are, .*_chosen, by"
     with pytest.raises(ValueError, match=message):
         check(recipe, key, sets)
 

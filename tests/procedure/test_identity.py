@@ -126,14 +126,14 @@ def test_data_are_known_by_their_content(cfg, tmp_path):
         path.write_text(json.dumps(coco))
 
     def touch(name):
-        picture = next((tmp_path / name / "images").iterdir())
-        os.utime(picture, (0, 0))
+        image = next((tmp_path / name / "images").iterdir())
+        os.utime(image, (0, 0))
 
     train, val = (f"annotations of {name}" for name in NAMES)
     assert changed(cfg, lambda _: cut("known_train")) == ([train], [])
     assert changed(cfg, lambda _: cut("known_val")) == ([], [val])
-    pictures = "pictures of known_train, by size and time"
-    assert changed(cfg, lambda _: touch("known_train")) == ([pictures], [])
+    images = "images of known_train, by size and time"
+    assert changed(cfg, lambda _: touch("known_train")) == ([images], [])
     draw = "draw of known_archtrain"
     assert changed(cfg, setter("DATASETS.ARCHVAL.SEED", 1)) == ([draw], [])
     cfg.DATASETS.TRAIN = ("known_train",)
@@ -149,14 +149,14 @@ def test_data_may_move(cfg, tmp_path):
     assert identify(cfg, {}, searches=False) == before
 
 
-def test_pictures_by_content_if_asked(cfg, tmp_path):
-    cfg.DATASETS.HASH_PICTURES = True
-    picture = next((tmp_path / "known_train" / "images").iterdir())
-    assert changed(cfg, lambda _: os.utime(picture, (0, 0))) == ([], [])
-    flipped = bytearray(picture.read_bytes())
+def test_images_by_content_if_asked(cfg, tmp_path):
+    cfg.DATASETS.HASH_IMAGES = True
+    image = next((tmp_path / "known_train" / "images").iterdir())
+    assert changed(cfg, lambda _: os.utime(image, (0, 0))) == ([], [])
+    flipped = bytearray(image.read_bytes())
     flipped[-1] ^= 1
-    pictures = "pictures of known_train, by content"
-    assert changed(cfg, lambda _: picture.write_bytes(flipped)) == ([pictures], [])
+    images = "images of known_train, by content"
+    assert changed(cfg, lambda _: image.write_bytes(flipped)) == ([images], [])
 
 
 def test_a_key_that_is_new_stood_at_its_default(cfg):

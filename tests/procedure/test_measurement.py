@@ -53,7 +53,7 @@ def test_times_grow_with_the_work(recipe, monkeypatch, catalogs):
 
 
 def test_made_images_where_there_are_no_data(recipe, catalogs):
-    """Of the size of the input. No data set is there; one of them is of classification."""
+    """Of the size of the input. No dataset is there; one of them is of classification."""
     classifier = recipe.parent / "classifier.yaml"
     classifier.write_text("""
 _BASE_: "stage.yaml"

@@ -1,4 +1,4 @@
-"""The whole procedure of section 3.3 from one recipe, on a tiny data set."""
+"""The whole procedure of section 3.3 from one recipe, on a tiny dataset."""
 
 import contextlib
 import json
@@ -332,7 +332,7 @@ def test_dry_run(recipe, output, capsys):
     assert f"{3 + 9 * 4} architectures x 7 images " in rows["operation_search"]
     assert all(row.endswith(" open") for row in table)
     *parts, copies = parts.splitlines()
-    assert copies.startswith("1 of 7 pictures of archval have a near-copy in archtrain; ")
+    assert copies.startswith("1 of 7 images of archval have a near-copy in archtrain; ")
     assert [row.split() for row in parts[3:]] == [
         ["red", *"557744"],
         ["blue", *"557744"],

@@ -285,7 +285,7 @@ def test_a_dry_run_without_the_data(recipe):
     shutil.rmtree(recipe.parent / "data")
     procedure, found = examine_recipe(Recipe(str(recipe)))
     assert "open" in describe(procedure)
-    for path in ("annotations.json", "val/annotations.json", "colours"):
+    for path in ("annotations.json", "val/annotations.json", "colors"):
         assert sum(str(recipe.parent / "data" / path) in fault for fault in found.faults) >= 1
 
 
@@ -301,7 +301,7 @@ def test_a_dry_run_makes_no_data(tmp_path, monkeypatch):
     _, found = examine_recipe(Recipe(f"{configs_dir()}/Search/digits.yaml", opts))
     assert found.is_ready
     text = found.describe()
-    assert "Not checked: the data set 'digits_archtrain', which is made when it is first" in text
+    assert "Not checked: the dataset 'digits_archtrain', which is made when it is first" in text
     assert text.splitlines()[-1].startswith("Ready: ")
 
 
@@ -340,7 +340,7 @@ def test_configs_that_do_not_fit_hide_no_fault_of_the_data(recipe):
 
 
 def test_a_metric_that_archval_cannot_have(recipe):
-    """All objects of the tiny data set are small."""
+    """All objects of the tiny dataset are small."""
     message = check(recipe, "SEARCH.METRIC", "bbox/APl")
     assert message.startswith("SEARCH.METRIC is 'bbox/APl', and ")
     assert (

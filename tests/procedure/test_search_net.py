@@ -381,7 +381,7 @@ def test_ids_that_are_texts(halved, config):
         coco = json.loads(Path(MetadataCatalog.get(name).json_file).read_text())
         for entry in (*coco["images"], *coco["annotations"]):
             key = "image_id" if "image_id" in entry else "id"
-            entry[key] = f"picture {entry[key]:03}"
+            entry[key] = f"image {entry[key]:03}"
         path = config.parent / f"texts_{part}.json"
         path.write_text(json.dumps(coco))
         entries.append([f"texts_{part}", str(path), root])

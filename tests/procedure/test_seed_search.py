@@ -134,8 +134,8 @@ def test_the_found_detector_is_trained_again_from_the_file(folder, monkeypatch):
 
 
 def test_it_predicts(folder, tmp_path):
-    pictures, found = folder / "val" / "images", tmp_path / "predictions"
-    arguments = ["--model", folder / "output", "--input", pictures, "--output", found]
+    images, found = folder / "val" / "images", tmp_path / "predictions"
+    arguments = ["--model", folder / "output", "--input", images, "--output", found]
     predict.main([*map(str, arguments), "--conf-threshold", "0"])
     assert json.loads((found / "predictions.json").read_text())["annotations"]
 

@@ -1,4 +1,4 @@
-"""A recipe with several seeds and several budgets, on a tiny data set."""
+"""A recipe with several seeds and several budgets, on a tiny dataset."""
 
 import shutil
 

@@ -79,7 +79,7 @@ def stage_page(stage_config):
 
 @pytest.fixture(scope="session")
 def inspection_page(tmp_path_factory):
-    """Path of the page of two data sets, one of which has an error and a warning."""
+    """Path of the page of two datasets, one of which has an error and a warning."""
     folder = tmp_path_factory.mktemp("inspection")
     entries = []
     for seed, name in enumerate(("inspected_train", "inspected_val")):

@@ -148,7 +148,7 @@ def as_hex(color):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colors(browser, any_path, scheme):
-    """Text stands out from what is behind it, and figures have the colours of the page."""
+    """Text stands out from what is behind it, and figures have the colors of the page."""
     page, _ = open_page(browser, any_path)
     page.emulate_media(color_scheme=scheme)
     theme = THEMES[scheme]
@@ -170,7 +170,7 @@ def test_colors(browser, any_path, scheme):
     )
 
 
-def test_every_picture_and_table_has_names(browser, any_path):
+def test_every_image_and_table_has_names(browser, any_path):
     page, _ = open_page(browser, any_path)
     drawings = page.eval_on_selector_all(
         ".drawing:has(svg)", "all => all.map((e) => [e.getAttribute('role'), e.ariaLabel])"
@@ -210,8 +210,8 @@ def test_print(browser, procedure_page):
     assert not page.locator("nav").is_visible()
     tall = page.locator(".tall").first
     assert tall.evaluate("e => e.scrollHeight <= e.clientHeight")
-    pictures = page.eval_on_selector_all("img, svg", "all => all.map((i) => i.clientWidth)")
-    assert max(pictures) <= page.evaluate("document.querySelector('main').clientWidth")
+    images = page.eval_on_selector_all("img, svg", "all => all.map((i) => i.clientWidth)")
+    assert max(images) <= page.evaluate("document.querySelector('main').clientWidth")
 
 
 def test_print_of_a_dark_screen(browser, procedure_page):

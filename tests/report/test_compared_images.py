@@ -1,4 +1,4 @@
-"""The test images of the page, against the data set and made-up results."""
+"""The test images of the page, against the dataset and made-up results."""
 
 import base64
 import io
@@ -12,16 +12,16 @@ from tiny_coco import write_tiny_coco
 
 from crnas_d2.config import get_config
 from crnas_d2.data import setup_datasets
-from crnas_d2.report.pictures import check_tested_classes, draw_pictures
+from crnas_d2.report.compared_images import check_tested_classes, draw_compared
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-NAME = "pictured_rectangles"
+NAME = "compared_rectangles"
 
 
 @pytest.fixture
 def data(tmp_path, catalogs):
-    """A registered data set of 11 images with a red (id 3) and a blue (id 7) object each."""
+    """A registered dataset of 11 images with a red (id 3) and a blue (id 7) object each."""
     json_file = write_tiny_coco(tmp_path / "data", images=11, shapes=[(64, 48), (48, 64)])
     cfg = get_config("Digits/faster_rcnn_R_18_FPN.yaml")
     cfg.DATASETS.COCO_JSON = [[NAME, str(json_file), str(json_file.parent / "images")]]
@@ -45,7 +45,7 @@ def network(tmp_path):
 
 
 def draw(*networks):
-    return draw_pictures(networks, NAME)
+    return draw_compared(networks, NAME)
 
 
 def pixels_of(panel):
@@ -60,10 +60,10 @@ def test_panels(data, network):
         for a, score in zip(data["annotations"][:2], (0.6, 0.9))
     ]
     results.append({**results[0], "score": 0.49})
-    pictures = draw(network("baseline", []), network("found", results))
-    assert [p["name"] for p in pictures] == [f"{i:04d}.png" for i in (1, 3, 5, 7, 9, 11)]
-    truth, baseline, found = pictures[0]["panels"]
-    assert [p["title"] for p in pictures[0]["panels"]] == ["ground truth", "baseline", "found"]
+    drawn = draw(network("baseline", []), network("found", results))
+    assert [p["name"] for p in drawn] == [f"{i:04d}.png" for i in (1, 3, 5, 7, 9, 11)]
+    truth, baseline, found = drawn[0]["panels"]
+    assert [p["title"] for p in drawn[0]["panels"]] == ["ground truth", "baseline", "found"]
     assert truth["alt"] == "ground truth: blue, red"
     assert baseline["alt"] == "baseline: nothing"
     assert found["alt"] == "found: blue (0.90), red (0.60)"
@@ -85,8 +85,8 @@ def test_images_without_objects_are_passed_over(data, network):
         image["annotations"] = []
     DatasetCatalog.remove(NAME)
     DatasetCatalog.register(NAME, lambda: images)
-    pictures = draw(network("found", []))
-    assert [p["name"] for p in pictures] == ["0010.png", "0011.png"]
+    drawn = draw(network("found", []))
+    assert [p["name"] for p in drawn] == ["0010.png", "0011.png"]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_no_metrics_yet(tmp_path, networks):
 
 
 def drawn(axes):
-    """The lines of a panel as points, by colour."""
+    """The lines of a panel as points, by color."""
     lines = (line for line in axes.get_lines() if len(line.get_xdata()))
     return {to_hex(line.get_color()).upper(): line.get_xydata().tolist() for line in lines}
 
@@ -118,7 +118,7 @@ def test_a_line_for_each_seed(tmp_path, networks):
 
 
 def test_one_network_of_several_test_sets(tmp_path, networks):
-    """Detectron2 writes the name of the data set where there are several."""
+    """Detectron2 writes the name of the dataset where there are several."""
     networks[0].cfg.DATASETS.TEST = ("first", "second")
     lines = [{"iteration": 9, "first/bbox/AP": 5.0, "second/bbox/AP": 6.0}]
     write_metrics(tmp_path / "final", lines)

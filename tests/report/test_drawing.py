@@ -1,4 +1,4 @@
-"""Objects on pictures, and the fonts of their names, on machines with and without them."""
+"""Objects on images, and the fonts of their names, on machines with and without them."""
 
 import logging
 import os
@@ -106,7 +106,7 @@ def test_a_name_is_drawn_with_the_glyphs_of_the_font_that_has_them(machine, tmp_
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn = label(CAT)
-    # A full square of the label's colour, of some 9 points at 100 dots per inch.
+    # A full square of the label's color, of some 9 points at 100 dots per inch.
     bright = (np.abs(drawn - np.multiply(class_color(0, 1), 255)).max(axis=2) < 10).nonzero()
     assert 90 < len(bright[0]) < 200
     height, width = (np.ptp(axis) + 1 for axis in bright)
@@ -149,7 +149,7 @@ def at(panel, color):
 
 
 @pytest.mark.parametrize("scale", [0.5, 1, 3])
-def test_boxes_have_their_places_and_the_colours_of_their_classes(scale):
+def test_boxes_have_their_places_and_the_colors_of_their_classes(scale):
     boxes = [[20, 40, 80, 50], [120, 30, 60, 50], [5, 5, 40, 20]]
     objects = [{**BOX, "bbox": box, "category_id": i} for i, box in enumerate(boxes)]
     drawn = draw_objects(GRAY, objects, [""] * 4, scale)
@@ -164,7 +164,7 @@ def test_boxes_have_their_places_and_the_colours_of_their_classes(scale):
     assert not at(drawn, class_color(3, 4)).any()
 
 
-def test_picture_is_left_as_it_is_and_nothing_is_drawn_for_no_objects():
+def test_image_is_left_as_it_is_and_nothing_is_drawn_for_no_objects():
     pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
     before = pixels.copy()
     np.testing.assert_array_equal(draw_objects(GRAY, [], []), GRAY)

@@ -1,4 +1,4 @@
-"""The page of data sets, and its numbers."""
+"""The page of datasets, and its numbers."""
 
 import json
 
@@ -12,7 +12,7 @@ from crnas import main as crnas
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path, catalogs):
-    """With a recipe and its two data sets."""
+    """With a recipe and its two datasets."""
     monkeypatch.chdir(tmp_path)
     write_inspected_recipe(tmp_path)
     return tmp_path
@@ -46,19 +46,19 @@ def test_a_recipe(folder, capsys):
     ]
     lengths = [np.sqrt(w * h) for _, _, w, h in (a["bbox"] for a in coco["annotations"])]
     assert sets["own_train"]["lengths"]["file"]["0.5"] == pytest.approx(np.median(lengths))
-    assert [a["subject"] for a in numbers["advice"]][:2] == ["Input size", "Detections per picture"]
+    assert [a["subject"] for a in numbers["advice"]][:2] == ["Input size", "Detections per image"]
 
     page = Page(folder / "out/inspection/index.html")
     assert "The checks found nothing to mend" in " ".join(page.text.split())
     [images, *_] = page.table("own_archtrain")
     assert images["own_train"] == "8" and images["own_val"] == "4"
-    # Those of archtrain and archval are pictures of own_train.
+    # Those of archtrain and archval are images of own_train.
     assert len([link for link in page.links if link.startswith("data:image/jpeg")]) == 8 + 4
     assert all(link.startswith(("data:", "#")) for link in page.links)
 
 
 def test_a_data_set_with_errors_has_a_page(folder, capsys):
-    """Of what is sound; the other data set is whole."""
+    """Of what is sound; the other dataset is whole."""
     change(folder / "train/annotations.json", category_id=77)
     crnas(["inspect", "--config-file", "recipe.yaml", "--output", "there"])
     assert "0 errors" not in capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_a_data_set_without_an_object_has_a_page(folder):
     assert "have iscrowd 1" in Page(folder / "crowds.html").text
 
 
-def test_a_picture_that_is_missing_or_of_another_size(folder):
+def test_an_image_that_is_missing_or_of_another_size(folder):
     coco = json.loads((folder / "train/annotations.json").read_text())
     names = [image["file_name"] for image in coco["images"]]
     cut = folder / "train/images" / names[0]
@@ -91,7 +91,7 @@ def test_a_picture_that_is_missing_or_of_another_size(folder):
     crnas(["inspect", "--config-file", "recipe.yaml", "--output", "page.html"])
     page = Page(folder / "page.html")
     [*_, found] = json.loads((folder / "page.json").read_text())["findings"]
-    assert found["path"] == "pictures of own_train" and names[0] in found["errors"][0]
+    assert found["path"] == "images of own_train" and names[0] in found["errors"][0]
     assert found["errors"][0] in page.text
     width, height = coco["images"][1]["width"], coco["images"][1]["height"]
     assert f"said to be {width} x {height}" in " ".join(page.text.split())

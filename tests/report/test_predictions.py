@@ -1,4 +1,4 @@
-"""Detections as a data set: what is not in tests/commands/test_predict_command.py."""
+"""Detections as a dataset: what is not in tests/commands/test_predict_command.py."""
 
 import json
 

@@ -271,7 +271,7 @@ def test_missing_files_are_told(procedure_page):
 
 PARTS = {
     "draw_curves": "training curves",
-    "draw_pictures": "comparison on test images",
+    "draw_compared": "comparison on test images",
     "draw_fields": "effective receptive fields",
     "sketch": "sketch of the networks",
     "SearchRecord.charts": "chart of the stage search",

@@ -1,4 +1,4 @@
-"""Which pictures stand for a data set."""
+"""Which images stand for a dataset."""
 
 import itertools
 
@@ -30,7 +30,7 @@ def made_objects(images):
 
 
 def test_all_classes_and_sizes_come_first():
-    """Among many pictures of one kind, each rare one."""
+    """Among many images of one kind, each rare one."""
     common = [[(0, 1)] * 3 for _ in range(200)]
     rare = {17: [(1, 1)], 60: [(2, 0)], 61: [(0, 2)], 140: [(3, 1), (4, 2)]}
     for index, objects in rare.items():
@@ -40,14 +40,14 @@ def test_all_classes_and_sizes_come_first():
 
 
 def test_as_few_as_can_be():
-    """One picture that shows everything goes before many that show a thing each."""
+    """One image that shows everything goes before many that show a thing each."""
     images = [[(label, size)] for label in range(3) for size in range(3)]
     images.insert(4, [pair for image in images for pair in image])
     assert next(choose(made_objects(images))) == 4
 
 
 @pytest.mark.parametrize("count", [1, 16])
-def test_each_picture_once_and_the_same_each_time(count):
+def test_each_image_once_and_the_same_each_time(count):
     rng = np.random.default_rng(0)
     images = [
         [(int(rng.integers(5)), int(rng.integers(3))) for _ in range(rng.integers(4))]

@@ -1,4 +1,4 @@
-"""The colours of the page: readable, and those of the figures too."""
+"""The colors of the page: readable, and those of the figures too."""
 
 import re
 

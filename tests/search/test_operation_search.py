@@ -46,7 +46,7 @@ def algorithm_1(O, evaluate, K):
 def completed(space, seed, completions=4):
     """Section 3.3.2 on a table of whole codes: the mean over random completions.
 
-    The table has gains of single entries and of neighbours, so it is not separable.
+    The table has gains of single entries and of neighbors, so it is not separable.
     """
     single, pairs = separable(space, seed), noise(f"{seed} pairs")
 

@@ -49,7 +49,7 @@ def test_every_unit_is_sampled_uniformly(space_and_draws):
 
 
 @pytest.mark.parametrize("name", ["stages of ResNet", "stages of MobileNetV2"])
-def test_neighbouring_units_are_independent(name):
+def test_neighboring_units_are_independent(name):
     space, rng = SPACES[name], Random(name)
     draws = [space.sample(rng) for _ in range(DRAWS)]
     for a, b in zip(space.units, space.units[1:]):

@@ -13,19 +13,17 @@ from detectron2.structures import ImageList
 
 from ..data.classification import ClassificationMapper
 from ..data.imagenet import is_classification
-from ..data.pictures import find_sources
+from ..data.images import find_sources
 from .loader import build_train_loader
 
 SIZE_DIVISIBILITY = 32  # the largest stride of a backbone
 
 
-def unlabelled_batches(
-    cfg: CfgNode, seed: int, folder: str | None = None
-) -> Iterator[torch.Tensor]:
+def unlabeled_batches(cfg: CfgNode, seed: int, folder: str | None = None) -> Iterator[torch.Tensor]:
     """Iterate endlessly over batches of images, augmented, normalized and padded as in a training.
 
     Args:
-        cfg: config, whose data sets are registered unless there is a folder.
+        cfg: config, whose datasets are registered unless there is a folder.
         seed: seed of the order and the augmentation. The same seed gives the same batches.
         folder: folder of images, directly in it or in subfolders. By default those of
             ``DATASETS.TRAIN``.

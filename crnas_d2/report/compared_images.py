@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..data.class_names import tell_apart
-from ..data.pictures import read_picture
+from ..data.images import read_pixels
 from ..files import read_json
 from ..procedure.networks import Network
 from .drawing import draw_objects
@@ -31,21 +31,22 @@ MOST_NAMES = 8  # in an image's alternative text
 RESULTS = os.path.join("inference", "coco_instances_results.json")
 
 
-def draw_pictures(networks: Sequence[Network], dataset: str) -> list[dict[str, Any]]:
+def draw_compared(networks: Sequence[Network], dataset: str) -> list[dict[str, Any]]:
     """Draw a few evenly spaced images that have objects, for a template.
 
     Args:
         networks: trained and tested networks.
-        dataset: the data set that was tested last.
+        dataset: the dataset that was tested last.
 
     Raises:
-        OSError, ValueError: there are no results in COCO format, or they do not belong to the data
-            set.
+        OSError, ValueError: there are no results in COCO format, or they do not belong to the
+            dataset.
+
     """
     metadata = MetadataCatalog.get(dataset)
     if metadata.get("evaluator_type") != "coco":
         raise ValueError(
-            f"{dataset} is tested by the evaluator {metadata.get('evaluator_type')!r}; pictures "
+            f"{dataset} is tested by the evaluator {metadata.get('evaluator_type')!r}; images "
             "need the json file of 'coco'"
         )
     images = DatasetCatalog.get(dataset)
@@ -79,7 +80,7 @@ def detections_by_image(
     """Convert a results file to Detectron2's annotation format with scores, by image.
 
     Raises:
-        ValueError: it is not a results file, or belongs to another data set.
+        ValueError: it is not a results file, or belongs to another dataset.
     """
     keys = {"image_id", "category_id", "bbox", "score"}
     if not isinstance(results, list) or not all(
@@ -90,7 +91,7 @@ def detections_by_image(
     if results and not any(result["image_id"] in known for result in results):
         raise ValueError(
             f"{path} has no result of an image of {metadata.name}: its image ids are such as "
-            f"{results[0]['image_id']!r}, those of the data set such as {images[0]['image_id']!r}"
+            f"{results[0]['image_id']!r}, those of the dataset such as {images[0]['image_id']!r}"
         )
     check_tested_classes(path, metadata.thing_classes)
     indices = metadata.get("thing_dataset_id_to_contiguous_id") or {
@@ -176,7 +177,7 @@ def draw_truth_and(
     Returns:
         A list of uint8 arrays of shape (h, w, 3).
     """
-    pixels = read_picture(image["file_name"])
+    pixels = read_pixels(image["file_name"])
     truth = image["annotations"]
     if not any("segmentation" in d for found in detections for d in found):
         truth = [{k: v for k, v in o.items() if k != "segmentation"} for o in truth]

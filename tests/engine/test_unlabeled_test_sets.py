@@ -33,9 +33,9 @@ def config(tiny_config):
         coco = json.loads((root / "annotations.json").read_text())
         coco["images"] = coco["images"][:3]
         NONE[case](coco)
-        (root / "unlabelled.json").write_text(json.dumps(coco))
+        (root / "unlabeled.json").write_text(json.dumps(coco))
         text = tiny_config.read_text()
-        entry = f'    - ["without", "{root}/unlabelled.json", "{root}/images"]\n  TRAIN:'
+        entry = f'    - ["without", "{root}/unlabeled.json", "{root}/images"]\n  TRAIN:'
         tiny_config.write_text(text.replace("  TRAIN:", entry))
         return tiny_config
 
@@ -63,11 +63,11 @@ def test_a_training_and_a_test_write_detections(config, tmp_path, case):
     assert detections(written) == {1, 2, 3}
 
 
-@pytest.mark.parametrize("labelled_first", [True, False])
-def test_beside_a_test_set_that_has_them(config, tmp_path, labelled_first):
+@pytest.mark.parametrize("labeled_first", [True, False])
+def test_beside_a_test_set_that_has_them(config, tmp_path, labeled_first):
     path = config("empty")
     (name,) = setup(parse(path)).DATASETS.TEST
-    order = [name, "without"] if labelled_first else ["without", name]
+    order = [name, "without"] if labeled_first else ["without", name]
     options = ("DATASETS.TEST", str(tuple(order)), *LOW)
     train(path, *options)
     weights = ("MODEL.WEIGHTS", tmp_path / "output" / "model_final.pth")
@@ -91,7 +91,7 @@ def test_nothing_is_ranked_by_it(config):
 
 def test_nothing_is_compared_by_it(config, tmp_path, capsys):
     path = config("no key")
-    truth = path.parent / "data" / "unlabelled.json"
+    truth = path.parent / "data" / "unlabeled.json"
     with pytest.raises(SystemExit) as ended:
         compare.main([str(path), str(path), "--annotations", str(truth)])
     assert ended.value.code == 1
@@ -105,7 +105,7 @@ def test_nothing_is_trained_on_it(config, case):
     cfg = setup(parse(path)).clone()
     cfg.defrost()
     cfg.DATASETS.TRAIN = ("without",)
-    with pytest.raises(ValueError, match="unlabelled.json: 1 fault:\n.* nothing to train on"):
+    with pytest.raises(ValueError, match="unlabeled.json: 1 fault:\n.* nothing to train on"):
         setup_datasets(cfg)
 
 

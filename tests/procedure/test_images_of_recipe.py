@@ -1,4 +1,4 @@
-"""A recipe has its pictures looked at once, whatever its steps."""
+"""A recipe has its images looked at once, whatever its steps."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from tiny_search import write_recipe
 
-from crnas_d2.data import picture_check
+from crnas_d2.data import image_check
 from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.checks import check_procedure
 
@@ -22,8 +22,8 @@ def opened(monkeypatch):
         paths.append(path)
         return original(path, decode)
 
-    original = picture_check.read_facts
-    monkeypatch.setattr(picture_check, "read_facts", read_facts)
+    original = image_check.read_facts
+    monkeypatch.setattr(image_check, "read_facts", read_facts)
     return paths
 
 
@@ -31,24 +31,24 @@ def procedure_of(path, cache):
     return Procedure(Recipe(str(path), ["DATASETS.CACHE_DIR", str(cache)]))
 
 
-def test_each_picture_is_opened_once_before_the_first_step(tmp_path, opened, monkeypatch):
+def test_each_image_is_opened_once_before_the_first_step(tmp_path, opened, monkeypatch):
     recipe = write_recipe(tmp_path / "recipe")
     check_procedure(procedure_of(recipe, tmp_path / "cache"), splits=str(tmp_path))
     files = [path for path in (tmp_path / "recipe" / "data").rglob("*") if path.is_file()]
-    pictures = {str(path) for path in files if path.suffix in (".jpg", ".png")}
-    assert set(opened) == pictures  # those of the classifiers' folders too
-    assert len(opened) == len(pictures)
+    images = {str(path) for path in files if path.suffix in (".jpg", ".png")}
+    assert set(opened) == images  # those of the classifiers' folders too
+    assert len(opened) == len(images)
 
-    monkeypatch.setattr(picture_check, "PictureStore", lambda *_: pytest.fail("looked at again"))
+    monkeypatch.setattr(image_check, "ImageStore", lambda *_: pytest.fail("looked at again"))
     check_procedure(procedure_of(recipe, tmp_path / "cache"), splits=str(tmp_path))
 
 
-def test_a_picture_of_the_last_step_is_refused_before_the_first(tmp_path):
+def test_an_image_of_the_last_step_is_refused_before_the_first(tmp_path):
     recipe = write_recipe(tmp_path / "recipe")
     path = tmp_path / "recipe" / "data" / "val" / "images" / "0001.png"
     Image.new("RGB", (65, 64)).save(path)
     with pytest.raises(
-        ValueError, match=f"{path} has 65 x 64 pixels, and the data set says 64 x 64"
+        ValueError, match=f"{path} has 65 x 64 pixels, and the dataset says 64 x 64"
     ):
         check_procedure(procedure_of(recipe, tmp_path / "cache"), splits=str(tmp_path))
     assert not os.path.exists(tmp_path / "recipe" / "output")

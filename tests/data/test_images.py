@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crnas_d2.data.pictures import Source, UnreadableError, Video, find_sources, read_picture
+from crnas_d2.data.images import Source, UnreadableError, Video, find_sources, read_pixels
 
 from detectron2.data.detection_utils import read_image
 
@@ -39,7 +39,7 @@ def names_of(*inputs, leave_out="nowhere"):
     return [source.name for source in find_sources(inputs, leave_out)]
 
 
-def test_folder_means_its_pictures_and_videos_at_any_depth(files):
+def test_folder_means_its_images_and_videos_at_any_depth(files):
     deep = ["deep/[x].png", "deep/a.jpg", "deep/deeper/d.tiff"]
     assert names_of("in") == ["a.JPG", "b.png", "c.mp4", *deep, "out/a.jpg"]
     assert names_of("in", leave_out="in/out") == ["a.JPG", "b.png", "c.mp4", *deep]
@@ -61,7 +61,7 @@ def test_patterns(files):
 @pytest.mark.parametrize("name", ["absent.png", "in/*.gif", "in/d*", "in/empty"])
 def test_names_that_mean_nothing(files, name):
     (files / "in" / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no such file, or no picture"):
+    with pytest.raises(FileNotFoundError, match="no such file, or no image"):
         find_sources(["in", name], "")
 
 
@@ -74,12 +74,12 @@ def test_what_is_a_video():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_as_detectron2_does(tmp_path, orientation):
+def test_images_are_turned_as_detectron2_does(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = str(tmp_path / "a.png")
     Image.fromarray(PIXELS).save(path, exif=exif)
-    found = read_picture(path)
+    found = read_pixels(path)
     np.testing.assert_array_equal(found, read_image(path, "BGR")[:, :, ::-1])
     assert found.shape == ((24, 32, 3) if orientation < 5 else (32, 24, 3))
 
@@ -88,19 +88,19 @@ def test_pictures_are_turned_as_detectron2_does(tmp_path, orientation):
 def test_all_modes_become_rgb(tmp_path, mode):
     path = str(tmp_path / "a.tiff")
     Image.fromarray(PIXELS).convert(mode).save(path)
-    assert (read_picture(path).shape, read_picture(path).dtype) == ((24, 32, 3), np.uint8)
+    assert (read_pixels(path).shape, read_pixels(path).dtype) == ((24, 32, 3), np.uint8)
 
 
-def test_damaged_pictures(tmp_path):
+def test_damaged_images(tmp_path):
     path = tmp_path / "a.jpg"
     Image.fromarray(np.tile(PIXELS, (9, 9, 1))).save(path)
     content = path.read_bytes()
-    for damaged in (b"", b"no picture", content[: len(content) // 2]):
+    for damaged in (b"", b"no image", content[: len(content) // 2]):
         path.write_bytes(damaged)
         with pytest.raises(UnreadableError, match="a.jpg: [^<]+$"):  # no Python object
-            read_picture(str(path))
+            read_pixels(str(path))
     with pytest.raises(UnreadableError, match="absent.jpg"):
-        read_picture(str(tmp_path / "absent.jpg"))
+        read_pixels(str(tmp_path / "absent.jpg"))
 
 
 def write_video(path, code, frames):

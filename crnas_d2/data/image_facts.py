@@ -50,7 +50,7 @@ class FileState(NamedTuple):
         return cls(path, stat.st_size, stat.st_mtime_ns)
 
 
-class PictureFacts(NamedTuple):
+class ImageFacts(NamedTuple):
     """The facts about an image that Detectron2 reads correctly.
 
     Attributes:
@@ -79,7 +79,7 @@ class PictureFacts(NamedTuple):
         return (self.height, self.width) if turned else (self.width, self.height)
 
 
-class PictureStore:
+class ImageStore:
     """Facts and hashes of images in an SQLite file.
 
     If a process is killed, the file keeps the state after its last call. If the file cannot be read
@@ -92,7 +92,7 @@ class PictureStore:
 
     def __init__(self, folder: str):
         # Another version of Pillow may read images differently.
-        name = f"pictures_v{VERSION}_pillow{PIL.__version__}.sqlite"
+        name = f"images_v{VERSION}_pillow{PIL.__version__}.sqlite"
         self.path = os.path.join(folder, name)
         try:
             os.makedirs(folder, exist_ok=True)
@@ -100,7 +100,7 @@ class PictureStore:
         except (OSError, sqlite3.Error) as error:
             self._go_on_in_memory(error)
 
-    def __enter__(self) -> PictureStore:
+    def __enter__(self) -> ImageStore:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -119,12 +119,12 @@ class PictureStore:
                 logger.debug(f"{self.path} is not locked: {error}")
             yield
 
-    def facts(self, files: Sequence[FileState]) -> dict[str, PictureFacts]:
+    def facts(self, files: Sequence[FileState]) -> dict[str, ImageFacts]:
         """Get the known facts by path."""
         rows = self._find(f"SELECT path, size, mtime_ns, {COLUMNS} FROM facts WHERE", files)
-        return {path: PictureFacts._make(row) for path, row in rows}
+        return {path: ImageFacts._make(row) for path, row in rows}
 
-    def add_facts(self, facts: Mapping[FileState, PictureFacts]) -> None:
+    def add_facts(self, facts: Mapping[FileState, ImageFacts]) -> None:
         rows = ((*_key(file), *known) for file, known in facts.items())
         self._insert("INSERT OR REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?)", rows)
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from crnas_d2.data.picture_facts import FileState, PictureFacts, PictureStore
+from crnas_d2.data.image_facts import FileState, ImageFacts, ImageStore
 
-FACTS = PictureFacts(640, 480, "RGB", 6, "JPEG")
+FACTS = ImageFacts(640, 480, "RGB", 6, "JPEG")
 
 
 def make_files(folder, count=3):
@@ -23,15 +23,15 @@ def make_files(folder, count=3):
 
 def test_facts_and_hashes_are_there_for_the_next_one(tmp_path):
     files = make_files(tmp_path, 1200)
-    with PictureStore(str(tmp_path / "cache")) as store:
+    with ImageStore(str(tmp_path / "cache")) as store:
         assert store.facts(files) == {}
         store.add_facts(dict.fromkeys(files[:1100], FACTS))
-        store.add_facts({files[0]: PictureFacts(1, 2, "L", 1, "PNG", True)})
+        store.add_facts({files[0]: ImageFacts(1, 2, "L", 1, "PNG", True)})
         store.add_hashes({files[1]: b"\0\xff"}, "phash 1")
-    with PictureStore(str(tmp_path / "cache")) as store:
+    with ImageStore(str(tmp_path / "cache")) as store:
         known = store.facts(files)
         assert len(known) == 1100
-        assert known[files[0].path] == PictureFacts(1, 2, "L", 1, "PNG", True)
+        assert known[files[0].path] == ImageFacts(1, 2, "L", 1, "PNG", True)
         assert known[files[1].path] == FACTS
         assert store.hashes(files, "phash 1") == {files[1].path: b"\0\xff"}
         assert store.hashes(files, "phash 2") == {}
@@ -40,7 +40,7 @@ def test_facts_and_hashes_are_there_for_the_next_one(tmp_path):
 @pytest.mark.parametrize("change", ["size", "time"])
 def test_a_file_that_has_changed_is_not_known(tmp_path, change):
     (file,) = make_files(tmp_path, 1)
-    with PictureStore(str(tmp_path)) as store:
+    with ImageStore(str(tmp_path)) as store:
         store.add_facts({file: FACTS})
         store.add_hashes({file: b"1"}, "phash")
         if change == "size":
@@ -61,7 +61,7 @@ def test_names_that_are_no_text(tmp_path):
     with open(path, "wb"):
         pass
     file = FileState.of(os.fsdecode(path))
-    with PictureStore(str(tmp_path)) as store:
+    with ImageStore(str(tmp_path)) as store:
         store.add_facts({file: FACTS})
         assert store.facts([file]) == {file.path: FACTS}
 
@@ -69,7 +69,7 @@ def test_names_that_are_no_text(tmp_path):
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path, caplog):
     (file,) = make_files(tmp_path, 1)
     (tmp_path / "file").touch()
-    with caplog.at_level(logging.DEBUG), PictureStore(str(tmp_path / "file" / "cache")) as store:
+    with caplog.at_level(logging.DEBUG), ImageStore(str(tmp_path / "file" / "cache")) as store:
         with store.lock():
             store.add_facts({file: FACTS})
         assert store.facts([file]) == {file.path: FACTS}
@@ -79,20 +79,20 @@ def test_a_folder_that_cannot_be_made_is_done_without(tmp_path, caplog):
 @pytest.mark.parametrize("damage", ["head", "middle"])
 def test_a_damaged_file_is_made_anew(tmp_path, damage):
     files = make_files(tmp_path, 600)
-    with PictureStore(str(tmp_path)) as store:
+    with ImageStore(str(tmp_path)) as store:
         store.add_facts(dict.fromkeys(files, FACTS))
         path = store.path
     with open(path, "r+b") as f:
         f.seek(0 if damage == "head" else 4096)
         f.write(b"no database" * 1000)
     for known in ({}, {}, {files[0].path: FACTS}):
-        with PictureStore(str(tmp_path)) as store:
+        with ImageStore(str(tmp_path)) as store:
             assert store.facts(files[:1]) == known
             store.add_facts({files[0]: FACTS})
 
 
 def _add_until_killed(folder, files, added):
-    with PictureStore(folder) as store, store.lock():
+    with ImageStore(folder) as store, store.lock():
         for file in files:
             store.add_facts({file: FACTS})
             added.set()
@@ -110,7 +110,7 @@ def test_what_a_killed_process_had_added_is_kept_and_its_lock_is_free(tmp_path):
     assert added.wait(60)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    with PictureStore(str(tmp_path)) as store, store.lock():
+    with ImageStore(str(tmp_path)) as store, store.lock():
         assert files[0].path in store.facts(files)
         store.add_facts(dict.fromkeys(files, FACTS))
         assert len(store.facts(files)) == len(files)

@@ -12,7 +12,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 
-from .picture_facts import PictureFacts
+from .image_facts import ImageFacts
 
 ORIENTATION = 274  # number of the tag in EXIF data and in TIFF
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257
@@ -24,7 +24,7 @@ STORE_TURNED = (
     '[ImageOps.exif_transpose(Image.open(p)).save(p) for p in sys.argv[1:]]" PATH'
 )
 TO_8_BITS = (
-    "To make it one of 8 bits, where 65535 is the highest value of all pictures: "
+    "To make it one of 8 bits, where 65535 is the highest value of all images: "
     'python -c "import sys; import numpy as np; from PIL import Image; '
     "[Image.fromarray((np.asarray(Image.open(p)) * (255 / 65535)).clip(0, 255).astype('uint8'))"
     '.save(p) for p in sys.argv[1:]]" PATH'
@@ -35,7 +35,7 @@ class Fault(NamedTuple):
     """Why Detectron2 cannot read an image, or reads something other than what it shows.
 
     Attributes:
-        what: predicate about the file, such as "is no picture that Pillow can read".
+        what: predicate about the file, such as "is no image that Pillow can read".
         remedy: what can be done about it, with "PATH" for the file. Empty if nothing can.
     """
 
@@ -43,7 +43,7 @@ class Fault(NamedTuple):
     remedy: str = ""
 
 
-def read_facts(path: str, decode: bool = False) -> PictureFacts | Fault:
+def read_facts(path: str, decode: bool = False) -> ImageFacts | Fault:
     """Read the facts about an image, or its fault.
 
     Args:
@@ -58,12 +58,12 @@ def read_facts(path: str, decode: bool = False) -> PictureFacts | Fault:
             f.seek(0)
             image = Image.open(f)
             size, orientation = _stored_size(image), _orientation(image, f)
-            facts = PictureFacts(*size, image.mode, orientation, image.format or "", decode)
+            facts = ImageFacts(*size, image.mode, orientation, image.format or "", decode)
             fault = _fault_of_values(image) or _fault_of_turn(facts)
         if decode and not fault:
             read_image(path, "RGB")
     except UnidentifiedImageError:  # its message shows a Python object
-        return Fault("is no picture that Pillow can read")
+        return Fault("is no image that Pillow can read")
     except Exception as error:  # plugins of Pillow may raise anything on a damaged file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Fault(f"cannot be read: {reason}")
@@ -116,8 +116,8 @@ def _fault_of_values(image: Image.Image) -> Fault | None:
     low, high = values.min(), values.max()
     what = f"has values from {low:g} to {high:g} (mode {image.mode}), "
     if not (low >= 0 and high <= 255):
-        colour = "white" if low >= 0 else "black or white"
-        what += f"of which Detectron2 shows those outside 0 to 255 as {colour}"
+        color = "white" if low >= 0 else "black or white"
+        what += f"of which Detectron2 shows those outside 0 to 255 as {color}"
     elif image.mode == "F" and 0 < high <= 1:
         what += "which Detectron2 shows as black"
     else:
@@ -125,7 +125,7 @@ def _fault_of_values(image: Image.Image) -> Fault | None:
     return Fault(what, TO_8_BITS)
 
 
-def _fault_of_turn(facts: PictureFacts) -> Fault | None:
+def _fault_of_turn(facts: ImageFacts) -> Fault | None:
     if facts.format != "TIFF" or facts.orientation not in (6, 8):
         return None
     what = (

@@ -1,4 +1,4 @@
-"""Images and videos outside of data sets: finding them by names and patterns, and reading them."""
+"""Images and videos outside of datasets: finding them by names and patterns, and reading them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ except ImportError:
 
 logger = logging.getLogger(__name__)
 
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
 
@@ -70,8 +70,8 @@ def find_sources(inputs: Sequence[str], leave_out: str) -> list[Source]:
             found = [Source(path, os.path.basename(path)) for path in paths]
         if not found:
             raise FileNotFoundError(
-                f"input {name!r}: there is no such file, or no picture or video in this folder; "
-                f"those end in {', '.join((*PICTURES, *VIDEOS))}"
+                f"input {name!r}: there is no such file, or no image or video in this folder; "
+                f"those end in {', '.join((*IMAGES, *VIDEOS))}"
             )
         for source in found:
             sources.setdefault(real_path(source.path), source)
@@ -83,13 +83,13 @@ def _find_in_folder(folder: str, leave_out: str) -> list[Source]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if real_path(os.path.join(parent, f)) != leave_out)
         for name in sorted(names):
-            if name.lower().endswith((*PICTURES, *VIDEOS)):
+            if name.lower().endswith((*IMAGES, *VIDEOS)):
                 path = os.path.join(parent, name)
                 sources.append(Source(path, os.path.relpath(path, folder)))
     return sources
 
 
-def read_picture(path: str, channels: str = "RGB") -> np.ndarray:
+def read_pixels(path: str, channels: str = "RGB") -> np.ndarray:
     """Read an image, turned by its EXIF orientation.
 
     Args:
@@ -105,7 +105,7 @@ def read_picture(path: str, channels: str = "RGB") -> np.ndarray:
     try:
         return read_image(path, format=channels)
     except UnidentifiedImageError as error:  # its message shows a Python object
-        raise UnreadableError(f"{path}: it is no picture that Pillow can read") from error
+        raise UnreadableError(f"{path}: it is no image that Pillow can read") from error
     except Exception as error:  # plugins of Pillow may raise anything on a damaged file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableError(f"{path}: {reason}") from error

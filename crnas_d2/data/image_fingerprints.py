@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 
 from .fingerprints import METHOD, fingerprint
+from .image_facts import FileState, ImageStore
 from .many_files import in_threads, work_through
-from .picture_facts import FileState, PictureStore
 
 FILES_AT_ONCE = 500  # number of files whose size and time a thread queries
-PICTURES_AT_ONCE = 20
+IMAGES_AT_ONCE = 20
 THREADS = 16
 
 
@@ -29,9 +29,9 @@ def count_unknown(files: Sequence[FileState], folder: str) -> int:
 
     Args:
         files: the files.
-        folder: folder of the :class:`PictureStore`.
+        folder: folder of the :class:`ImageStore`.
     """
-    with PictureStore(folder) as store:
+    with ImageStore(folder) as store:
         return len(files) - len(store.hashes(files, METHOD))
 
 
@@ -40,9 +40,9 @@ def fingerprints_of(files: Sequence[FileState], folder: str) -> dict[str, bytes]
 
     Args:
         files: the files.
-        folder: folder of the :class:`PictureStore`.
+        folder: folder of the :class:`ImageStore`.
     """
-    with PictureStore(folder) as store:
+    with ImageStore(folder) as store:
         known = store.hashes(files, METHOD)
         if len(known) == len(files):
             return known
@@ -59,7 +59,7 @@ def fingerprints_of(files: Sequence[FileState], folder: str) -> dict[str, bytes]
                 unknown,
                 keep,
                 os.cpu_count() or 1,
-                PICTURES_AT_ONCE,
+                IMAGES_AT_ONCE,
             )
     known.update((file.path, hashes) for file, hashes in made.items() if hashes)
     return known

@@ -1,4 +1,4 @@
-"""A picture that cannot be decoded ends a job with one sentence, which names its file."""
+"""An image that cannot be decoded ends a job with one sentence, which names its file."""
 
 import io
 import os
@@ -10,8 +10,8 @@ from PIL import Image
 
 from crnas_d2 import get_config
 from crnas_d2.commands import train
+from crnas_d2.data.images import UnreadableError
 from crnas_d2.data.naming_mapper import NamingMapper
-from crnas_d2.data.pictures import UnreadableError
 from crnas_d2.engine.faults import tell_faults
 from crnas_d2.engine.loader import build_train_loader
 
@@ -29,7 +29,7 @@ def encoded(form):
 DAMAGED = {
     "half a JPEG": encoded("JPEG")[:2000],
     "half a PNG": encoded("PNG")[:3000],
-    "text": b"no picture",
+    "text": b"no image",
     "nothing": b"",
     "half a BMP": encoded("BMP")[:3000],
     "half a TIFF": encoded("TIFF")[:3000],
@@ -60,7 +60,7 @@ def raised(loader):
     "case, workers", [*((case, 0) for case in DAMAGED), ("half a JPEG", 1), ("text", 1)]
 )
 def test_of_a_loader(cfg_of_data, tmp_path, case, workers):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     path.write_bytes(DAMAGED[case])
     dataset = [{"file_name": str(path), "height": 64, "width": 64, "annotations": []}]
     mapper = DatasetMapper(cfg_of_data, is_train=True)
@@ -81,7 +81,7 @@ def test_of_a_loader(cfg_of_data, tmp_path, case, workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_has_gone_and_one_of_another_size(cfg_of_data, tmp_path, workers):
     mapper = NamingMapper(DatasetMapper(cfg_of_data, is_train=False))
-    path = str(tmp_path / "picture.png")
+    path = str(tmp_path / "image.png")
     dataset = [{"file_name": path, "height": 64, "width": 65}]
     loader = build_detection_test_loader(dataset, mapper=mapper, num_workers=workers)
     assert raised(loader).endswith(f": error: {path}: No such file or directory\n")
@@ -92,7 +92,7 @@ def test_a_file_that_has_gone_and_one_of_another_size(cfg_of_data, tmp_path, wor
 
 
 def test_a_fault_of_the_mapper_itself_stays_what_it_is(tmp_path):
-    path = str(tmp_path / "picture.png")
+    path = str(tmp_path / "image.png")
     Image.fromarray(NOISE).save(path)
 
     def fail(dataset_dict):
@@ -104,7 +104,7 @@ def test_a_fault_of_the_mapper_itself_stays_what_it_is(tmp_path):
         NamingMapper(fail)({"file_name": path, "sem_seg_file_name": str(tmp_path / "gone.png")})
 
 
-def break_pictures(config):
+def break_images(config):
     folder = config.parent / "data" / "images"
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:-60])
@@ -113,11 +113,11 @@ def break_pictures(config):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_of_a_training(tiny_config, capsys, monkeypatch, workers):
-    folder = break_pictures(tiny_config)
+    folder = break_images(tiny_config)
     monkeypatch.setattr(sys, "argv", ["/bin/crnas train"])
     command = ["--config-file", str(tiny_config), "DATALOADER.NUM_WORKERS", str(workers)]
     with pytest.raises(SystemExit) as ended:
-        train.main([*command, "DATASETS.CHECK_PICTURES", "none"])
+        train.main([*command, "DATASETS.CHECK_IMAGES", "none"])
     said = capsys.readouterr().err
     assert ended.value.code == 1
     (line,) = [line for line in said.splitlines() if "error" in line]

@@ -18,8 +18,8 @@ from iopath.common.file_io import LazyPath
 from PIL import Image
 from voc_layout import CLASSES, edit_xml, write_voc_dir
 
-from crnas_d2.data import many_files, picture_check, setup_datasets
-from crnas_d2.data.picture_check import check_pictures, look_at_pictures
+from crnas_d2.data import image_check, many_files, setup_datasets
+from crnas_d2.data.image_check import check_images, look_at_images
 from crnas_d2.engine.setup import check_data_sets
 
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
@@ -30,21 +30,21 @@ EXIF = 274
 
 @pytest.fixture(autouse=True)
 def nothing_is_known(catalogs):
-    picture_check._look.cache_clear()
+    image_check._look.cache_clear()
 
 
 @pytest.fixture
 def data_set(cfg, tmp_path):
-    """Registers a data set, as user's own code does, of pictures 1, 2, ... that are given."""
+    """Registers a dataset, as user's own code does, of images 1, 2, ... that are given."""
 
-    def register(*pictures, sizes=None, way="header"):
-        root = tmp_path / "pictures"
+    def register(*files, sizes=None, way="header"):
+        root = tmp_path / "images"
         root.mkdir(exist_ok=True)
         images = []
-        for number, picture in enumerate(pictures, start=1):
-            name = picture if isinstance(picture, str) else f"{number}.png"
-            if not isinstance(picture, str):
-                picture.save(root / name)
+        for number, file in enumerate(files, start=1):
+            name = file if isinstance(file, str) else f"{number}.png"
+            if not isinstance(file, str):
+                file.save(root / name)
             size = (sizes or {}).get(number, (24, 16))
             images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
         boxes = [
@@ -59,7 +59,7 @@ def data_set(cfg, tmp_path):
             register_coco_instances("cells", {}, str(tmp_path / "cells.json"), str(root))
         cfg.DATASETS.TRAIN = ("cells",)
         cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
-        cfg.DATASETS.CHECK_PICTURES = way
+        cfg.DATASETS.CHECK_IMAGES = way
         return root
 
     return register
@@ -70,7 +70,7 @@ def good(size=(24, 16)):
 
 
 def errors(cfg):
-    return [error for findings in look_at_pictures(cfg) for error in findings.errors]
+    return [error for findings in look_at_images(cfg) for error in findings.errors]
 
 
 def ends_the_mapper(cfg):
@@ -91,9 +91,9 @@ def save_jpeg(path, size, orientation=1):
     good(size).save(path, exif=exif)
 
 
-def test_good_pictures_are_taken(data_set, cfg):
+def test_good_images_are_taken(data_set, cfg):
     data_set(good(), good(), good())
-    check_pictures(cfg)
+    check_images(cfg)
     assert ends_the_mapper(cfg) == []
 
 
@@ -130,13 +130,13 @@ def test_the_exif_message(data_set, cfg, tmp_path):
         save_jpeg(root / name, (24, 16), 6)
     first, second = errors(cfg)
     assert first == (
-        f"image 1: {root}/a.jpg has 16 x 24 pixels, and the data set says 24 x 16: Detectron2 turns it "
-        "by its EXIF data (orientation 6), and the data set has the size before that. If its boxes "
-        "too are of the picture before: exiftool -overwrite_original -Orientation= "
+        f"image 1: {root}/a.jpg has 16 x 24 pixels, and the dataset says 24 x 16: Detectron2 turns it "
+        "by its EXIF data (orientation 6), and the dataset has the size before that. If its boxes "
+        "too are of the image before: exiftool -overwrite_original -Orientation= "
         f"{root}/a.jpg (that of the file's EXIF data goes, no pixel changes); if they are of the "
-        "turned picture, exchange width and height in the data set"
+        "turned image, exchange width and height in the dataset"
     )
-    assert second.endswith("the data set has the size before that")
+    assert second.endswith("the dataset has the size before that")
 
 
 def run_command_of(error):
@@ -146,7 +146,7 @@ def run_command_of(error):
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])
-def test_pictures_that_turn_white_and_the_command_that_mends_them(data_set, cfg, mode):
+def test_images_that_turn_white_and_the_command_that_mends_them(data_set, cfg, mode):
     values = np.full((16, 24), 20000, np.uint16)
     values[:, :9] = 65535
     root = data_set("a.tif", good(), "c.tif")
@@ -174,16 +174,16 @@ def test_the_command_for_a_tiff_that_stands_on_its_head(data_set, cfg):
     assert errors(cfg) == ends_the_mapper(cfg) == []
 
 
-def test_missing_files_and_what_is_no_picture(data_set, cfg, caplog):
+def test_missing_files_and_what_is_no_image(data_set, cfg, caplog):
     root = data_set("a.jpg", good(), "c.jpg", "d.jpg", "e\0.jpg", *["f.jpg"] * 3)
     (root / "c.jpg").write_text("<html>")
     (root / "d.jpg").mkdir()
     with pytest.raises(ValueError) as error:
-        check_pictures(cfg)
+        check_images(cfg)
     head, *lines = str(error.value).splitlines()
     assert head.endswith("cells.json: 7 faults, the first 5:")
     assert lines[0].strip() == f"image 1: there is no file {root}/a.jpg"
-    assert lines[1].strip() == f"image 3: {root}/c.jpg is no picture that Pillow can read"
+    assert lines[1].strip() == f"image 3: {root}/c.jpg is no image that Pillow can read"
     assert lines[2].strip().startswith(f"image 4: {root}/d.jpg cannot be read: ")
     assert len(lines) == 5
     assert ends_the_mapper(cfg) == [1, 3, 4, 5, 6, 7, 8]
@@ -200,7 +200,7 @@ def test_names_with_the_backslashes_of_windows(data_set, cfg):
 
 
 @pytest.mark.parametrize("way", ["header", "decode"])
-def test_a_picture_that_is_cut_off(data_set, cfg, way):
+def test_an_image_that_is_cut_off(data_set, cfg, way):
     root = data_set("a.jpg", good(), way=way)
     noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / "a.jpg")
@@ -208,7 +208,7 @@ def test_a_picture_that_is_cut_off(data_set, cfg, way):
     (root / "a.jpg").write_bytes(content[:-200])
     assert ends_the_mapper(cfg) == [1]
     assert [error[:8] for error in errors(cfg)] == (["image 1:"] if way == "decode" else [])
-    cfg.DATASETS.CHECK_PICTURES = "decode"  # what is known of the header is not enough
+    cfg.DATASETS.CHECK_IMAGES = "decode"  # what is known of the header is not enough
     assert len(errors(cfg)) == 1
 
 
@@ -216,7 +216,7 @@ def test_an_orientation_that_the_size_does_not_tell_is_a_warning(data_set, cfg, 
     root = data_set("a.jpg", "b.jpg", "c.jpg", sizes={2: (16, 16), 3: (16, 24)})
     for name, size, orientation in (("a", (24, 16), 3), ("b", (16, 16), 6), ("c", (24, 16), 6)):
         save_jpeg(root / f"{name}.jpg", size, orientation)
-    check_pictures(cfg)
+    check_images(cfg)
     (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert f"(2 times: {root}/a.jpg, {root}/b.jpg)" in message
 
@@ -229,8 +229,8 @@ def test_nothing_is_looked_at_if_the_key_says_so(data_set, cfg):
 @pytest.mark.parametrize("way", ["", "headers", "Decode"])
 def test_other_values_of_the_key(data_set, cfg, way):
     data_set(good(), way=way)
-    with pytest.raises(ValueError, match=f"DATASETS.CHECK_PICTURES is '{way}'; expected one of"):
-        check_pictures(cfg)
+    with pytest.raises(ValueError, match=f"DATASETS.CHECK_IMAGES is '{way}'; expected one of"):
+        check_images(cfg)
 
 
 @pytest.fixture
@@ -242,18 +242,18 @@ def opened(monkeypatch):
         paths.append(os.path.basename(path))
         return original(path, decode)
 
-    original = picture_check.read_facts
-    monkeypatch.setattr(picture_check, "read_facts", read_facts)
+    original = image_check.read_facts
+    monkeypatch.setattr(image_check, "read_facts", read_facts)
     return paths
 
 
-def test_a_picture_is_opened_once(data_set, cfg, opened):
+def test_an_image_is_opened_once(data_set, cfg, opened):
     root = data_set("a.jpg", "b.jpg", "a.jpg")
     for name in ("a.jpg", "b.jpg"):
         save_jpeg(root / name, (24, 16))
     for _ in range(2):
-        check_pictures(cfg)
-        picture_check._look.cache_clear()  # as in a new process
+        check_images(cfg)
+        image_check._look.cache_clear()  # as in a new process
     assert sorted(opened) == ["a.jpg", "b.jpg"]
     save_jpeg(root / "b.jpg", (24, 17))
     assert [error[:8] for error in errors(cfg)] == ["image 2:"]
@@ -272,7 +272,7 @@ def test_links_to_one_file_are_looked_at_once(data_set, cfg, opened):
     root = data_set("a.jpg", "b.jpg")
     save_jpeg(root / "a.jpg", (24, 16))
     (root / "b.jpg").symlink_to(root / "a.jpg")
-    check_pictures(cfg)
+    check_images(cfg)
     assert opened == ["a.jpg"]
 
 
@@ -281,32 +281,32 @@ def test_a_folder_that_cannot_be_written(data_set, cfg, tmp_path, opened):
     (tmp_path / "file").touch()
     cfg.DATASETS.CACHE_DIR = str(tmp_path / "file" / "cache")
     for _ in range(2):
-        check_pictures(cfg)
-        picture_check._look.cache_clear()
+        check_images(cfg)
+        image_check._look.cache_clear()
     assert opened == ["1.png", "1.png"]
 
 
 def _check(cfg, seconds, looking):
-    original = picture_check.read_facts
+    original = image_check.read_facts
 
     def read_facts(path, decode):
         looking.put(os.path.basename(path))
         time.sleep(seconds)
         return original(path, decode)
 
-    picture_check.read_facts = read_facts
+    image_check.read_facts = read_facts
     many_files.SECONDS_BETWEEN_COMMITS = 0.0
-    picture_check.THREADS = picture_check.HEADERS_AT_ONCE = 1
+    image_check.THREADS = image_check.HEADERS_AT_ONCE = 1
     json_file, root = cfg.DATASETS.COCO_JSON[0][1:]
     register_coco_instances("cells", {}, json_file, root)
-    check_pictures(cfg)
+    check_images(cfg)
 
 
 @pytest.fixture
 def processes(cfg, tmp_path):
     spawn = multiprocessing.get_context("spawn")
     cfg.DATASETS.COCO_JSON = [
-        ["cells", str(tmp_path / "cells.json"), str(tmp_path / "pictures")],
+        ["cells", str(tmp_path / "cells.json"), str(tmp_path / "images")],
     ]
     looking = spawn.Queue()
     return lambda seconds: spawn.Process(target=_check, args=(cfg, seconds, looking)), looking
@@ -318,7 +318,7 @@ def test_one_process_looks_and_the_others_wait(data_set, cfg, processes, opened)
     process = make(0.3)
     process.start()
     assert looking.get(timeout=120) == "1.png"
-    check_pictures(cfg)
+    check_images(cfg)
     assert opened == []
     process.join(120)
     assert process.exitcode == 0
@@ -333,14 +333,14 @@ def test_a_look_that_was_killed_goes_on(data_set, cfg, processes, opened):
         looking.get(timeout=120)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    check_pictures(cfg)
+    check_images(cfg)
     assert sorted(opened) in [[f"{i}.png" for i in range(first, 7)] for first in (3, 4)]
 
 
 def test_no_thread_is_left(data_set, cfg):
     before = threading.active_count()
     data_set(*[good()] * 3)
-    check_pictures(cfg)
+    check_images(cfg)
     assert threading.active_count() == before
 
 
@@ -353,10 +353,10 @@ def test_the_bar_is_for_terminals(data_set, cfg, monkeypatch, caplog, is_termina
     monkeypatch.setattr(many_files, "SECONDS_BEFORE_BAR", 0.0)
     data_set(good())
     with caplog.at_level(logging.INFO):
-        check_pictures(cfg)
-    assert ("Looking at pictures" in stream.getvalue()) == is_terminal
+        check_images(cfg)
+    assert ("Looking at images" in stream.getvalue()) == is_terminal
     lines = [record.getMessage() for record in caplog.records]
-    assert ("Looking at pictures: 1 of 1" in lines) == (not is_terminal)
+    assert ("Looking at images: 1 of 1" in lines) == (not is_terminal)
 
 
 def test_data_sets_of_other_kinds(cfg, tmp_path):
@@ -364,13 +364,13 @@ def test_data_sets_of_other_kinds(cfg, tmp_path):
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
         good().save(root / name / "1.png")
-    (root / "dog" / "2.png").write_text("no picture")
+    (root / "dog" / "2.png").write_text("no image")
     cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
     cfg.DATASETS.IMAGE_FOLDERS = [["animals", str(root)]]
     cfg.MODEL.META_ARCHITECTURE = "ImageClassifier"
     cfg.DATASETS.TRAIN = ("animals",)
     setup_datasets(cfg)
-    assert errors(cfg) == [f"{root}/dog/2.png is no picture that Pillow can read"]
+    assert errors(cfg) == [f"{root}/dog/2.png is no image that Pillow can read"]
     images = [
         {"file_name": str(root / "cat" / "1.png"), "image_id": "x", "width": 24, "height": 17},
         {"file_name": "s3://bucket/1.png", "image_id": "y", "width": 24, "height": 16},
@@ -378,7 +378,7 @@ def test_data_sets_of_other_kinds(cfg, tmp_path):
     ]
     DatasetCatalog.register("of_code", lambda: images)
     cfg.DATASETS.TRAIN = ("of_code",)
-    (findings,) = look_at_pictures(cfg)
+    (findings,) = look_at_images(cfg)
     assert findings.path == "of_code"
     assert [error[:8] for error in findings.errors] == ["image x:"]
     (warning,) = findings.describe_warnings()
@@ -392,7 +392,7 @@ def test_parts_are_looked_at_in_their_source(write_coco, cfg, tmp_path, opened):
     cfg.DATASETS.ARCHVAL.SIZE, cfg.DATASETS.ARCHVAL.DIR = 1, str(tmp_path)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("cells_archtrain",), ("cells_archval",)
     setup_datasets(cfg)
-    (findings,) = look_at_pictures(cfg)
+    (findings,) = look_at_images(cfg)
     assert findings.path == json_file
     assert len(opened) == 4
 
@@ -401,9 +401,9 @@ def test_a_data_set_that_is_not_there(cfg, monkeypatch, tmp_path):
     register_coco_instances("nowhere", {}, str(tmp_path / "no.json"), str(tmp_path))
     cfg.DATASETS.TRAIN = ("nowhere",)
     with pytest.raises(FileNotFoundError):
-        check_pictures(cfg)
+        check_images(cfg)
     cfg.DATASETS.TEST = ("not_registered",)
-    assert list(look_at_pictures(cfg, makes=False)) == []
+    assert list(look_at_images(cfg, makes=False)) == []
 
 
 def test_made_data_sets_are_not_made_by_a_dry_run(cfg, monkeypatch, tmp_path):
@@ -411,7 +411,7 @@ def test_made_data_sets_are_not_made_by_a_dry_run(cfg, monkeypatch, tmp_path):
     register_coco_instances("made", {}, "", str(tmp_path))
     MetadataCatalog.get("made").__dict__["json_file"] = path
     cfg.DATASETS.TRAIN = ("made",)
-    assert list(look_at_pictures(cfg, makes=False)) == []
+    assert list(look_at_images(cfg, makes=False)) == []
 
 
 def test_a_training_looks_before_its_first_step(write_coco, cfg, tmp_path):
@@ -429,7 +429,7 @@ def test_a_training_looks_before_its_first_step(write_coco, cfg, tmp_path):
     check_data_sets(cfg, training=False)  # an evaluation reads no other
 
 
-def test_what_cannot_be_evaluated_is_told_before_pictures_are_looked_at(write_coco, cfg, tmp_path):
+def test_what_cannot_be_evaluated_is_told_before_images_are_looked_at(write_coco, cfg, tmp_path):
     """The loader may need the very package that is not there."""
     json_file, root = write_coco("cells")
     cfg.DATASETS.COCO_JSON = [["cells", json_file, root]]
@@ -451,6 +451,6 @@ def test_voc_is_named_by_its_own_folder(cfg, tmp_path):
     cfg.DATASETS.TEST = ("cells",)
     setup_datasets(cfg)
     assert str(tmp_path / "cache") in MetadataCatalog.get("cells").dirname
-    (findings,) = look_at_pictures(cfg)
+    (findings,) = look_at_images(cfg)
     assert findings.path == str(voc)
     assert [error[:10] for error in findings.errors] == ["image two:"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from crnas_d2.data.picture_header import Fault, read_facts
+from crnas_d2.data.image_header import Fault, read_facts
 
 from detectron2.data.detection_utils import read_image
 
@@ -19,7 +19,7 @@ def fault_of(path, decode=False):
 
 
 def save_turned(path, orientation, **options):
-    """A dark picture of 24 x 16 whose left upper quarter is white, with an orientation."""
+    """A dark image of 24 x 16 whose left upper quarter is white, with an orientation."""
     pixels = np.zeros((16, 24, 3), np.uint8)
     pixels[:8, :12] = 255
     image = Image.fromarray(pixels)
@@ -99,12 +99,12 @@ def test_orientations_that_mean_nothing(tmp_path, orientation):
     assert read_facts(path).orientation == 1
 
 
-def same_picture(mode):
+def same_image(mode):
     """A gradient, in a mode, and how it looks in RGB."""
-    grey = Image.fromarray(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (16, 1)))
+    gray = Image.fromarray(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (16, 1)))
     if mode == "1":
-        grey = grey.point(lambda v: 255 * (v > 128))
-    return grey.convert("P" if mode == "P" else mode), grey.convert("RGB")
+        gray = gray.point(lambda v: 255 * (v > 128))
+    return gray.convert("P" if mode == "P" else mode), gray.convert("RGB")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def same_picture(mode):
 @pytest.mark.parametrize("decode", [False, True])
 def test_modes_that_detectron2_reads_right(tmp_path, mode, extension, decode):
     path = str(tmp_path / f"a.{extension}")
-    image, seen = same_picture(mode)
+    image, seen = same_image(mode)
     image.save(path, **({"quality": 100} if extension == "jpg" else {}))
     facts = read_facts(path, decode)
     assert facts.decoded == decode
@@ -197,11 +197,11 @@ def test_what_is_cut_off_is_found_by_decoding(tmp_path, extension):
         read_image(str(path), "RGB")
     if extension != "tif":  # whose directory may stand behind the pixels
         assert fault_of(str(path)) is None
-    assert fault_of(str(path), decode=True).startswith(("cannot be read: ", "is no picture"))
+    assert fault_of(str(path), decode=True).startswith(("cannot be read: ", "is no image"))
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_picture(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image(tmp_path, content):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(Exception):

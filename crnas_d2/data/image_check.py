@@ -1,4 +1,4 @@
-"""Checks every image of the data sets before the first step."""
+"""Checks every image of the datasets before the first step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from detectron2.data import DatasetCatalog
 
 from ..paths import cache_folder, is_remote, real_file
 from .findings import Findings
+from .image_facts import FileState, ImageFacts, ImageStore
+from .image_faults import ImageFaults, Seen
+from .image_header import Fault, read_facts
 from .listing import Listing, listing_of
 from .many_files import in_threads, work_through
-from .picture_facts import FileState, PictureFacts, PictureStore
-from .picture_faults import PictureFaults, Seen
-from .picture_header import Fault, read_facts
 from .shared_images import is_made_at_first_use, source_of_drawn
 
 logger = logging.getLogger(__name__)
@@ -27,47 +27,47 @@ FILES_AT_ONCE = 500  # number of files whose size and time a thread queries
 HEADERS_AT_ONCE = 20
 
 
-def check_pictures(cfg: CfgNode, *, training: bool = True) -> None:
-    """Check every image of TRAIN and TEST by ``DATASETS.CHECK_PICTURES``, and log the warnings.
+def check_images(cfg: CfgNode, *, training: bool = True) -> None:
+    """Check every image of TRAIN and TEST by ``DATASETS.CHECK_IMAGES``, and log the warnings.
 
     Args:
-        cfg: config whose data sets are registered. Those that are generated on first use are
+        cfg: config whose datasets are registered. Those that are generated on first use are
             generated.
         training: whether to check TRAIN too. Otherwise only TEST is checked.
 
     Raises:
-        FileNotFoundError: a data set does not exist.
+        FileNotFoundError: a dataset does not exist.
         ValueError: Detectron2 cannot read an image, reads something other than what it shows, or an
-            image has another size than its data set states. The message has the first errors and
+            image has another size than its dataset states. The message has the first errors and
             the total number.
     """
-    for findings in look_at_pictures(cfg, training=training):
+    for findings in look_at_images(cfg, training=training):
         for sentence in findings.describe_warnings():
             logger.warning(sentence)
         findings.raise_errors()
 
 
-def look_at_pictures(
+def look_at_images(
     cfg: CfgNode, *, training: bool = True, makes: bool = True
 ) -> Iterator[Findings]:
-    """Same as :func:`check_pictures`, but yield the findings instead of raising errors.
+    """Same as :func:`check_images`, but yield the findings instead of raising errors.
 
     Args:
         cfg, training: as there.
-        makes: whether data sets that are generated on first use may be generated. If not, these,
-            and data sets that are not registered or do not exist, are skipped.
+        makes: whether datasets that are generated on first use may be generated. If not, these,
+            and datasets that are not registered or do not exist, are skipped.
 
     Yields:
-        The findings in each data set. Parts that are split from a data set are checked with it.
+        The findings in each dataset. Parts that are split from a dataset are checked with it.
 
     Raises:
-        FileNotFoundError: a data set does not exist.
+        FileNotFoundError: a dataset does not exist.
         ValueError: the key has an invalid value.
     """
-    way = cfg.DATASETS.CHECK_PICTURES
+    way = cfg.DATASETS.CHECK_IMAGES
     if way not in WAYS:
         expected = ", ".join(map(repr, WAYS))
-        raise ValueError(f"DATASETS.CHECK_PICTURES is {way!r}; expected one of {expected}")
+        raise ValueError(f"DATASETS.CHECK_IMAGES is {way!r}; expected one of {expected}")
     if way == "none":
         return
     names = (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST)
@@ -89,21 +89,21 @@ def look_at_pictures(
 @functools.lru_cache(maxsize=64)
 def _look(listing: Listing, decode: bool, folder: str) -> Findings:
     findings = Findings(listing.source)
-    pictures = []
-    for picture in listing.read():
-        if is_remote(picture.path):
-            findings.warn("picture that is no local file, which is not looked at", picture.path)
+    images = []
+    for image in listing.read():
+        if is_remote(image.path):
+            findings.warn("image that is no local file, which is not looked at", image.path)
         else:
-            pictures.append(picture)
-    with PictureStore(folder) as store:
-        seen = _see([picture.path for picture in pictures], decode, store)
-    faults = PictureFaults(findings)
-    for picture in pictures:
-        faults.add(picture, seen[picture.path])
+            images.append(image)
+    with ImageStore(folder) as store:
+        seen = _see([image.path for image in images], decode, store)
+    faults = ImageFaults(findings)
+    for image in images:
+        faults.add(image, seen[image.path])
     return findings
 
 
-def _see(paths: Sequence[str], decode: bool, store: PictureStore) -> dict[str, Seen]:
+def _see(paths: Sequence[str], decode: bool, store: ImageStore) -> dict[str, Seen]:
     """Get the facts about images from the store, or else from the files.
 
     One process of the machine reads the files.
@@ -121,22 +121,22 @@ def _see(paths: Sequence[str], decode: bool, store: PictureStore) -> dict[str, S
     }
 
 
-def _known(files: Sequence[FileState], decode: bool, store: PictureStore) -> dict[str, Seen]:
+def _known(files: Sequence[FileState], decode: bool, store: ImageStore) -> dict[str, Seen]:
     facts = store.facts(files)
     return {p: f for p, f in facts.items() if f.decoded or not decode}
 
 
-def _look_at(files: Sequence[FileState], decode: bool, store: PictureStore) -> dict[str, Seen]:
+def _look_at(files: Sequence[FileState], decode: bool, store: ImageStore) -> dict[str, Seen]:
     """Read the facts about files, and add them to the store every few seconds.
 
     Faults are not stored, as later versions of the readers may not have them.
     """
 
-    def keep(new: dict[FileState, PictureFacts | Fault]) -> None:
-        store.add_facts({f: facts for f, facts in new.items() if isinstance(facts, PictureFacts)})
+    def keep(new: dict[FileState, ImageFacts | Fault]) -> None:
+        store.add_facts({f: facts for f, facts in new.items() if isinstance(facts, ImageFacts)})
 
     seen = work_through(
-        "Decoding pictures" if decode else "Looking at pictures",
+        "Decoding images" if decode else "Looking at images",
         lambda file: read_facts(file.path, decode),
         files,
         keep,
