@@ -51,7 +51,7 @@ from crnas_d2.checkpoint import CRCheckpointer, inherit_subnet
 from crnas_d2.config import read_config
 from crnas_d2.engine import CRTrainer
 from crnas_d2.engine.config_check import check_network
-from crnas_d2.engine.setup import check_data_sets
+from crnas_d2.engine.setup import check_datasets
 from crnas_d2.engine.sync_bn import without_sync_bn
 from crnas_d2.evaluation.detections import Detections
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator, _draw_images
@@ -164,7 +164,7 @@ class PlainLoop:
 def load_config(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args.config_file, args.opts)
     check_network(cfg, training=False)
-    check_data_sets(cfg, training=False)
+    check_datasets(cfg, training=False)
     return settled(without_sync_bn(cfg, "an evaluation needs no other"))
 
 

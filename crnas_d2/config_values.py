@@ -35,7 +35,7 @@ PATHS = (
     "SEARCH.RECIPE.DILATION_SUPERNET",
     "SEARCH.RECIPE.FINAL_PRETRAINING",
 )
-DATA_SETS = {"COCO_JSON": 2, "IMAGE_FOLDERS": 1, "VOC_DIRS": 1}
+CUSTOM_DATASETS = {"COCO_JSON": 2, "IMAGE_FOLDERS": 1, "VOC_DIRS": 1}
 
 
 def merge_values(cfg: CN, values: Mapping[str, Any], file: str) -> None:
@@ -92,9 +92,9 @@ def _merge(cfg: CN, key: str, value: Any, source: str) -> None:
 def _expand_paths(key: str, value: Any) -> Any:
     if key in PATHS and isinstance(value, str):
         return expand_path(value)
-    data_set = key.removeprefix("DATASETS.")
-    if data_set in DATA_SETS and isinstance(value, list):
-        return [map_paths(expand_path, data_set, entry) for entry in value]
+    dataset = key.removeprefix("DATASETS.")
+    if dataset in CUSTOM_DATASETS and isinstance(value, list):
+        return [map_paths(expand_path, dataset, entry) for entry in value]
     return value
 
 
@@ -103,13 +103,13 @@ def map_paths(change: Callable[[str], str], key: str, entry: Any) -> Any:
 
     Args:
         change: maps a path to the new one.
-        key: a key of ``DATA_SETS``.
+        key: a key of ``CUSTOM_DATASETS``.
         entry: an entry of the list. If it is not a list itself, it is returned unchanged, as
             datasets are checked when they are registered.
     """
     if not isinstance(entry, (list, tuple)):
         return entry
-    end = 1 + DATA_SETS[key]
+    end = 1 + CUSTOM_DATASETS[key]
     paths = (change(x) if isinstance(x, str) else x for x in entry[1:end])
     return [*entry[:1], *paths, *entry[end:]]
 

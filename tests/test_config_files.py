@@ -82,7 +82,7 @@ def test_detectron2_opens_shipped_configs_and_reads_the_same(folder, name):
         assert cfg.dump() == get_config(file).dump()
 
 
-DATA_SETS = """
+DATASETS = """
 MODEL: {WEIGHTS: "~/weights.pth"}
 OUTPUT_DIR: "$DATA/out"
 SEARCH:
@@ -99,7 +99,7 @@ DATASETS:
 
 def test_paths_are_expanded(folder):
     home = str(folder)
-    cfg = read_config(write(folder / "own.yaml", DATA_SETS))
+    cfg = read_config(write(folder / "own.yaml", DATASETS))
     assert cfg.MODEL.WEIGHTS == f"{home}/weights.pth"
     assert cfg.OUTPUT_DIR == f"{home}/data/out"
     assert cfg.SEARCH.FINAL == f"{home}/final.yaml"

@@ -106,7 +106,7 @@ def test_search_prints_what_it_found(user):
     assert (user.folder / "output/search/report/index.html").is_file()
 
 
-def test_predictions_are_images_and_a_data_set(user):
+def test_predictions_are_images_and_a_dataset(user):
     predictions = predict(user, user.folder, "output/search", "photographs", "predictions")
     assert [category["name"] for category in predictions["categories"]] == ["red", "blue"]
     assert len(predictions["images"]) == 2

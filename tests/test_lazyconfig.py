@@ -277,7 +277,7 @@ def test_weights_must_be_given():
 
 
 @pytest.fixture
-def data_set(tmp_path):
+def dataset(tmp_path):
     json_file = write_tiny_coco(tmp_path / "data", images=4)
     data = json.loads(json_file.read_text())
     for annotation in data["annotations"]:
@@ -292,7 +292,7 @@ def data_set(tmp_path):
 
 
 @ALL_CONFIGS
-def test_training(name, data_set, tmp_path):
+def test_training(name, dataset, tmp_path):
     """As Detectron2's tools/lazyconfig_train_net.py does it."""
     cfg = load(name)
     assert cfg.model == lazy_model("CR-ResNet50", DETECTORS[name])
@@ -305,8 +305,8 @@ def test_training(name, data_set, tmp_path):
     cfg = LazyConfig.apply_overrides(
         cfg,
         [
-            f"dataloader.train.dataset.names={data_set}",
-            f"dataloader.test.dataset.names={data_set}",
+            f"dataloader.train.dataset.names={dataset}",
+            f"dataloader.test.dataset.names={dataset}",
             "dataloader.train.total_batch_size=2",
             "dataloader.train.num_workers=0",
             "dataloader.test.num_workers=0",

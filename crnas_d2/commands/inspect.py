@@ -39,7 +39,7 @@ from ..files import write_atomically
 from ..library_warnings import ignore_missing_cuda
 from ..paths import check_not_read, is_remote
 from ..procedure.recipe import Recipe, is_recipe
-from ..report.inspection import DataSet, Inspection
+from ..report.inspection import Dataset, Inspection
 from ..report.inspection_page import render_inspection
 from .command_line import command, command_parser
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
         title, steps = f"Dataset {args.json}", [cfg.clone()]
     else:
-        cfg, steps = read_data_sets(args.config_file, args.opts)
+        cfg, steps = read_datasets(args.config_file, args.opts)
         title = f"Datasets of {args.config_file}"
     page = args.output or os.path.join(cfg.OUTPUT_DIR, "inspection")
     if not page.lower().endswith(".html"):
@@ -117,7 +117,7 @@ def check_paths(args: argparse.Namespace) -> None:
             raise FileNotFoundError(f"--{option} {path}: there is no such {kind}")
 
 
-def read_data_sets(path: str, opts: Sequence[str]) -> tuple[CfgNode, list[CfgNode]]:
+def read_datasets(path: str, opts: Sequence[str]) -> tuple[CfgNode, list[CfgNode]]:
     """Read the config of the datasets.
 
     Returns:
@@ -154,10 +154,10 @@ def inspect(cfg: CfgNode, steps: Sequence[CfgNode]) -> Inspection:
     """
     findings = check(cfg, steps)
     notes: list[str] = []
-    sets: list[DataSet] = []
+    sets: list[Dataset] = []
     for name in _once((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         try:
-            data = read_data_set(name, cfg)
+            data = read_dataset(name, cfg)
             _ = data.objects  # raises an error for images without a size
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
             notes.append(f"Nothing of {name} can be shown: {error or type(error).__name__}")
@@ -231,7 +231,7 @@ def quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def read_data_set(name: str, cfg: CfgNode) -> DataSet:
+def read_dataset(name: str, cfg: CfgNode) -> Dataset:
     """Read a dataset as Detectron2 does, or the valid part of a COCO json that it cannot read.
 
     Raises:
@@ -242,7 +242,7 @@ def read_data_set(name: str, cfg: CfgNode) -> DataSet:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             images = DatasetCatalog.get(name)
-        return DataSet(name, images, _class_names(name, images))
+        return Dataset(name, images, _class_names(name, images))
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         if entry is None:
             raise
@@ -251,7 +251,7 @@ def read_data_set(name: str, cfg: CfgNode) -> DataSet:
     note = "only what is sound of it is shown, which Detectron2 cannot go on with"
     if lost_images or lost_objects:
         note += f"; {lost_images:,} images and {lost_objects:,} objects are left out"
-    return DataSet(name, images, class_names, notes=[f"{note}."])
+    return Dataset(name, images, class_names, notes=[f"{note}."])
 
 
 def _class_names(name: str, images: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -141,7 +141,7 @@ def check_run(
     Args:
         cfg, args: as in :func:`prepare`.
         check: runs each check, even if an earlier one has found something.
-        makes: see :func:`check_data_sets`.
+        makes: see :func:`check_datasets`.
         decide: finds the checkpoint to resume from for all ranks. It is :func:`call` if only the
             main process runs the checks.
 
@@ -158,7 +158,7 @@ def check_run(
         iterations = cfg.SOLVER.MAX_ITER if training else None
         checkpoint = decide(lambda: find_checkpoint(cfg.OUTPUT_DIR, iterations))
     taken = check_network(cfg, checkpoint, training=training, check=check)
-    check(check_data_sets, cfg, training=training, makes=makes)
+    check(check_datasets, cfg, training=training, makes=makes)
     if taken is not None:
         check(check_model, cfg)
     if args.eval_only and taken is not None:
@@ -171,7 +171,7 @@ def check_run(
     return taken or []
 
 
-def check_data_sets(cfg: CfgNode, *, training: bool, makes: bool = True) -> None:
+def check_datasets(cfg: CfgNode, *, training: bool, makes: bool = True) -> None:
     """Register and check the datasets of a config, their evaluators, and their images.
 
     Args:

@@ -18,7 +18,7 @@ from ..data.shared_images import is_made_at_first_use
 from ..engine.config_check import check_network
 from ..engine.examination import NotYet, call, telling_places
 from ..engine.model_check import check_model
-from ..engine.setup import check_apart, check_data_sets, check_run
+from ..engine.setup import check_apart, check_datasets, check_run
 from ..evaluation.metric import check_counted, check_metric, check_metric_name
 from ..main_process import decided_by_main
 from ..search.result import RESULT_FILE
@@ -218,7 +218,7 @@ def _check_begun(procedure: Procedure) -> None:
 
 def _check_data(cfg: CfgNode, step: Step, *, makes: bool) -> None:
     """Check the datasets of a step."""
-    check_data_sets(cfg, training=not step.searches, makes=makes)
+    check_datasets(cfg, training=not step.searches, makes=makes)
     if step.searches:
         _check_scores(cfg)
     elif step.kind is Kind.SHORTLIST and cfg.DATASETS.TEST:

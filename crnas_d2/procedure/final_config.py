@@ -14,7 +14,7 @@ from ..architecture import Architecture
 from ..checkpoint.seed_network import read_facts
 from ..checkpoint.settings import take_settings
 from ..config import default_config, read_config, set_architecture
-from ..config_values import DATA_SETS, map_paths
+from ..config_values import CUSTOM_DATASETS, map_paths
 from ..data import setup_datasets
 from ..files import write_signed
 from ..paths import is_remote
@@ -106,7 +106,7 @@ def read_final(cfg: CfgNode, config: str, opts: Sequence[str]) -> CfgNode | None
     pairs = zip(opts[::2], opts[1::2], strict=True)
     kept = [word for pair in pairs if not pair[0].startswith(OF_THE_SEARCH) for word in pair]
     final = read_config(find_config("SEARCH.FINAL", cfg.SEARCH.FINAL, config), kept)
-    for key in DATA_SETS:
+    for key in CUSTOM_DATASETS:
         known = {entry[0] for entry in final.DATASETS[key]}
         final.DATASETS[key] += [e for e in cfg.DATASETS[key] if e[0] not in known]
     if cfg.MODEL.INIT.SETTINGS == "take":
@@ -139,7 +139,7 @@ def write_final(
     cfg = cfg.clone()
     cfg.defrost()
     set_architecture(cfg, architecture)
-    for key in DATA_SETS:
+    for key in CUSTOM_DATASETS:
         cfg.DATASETS[key] = [map_paths(_absolute, key, entry) for entry in cfg.DATASETS[key]]
     cfg.DATASETS.ARCHVAL.DIR = _absolute(cfg.DATASETS.ARCHVAL.DIR)
     cfg.DATASETS.CACHE_DIR = _absolute(cfg.DATASETS.CACHE_DIR)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from detectron2.config import CfgNode
 
 from ..config_files import find_config_file, read_config_files
-from ..config_values import DATA_SETS
+from ..config_values import CUSTOM_DATASETS
 from ..files import TEMPORARY, describe_error, is_signed
 from ..lock import LOCK_FILE, check_unlocked
 from ..paths import is_remote, real_path
@@ -99,7 +99,7 @@ def files_read(configs: Iterable[str], cfgs: Sequence[CfgNode]) -> Iterator[str]
     for cfg in cfgs:
         if cfg.MODEL.WEIGHTS:
             yield cfg.MODEL.WEIGHTS
-        for key, count in DATA_SETS.items():
+        for key, count in CUSTOM_DATASETS.items():
             for entry in cfg.DATASETS[key]:
                 if isinstance(entry, (list, tuple)):  # other entries are refused with the datasets
                     yield from map(str, entry[1 : 1 + count])

@@ -45,7 +45,7 @@ class ImageSize:
 
 
 @dataclass
-class DataSet:
+class Dataset:
     """A dataset on the page.
 
     Attributes:
@@ -80,7 +80,7 @@ class Inspection:
     def __init__(
         self,
         cfg: CfgNode,
-        sets: Sequence[DataSet],
+        sets: Sequence[Dataset],
         findings: Sequence[Findings],
         notes: Sequence[str] = (),
     ):
@@ -118,7 +118,7 @@ class Inspection:
         """The numbers of each dataset, by its name."""
         return {name: self._count(data) for name, data in self.sets.items()}
 
-    def _count(self, data: DataSet) -> dict[str, Any]:
+    def _count(self, data: Dataset) -> dict[str, Any]:
         objects, resized = data.objects, self.resized[data.name]
         per_image = objects.per_image
         images, instances = objects.per_class(len(data.class_names))
@@ -161,7 +161,7 @@ class Inspection:
             "findings": [asdict(f) for f in self.findings],
             "notes": self.notes,
             "detector": self.detector(),
-            "data_sets": self.numbers,
+            "datasets": self.numbers,
             "advice": [advice.as_json() for advice in self.advice],
         }
         return to_json(content, indent=1, ensure_ascii=False).encode()

@@ -310,7 +310,7 @@ def test_dataset_images(tmp_path, catalogs, count, shown):
     np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=1e-5)
 
 
-def test_data_set_absent_or_empty(catalogs):
+def test_dataset_absent_or_empty(catalogs):
     DatasetCatalog.register("erf_nothing", list)
     with pytest.raises(ValueError, match="'erf_nothing' is empty"):
         dataset_images(digits_config(), "erf_nothing", 1, 32)

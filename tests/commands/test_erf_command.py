@@ -61,7 +61,7 @@ def test_defaults(run):
     assert "<svg" in path.read_text()[:500]
 
 
-def test_weights_and_images_of_a_data_set(run, tmp_path, catalogs):
+def test_weights_and_images_of_a_dataset(run, tmp_path, catalogs):
     write_tiny_coco(tmp_path / "data", images=3)
     config = tmp_path / "own.yaml"
     config.write_text(OWN_DATA.format(base=BASELINE, root=tmp_path / "data"))

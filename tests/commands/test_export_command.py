@@ -209,7 +209,7 @@ def test_candidates_are_what_nms_and_threshold_leave_out(tool, detector):
     assert torch.equal(again.pred_boxes.tensor, found.pred_boxes.tensor)  # it is as before
 
 
-def test_data_sets_are_not_needed_with_a_sample_image(tool, detector):
+def test_datasets_are_not_needed_with_a_sample_image(tool, detector):
     path, _ = detector("COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml")
     own = [["own", "absent.json", "absent"]]
     export(tool, path, "DATASETS.COCO_JSON", own, "DATASETS.TEST", "('own',)")

@@ -27,7 +27,7 @@ def test_a_json_without_a_config(folder):
     arguments = ["--json", json_file, "--images", "train/images", "--output", "seen.html"]
     crnas(["inspect", *arguments, *SIZE])
     numbers = json.loads((folder / "seen.json").read_text())
-    assert list(numbers["data_sets"]) == ["annotations"]
+    assert list(numbers["datasets"]) == ["annotations"]
     assert numbers["detector"]["input"]["MIN_SIZE_TEST"] == 128
     assert numbers["detector"]["anchors"]["sizes"] == [[32], [64], [128], [256], [512]]
     assert json_file in (folder / "seen.html").read_text()
@@ -62,7 +62,7 @@ def test_a_path_that_is_not_there(folder, refused, option, absent):
     assert not (folder / "seen.html").exists()
 
 
-def test_a_data_set_of_ones_own_code(folder):
+def test_a_dataset_of_ones_own_code(folder):
     """Which only Detectron2's catalog knows."""
     box = {"bbox": [4, 4, 40, 30], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 2}
     images = [{"file_name": "train/images/0001.png", "image_id": 0, "height": 64, "width": 40}]
@@ -71,4 +71,4 @@ def test_a_data_set_of_ones_own_code(folder):
     keys = ["DATASETS.TRAIN", "('registered',)", "DATASETS.TEST", "()"]
     crnas(["inspect", "--config-file", "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", *keys])
     numbers = json.loads((folder / "output/inspection/index.json").read_text())
-    assert [row["objects"] for row in numbers["data_sets"]["registered"]["classes"]] == [0, 0, 1]
+    assert [row["objects"] for row in numbers["datasets"]["registered"]["classes"]] == [0, 0, 1]

@@ -86,7 +86,7 @@ def test_correlation(tool, tmp_path, capsys):
     assert [row[3] for row in rows(out)[1:4]] == ["30.00", "20.00", "10.00"]
 
 
-def test_data_sets_are_not_mixed(tool, refused, tmp_path):
+def test_datasets_are_not_mixed(tool, refused, tmp_path):
     folders = [make_detector(tmp_path / name, 1.0, test=[name]) for name in ("one", "two")]
     output = tmp_path / "flops.svg"
     with refused("tested on one .* two .* expected one dataset"):

@@ -113,7 +113,7 @@ def test_threshold(photos, predictor, capsys, threshold, count):
     assert ("photos/a.png: nothing" in capsys.readouterr().out) == (count == 0)
 
 
-def test_predictions_are_a_data_set_of_coco(photos, predictor):
+def test_predictions_are_a_dataset_of_coco(photos, predictor):
     run("photos")
     coco = COCO("out/predictions.json")
     assert [coco.cats[i]["name"] for i in (1, 2, 3)] == NAMES

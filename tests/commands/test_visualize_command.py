@@ -144,7 +144,7 @@ def test_wide_image_fits_its_panel(tool, tmp_path):
     assert drawn.shape == (tool.PANEL // 4, tool.PANEL, 3)
 
 
-def test_digits_of_the_embedded_data_set_have_ten_colors():
+def test_digits_of_the_embedded_dataset_have_ten_colors():
     colors = {class_color(i, 10) for i in range(10)}
     assert len(colors) == 10 and all(max(color) == 1 for color in colors)
 

@@ -223,7 +223,7 @@ def test_registered_data_is_what_detectron2_loads(write_coco):
     assert meta.thing_dataset_id_to_contiguous_id == peer.thing_dataset_id_to_contiguous_id
 
 
-def test_one_name_stands_for_one_data_set(write_coco):
+def test_one_name_stands_for_one_dataset(write_coco):
     first, second = write_coco("first"), write_coco("second")
     register_coco_json("cells", *first)
     register_coco_json("cells", os.path.relpath(first[0]), first[1])

@@ -156,7 +156,7 @@ def test_key_turns_it_off(cfg, final_cfg):
     assert foretell_copies(cfg, final_cfg) == ""
 
 
-def test_data_sets_that_are_not_there(cfg, tmp_path, monkeypatch):
+def test_datasets_that_are_not_there(cfg, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg.DATASETS.TRAIN = ("coco_2017_archtrain",)
     assert copies_between_parts(cfg, None) == () and foretell_copies(cfg, None) == ""

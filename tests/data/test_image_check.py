@@ -20,7 +20,7 @@ from voc_layout import CLASSES, edit_xml, write_voc_dir
 
 from crnas_d2.data import image_check, many_files, setup_datasets
 from crnas_d2.data.image_check import check_images, look_at_images
-from crnas_d2.engine.setup import check_data_sets
+from crnas_d2.engine.setup import check_datasets
 
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -34,7 +34,7 @@ def nothing_is_known(catalogs):
 
 
 @pytest.fixture
-def data_set(cfg, tmp_path):
+def dataset(cfg, tmp_path):
     """Registers a dataset, as user's own code does, of images 1, 2, ... that are given."""
 
     def register(*files, sizes=None, way="header"):
@@ -91,17 +91,17 @@ def save_jpeg(path, size, orientation=1):
     good(size).save(path, exif=exif)
 
 
-def test_good_images_are_taken(data_set, cfg):
-    data_set(good(), good(), good())
+def test_good_images_are_taken(dataset, cfg):
+    dataset(good(), good(), good())
     check_images(cfg)
     assert ends_the_mapper(cfg) == []
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(24, 16), (16, 24), (24, 17)])
-def test_sizes_with_orientations(data_set, cfg, orientation, size):
+def test_sizes_with_orientations(dataset, cfg, orientation, size):
     """The file is 24 x 16 before any turn."""
-    root = data_set("a.jpg", sizes={1: size})
+    root = dataset("a.jpg", sizes={1: size})
     save_jpeg(root / "a.jpg", (24, 16), orientation)
     found = errors(cfg)
     assert len(found) == len(ends_the_mapper(cfg))
@@ -117,15 +117,15 @@ def test_sizes_with_orientations(data_set, cfg, orientation, size):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(24, 16), (16, 24)])
-def test_tiffs_with_orientations(data_set, cfg, orientation, size):
-    root = data_set("a.tif", sizes={1: size})
+def test_tiffs_with_orientations(dataset, cfg, orientation, size):
+    root = dataset("a.tif", sizes={1: size})
     save_jpeg(root / "a.tif", (24, 16), orientation)
     on_its_head = orientation in (6, 8)
     assert bool(errors(cfg)) == (bool(ends_the_mapper(cfg)) or on_its_head)
 
 
-def test_the_exif_message(data_set, cfg, tmp_path):
-    root = data_set("a.jpg", "b.jpg")
+def test_the_exif_message(dataset, cfg, tmp_path):
+    root = dataset("a.jpg", "b.jpg")
     for name in ("a.jpg", "b.jpg"):
         save_jpeg(root / name, (24, 16), 6)
     first, second = errors(cfg)
@@ -146,10 +146,10 @@ def run_command_of(error):
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])
-def test_images_that_turn_white_and_the_command_that_mends_them(data_set, cfg, mode):
+def test_images_that_turn_white_and_the_command_that_mends_them(dataset, cfg, mode):
     values = np.full((16, 24), 20000, np.uint16)
     values[:, :9] = 65535
-    root = data_set("a.tif", good(), "c.tif")
+    root = dataset("a.tif", good(), "c.tif")
     for name in ("a.tif", "c.tif"):
         image = Image.fromarray(values if mode == "I;16" else values.astype(np.int32))
         image.save(root / name)
@@ -165,8 +165,8 @@ def test_images_that_turn_white_and_the_command_that_mends_them(data_set, cfg, m
     assert np.unique(image["image"].numpy()).tolist() == [20000 // 257, 255]
 
 
-def test_the_command_for_a_tiff_that_stands_on_its_head(data_set, cfg):
-    root = data_set("a.tif", sizes={1: (16, 24)})
+def test_the_command_for_a_tiff_that_stands_on_its_head(dataset, cfg):
+    root = dataset("a.tif", sizes={1: (16, 24)})
     save_jpeg(root / "a.tif", (24, 16), 6)
     (error,) = errors(cfg)
     assert "on its head" in error
@@ -174,8 +174,8 @@ def test_the_command_for_a_tiff_that_stands_on_its_head(data_set, cfg):
     assert errors(cfg) == ends_the_mapper(cfg) == []
 
 
-def test_missing_files_and_what_is_no_image(data_set, cfg, caplog):
-    root = data_set("a.jpg", good(), "c.jpg", "d.jpg", "e\0.jpg", *["f.jpg"] * 3)
+def test_missing_files_and_what_is_no_image(dataset, cfg, caplog):
+    root = dataset("a.jpg", good(), "c.jpg", "d.jpg", "e\0.jpg", *["f.jpg"] * 3)
     (root / "c.jpg").write_text("<html>")
     (root / "d.jpg").mkdir()
     with pytest.raises(ValueError) as error:
@@ -189,8 +189,8 @@ def test_missing_files_and_what_is_no_image(data_set, cfg, caplog):
     assert ends_the_mapper(cfg) == [1, 3, 4, 5, 6, 7, 8]
 
 
-def test_names_with_the_backslashes_of_windows(data_set, cfg):
-    root = data_set("cells\\a.jpg", "cells\\b.jpg")
+def test_names_with_the_backslashes_of_windows(dataset, cfg):
+    root = dataset("cells\\a.jpg", "cells\\b.jpg")
     first, second = errors(cfg)
     assert first == (
         f"image 1: there is no file {root}/cells\\a.jpg. Its name has backslashes, as on Windows; here / "
@@ -200,8 +200,8 @@ def test_names_with_the_backslashes_of_windows(data_set, cfg):
 
 
 @pytest.mark.parametrize("way", ["header", "decode"])
-def test_an_image_that_is_cut_off(data_set, cfg, way):
-    root = data_set("a.jpg", good(), way=way)
+def test_an_image_that_is_cut_off(dataset, cfg, way):
+    root = dataset("a.jpg", good(), way=way)
     noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / "a.jpg")
     content = (root / "a.jpg").read_bytes()
@@ -212,8 +212,8 @@ def test_an_image_that_is_cut_off(data_set, cfg, way):
     assert len(errors(cfg)) == 1
 
 
-def test_an_orientation_that_the_size_does_not_tell_is_a_warning(data_set, cfg, caplog):
-    root = data_set("a.jpg", "b.jpg", "c.jpg", sizes={2: (16, 16), 3: (16, 24)})
+def test_an_orientation_that_the_size_does_not_tell_is_a_warning(dataset, cfg, caplog):
+    root = dataset("a.jpg", "b.jpg", "c.jpg", sizes={2: (16, 16), 3: (16, 24)})
     for name, size, orientation in (("a", (24, 16), 3), ("b", (16, 16), 6), ("c", (24, 16), 6)):
         save_jpeg(root / f"{name}.jpg", size, orientation)
     check_images(cfg)
@@ -221,14 +221,14 @@ def test_an_orientation_that_the_size_does_not_tell_is_a_warning(data_set, cfg, 
     assert f"(2 times: {root}/a.jpg, {root}/b.jpg)" in message
 
 
-def test_nothing_is_looked_at_if_the_key_says_so(data_set, cfg):
-    data_set("a.jpg", way="none")
+def test_nothing_is_looked_at_if_the_key_says_so(dataset, cfg):
+    dataset("a.jpg", way="none")
     assert errors(cfg) == []
 
 
 @pytest.mark.parametrize("way", ["", "headers", "Decode"])
-def test_other_values_of_the_key(data_set, cfg, way):
-    data_set(good(), way=way)
+def test_other_values_of_the_key(dataset, cfg, way):
+    dataset(good(), way=way)
     with pytest.raises(ValueError, match=f"DATASETS.CHECK_IMAGES is '{way}'; expected one of"):
         check_images(cfg)
 
@@ -247,8 +247,8 @@ def opened(monkeypatch):
     return paths
 
 
-def test_an_image_is_opened_once(data_set, cfg, opened):
-    root = data_set("a.jpg", "b.jpg", "a.jpg")
+def test_an_image_is_opened_once(dataset, cfg, opened):
+    root = dataset("a.jpg", "b.jpg", "a.jpg")
     for name in ("a.jpg", "b.jpg"):
         save_jpeg(root / name, (24, 16))
     for _ in range(2):
@@ -260,24 +260,24 @@ def test_an_image_is_opened_once(data_set, cfg, opened):
     assert sorted(opened) == ["a.jpg", "b.jpg", "b.jpg"]
 
 
-def test_faults_are_not_remembered(data_set, cfg, opened, monkeypatch):
+def test_faults_are_not_remembered(dataset, cfg, opened, monkeypatch):
     """A user's own plugin of Pillow may read the file the next time."""
-    root = data_set("a.jpg", good())
+    root = dataset("a.jpg", good())
     (root / "a.jpg").write_text("<html>")
     assert len(errors(cfg)) == len(errors(cfg)) == 1
     assert sorted(opened) == ["2.png", "a.jpg", "a.jpg"]
 
 
-def test_links_to_one_file_are_looked_at_once(data_set, cfg, opened):
-    root = data_set("a.jpg", "b.jpg")
+def test_links_to_one_file_are_looked_at_once(dataset, cfg, opened):
+    root = dataset("a.jpg", "b.jpg")
     save_jpeg(root / "a.jpg", (24, 16))
     (root / "b.jpg").symlink_to(root / "a.jpg")
     check_images(cfg)
     assert opened == ["a.jpg"]
 
 
-def test_a_folder_that_cannot_be_written(data_set, cfg, tmp_path, opened):
-    data_set(good())
+def test_a_folder_that_cannot_be_written(dataset, cfg, tmp_path, opened):
+    dataset(good())
     (tmp_path / "file").touch()
     cfg.DATASETS.CACHE_DIR = str(tmp_path / "file" / "cache")
     for _ in range(2):
@@ -312,8 +312,8 @@ def processes(cfg, tmp_path):
     return lambda seconds: spawn.Process(target=_check, args=(cfg, seconds, looking)), looking
 
 
-def test_one_process_looks_and_the_others_wait(data_set, cfg, processes, opened):
-    data_set(*[good()] * 4)
+def test_one_process_looks_and_the_others_wait(dataset, cfg, processes, opened):
+    dataset(*[good()] * 4)
     make, looking = processes
     process = make(0.3)
     process.start()
@@ -324,8 +324,8 @@ def test_one_process_looks_and_the_others_wait(data_set, cfg, processes, opened)
     assert process.exitcode == 0
 
 
-def test_a_look_that_was_killed_goes_on(data_set, cfg, processes, opened):
-    data_set(*[good()] * 6)
+def test_a_look_that_was_killed_goes_on(dataset, cfg, processes, opened):
+    dataset(*[good()] * 6)
     make, looking = processes
     process = make(0.3)
     process.start()
@@ -337,21 +337,21 @@ def test_a_look_that_was_killed_goes_on(data_set, cfg, processes, opened):
     assert sorted(opened) in [[f"{i}.png" for i in range(first, 7)] for first in (3, 4)]
 
 
-def test_no_thread_is_left(data_set, cfg):
+def test_no_thread_is_left(dataset, cfg):
     before = threading.active_count()
-    data_set(*[good()] * 3)
+    dataset(*[good()] * 3)
     check_images(cfg)
     assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
-def test_the_bar_is_for_terminals(data_set, cfg, monkeypatch, caplog, is_terminal):
+def test_the_bar_is_for_terminals(dataset, cfg, monkeypatch, caplog, is_terminal):
     stream = io.StringIO()
     stream.isatty = lambda: is_terminal
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(many_files, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr(many_files, "SECONDS_BEFORE_BAR", 0.0)
-    data_set(good())
+    dataset(good())
     with caplog.at_level(logging.INFO):
         check_images(cfg)
     assert ("Looking at images" in stream.getvalue()) == is_terminal
@@ -359,7 +359,7 @@ def test_the_bar_is_for_terminals(data_set, cfg, monkeypatch, caplog, is_termina
     assert ("Looking at images: 1 of 1" in lines) == (not is_terminal)
 
 
-def test_data_sets_of_other_kinds(cfg, tmp_path):
+def test_datasets_of_other_kinds(cfg, tmp_path):
     root = tmp_path / "classes"
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
@@ -397,7 +397,7 @@ def test_parts_are_looked_at_in_their_source(write_coco, cfg, tmp_path, opened):
     assert len(opened) == 4
 
 
-def test_a_data_set_that_is_not_there(cfg, monkeypatch, tmp_path):
+def test_a_dataset_that_is_not_there(cfg, monkeypatch, tmp_path):
     register_coco_instances("nowhere", {}, str(tmp_path / "no.json"), str(tmp_path))
     cfg.DATASETS.TRAIN = ("nowhere",)
     with pytest.raises(FileNotFoundError):
@@ -406,7 +406,7 @@ def test_a_data_set_that_is_not_there(cfg, monkeypatch, tmp_path):
     assert list(look_at_images(cfg, makes=False)) == []
 
 
-def test_made_data_sets_are_not_made_by_a_dry_run(cfg, monkeypatch, tmp_path):
+def test_made_datasets_are_not_made_by_a_dry_run(cfg, monkeypatch, tmp_path):
     path = LazyPath(lambda: pytest.fail("made"))
     register_coco_instances("made", {}, "", str(tmp_path))
     MetadataCatalog.get("made").__dict__["json_file"] = path
@@ -422,11 +422,11 @@ def test_a_training_looks_before_its_first_step(write_coco, cfg, tmp_path):
     cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     with pytest.raises(ValueError, match="2.png has 30 x 40 pixels.*other way round"):
-        check_data_sets(cfg, training=True)
+        check_datasets(cfg, training=True)
     other, other_root = write_coco("others")
     cfg.DATASETS.COCO_JSON += [["others", other, other_root]]
     cfg.DATASETS.TEST = ("others",)
-    check_data_sets(cfg, training=False)  # an evaluation reads no other
+    check_datasets(cfg, training=False)  # an evaluation reads no other
 
 
 def test_what_cannot_be_evaluated_is_told_before_images_are_looked_at(write_coco, cfg, tmp_path):
@@ -439,7 +439,7 @@ def test_what_cannot_be_evaluated_is_told_before_images_are_looked_at(write_coco
     DatasetCatalog.register("of_code", lambda: pytest.fail("loaded"))
     MetadataCatalog.get("of_code").set(evaluator_type="none", thing_classes=["cup", "ball"])
     with pytest.raises(ValueError, match="evaluator_type"):
-        check_data_sets(cfg, training=True)
+        check_datasets(cfg, training=True)
 
 
 def test_voc_is_named_by_its_own_folder(cfg, tmp_path):

@@ -93,7 +93,7 @@ def test_images_as_they_are(dataset):
     assert objects.resized(0, 80) is objects
 
 
-def test_a_data_set_without_objects(dataset):
+def test_a_dataset_without_objects(dataset):
     bare = [{k: v for k, v in image.items() if k != "annotations"} for image in dataset]
     objects = Objects.of(bare).resized(50, 80)
     assert objects.boxes.shape == (0, 4) and objects.per_image.tolist() == [0] * 4

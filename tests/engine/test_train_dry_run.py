@@ -127,7 +127,7 @@ def test_an_examination_keeps_everything_once():
     ]
 
 
-def test_of_many_faults_of_a_data_set_the_first_are_told():
+def test_of_many_faults_of_a_dataset_the_first_are_told():
     found = Examination()
     found.add([Findings("a.json", [f"image {i}: no width" for i in range(250)])])
     assert len(found.faults) == 101

@@ -31,7 +31,7 @@ def test_one_process_trains_plain_bn(device):
     assert cfg.MODEL.FPN.NORM == "SyncBN"
 
 
-def test_evaluator_follows_the_data_set(tmp_path):
+def test_evaluator_follows_the_dataset(tmp_path):
     cfg = crnas_d2.get_config(CONFIG)
     cfg.OUTPUT_DIR = str(tmp_path)
     json_file = tmp_path / "val.json"

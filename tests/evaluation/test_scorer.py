@@ -192,7 +192,7 @@ def test_metrics_are_those_of_the_plain_evaluator(name, with_masks, register, fa
         MetadataCatalog.remove("cells")
 
 
-def test_a_data_set_of_one_category(register, fast):
+def test_a_dataset_of_one_category(register, fast):
     coco, found = draw_scene(0)
     coco["categories"] = [{"id": 3, "name": "kind 3"}]
     for annotation in coco["annotations"]:
@@ -322,7 +322,7 @@ def test_pycocotools_is_used_where_hotcoco_is_missing(register, monkeypatch):
     assert_same(scorer(to_detections(found)), plain_metrics(found))
 
 
-def test_categories_are_learned_where_nobody_loaded_the_data_set(register, fast):
+def test_categories_are_learned_where_nobody_loaded_the_dataset(register, fast):
     coco, found = draw_scene(0)
     json_file = register(coco)
     expected = plain_metrics(found)
@@ -332,7 +332,7 @@ def test_categories_are_learned_where_nobody_loaded_the_data_set(register, fast)
     assert_same(Scorer("cells", fast=fast)(to_detections(found)), expected)
 
 
-def test_detections_that_do_not_fit_the_data_set(register, fast):
+def test_detections_that_do_not_fit_the_dataset(register, fast):
     coco, found = draw_scene(0)
     register(coco)
     scorer, detections = Scorer("cells", fast=fast), to_detections(found)

@@ -80,7 +80,7 @@ def test_apart(recipe):
 
 @pytest.mark.parametrize("json_copied", [False, True])
 @pytest.mark.parametrize("get", [None, copy_files, link_files, link_folder])
-def test_one_data_set_under_two_names(recipe, get, json_copied):
+def test_one_dataset_under_two_names(recipe, get, json_copied):
     data = recipe.parent / "data"
     json_file, images = data / "annotations.json", data / "images"
     if json_copied:

@@ -305,7 +305,7 @@ def test_a_dry_run_makes_no_data(tmp_path, monkeypatch):
     assert text.splitlines()[-1].startswith("Ready: ")
 
 
-def test_a_dry_run_tells_all_faults_of_all_data_sets_and_configs(recipe, capsys):
+def test_a_dry_run_tells_all_faults_of_all_datasets_and_configs(recipe, capsys):
     """With the file and the place of each; a run ends on the first of them."""
     data = recipe.parent / "data"
     places = []

@@ -32,7 +32,7 @@ def test_a_recipe(folder, capsys):
         "wrote out/inspection/index.html and out/inspection/index.json: 0 errors, 0 warnings\n"
     )
     numbers = json.loads((folder / "out/inspection/index.json").read_text())
-    sets = numbers["data_sets"]
+    sets = numbers["datasets"]
     assert list(sets) == ["own_train", "own_archtrain", "own_archval", "own_val"]
     assert [s["images"] for s in sets.values()] == [8, 5, 3, 4]
     assert [s["objects"] for s in sets.values()] == [16, 10, 6, 8]
@@ -57,7 +57,7 @@ def test_a_recipe(folder, capsys):
     assert all(link.startswith(("data:", "#")) for link in page.links)
 
 
-def test_a_data_set_with_errors_has_a_page(folder, capsys):
+def test_a_dataset_with_errors_has_a_page(folder, capsys):
     """Of what is sound; the other dataset is whole."""
     change(folder / "train/annotations.json", category_id=77)
     crnas(["inspect", "--config-file", "recipe.yaml", "--output", "there"])
@@ -65,13 +65,13 @@ def test_a_data_set_with_errors_has_a_page(folder, capsys):
     numbers = json.loads((folder / "there/index.json").read_text())
     [*_, error] = [error for found in numbers["findings"] for error in found["errors"]]
     assert "category_id 77" in error
-    sets = numbers["data_sets"]
+    sets = numbers["datasets"]
     assert sets["own_train"]["objects"] == 15 and sets["own_val"]["objects"] == 8
     text = " ".join(Page(folder / "there/index.html").text.split())
     assert "1 error" in text and "0 images and 1 objects are left out" in text
 
 
-def test_a_data_set_without_an_object_has_a_page(folder):
+def test_a_dataset_without_an_object_has_a_page(folder):
     path = folder / "train/annotations.json"
     coco = json.loads(path.read_text())
     for annotation in coco["annotations"]:

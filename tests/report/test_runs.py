@@ -74,7 +74,7 @@ def test_torn_line(tmp_path, tail):
     assert (run.iteration, run.metric("bbox/AP")) == (200, 30.25)
 
 
-def test_first_of_several_data_sets(tmp_path):
+def test_first_of_several_datasets(tmp_path):
     line = {"iteration": 5, "b/bbox/AP": 1.0, "a/bbox/AP": 2.0, "a/bbox/AP50": 3.0}
     run = read_run(make_run(tmp_path / "run", [line], test=["a", "b"]))
     assert run.metrics == {"bbox/AP": 2.0, "bbox/AP50": 3.0}
@@ -152,7 +152,7 @@ def test_run_named_twice(tmp_path):
         read_runs([folder, str(tmp_path / "link")])
 
 
-def test_mixed_data_sets(tmp_path):
+def test_mixed_datasets(tmp_path):
     folders = [make_detector(tmp_path / name, 1.0, test=[name]) for name in ("one", "two")]
     runs = read_runs(folders)
     assert common_dataset(runs[:1]) == "one"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Time to check a file of COCO train 2017's size: the checks against pycocotools' loading.
 
-data_set_reading.py
-data_set_reading.py --images 11800 --annotations 86000 --rounds 5
-data_set_reading.py --json-file instances_train2017.json --image-root train2017
+dataset_reading.py
+dataset_reading.py --images 11800 --annotations 86000 --rounds 5
+dataset_reading.py --json-file instances_train2017.json --image-root train2017
 
 Without a file, a synthetic one is used, with as many images, boxes, polygon points and crowds as in
 COCO, including two boxes of height 0. The checks are those of DATASETS.COCO_JSON. pycocotools reads
