@@ -1,76 +1,25 @@
 """What is refused is what Detectron2's mapper ends on, or reads as something else."""
 
-import io
-import json
-import logging
-import multiprocessing
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import threading
-import time
 
 import numpy as np
 import pytest
 from iopath.common.file_io import LazyPath
+from listed_images import errors, good, save_jpeg
 from PIL import Image
 from voc_layout import CLASSES, edit_xml, write_voc_dir
 
-from crnas_d2.data import image_check, many_files, setup_datasets
+from crnas_d2.data import setup_datasets
 from crnas_d2.data.image_check import check_images, look_at_images
 from crnas_d2.engine.setup import check_datasets
 
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-EXIF = 274
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_known(catalogs):
-    image_check._look.cache_clear()
-
-
-@pytest.fixture
-def dataset(cfg, tmp_path):
-    """Registers a dataset, as user's own code does, of images 1, 2, ... that are given."""
-
-    def register(*files, sizes=None, way="header"):
-        root = tmp_path / "images"
-        root.mkdir(exist_ok=True)
-        images = []
-        for number, file in enumerate(files, start=1):
-            name = file if isinstance(file, str) else f"{number}.png"
-            if not isinstance(file, str):
-                file.save(root / name)
-            size = (sizes or {}).get(number, (24, 16))
-            images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
-        boxes = [
-            {"id": i["id"], "image_id": i["id"], "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25}
-            | {"iscrowd": 0}
-            for i in images
-        ]
-        content = {"images": images, "annotations": boxes}
-        content["categories"] = [{"id": 1, "name": "cell"}]
-        (tmp_path / "cells.json").write_text(json.dumps(content))
-        if "cells" not in DatasetCatalog:
-            register_coco_instances("cells", {}, str(tmp_path / "cells.json"), str(root))
-        cfg.DATASETS.TRAIN = ("cells",)
-        cfg.DATASETS.CACHE_DIR = str(tmp_path / "cache")
-        cfg.DATASETS.CHECK_IMAGES = way
-        return root
-
-    return register
-
-
-def good(size=(24, 16)):
-    return Image.new("RGB", size, "red")
-
-
-def errors(cfg):
-    return [error for findings in look_at_images(cfg) for error in findings.errors]
+pytestmark = pytest.mark.usefixtures("nothing_is_known")
 
 
 def ends_the_mapper(cfg):
@@ -83,12 +32,6 @@ def ends_the_mapper(cfg):
         except Exception:
             ended.append(image["image_id"])
     return ended
-
-
-def save_jpeg(path, size, orientation=1):
-    exif = Image.Exif()
-    exif[EXIF] = orientation
-    good(size).save(path, exif=exif)
 
 
 def test_good_images_are_taken(dataset, cfg):
@@ -231,132 +174,6 @@ def test_other_values_of_the_key(dataset, cfg, way):
     dataset(good(), way=way)
     with pytest.raises(ValueError, match=f"DATASETS.CHECK_IMAGES is '{way}'; expected one of"):
         check_images(cfg)
-
-
-@pytest.fixture
-def opened(monkeypatch):
-    """The files whose headers are read."""
-    paths = []
-
-    def read_facts(path, decode):
-        paths.append(os.path.basename(path))
-        return original(path, decode)
-
-    original = image_check.read_facts
-    monkeypatch.setattr(image_check, "read_facts", read_facts)
-    return paths
-
-
-def test_an_image_is_opened_once(dataset, cfg, opened):
-    root = dataset("a.jpg", "b.jpg", "a.jpg")
-    for name in ("a.jpg", "b.jpg"):
-        save_jpeg(root / name, (24, 16))
-    for _ in range(2):
-        check_images(cfg)
-        image_check._look.cache_clear()  # as in a new process
-    assert sorted(opened) == ["a.jpg", "b.jpg"]
-    save_jpeg(root / "b.jpg", (24, 17))
-    assert [error[:8] for error in errors(cfg)] == ["image 2:"]
-    assert sorted(opened) == ["a.jpg", "b.jpg", "b.jpg"]
-
-
-def test_faults_are_not_remembered(dataset, cfg, opened, monkeypatch):
-    """A user's own plugin of Pillow may read the file the next time."""
-    root = dataset("a.jpg", good())
-    (root / "a.jpg").write_text("<html>")
-    assert len(errors(cfg)) == len(errors(cfg)) == 1
-    assert sorted(opened) == ["2.png", "a.jpg", "a.jpg"]
-
-
-def test_links_to_one_file_are_looked_at_once(dataset, cfg, opened):
-    root = dataset("a.jpg", "b.jpg")
-    save_jpeg(root / "a.jpg", (24, 16))
-    (root / "b.jpg").symlink_to(root / "a.jpg")
-    check_images(cfg)
-    assert opened == ["a.jpg"]
-
-
-def test_a_folder_that_cannot_be_written(dataset, cfg, tmp_path, opened):
-    dataset(good())
-    (tmp_path / "file").touch()
-    cfg.DATASETS.CACHE_DIR = str(tmp_path / "file" / "cache")
-    for _ in range(2):
-        check_images(cfg)
-        image_check._look.cache_clear()
-    assert opened == ["1.png", "1.png"]
-
-
-def _check(cfg, seconds, looking):
-    original = image_check.read_facts
-
-    def read_facts(path, decode):
-        looking.put(os.path.basename(path))
-        time.sleep(seconds)
-        return original(path, decode)
-
-    image_check.read_facts = read_facts
-    many_files.SECONDS_BETWEEN_COMMITS = 0.0
-    image_check.THREADS = image_check.HEADERS_AT_ONCE = 1
-    json_file, root = cfg.DATASETS.COCO_JSON[0][1:]
-    register_coco_instances("cells", {}, json_file, root)
-    check_images(cfg)
-
-
-@pytest.fixture
-def processes(cfg, tmp_path):
-    spawn = multiprocessing.get_context("spawn")
-    cfg.DATASETS.COCO_JSON = [
-        ["cells", str(tmp_path / "cells.json"), str(tmp_path / "images")],
-    ]
-    looking = spawn.Queue()
-    return lambda seconds: spawn.Process(target=_check, args=(cfg, seconds, looking)), looking
-
-
-def test_one_process_looks_and_the_others_wait(dataset, cfg, processes, opened):
-    dataset(*[good()] * 4)
-    make, looking = processes
-    process = make(0.3)
-    process.start()
-    assert looking.get(timeout=120) == "1.png"
-    check_images(cfg)
-    assert opened == []
-    process.join(120)
-    assert process.exitcode == 0
-
-
-def test_a_look_that_was_killed_goes_on(dataset, cfg, processes, opened):
-    dataset(*[good()] * 6)
-    make, looking = processes
-    process = make(0.3)
-    process.start()
-    for _ in range(4):  # three of them were seen
-        looking.get(timeout=120)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    check_images(cfg)
-    assert sorted(opened) in [[f"{i}.png" for i in range(first, 7)] for first in (3, 4)]
-
-
-def test_no_thread_is_left(dataset, cfg):
-    before = threading.active_count()
-    dataset(*[good()] * 3)
-    check_images(cfg)
-    assert threading.active_count() == before
-
-
-@pytest.mark.parametrize("is_terminal", [False, True])
-def test_the_bar_is_for_terminals(dataset, cfg, monkeypatch, caplog, is_terminal):
-    stream = io.StringIO()
-    stream.isatty = lambda: is_terminal
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(many_files, "SECONDS_BETWEEN_LINES", 0.0)
-    monkeypatch.setattr(many_files, "SECONDS_BEFORE_BAR", 0.0)
-    dataset(good())
-    with caplog.at_level(logging.INFO):
-        check_images(cfg)
-    assert ("Looking at images" in stream.getvalue()) == is_terminal
-    lines = [record.getMessage() for record in caplog.records]
-    assert ("Looking at images: 1 of 1" in lines) == (not is_terminal)
 
 
 def test_datasets_of_other_kinds(cfg, tmp_path):
