@@ -134,7 +134,7 @@ def make_task(parser: argparse.ArgumentParser, command: Sequence[str]) -> Task:
     """Create the task of a command line. A fault in it ends the program."""
     name, *arguments = command
     if os.path.isfile(name):
-        program = (name,)
+        program: tuple[str, ...] = (name,)
     elif name in COMMANDS:
         program = ("-m", PACKAGE, name)
     else:

@@ -88,9 +88,9 @@ def train(args: argparse.Namespace) -> dict | None:
     trainer = CRTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     with terminal.step("training"):
-        results = trainer.train()
+        last_results = trainer.train()
     logger.info(f"Weights, metrics, TensorBoard's events and log.txt are in {cfg.OUTPUT_DIR}")
-    return results
+    return last_results
 
 
 def is_over_for_good(cfg: CfgNode) -> bool:

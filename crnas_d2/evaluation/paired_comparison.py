@@ -123,13 +123,13 @@ def compare_pairs(
         ValueError: the numbers of seeds differ or are not from 1 to 20, an AP is not finite, or the
             resampled ones have other shapes, or values for fewer than two resamples.
     """
-    found, baseline = _check_aps("found", found), _check_aps("baseline", baseline)
-    n = len(found)
-    if len(baseline) != n:
+    found_aps, baseline_aps = _check_aps("found", found), _check_aps("baseline", baseline)
+    n = len(found_aps)
+    if len(baseline_aps) != n:
         raise ValueError(
-            f"seeds: {n} of found, {len(baseline)} of baseline; expected the same ones"
+            f"seeds: {n} of found, {len(baseline_aps)} of baseline; expected the same ones"
         )
-    differences = found - baseline
+    differences = found_aps - baseline_aps
     resampled = _resampled_differences(n, found_resampled, baseline_resampled)
     mean = float(differences.mean())
     total, shared = (0.0, 0.0) if resampled is None else image_variances(differences, resampled)
@@ -141,12 +141,12 @@ def compare_pairs(
         smallest = smallest_gain(n, math.sqrt(seed_variance), math.sqrt(shared))
     p_better, p_worse = float(sign_flip_p(differences)), float(sign_flip_p(-differences))
     comparison = PairedComparison(
-        found=tuple(found.tolist()),
-        baseline=tuple(baseline.tolist()),
-        found_mean=float(found.mean()),
-        found_sd=_sd(found),
-        baseline_mean=float(baseline.mean()),
-        baseline_sd=_sd(baseline),
+        found=tuple(found_aps.tolist()),
+        baseline=tuple(baseline_aps.tolist()),
+        found_mean=float(found_aps.mean()),
+        found_sd=_sd(found_aps),
+        baseline_mean=float(baseline_aps.mean()),
+        baseline_sd=_sd(baseline_aps),
         differences=tuple(differences.tolist()),
         mean=mean,
         interval=both,

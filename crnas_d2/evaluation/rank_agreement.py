@@ -126,12 +126,12 @@ def highest_tau(aps: Sequence[Sequence[float]]) -> float | None:
         The expected tau. 0 if the codes do not differ more than their noise. None with one seed,
         with fewer than three codes, or if all APs are equal.
     """
-    aps = np.asarray(aps, float)
-    codes, n = aps.shape
+    values = np.asarray(aps, float)
+    codes, n = values.shape
     if n < 2 or codes < MIN_CODES:
         return None
-    e2 = paired_variance(aps)
-    s2 = max(0.0, aps.mean(axis=1).var(ddof=1) - e2 / n)
+    e2 = paired_variance(values)
+    s2 = max(0.0, values.mean(axis=1).var(ddof=1) - e2 / n)
     if s2 + e2 == 0:
         return None
     return 2 / math.pi * math.asin(math.sqrt(s2 / (s2 + e2 / n)))
@@ -169,17 +169,17 @@ def level_with_leader(aps: Sequence[float], resampled: np.ndarray) -> np.ndarray
     Raises:
         ValueError: the shapes differ from those above, or fewer than two resamples have an AP.
     """
-    aps, resampled = np.asarray(aps, float), np.asarray(resampled, float)
-    if aps.ndim != 1 or resampled.ndim != 2 or not 1 <= len(aps) == len(resampled):
+    values, resampled = np.asarray(aps, float), np.asarray(resampled, float)
+    if values.ndim != 1 or resampled.ndim != 2 or not 1 <= len(values) == len(resampled):
         raise ValueError(
-            f"AP of shapes {aps.shape} and {resampled.shape}; expected (codes,) and (codes, R)"
+            f"AP of shapes {values.shape} and {resampled.shape}; expected (codes,) and (codes, R)"
         )
     kept = resampled[:, np.isfinite(resampled).all(axis=0)]
     if kept.shape[1] < 2:
         raise ValueError(f"{kept.shape[1]} resamples have an AP; expected 2 or more")
-    leader = aps.argmax()
+    leader = values.argmax()
     errors = (kept[leader] - kept).std(axis=1, ddof=1)
-    level = aps[leader] - aps <= Z * errors
+    level = values[leader] - values <= Z * errors
     level[leader] = False
     return level
 

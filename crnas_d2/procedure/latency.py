@@ -35,8 +35,10 @@ PATIENCE_S = 120
 DRIFT = 0.05  # share by which the baseline may drift from its latency in the first group
 
 # Keys that affect a detector's weights or scores but not its latency, or that vary within a table
-OTHERWISE = ("MODEL.INIT.", "MODEL.SUPERNET.", "MODEL.CLASS_NAMES", "MODEL.PIXEL_")
-OTHERWISE += ("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE")
+OTHERWISE = (
+    *("MODEL.INIT.", "MODEL.SUPERNET.", "MODEL.CLASS_NAMES", "MODEL.PIXEL_"),
+    *("MODEL.CR.STAGE_CODE", "MODEL.CR.OPERATION_CODE"),
+)
 
 logger = logging.getLogger(__name__)
 

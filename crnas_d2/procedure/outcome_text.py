@@ -97,10 +97,10 @@ def _searches(outcome: Outcome) -> Iterator[str]:
                 f"iterations: tau {tau} ({expected}), regret "
                 f"{rung['regret']:.2f}."
             )
-        for one, other, tau in ranking.checkpoints:
+        for one, other, agreement in ranking.checkpoints:
             yield (
                 f"{ranking.step}: the checkpoints {one} and {other} rank these codes with tau "
-                f"{format_number(tau)}."
+                f"{format_number(agreement)}."
             )
 
 

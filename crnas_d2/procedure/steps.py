@@ -209,7 +209,7 @@ def describe_start(recipe: Recipe, steps: Sequence[Step]) -> list[str]:
 def _searched_stages(cfg: CfgNode) -> dict[str, str]:
     """List the stages that a supernet leaves open."""
     space = get_space(cfg)
-    stages = FAMILIES[cfg.MODEL.CR.FAMILY].stages
+    stages: Sequence[str] = FAMILIES[cfg.MODEL.CR.FAMILY].stages
     if isinstance(space, OperationSpace):
         stages = [stage for stage, n in zip(stages, space.stage_code) for _ in range(n)]
     return {stage: "searched" for stage, choices in zip(stages, space.choices) if len(choices) > 1}

@@ -123,7 +123,7 @@ def _searched(
     """Describe what the architectures were chosen from, with which weights, and on what data."""
     archval = cfg.DATASETS.TEST[0]
     if isinstance(space, StageSpace):
-        choices = {"stage_choices": space.choices}
+        choices: dict[str, Any] = {"stage_choices": space.choices}
     else:
         choices = {"stage_code": space.stage_code, "operations": space.operations}
     return {
@@ -162,7 +162,7 @@ def _search_operations(
     cfg: CfgNode, space: OperationSpace, study: Study, count: int
 ) -> SearchResult:
     search = cfg.SEARCH
-    survivors = ()
+    survivors: Sequence[Sequence[tuple[Code, float]]] = ()
     if search.STRATEGY == "greedy":
         found = greedy_operation_search(space, study, search.SURVIVORS)
         ranking, survivors = found.ranking, found.survivors

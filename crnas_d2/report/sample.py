@@ -67,10 +67,10 @@ def draw_sample(
     Returns:
         The images for a template, and a sentence for each unreadable one, by its file.
     """
-    drawn: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
     faults: dict[str, str] = {}
     for index in choose(objects):
-        if len(drawn) == MOST or len(faults) == MOST:
+        if len(samples) == MOST or len(faults) == MOST:
             break
         image = dataset[index]
         try:
@@ -83,7 +83,7 @@ def draw_sample(
         drawn = draw_objects(pixels, shown, class_names, SIDE / max(pixels.shape[:2]))
         name, (height, width) = os.path.basename(image["file_name"]), pixels.shape[:2]
         said = image.get("height", height), image.get("width", width)
-        drawn.append(
+        samples.append(
             {
                 "title": f"{name}, {width} x {height}",
                 "note": "" if said == (height, width) else f"said to be {said[1]} x {said[0]}",
@@ -93,7 +93,7 @@ def draw_sample(
                 "height": drawn.shape[0],
             }
         )
-    return drawn, faults
+    return samples, faults
 
 
 def _shown(masks: bool) -> set[str]:

@@ -140,20 +140,20 @@ def network_rows(
             *(format_code(n.architecture.operation_code) for n in (baseline, found)),
         ),
     ]
-    before, after = (_metrics_by_seed(network) for network in (baseline, found))
+    metrics, found_metrics = _metrics_by_seed(baseline), _metrics_by_seed(found)
     rows += [
-        _metric_row(name, before.get(name, []), after.get(name, []))
-        for name in dict.fromkeys((*before, *after))
+        _metric_row(name, metrics.get(name, []), found_metrics.get(name, []))
+        for name in dict.fromkeys((*metrics, *found_metrics))
     ]
     for unit, of in limited.items():
-        before, after = of["baseline"], of["found"]
-        texts = format_cost(before), format_cost(after), _change(before, after, 3)
+        limits = of["baseline"], of["found"]
+        texts = *map(format_cost, limits), _change(*limits, 3)
         rows.append(_row(f"{unit} (the budget)", *texts))
     if costs:
         for size, (before, after) in costs.by_size.items():
             rows.append(_difference(f"GMACs, {size}", before.macs / 1e9, after.macs / 1e9, 3))
-        before, after = (cost.parameters / 1e6 for cost in costs.costs)
-        rows.append(_difference("M parameters", before, after, 3))
+        millions = [cost.parameters / 1e6 for cost in costs.costs]
+        rows.append(_difference("M parameters", millions[0], millions[1], 3))
     return rows
 
 
