@@ -33,7 +33,8 @@ from PIL import Image
 
 from detectron2.structures import Instances
 
-from ..data.images import Source, UnreadableError, Video, find_sources, read_pixels
+from ..data.images import Source, UnreadableError, find_sources, read_pixels
+from ..data.video import Video
 from ..engine.predicting import Predictor, read_trained
 from ..files import raise_faults, write_atomically
 from ..paths import real_path

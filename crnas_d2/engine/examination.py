@@ -36,12 +36,12 @@ def telling_places(
         opts: keys and values of the command line.
         common: config files that override it.
     """
-    files = [file for path in (config, *common) if path for file in read_config_files(path)]
 
     def run(function: Callable[..., T], *args: Any, **options: Any) -> T:
         try:
             return function(*args, **options)
         except ValueError as error:
+            files = [file for path in (config, *common) if path for file in read_config_files(path)]
             place = place_of(str(error), files, opts)
             if type(error) is not ValueError or not place or place in str(error):
                 raise

@@ -6,8 +6,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Mapping
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING
 
 from detectron2.utils import comm
 
@@ -15,6 +14,9 @@ from ..architecture import Code, format_code
 from ..engine.terminal import report
 from .ranking import find_leader
 from .trial import Trial
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class Progress(contextlib.AbstractContextManager):
     @functools.cached_property
     def _writer(self) -> SummaryWriter:
         """The writer, created lazily so that resuming a finished search adds no second file."""
+        from torch.utils.tensorboard import SummaryWriter  # a dry run needs none of it
+
         return self._resources.enter_context(SummaryWriter(self._folder))
 
     def begin(self, known: int) -> None:

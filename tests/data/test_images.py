@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crnas_d2.data.images import Source, UnreadableError, Video, find_sources, read_pixels
+from crnas_d2.data.images import Source, UnreadableError, find_sources, read_pixels
+from crnas_d2.data.video import Video
 
 from detectron2.data.detection_utils import read_image
 
