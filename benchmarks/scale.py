@@ -26,7 +26,6 @@ network, and NCCL with one process. Without a GPU, it prints one line.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import itertools
 import json
@@ -34,13 +33,11 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import architecture_evaluation
 import numpy as np
@@ -49,9 +46,10 @@ import torch
 import torch.distributed as dist
 from coco_scoring import SIZE, make_data
 from PIL import Image
+from stand_in import MadeHeads, StandIn
 from synthetic import load_config, make_batch
 from tabulate import tabulate
-from torch import nn
+from timeline import OBJECT_COLLECTIVES, Timeline, overlap, union
 
 from crnas_d2.engine import CRTrainer
 from crnas_d2.evaluation.detections import Detections
@@ -66,20 +64,11 @@ from crnas_d2.search.trial import Resampled, Trial
 from detectron2.config import CfgNode
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import launch
-from detectron2.modeling import GeneralizedRCNN, build_backbone
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling import build_backbone
 from detectron2.utils import comm
 
 NAME = "scale"
 MIB, MB = 2**20, 10**6
-COLLECTIVES = (
-    *("all_reduce", "all_gather", "gather", "broadcast", "reduce", "scatter", "barrier"),
-    *("all_gather_into_tensor", "monitored_barrier", "send", "recv"),
-)
-OBJECT_COLLECTIVES = (
-    *("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"),
-    *("send_object_list", "recv_object_list"),
-)
 THIN = [
     *("MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.FPN.OUT_CHANNELS", 8),
     *("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
@@ -87,126 +76,10 @@ THIN = [
 SUPERNET = "Digits/stage_supernet_R_18_FPN.yaml"
 LARGE_SUPERNET = "Supernet/stage_supernet_R_50_FPN.yaml"
 
-Interval = tuple[float, float]
-
-
-class MadeHeads(nn.Module):
-    """Replaces RPN and RoI heads: waits, and returns synthetic detections.
-
-    Args:
-        found: detections in all images, in the order of the images, the same number in each.
-        images: number of images.
-        seconds: time to wait for each image.
-        mask_on: whether a detection has a mask too.
-    """
-
-    def __init__(self, found: Detections, images: int, seconds: float, mask_on: bool):
-        super().__init__()
-        self._boxes = torch.tensor(found.boxes.reshape(images, -1, 4), dtype=torch.float32)
-        self._boxes[..., 2:] += self._boxes[..., :2]
-        self._scores = torch.tensor(found.scores.reshape(images, -1), dtype=torch.float32)
-        self._classes = torch.tensor(found.categories.reshape(images, -1))
-        self._seconds = seconds
-        self.mask_on = mask_on
-        self.numbers: list[int] = []  # of the images in the mini-batch
-
-    def forward(self, images: Any, *_: Any) -> tuple[list[Instances], dict]:
-        time.sleep(self._seconds * len(self.numbers))
-        return [self._find(n, size) for n, size in zip(self.numbers, images.image_sizes)], {}
-
-    def _find(self, number: int, size: tuple[int, int]) -> Instances:
-        instances = Instances(size)
-        scale = torch.tensor([size[1], size[0]] * 2) / torch.tensor([*SIZE, *SIZE])
-        instances.pred_boxes = Boxes(self._boxes[number] * scale)
-        instances.scores = self._scores[number]
-        instances.pred_classes = self._classes[number]
-        if self.mask_on:
-            instances.pred_masks = torch.ones(len(instances), 1, 28, 28)
-        return instances
-
-
-class StandIn(GeneralizedRCNN):
-    """A detector whose backbone is a thin supernet, with synthetic heads."""
-
-    def __init__(self, cfg: CfgNode, heads: MadeHeads):
-        super().__init__(
-            backbone=build_backbone(cfg),
-            proposal_generator=lambda *_: (None, {}),
-            roi_heads=heads,
-            pixel_mean=cfg.MODEL.PIXEL_MEAN,
-            pixel_std=cfg.MODEL.PIXEL_STD,
-        )
-
-    def inference(self, batched_inputs: list[dict], *args, **kwargs) -> list[dict]:
-        self.roi_heads.numbers = [image["image_id"] for image in batched_inputs]
-        return super().inference(batched_inputs, *args, **kwargs)
-
-
-class Timeline:
-    """Records when this process was in a collective or scored, and counts calls by function."""
-
-    def __init__(self):
-        self.waits: list[Interval] = []
-        self.scores: list[Interval] = []
-        self.counts: Counter[str] = Counter()
-        self._inside = False
-
-    def note(self, intervals: list[Interval], function: Callable) -> Callable:
-        @functools.wraps(function)
-        def noted(*args, **kwargs):
-            if self._inside:
-                return function(*args, **kwargs)
-            self._inside, start = True, time.monotonic()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._inside = False
-                intervals.append((start, time.monotonic()))
-                self.counts[getattr(function, "__name__", "")] += 1
-
-        return noted
-
-    @contextlib.contextmanager
-    def running(self, score: Callable | None = None) -> Iterator[None]:
-        """Record within a ``with`` block.
-
-        Args:
-            score: replacement for the scorer's work.
-        """
-        with contextlib.ExitStack() as stack:
-            for name in (*COLLECTIVES, *OBJECT_COLLECTIVES):
-                noted = self.note(self.waits, getattr(dist, name))
-                stack.enter_context(mock.patch.object(dist, name, noted))
-            noted = self.note(self.scores, score or Scorer.__call__)
-            stack.enter_context(mock.patch.object(Scorer, "__call__", noted))
-            yield
-
 
 def pretend_to_score(seconds: float, *_: Any) -> dict[str, float]:
     time.sleep(seconds)
     return {"bbox/AP": 1.0}
-
-
-def overlap(intervals: Sequence[Interval], others: Sequence[Interval]) -> float:
-    """Compute the seconds in which both one of the intervals and one of the others are active.
-
-    Intervals of the same list do not overlap.
-    """
-    return sum(
-        max(0.0, min(end, other_end) - max(start, other_start))
-        for start, end in intervals
-        for other_start, other_end in others
-    )
-
-
-def union(intervals: Sequence[Interval]) -> list[Interval]:
-    merged: list[Interval] = []
-    for start, end in sorted(intervals):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
 
 
 def memory(name: str) -> float:
