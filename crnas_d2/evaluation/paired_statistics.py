@@ -75,7 +75,7 @@ def half_width(n: int, seed_variance: Any, image_variance: Any) -> Any:
         seed_variance: variance of the differences over the seeds.
         image_variance: variance of the mean difference over images, the part that all seeds share.
     """
-    seeds = scipy.stats.t.ppf(1 - LEVEL / 2, n - 1) ** 2 * seed_variance / n
+    seeds = scipy.special.stdtrit(n - 1, 1 - LEVEL / 2) ** 2 * seed_variance / n
     return np.sqrt(seeds + Z**2 * image_variance)
 
 
