@@ -115,6 +115,8 @@ def add_crnas_config(cfg: CN) -> None:
     # Where a search or a recipe resumes, compare images by their content instead of by size and
     # time
     cfg.DATASETS.HASH_IMAGES = False
+    for key in ("CHECK", "HASH"):
+        cfg.register_renamed_key(f"DATASETS.{key}_PICTURES", f"DATASETS.{key}_IMAGES")
     # Look for near-duplicate images across archtrain, archval and the test sets of a search
     cfg.DATASETS.NEAR_COPIES = True
     # Folder in which the results of these checks are cached. Empty = crnas_d2_cache below

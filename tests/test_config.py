@@ -5,7 +5,7 @@ import torch
 
 import crnas_d2
 from crnas_d2 import ARCHITECTURES, Architecture, add_crnas_config, get_config
-from crnas_d2.config import get_architecture
+from crnas_d2.config import default_config, get_architecture
 
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
@@ -114,3 +114,16 @@ def test_get_config_is_ready_to_build(name, architecture):
     assert backbone.bottom_up.architecture == ARCHITECTURES[architecture]
     cfg.MODEL.CR.STAGE_CODE = [1, 1, 1, 1]
     assert get_architecture(get_config(name)) == ARCHITECTURES[architecture]
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("DATASETS.CHECK_PICTURES", "DATASETS.CHECK_IMAGES"),
+        ("DATASETS.HASH_PICTURES", "DATASETS.HASH_IMAGES"),
+        ("SEARCH.RACING.ENABLED", "SEARCH.HALVING"),
+    ],
+)
+def test_an_old_key_names_the_new_one(old, new):
+    with pytest.raises(KeyError, match=f"{old} was renamed to {new}"):
+        default_config().merge_from_list([old, True])

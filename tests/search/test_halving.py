@@ -143,8 +143,3 @@ def test_a_part_without_what_the_metric_counts_drops_nobody(tmp_path):
             assert max(filter(None, scores)) == 36
         sizes += [size for _, size in evaluator.evaluated]
     assert sizes == 36 * [4] + 35 * [16] + 9 * [64]
-
-
-def test_the_old_keys_name_the_new_one():
-    with pytest.raises(KeyError, match="SEARCH.RACING.ENABLED was renamed to SEARCH.HALVING"):
-        default_config().merge_from_list(["SEARCH.RACING.ENABLED", True])
