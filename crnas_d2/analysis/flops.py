@@ -17,6 +17,9 @@ INPUT_SIZE = (800, 1088)  # height and width: "the median of the input size on C
 PROPOSALS = 1000
 MASK_ROIS = 100
 
+# What has been counted, by the parts of the config that it depends on: a search asks after each step
+_COUNTED: dict[tuple[object, ...], DetectorCost] = {}
+
 
 @dataclass(frozen=True)
 class ModuleCost:
@@ -76,6 +79,8 @@ def analyze_detector(
 ) -> DetectorCost:
     """Count the cost of a detector on the meta device, with real shapes but no memory or weights.
 
+    That of a config is counted once in a process.
+
     The operators are counted by torch, see :mod:`torch.utils.flop_counter`: convolutions and matrix
     products, with one multiply-add for two of its FLOPs. RoIAlign, norms, activations, element-wise
     sums, resizing, pooling and biases are not counted.
@@ -94,6 +99,18 @@ def analyze_detector(
         ValueError: the detector is of another kind, has other heads too, or has a weight that no
             counted operator uses; or a size or number is not positive.
     """
+    if not isinstance(detector, CfgNode):
+        return _count(detector, input_size, proposals, mask_rois)
+    parts = (str(part) for part in (detector.MODEL, detector.INPUT, detector.TEST))
+    key = (*parts, *input_size, proposals, mask_rois)
+    if key not in _COUNTED:
+        _COUNTED[key] = _count(detector, input_size, proposals, mask_rois)
+    return _COUNTED[key]
+
+
+def _count(
+    detector: CfgNode | nn.Module, input_size: tuple[int, int], proposals: int, mask_rois: int
+) -> DetectorCost:
     trace = trace_detector(detector, input_size, proposals, mask_rois)
     model = trace.model
     has_neck = hasattr(model.backbone, "bottom_up")

@@ -104,16 +104,17 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     open_log(cfg.OUTPUT_DIR)
     for sentence in taken:
         logger.info(f"MODEL.INIT.SETTINGS is 'take': {sentence}")
-    _log_setting(cfg, args)
+    full = cfg.dump()
+    _log_setting(cfg, args, full)
     if comm.is_main_process():
-        write_atomically(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump().encode())
+        write_atomically(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), full.encode())
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     return cfg
 
 
-def _log_setting(cfg: CfgNode, args: argparse.Namespace) -> None:
+def _log_setting(cfg: CfgNode, args: argparse.Namespace, full: str) -> None:
     """Write to the log file what Detectron2's setup writes, without colors."""
     logger.debug(f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}")
     with ignore_missing_cuda():
@@ -121,7 +122,7 @@ def _log_setting(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.debug(f"Command line arguments: {args}")
     with PathManager.open(args.config_file) as file:
         logger.debug(f"Contents of args.config_file={args.config_file}:\n{file.read()}")
-    logger.debug(f"Running with full config:\n{cfg.dump()}")
+    logger.debug(f"Running with full config:\n{full}")
     logger.debug(f"Full config saved to {os.path.join(cfg.OUTPUT_DIR, 'config.yaml')}")
 
 
