@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -45,15 +46,63 @@ GROUPS = (
     r"tests/test_(end_to_end|packaging)\.py::",
 )
 
+# What takes more than 4 seconds of a core: it begins first, and --quick leaves it out.
+SLOW = """
+    analysis/test_erf.py analysis/test_flops.py analysis/test_flops_of_detectors.py
+    analysis/test_paper_convention.py analysis/test_sketch.py
+    checkpoint/test_atomic_checkpoints.py checkpoint/test_convert.py checkpoint/test_inherit.py
+    checkpoint/test_match_features.py checkpoint/test_remap.py checkpoint/test_settings.py
+    checkpoint/test_start*.py checkpoint/test_weights_file.py
+    commands/test_analyze_command.py commands/test_command_line.py commands/test_export_command.py
+    commands/test_remap_command.py commands/test_submit_command.py
+    data/test_digits.py data/test_*_check*.py
+    docs/test_commands.py docs/test_taken*.py
+    engine/test_averaging.py engine/test_best_checkpoint.py engine/test_class_order.py
+    engine/test_distributed.py engine/test_faults.py engine/test_hooks.py engine/test_predicting.py
+    engine/test_resume.py engine/test_terminal.py engine/test_train_net.py engine/test_zoo_classes.py
+    evaluation/test_dc5_search.py evaluation/test_evaluator.py evaluation/test_masks.py
+    evaluation/test_other_detectors.py evaluation/test_paired_comparison.py
+    evaluation/test_scorer.py
+    modeling/test_cr_resnet.py modeling/test_export.py modeling/test_nas_fpn*.py
+    modeling/test_res5_roi_heads.py modeling/test_supernet_training.py modeling/test_works_with.py
+    procedure/*.py
+    report/test_browser.py report/test_budgets.py report/test_drawing.py report/test_inspection.py
+    report/test_plots.py report/test_report.py
+    search/test_cost.py
+    test_configs.py test_end_to_end.py test_lazyconfig.py test_library_warnings.py
+    test_packaging.py test_transfer_configs.py
+""".split()
+SLOW_FILES = {path for pattern in SLOW for path in TESTS.glob(pattern)}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="leave out what takes seconds")
+
+
+def pytest_ignore_collect(collection_path, config):
+    return config.getoption("quick") and collection_path in SLOW_FILES or None
+
 
 def group_of(nodeid):
     return next((g for g in GROUPS if re.match(g, nodeid)), nodeid.split("::")[0])
 
 
 def pytest_collection_modifyitems(items):
-    """The groups first."""
-    groups = {item: group_of(item.nodeid) for item in items}
-    items.sort(key=lambda i: GROUPS.index(groups[i]) if groups[i] in GROUPS else len(GROUPS))
+    """The groups first, then what is slow, so that no long one is the last."""
+
+    def place(item):
+        group = group_of(item.nodeid)
+        if group in GROUPS:
+            return GROUPS.index(group)
+        return len(GROUPS) + (item.path not in SLOW_FILES)
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish():
+    """The modules and the tests stay to the end: the collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -79,6 +128,12 @@ def own_loggers():
         log.handlers.clear()
         log.setLevel(logging.NOTSET)
         log.propagate = True
+
+
+@pytest.fixture
+def without_report(monkeypatch):
+    """A search over one supernet makes no page, which takes longer than a tiny search."""
+    monkeypatch.setattr("crnas_d2.report.report_search", lambda *_: None)
 
 
 @pytest.fixture

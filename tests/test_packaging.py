@@ -162,7 +162,7 @@ def test_ci_runs_the_test_command_of_the_readme(tmp_path):
     assert ci.returncode == 3
 
 
-@pytest.mark.parametrize("target", ["test", "demo"])
+@pytest.mark.parametrize("target", ["test", "quick", "demo"])
 def test_make_installs_first(target):
     dry_run = ["make", "--dry-run", "--no-print-directory", target, "PYTHON=/usr/bin/my-python"]
     lines = subprocess.check_output(dry_run, cwd=ROOT, text=True).splitlines()
