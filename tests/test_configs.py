@@ -69,14 +69,25 @@ def test_pyramid(name):
     "name",
     [n for n in DETECTORS if "101" not in n and "2x" not in n and not n.startswith("Supernet")],
 )
-def test_detector_builds_and_detects(name):
+def test_detector_builds_and_detects(name, monkeypatch):
+    """Without a threshold it fills its detections, within the image and of its classes."""
     cfg = crnas_d2.get_config(name)
     cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST = 20
+    cfg.TEST.DETECTIONS_PER_IMAGE = 20
+    for fill in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
+        monkeypatch.setattr(torch.nn.init, fill, lambda tensor, *_, **__: tensor.data.zero_())
     model = choose_a_path(build_model(cfg).eval())
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     with torch.no_grad():
         (result,) = model([{"image": image, "height": 64, "width": 64}])
-    assert len(result["instances"]) <= cfg.TEST.DETECTIONS_PER_IMAGE
+    found = result["instances"]
+    assert len(found) == 20
+    assert found.pred_boxes.tensor.min() >= 0 and found.pred_boxes.tensor.max() <= 64
+    of_head = cfg.MODEL.RETINANET if "RetinaNet" in type(model).__name__ else cfg.MODEL.ROI_HEADS
+    assert 0 <= found.pred_classes.min() and found.pred_classes.max() < of_head.NUM_CLASSES
+    assert found.has("pred_masks") == cfg.MODEL.MASK_ON
 
 
 @cache

@@ -1,5 +1,6 @@
 """The way of a new user: an empty folder, the wheel, images and two json files of their own."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from tiny_coco import write_tiny_coco
+from warm_python import WarmPython
 
 SEARCH = """
 DATASETS:
@@ -53,7 +55,12 @@ def user(installed, tmp_path_factory):
         pixels = load_sample_image(f"{name}.jpg")
         Image.fromarray(pixels).resize((160, 107)).save(folder / "photographs" / f"{name}.png")
     (folder / "my_search.yaml").write_text(SEARCH)
-    user = SimpleNamespace(folder=folder, crnas=crnas_of(installed))
+    with crnas_of(installed) as crnas:
+        yield _search(SimpleNamespace(folder=folder, crnas=crnas))
+
+
+def _search(user):
+    folder = user.folder
     user.crnas(folder, "search", "--config-file", "my_search.yaml", "--dry-run")
     assert {path.name for path in folder.iterdir()} == {
         "shapes",
@@ -68,8 +75,12 @@ def user(installed, tmp_path_factory):
     return user
 
 
+@contextlib.contextmanager
 def crnas_of(installed):
-    """``crnas`` as it was installed; nothing of the checkout can be imported beside it."""
+    """``crnas`` as it was installed; nothing of the checkout can be imported beside it.
+
+    Its first call is a process of its own, the others are forks of one that has imported it.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": str(installed),
@@ -78,19 +89,28 @@ def crnas_of(installed):
         "DETECTRON2_DATASETS": "datasets",
     }
 
+    warm = []
+
     def run(folder, *arguments):
-        ended = subprocess.run(
-            [installed / "bin" / "crnas", *arguments],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
+        command = [installed / "bin" / "crnas", *arguments]
+        if warm:
+            ended = warm[0].run(command, folder, environment)
+        else:
+            ended = subprocess.run(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+            )
+            warm.append(WarmPython(environment))
         assert ended.returncode == 0, f"crnas {arguments}: {ended.stdout}{ended.stderr}"
         return ended.stdout
 
-    return run
+    yield run
+    for python in warm:
+        python.close()
 
 
 def predict(user, folder, model, images, output):

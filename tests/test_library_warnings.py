@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from warm_python import environment_of_tests, warm_python
 
 AMP = (
     "AMPTrainer(torch.nn.Linear(1, 1), [], torch.optim.SGD([torch.zeros(1)], 1), grad_scaler=None)"
@@ -46,15 +47,19 @@ OWN = {
 }
 
 
-def run(code):
+def run(code, imported=True):
     """What the code writes to stderr in a new process, in which this package is imported first."""
     code = f"import crnas_d2, torch\ndef lambda_(x: torch.Tensor):\n    return x\n{code}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    if not imported:
+        command = [sys.executable, "-c", code]
+        environment = environment_of_tests()
+        return subprocess.run(command, env=environment, capture_output=True, text=True).stderr
+    return warm_python().run(["-c", code]).stderr
 
 
 @pytest.mark.parametrize("call", DETECTRON2)
 def test_calls_of_detectron2_are_not_warned_of(call):
-    text = run(DETECTRON2[call])
+    text = run(DETECTRON2[call], imported=call != "import")
     if call == "amp":  # on a machine without a GPU torch says so, by right
         text = "".join(line for line in text.splitlines() if "GradScaler(args" in line)
     assert text == ""

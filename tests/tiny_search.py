@@ -1,6 +1,9 @@
 """Supernet detectors of toy size on a tiny dataset: a search over one, and a whole procedure."""
 
+import functools
 import json
+import tempfile
+from pathlib import Path
 from random import Random
 
 import torch
@@ -25,7 +28,11 @@ MODEL:
   RESNETS: {{NORM: "BN", STEM_OUT_CHANNELS: 8, RES2_OUT_CHANNELS: 8}}
   FPN: {{OUT_CHANNELS: 16, NORM: "BN"}}
   ANCHOR_GENERATOR: {{SIZES: [[8], [16], [32], [64], [128]]}}
-  RPN: {{POST_NMS_TOPK_TRAIN: 20, POST_NMS_TOPK_TEST: 20}}
+  RPN:
+    PRE_NMS_TOPK_TRAIN: 40
+    PRE_NMS_TOPK_TEST: 40
+    POST_NMS_TOPK_TRAIN: 20
+    POST_NMS_TOPK_TEST: 20
   ROI_HEADS: {{BATCH_SIZE_PER_IMAGE: 16}}
   ROI_BOX_HEAD: {{FC_DIM: 16}}
 DATASETS:
@@ -97,25 +104,38 @@ def write_search_config(folder, step, masks=False, detector="faster_rcnn", share
         detector: of :data:`DETECTORS`.
         share_blocks: between the choices of a stage.
     """
+    path, weights = folder / f"{step}.yaml", folder / f"{step}_supernet" / "model_final.pth"
+    text = _write_search_data(folder, step, masks, detector, share_blocks)
+    path.write_text(text.replace("MODEL:", f'MODEL:\n  WEIGHTS: "{weights}"', 1))
+    weights.parent.mkdir()
+    weights.write_bytes(_trained(step, masks, detector, share_blocks))
+    return path
+
+
+def _write_search_data(folder, step, masks, detector, share_blocks):
+    """Returns the text of the config, without weights."""
     folder.mkdir(exist_ok=True)
     root = folder / "data"
     if not root.exists():
         json_file = write_tiny_coco(root, images=12, shapes=[(64, 48), (48, 64), (64, 64)])
         if masks:
             add_masks(json_file)
-    path = folder / f"{step}.yaml"
     name = f"tiny_{abs(hash(str(folder)))}"
     text = CONFIG.format(configs=configs_dir(), step=step, root=root, name=name, masks=masks)
     text = DETECTORS[detector](text)
-    text = text.replace("SUPERNET: {", f"SUPERNET: {{SHARE_BLOCKS: {share_blocks}, ")
-    path.write_text(text)
-    cfg = load(path, "OUTPUT_DIR", folder / f"{step}_supernet", "DATASETS.TEST", ())
-    seed_from(1)
-    CRTrainer(cfg).train()
-    path.write_text(
-        text.replace("MODEL:", f'MODEL:\n  WEIGHTS: "{folder}/{step}_supernet/model_final.pth"', 1)
-    )
-    return path
+    return text.replace("SUPERNET: {", f"SUPERNET: {{SHARE_BLOCKS: {share_blocks}, ")
+
+
+@functools.cache
+def _trained(*kind):
+    """The weights of a supernet, which is trained once in a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "supernet.yaml")
+        path.write_text(_write_search_data(Path(folder), *kind))
+        cfg = load(path, "OUTPUT_DIR", folder, "DATASETS.TEST", ())
+        seed_from(1)
+        CRTrainer(cfg).train()
+        return Path(folder, "model_final.pth").read_bytes()
 
 
 def to_retinanet(text):

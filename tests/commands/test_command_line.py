@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hanging import HANGS_S
+from warm_python import warm_python
 
 from crnas import COMMANDS
 from crnas import main as crnas
@@ -148,7 +149,7 @@ def test_the_traceback_where_it_is_asked_for(name, capsys, folder):
     "launcher", [["-m", "crnas_d2", "train"], [ROOT / "train_net.py"]], ids=["module", "script"]
 )
 def test_of_a_process(launcher):
-    done = run(*launcher, "--config-file", "no.yaml")
+    done = warm_python().run([*launcher, "--config-file", "no.yaml"])
     assert (done.returncode, done.stdout) == (1, "")
     program = "crnas train" if launcher[0] == "-m" else "train_net.py"
     assert done.stderr == (

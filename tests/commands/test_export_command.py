@@ -111,10 +111,11 @@ KEYPOINTS = """
 
 
 def write_base(folder, model):
-    """A Faster R-CNN with other keys in MODEL, as a file."""
+    """A Faster R-CNN with other keys in MODEL, as a file. Of the keypoints of a box, TorchScript
+    takes a tenth of a second."""
     path = folder / "base.yaml"
     base = "crnas_d2://COCO-Detection/faster_rcnn_CR_R_50_FPN_1x.yaml"
-    path.write_text(f'_BASE_: "{base}"\nMODEL:{model}')
+    path.write_text(f'_BASE_: "{base}"\nTEST: {{DETECTIONS_PER_IMAGE: 10}}\nMODEL:{model}')
     return str(path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,19 @@ from detectron2.modeling import build_backbone
 SUPERNET = f"{configs_dir()}/Digits/stage_supernet_R_18_FPN.yaml"
 
 
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.manual_seed(0)
+    torch.save(resnet18().state_dict(), path)
+    return path
+
+
 @pytest.fixture
-def run(tool, monkeypatch, capsys, tmp_path):
+def run(tool, monkeypatch, capsys, tmp_path, weights_file):
     """Run the command in ``tmp_path``, where in.pth is a ResNet18; returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    torch.save(resnet18().state_dict(), "in.pth")
+    shutil.copy(weights_file, "in.pth")
 
     def run(*args):
         tool.main(args)

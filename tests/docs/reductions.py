@@ -1,4 +1,4 @@
-"""All in which the commands that the tests run differ from those in the documents."""
+"""All in which the commands that the tests run differ from those in the documents, but for reduced.py."""
 
 import re
 import shlex
@@ -27,6 +27,8 @@ SMALL = {
     "INPUT.MAX_SIZE_TEST": "96",
     "INPUT.CLASSIFICATION.CROP_SIZE": "32",
     "INPUT.CLASSIFICATION.TEST_SIZE": "32",
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": "40",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": "40",
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": "20",
     "MODEL.RPN.POST_NMS_TOPK_TEST": "20",
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "8",
@@ -50,8 +52,14 @@ SMALL = {
 # the documents show what was found beside it. One seed, or two where the command names more.
 OF_A_RECIPE = {"SEARCH.RECIPE.SHORTLIST.CODES": "0", "SEARCH.RECIPE.SEEDS": "1"}
 
-# Keys that make supernets, and what is searched over them, small enough. Detectors that take the
-# weights of a real network keep its width.
+# ResNet50 has this width in all files of weights, and in all networks that are no supernets.
+WIDTHS = {
+    "MODEL.RESNETS.WIDTH_PER_GROUP": "8",
+    "MODEL.FPN.OUT_CHANNELS": "16",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
+}
+
+# Keys that make supernets, and what is searched over them, small enough.
 THIN = {
     "MODEL.FPN.OUT_CHANNELS": "16",
     "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
@@ -74,7 +82,9 @@ THIN_FAMILIES = {
 }
 
 # Behind a dry run, which is that of the document but for the few images that there are.
-DRY_RUN = ["DATASETS.ARCHVAL.SIZE", SMALL["DATASETS.ARCHVAL.SIZE"]]
+DRY_RUN = ["DATASETS.ARCHVAL.SIZE"]
+# Behind one that runs the networks, besides.
+MEASURED = [key for key in SMALL if key.startswith("INPUT.M")]
 
 # The scripts, by the command of crnas that each one is.
 SCRIPTS = {
@@ -101,14 +111,14 @@ MORE = {
     ],
 }
 
-# Options, by what their value becomes. A few steps are enough; one process stands for eight GPUs, two for torchrun's.
+# Options, by what their value becomes. A few steps are enough; one process stands for eight GPUs, one for all.
 OPTIONS = {
     MATCHES: "2",
     "--num-gpus": "1",
     "--num-machines": "1",
     "--machine-rank": "0",
     "--dist-url": "auto",
-    "--nproc-per-node": "2",
+    "--nproc-per-node": "1",
     "--nnodes": "1",
     "--rdzv-endpoint": "localhost:0",
 }
@@ -138,7 +148,7 @@ def reduce_command(arguments, folder):
         return reduce_script(replace(arguments, OPTIONS), folder)
     cut = arguments.index("--")
     options = replace(arguments[1:cut], SUBMIT_OPTIONS)
-    local = ["--cluster", "local", "--cpu-tasks-per-node", "2"]
+    local = ["--cluster", "local", "--cpu-tasks-per-node", "1"]
     return [arguments[0], *options, *local, "--", *reduce_script(arguments[cut + 1 :], folder)]
 
 
@@ -191,7 +201,8 @@ def replace(arguments, values):
 def reduce_script(arguments, folder):
     command = SCRIPTS.get(arguments[0], arguments[0])
     if "--dry-run" in arguments:
-        return [*arguments, *DRY_RUN]
+        keys = DRY_RUN + (MEASURED if "--measure" in arguments else [])
+        return [*arguments, *(word for key in keys for word in (key, SMALL[key]))]
     if command not in (*RUN, FILL) or "--config-file" not in arguments:
         return [*arguments, *MORE.get(command, [])]
     config = arguments[arguments.index("--config-file") + 1]
@@ -207,6 +218,8 @@ def reduce_script(arguments, folder):
         cfg = read_config(find_config("the recipe", supernet, find_config_file(config)))
     if "supernet" in cfg.MODEL.BACKBONE.NAME:
         keys.update({**THIN, **THIN_FAMILIES[cfg.MODEL.CR.FAMILY]})
+    elif cfg.MODEL.CR.FAMILY == "resnet":
+        keys.update(WIDTHS)
     if "SOLVER.REFERENCE_WORLD_SIZE" in arguments:
         keys["SOLVER.IMS_PER_BATCH"] = "16"  # of which the one process gets an eighth
     return [*arguments, *(word for pair in keys.items() for word in pair)]

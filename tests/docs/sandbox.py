@@ -2,30 +2,25 @@
 
 import json
 import os
-import pickle
 import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 from image_folder import write_image_folder
+from reductions import WIDTHS
 from tiny_coco import write_tiny_coco
 from torchvision.models import mobilenet_v2, resnet50
 from zoo_files import write_zoo_detector
 
-from crnas_d2.modeling import CRResNet
-from crnas_d2.paths import datasets_root
-
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[2]
-# Of Detectron2's Faster R-CNN with FPN
+# Of Detectron2's Faster R-CNN with FPN, as far as commands do not reduce them
 ZOO_WIDTHS = {
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
-    "MODEL.FPN.OUT_CHANNELS": 256,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
+    **WIDTHS,
 }
 LINKS = ("train_net.py", "search_net.py", "tools", "configs", "benchmarks", "crnas_d2", "Makefile")
 
@@ -39,14 +34,11 @@ def make_sandbox():
     for seed, split in enumerate(("train", "val")):
         write_image_folder(folder / "datasets" / "imagenet" / split, seed=seed)
         write_image_folder(folder / "birds" / split, seed=seed)
-    digits = Path(datasets_root()).resolve() / "digits"
-    if digits.is_dir():  # else it is generated when it is used
-        (folder / "datasets" / "digits").symlink_to(digits)
     write_cells(folder / "cells")
     torch.manual_seed(0)
-    torch.save(resnet50().state_dict(), folder / "resnet50-0676ba61.pth")
+    width = int(WIDTHS["MODEL.RESNETS.WIDTH_PER_GROUP"])
+    torch.save(resnet50(width_per_group=width).state_dict(), folder / "resnet50-0676ba61.pth")
     torch.save(mobilenet_v2().state_dict(), folder / "mobilenet_v2-b0353104.pth")
-    write_model_zoo_weights(folder / "R-50.pkl")
     widths = [word for pair in ZOO_WIDTHS.items() for word in pair]
     write_zoo_detector(folder / "model_final_280758.pkl", opts=widths)
     return folder
@@ -54,14 +46,6 @@ def make_sandbox():
 
 def remove_sandbox(folder):
     shutil.rmtree(folder)
-
-
-def write_model_zoo_weights(path):
-    """A ResNet50 as Detectron2's model zoo has torchvision's, a pickle of arrays."""
-    arrays = {name: t.numpy() for name, t in CRResNet([3, 4, 6, 3]).state_dict().items()}
-    arrays = {k: a for k, a in arrays.items() if not k.endswith("num_batches_tracked")}
-    content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
-    path.write_bytes(pickle.dumps(content))
 
 
 def write_cells(folder):

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from hanging import HANGS_S
 from tiny_coco import write_tiny_coco
+from warm_python import warm_python
 
 from crnas_d2.commands import train as train_command
 from crnas_d2.engine import CRTrainer, setup
@@ -22,7 +22,7 @@ from crnas_d2.engine import CRTrainer, setup
 from detectron2.engine import default_argument_parser
 
 TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 TWO_PROCESSES = ["--num-gpus", "2", "--dist-url", "auto"]
 
 NETWORKS = {
@@ -89,16 +89,15 @@ def run_trainer(config, *arguments, change=lambda trainer: None):
 class Run:
     """train_net.py as a process of its own, which leads a group of processes."""
 
-    def __init__(self, config, *arguments, launcher=(sys.executable,), script=TRAIN_NET):
+    def __init__(self, config, *arguments, launcher=(), script=TRAIN_NET):
         self._printed = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [*map(str, [*launcher, script, "--config-file", config, *arguments])],
-            stdout=self._printed,
-            stderr=subprocess.STDOUT,
-            cwd=Path(config).parent,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            start_new_session=True,
-        )
+        with open(os.devnull) as nothing:
+            self.process = warm_python().start(
+                [*launcher, script, "--config-file", config, *arguments],
+                *(nothing, self._printed, self._printed),
+                cwd=Path(config).parent,
+                own_session=True,
+            )
 
     def printed(self):
         self._printed.seek(0)

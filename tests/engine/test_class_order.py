@@ -159,7 +159,7 @@ def search(config, folder, *opts):
     return {trial.code: trial.metrics["bbox/AP"] for trial in trials}
 
 
-def test_search_in_another_order_finds_the_same(supernet, tmp_path):
+def test_search_in_another_order_finds_the_same(supernet, tmp_path, without_report):
     first, other = (
         search(variant(supernet, name, network=False), tmp_path / name)
         for name in ("original", "swapped")

@@ -26,7 +26,7 @@ def folder(monkeypatch, tmp_path):
     return tmp_path
 
 
-def run(folder, how, launcher=(sys.executable,)):
+def run(folder, how, launcher=()):
     """The exit code of the job, and all that it says; no process of it is left."""
     processes = [] if launcher is TORCHRUN else ["--num-gpus", "2"]
     job = Run(folder / how, *processes, launcher=launcher, script=SCRIPT)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hanging import HANGS_S
 from runs import last_metrics
+from warm_python import warm_python
 
 from crnas_d2.commands import train as train_command
 
@@ -181,9 +182,7 @@ def test_bad_input_stops_before_anything_is_written(tiny_config, tmp_path, argum
 
 
 def test_config_file_is_needed():
-    done = subprocess.run(
-        [sys.executable, ROOT / "train_net.py"], capture_output=True, text=True, timeout=HANGS_S
-    )
+    done = warm_python().run([ROOT / "train_net.py"])
     assert done.returncode == 2
     assert "--config-file is missing" in done.stderr
 

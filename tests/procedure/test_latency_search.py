@@ -294,7 +294,7 @@ def test_measured_in_earnest(recipe):
     assert BASELINE in codes
 
 
-def test_a_search_without_a_recipe(tmp_path, machine, monkeypatch):
+def test_a_search_without_a_recipe(tmp_path, machine, without_report):
     config = write_search_config(tmp_path / "search", "stage")
     opts = [*OPTIONS[6:], "OUTPUT_DIR", tmp_path / "output"]
     args = default_argument_parser().parse_args(["--config-file", str(config), *map(str, opts)])

@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,14 @@ import yaml
 from hanging import HANGS_S
 from killing import die_at
 from tiny_search import load, write_search_config
+from warm_python import warm_python
 
+from crnas_d2 import report
 from crnas_d2.analysis import analyze_detector
 from crnas_d2.architecture import Architecture
 from crnas_d2.commands import search as search_command
-from crnas_d2.config import read_config, set_architecture
+from crnas_d2.config import configs_dir, read_config, set_architecture
+from crnas_d2.data.digits import DigitsRecipe, generate
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
 from crnas_d2.procedure.search_extent import get_space
 from crnas_d2.procedure.supernet_search import run_search
@@ -41,6 +42,14 @@ HALVES = [
     *("SEARCH.BUDGETS", "[7]", "SEARCH.TOLERANCE", 0.3, "SEARCH.IMAGES_PER_BATCH", 1),
     *("SEARCH.HALVING.ENABLED", True, "SEARCH.HALVING.FACTOR", 2, "SEARCH.HALVING.MIN_IMAGES", 2),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_report():
+    """Its pages are those of tests/report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "report_search", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module", params=["stage", "dilation"])
@@ -70,15 +79,8 @@ def search(config, folder, *opts):
 
 def in_two_processes(config, folder, *opts):
     """What search_net.py prints."""
-    command = [sys.executable, SEARCH_NET, "--config-file", config, "--num-gpus", "2"]
-    run = subprocess.run(
-        list(map(str, [*command, "--dist-url", "auto", "OUTPUT_DIR", folder, *opts])),
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        cwd=config.parent,
-        capture_output=True,
-        text=True,
-        timeout=HANGS_S,
-    )
+    command = [SEARCH_NET, "--config-file", config, "--num-gpus", "2", "--dist-url", "auto"]
+    run = warm_python().run([*command, "OUTPUT_DIR", folder, *opts], cwd=config.parent)
     assert run.returncode == 0, run.stderr[-4000:]
     return run.stdout
 
@@ -188,8 +190,6 @@ def search_and_die(config, folder, options, log, write):
             yield trial
 
     ArchitectureEvaluator.evaluate = logged
-    search_command.report_search = lambda *_: None
-    torch.set_num_threads(1)
     die_at(write)
     search(config, folder, *options)
 
@@ -198,8 +198,7 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(whole, step, config):
     """And evaluates nothing that was finished."""
     folder, log = config.parent / "killed", config.parent / "evaluated.txt"
     options = [*OPTIONS[step], "SEARCH.GROUP_SIZE", 2]
-    context = multiprocessing.get_context("forkserver")  # which has imported everything
-    context.set_forkserver_preload(["test_search_net"])
+    context = multiprocessing.get_context("fork")
     for write in (*KILLED_AT, 0):
         child = context.Process(target=search_and_die, args=(config, folder, options, log, write))
         child.start()
@@ -283,17 +282,26 @@ def test_what_does_not_change_an_ap_may_change(whole, step, config, monkeypatch)
 
 
 @pytest.mark.parametrize("strategy", ["random", "evolutionary"])
-def test_other_strategies(step, config, strategy):
+def test_other_strategies(step, config, strategy, tmp_path):
     if step == "stage":
         pytest.skip("the stage search evaluates every eligible code")
     folder = config.parent / strategy
+    root = generate(str(tmp_path / "digits"), DigitsRecipe(num_scenes=(3, 2), num_crops=(1, 1)))
+    entries = [
+        [f"{strategy}_{split}", f"{root}/annotations/instances_{split}.json", f"{root}/{split}"]
+        for split in ("train", "val")
+    ]
+    (tmp_path / "few_digits.yaml").write_text(
+        f'_BASE_: "{configs_dir()}/Digits/faster_rcnn_R_18_FPN.yaml"\n'
+        f"DATASETS: {{COCO_JSON: {entries}, TRAIN: [{strategy}_train], TEST: [{strategy}_val]}}\n"
+    )
     options = ["SEARCH.STRATEGY", strategy, "SEARCH.EVALUATIONS", 6]
-    search(config, folder, *options, "SEARCH.FINAL", "Digits/faster_rcnn_R_18_FPN.yaml")
+    search(config, folder, *options, "SEARCH.FINAL", tmp_path / "few_digits.yaml")
     result = result_of(folder)
     assert result["counts"]["done"] == 6 and result["survivors"] == []
     final = read_config(str(folder / "final.yaml"))
     assert "-".join(map(str, final.MODEL.CR.OPERATION_CODE)) == result["rankings"]["all"]["best"]
-    assert final.DATASETS.TRAIN == ("digits_train",)
+    assert final.DATASETS.TRAIN == (f"{strategy}_train",)
     assert final.MODEL.CLASS_NAMES == list("0123456789") and final.MODEL.WEIGHTS == ""
 
 

@@ -22,6 +22,7 @@ WEIGHTS = "mobilenet_v2-b0353104.pth"
 SMALL = {
     "DATASETS.ARCHVAL.SIZE": 2,
     "MODEL.DEVICE": "cpu",
+    "MODEL.CR.WIDTH_MULTIPLIER": 0.25,
     "MODEL.FPN.OUT_CHANNELS": 8,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 8,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
@@ -47,7 +48,7 @@ def folder(tmp_path_factory):
     """Of a search that has ended."""
     folder = tmp_path_factory.mktemp("from_weights")
     torch.manual_seed(0)
-    torch.save(mobilenet_v2().state_dict(), folder / WEIGHTS)
+    torch.save(mobilenet_v2(width_mult=0.25).state_dict(), folder / WEIGHTS)
     for seed, (split, images) in enumerate((("train", 6), ("val", 2))):
         write_tiny_coco(folder / split, images=images, seed=seed)
     procedure(folder).run()

@@ -2,17 +2,14 @@
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from random import Random
 
 import pytest
-from hanging import HANGS_S
 from scipy.stats import kendalltau
 from tiny_search import write_recipe
+from warm_python import warm_python
 
 from crnas_d2.architecture import format_code
 from crnas_d2.config import get_architecture, read_config
@@ -425,14 +422,8 @@ def test_two_processes(searched, recipe, tmp_path):
     """They train each candidate together."""
     folder = tmp_path / "two"
     opts = [*STAGES, f"{LIST}.CODES", "1", "OUTPUT_DIR", folder]
-    command = [sys.executable, SEARCH_NET, "--config-file", recipe, "--num-gpus", "2"]
-    done = subprocess.run(
-        list(map(str, [*command, "--dist-url", "auto", *opts])),
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=HANGS_S,
-    )
+    command = [SEARCH_NET, "--config-file", recipe, "--num-gpus", "2", "--dist-url", "auto"]
+    done = warm_python().run([*command, *opts])
     assert done.returncode == 0, done.stderr
     rows = rows_of(folder)
     assert [(r.iterations, r.images, r.status) for r in rows] == [(LAST, 2 * LAST, "done")] * 3

@@ -8,6 +8,7 @@ from pages import run_search_net
 from tiny_coco import write_tiny_coco
 from tiny_search import write_recipe, write_search_config
 
+from crnas_d2 import report
 from crnas_d2.architecture import Architecture
 from crnas_d2.commands import inspect as inspect_command
 from crnas_d2.procedure import Procedure, Recipe
@@ -18,11 +19,25 @@ from crnas_d2.report.search_page import SearchPage
 from crnas_d2.report.shortlists import Shortlist
 
 
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Figures are drawn, but not rendered, which takes half of the time of a page."""
+    svg = b'<svg width="1" height="1"></svg>'
+    monkeypatch.setattr("crnas_d2.report.themes.render", lambda *_: svg)
+
+
 @pytest.fixture(scope="session")
 def procedure_page(tmp_path_factory):
     """Path of the page of a whole procedure."""
     recipe = write_recipe(tmp_path_factory.mktemp("report"))
-    return run_search_net(recipe, recipe.parent / "out")
+    write = report.report_procedure
+
+    def at_the_end(procedure, changed):
+        return write(procedure, changed) if all(step.done for step in overview(procedure)) else ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "report_procedure", at_the_end)
+        return run_search_net(recipe, recipe.parent / "out")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from crnas_d2.procedure import Procedure, Recipe
 from crnas_d2.procedure.outcome import Outcome
 from crnas_d2.report import report_procedure
 from crnas_d2.report.budgets_page import Budget, write_budgets_page
+from crnas_d2.report.search_page import SearchPage
 
 OPTS = ["SEARCH.BUDGETS", "[5, 6]", "SEARCH.RECIPE.SEEDS", "2"]
 OPTS += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]  # or else there may be no detection
@@ -37,6 +38,13 @@ def output(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ArchitectureEvaluator, "evaluate", prefer_long_stages_in_front)
         patch.setattr("crnas_d2.report.search_page.draw_fields", lambda *args: [])
+        draw, svg = SearchPage._charts, b'<svg width="1" height="1"></svg>'
+
+        def draw_at_the_end(page, *arguments):
+            return draw(page, *arguments) if all(step.done for step in page.steps) else []
+
+        patch.setattr(SearchPage, "_charts", draw_at_the_end)
+        patch.setattr("crnas_d2.report.themes.render", lambda *_: svg)
 
         def report(changed):
             before = {budget: _written(procedure, budget) for budget in ("5", "6")}

@@ -257,6 +257,7 @@ def remake(page, name, *, without=()):
     return report_procedure(procedure)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_missing_files_are_told(procedure_page):
     results = "final/inference/coco_instances_results.json"
     metrics = [f"{step}/metrics.json" for step in ("final", "baseline", "stage_supernet")]
@@ -284,6 +285,7 @@ def fail(*args, **options):
     raise KeyError("out of <luck>")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_part_that_fails_is_left_out(procedure_page, monkeypatch, caplog):
     for name in PARTS:
         monkeypatch.setattr(f"crnas_d2.report.search_page.{name}", fail)
@@ -294,6 +296,7 @@ def test_a_part_that_fails_is_left_out(procedure_page, monkeypatch, caplog):
     assert len(page.table("stage code")) == 4 and "GMACs, 800 x 1088" in page.text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_without_the_test_images(procedure_page, monkeypatch):
     monkeypatch.setattr("crnas_d2.report.search_page.DatasetCatalog", SimpleNamespace(get=fail))
     page = Page(Path(remake(procedure_page, "no images")))
@@ -335,6 +338,7 @@ def test_budgets_are_ranked_apart(stage_page):
     assert "final.yaml" not in text and "with random weights" in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_failed_is_listed_with_its_reason(stage_config, monkeypatch):
     score = ArchitectureEvaluator.score
 
@@ -349,6 +353,7 @@ def test_what_failed_is_listed_with_its_reason(stage_config, monkeypatch):
     assert "1 failed" in Page(path).text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_tie_is_told(stage_config, monkeypatch):
     evaluate = ArchitectureEvaluator.evaluate
 
@@ -364,8 +369,10 @@ def test_a_tie_is_told(stage_config, monkeypatch):
     )
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("strategy", ["random", "evolutionary"])
-def test_other_strategies(tmp_path, strategy):
+def test_other_strategies(tmp_path, strategy, monkeypatch):
+    monkeypatch.setattr("crnas_d2.report.search_page.draw_fields", lambda *args: [])
     config = write_search_config(tmp_path / "dilation", "dilation")
     opts = ["SEARCH.STRATEGY", strategy, "SEARCH.EVALUATIONS", 6]
     path = run_search_net(config, tmp_path / strategy, *opts)
@@ -373,6 +380,7 @@ def test_other_strategies(tmp_path, strategy):
     assert "of the codes with a dilation in a block" in path.read_text()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_retinanet(tmp_path):
     config = write_search_config(tmp_path / "retinanet", "stage", detector="retinanet")
     page = Page(run_search_net(config, tmp_path / "out", "SEARCH.BUDGETS", "[5]"))
@@ -381,6 +389,7 @@ def test_retinanet(tmp_path):
     assert "class subnet" in page.text and "box subnet" in page.text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_detector_whose_cost_is_not_known(stage_config, tmp_path, monkeypatch):
     """The page shows what there is: the search, and the receptive fields."""
 
@@ -394,6 +403,7 @@ def test_a_detector_whose_cost_is_not_known(stage_config, tmp_path, monkeypatch)
     assert "Effective receptive fields" in page.text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_before_the_end(procedure_page, tmp_path):
     """After the stage search there is a page already, with what is still to come."""
     recipe = procedure_page.parents[2] / "recipe.yaml"

@@ -90,12 +90,12 @@ MOBILENETS = ("mobilenetv2", [[1], [1], [1, 3], [2, 3], [3, 4], [2], [2, 6], [1]
     ],
 )
 def test_all_codes_of_a_small_space_as_counted_directly(detector, space):
-    """To the last digit, as a budget may be an equality."""
+    """To the last digit, as a budget may be an equality. Of most detectors, a third of the codes."""
     cfg = get_config(detector)
     cfg.SEARCH.COST_SIZE = (224, 320)
     space = get_stage_space(*space)
     costs = {name: get_cost(name, cfg, space, cfg) for name in DIRECT}
-    for code in space:
+    for code in list(space)[:: 1 if "R_18" in detector else 3]:
         counted = direct(cfg, code)
         for name, number in DIRECT.items():
             assert costs[name](code) == number(counted)
