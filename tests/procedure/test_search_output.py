@@ -5,12 +5,16 @@ import os
 import pty
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
+from hanging import HANGS_S
 from tiny_search import STEPS, write_recipe
-from warm_python import environment_of_tests, warm_python
 
 import search_net
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(scope="module")
@@ -19,30 +23,24 @@ def recipe(tmp_path_factory):
 
 
 def command(recipe, folder):
-    return [search_net.__file__, "--config-file", recipe, "OUTPUT_DIR", folder]
+    return [sys.executable, search_net.__file__, "--config-file", recipe, "OUTPUT_DIR", folder]
 
 
 @pytest.fixture(scope="module")
 def piped(recipe):
     """Folder of a procedure, and what it printed into a pipe."""
     folder = recipe.parent / "piped"
-    with open(os.devnull) as nothing:
-        code, text = run(command(recipe, folder), recipe.parent, *os.pipe(), nothing)
-    assert code == 0, text
-    return folder, text
-
-
-def run(arguments, cwd, ours, theirs, stdin, **environment):
-    """Returns the exit code, and what it wrote to the other side."""
-    variables = {**environment_of_tests(), **environment}
-    process = warm_python().start(arguments, stdin, theirs, theirs, cwd, variables)
-    os.close(theirs)
-    received = b""
-    with contextlib.suppress(OSError):  # as Linux tells that the other side of a terminal is closed
-        while block := os.read(ours, 1 << 16):
-            received += block
-    os.close(ours)
-    return process.wait(), received.decode()
+    run = subprocess.run(
+        list(map(str, command(recipe, folder))),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=ENVIRONMENT,
+        cwd=recipe.parent,
+        text=True,
+        timeout=HANGS_S,
+    )
+    assert run.returncode == 0, run.stdout
+    return folder, run.stdout
 
 
 def test_a_pipe_gets_few_plain_lines(piped):
@@ -77,6 +75,26 @@ def test_each_log_has_all_of_its_step_once(piped):
         assert log.count(" Average Recall     (AR) @[ IoU=0.50:0.95 | area= large ") == scored
 
 
+def run_on_a_terminal(arguments, cwd):
+    """Returns the exit code, and what the terminal received."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        list(map(str, arguments)),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**ENVIRONMENT, "COLUMNS": "140"},
+        cwd=cwd,
+    )
+    os.close(theirs)
+    received = b""
+    with contextlib.suppress(OSError):  # as Linux tells that the other side is closed
+        while block := os.read(ours, 1 << 16):
+            received += block
+    os.close(ours)
+    return process.wait(), received.decode()
+
+
 def test_a_terminal_has_one_live_line(piped, recipe):
     """Of the step, and of the whole."""
     folder = recipe.parent / "terminal"
@@ -84,9 +102,7 @@ def test_a_terminal_has_one_live_line(piped, recipe):
     open_steps = ["operation_search", "baseline", "final"]
     for step in open_steps:
         shutil.rmtree(folder / step)
-    ours, theirs = pty.openpty()
-    arguments = command(recipe, folder)
-    code, text = run(arguments, recipe.parent, ours, theirs, theirs, COLUMNS="140")
+    code, text = run_on_a_terminal(command(recipe, folder), recipe.parent)
     assert code == 0, text
     drawn = [line for line in text.split("\r") if line.startswith("step ")]
     times = r"\d:\d\d:\d\d left \(all ~\d:\d\d:\d\d\), [\d.e+]+ images/s"
