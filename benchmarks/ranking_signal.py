@@ -4,6 +4,10 @@
 codes_alone.py --config-file configs/Digits/faster_rcnn_R_18_FPN.yaml --output output/alone \\
     --search output/stage_search --count 12
 ranking_signal.py --alone output/alone/runs.csv --search output/stage_search output/recalibrated
+ranking_signal.py --alone benchmarks/close_digits_codes.csv --search output/recalibrate_1
+
+close_digits_codes.csv has 24 of the 35 codes of configs/Digits/stage_supernet_R_18_close.yaml, trained with
+three seeds each (docs/results.md).
 
 For each search, and for the mean of their scores, prints Kendall's tau between the scores and the
 mean APs of individually trained codes, the highest tau to expect, and a one-sided p for no relation.
@@ -84,7 +88,7 @@ def describe_agreement(
             ]
         )
     headers = ["search", "Kendall tau", "highest", "p", "choice", "regret (AP)", "gain (AP)"]
-    return tabulate(rows, headers, "github", floatfmt=".2f")
+    return tabulate(rows, headers, "github", floatfmt=".2f", disable_numparse=[headers.index("p")])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
