@@ -18,7 +18,7 @@ PROPOSALS = 1000
 MASK_ROIS = 100
 
 # What has been counted, by the parts of the config that it depends on: a search asks after each step
-_COUNTED: dict[tuple[object, ...], DetectorCost] = {}
+_COUNTED: dict[str, DetectorCost] = {}
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def analyze_detector(
     """
     if not isinstance(detector, CfgNode):
         return _count(detector, input_size, proposals, mask_rois)
-    parts = (str(part) for part in (detector.MODEL, detector.INPUT, detector.TEST))
-    key = (*parts, *input_size, proposals, mask_rois)
+    # As texts: 800.0, which is refused, would be the key 800
+    key = str((detector.MODEL, detector.INPUT, detector.TEST, input_size, proposals, mask_rois))
     if key not in _COUNTED:
         _COUNTED[key] = _count(detector, input_size, proposals, mask_rois)
     return _COUNTED[key]

@@ -174,5 +174,6 @@ def test_detectors_that_cannot_be_counted(cfg, key, value, message):
     ],
 )
 def test_bad_sizes(sizes):
+    analyze_detector(config("R_18"))  # is kept, and 800 == 800.0
     with pytest.raises(ValueError, match="expected height and width"):
         analyze_detector(config("R_18"), **sizes)

@@ -190,6 +190,8 @@ def search_and_die(config, folder, options, log, write):
             yield trial
 
     ArchitectureEvaluator.evaluate = logged
+    report.report_search = lambda *_: None
+    torch.set_num_threads(1)
     die_at(write)
     search(config, folder, *options)
 
@@ -198,7 +200,9 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(whole, step, config):
     """And evaluates nothing that was finished."""
     folder, log = config.parent / "killed", config.parent / "evaluated.txt"
     options = [*OPTIONS[step], "SEARCH.GROUP_SIZE", 2]
-    context = multiprocessing.get_context("fork")
+    # Which has imported everything. A fork of this process would wait for the threads of its scoring.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_search_net"])
     for write in (*KILLED_AT, 0):
         child = context.Process(target=search_and_die, args=(config, folder, options, log, write))
         child.start()

@@ -51,7 +51,7 @@ def test_a_pipe_gets_few_plain_lines(piped):
     assert "\x1b" not in text and "\r" not in text
     assert "Deprecat" not in text and "FutureWarning" not in text and "UserWarning" not in text
     warnings = [line.partition("WARNING ")[2] for line in lines if "WARN" in line]
-    beginnings = ["1 of 7 images of archval hav", "Category ids in annotations ar"]
+    beginnings = ["1 of 7 images of archval have ", "Category ids in annotations ar"]
     assert [warning[:30] for warning in warnings] == beginnings
     for number, step in enumerate(STEPS, start=1):
         for event in ("begins", "took"):
