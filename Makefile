@@ -18,10 +18,10 @@ test: install
 quick: install
 	$(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --quick tests
 
-# On two CPU cores, whatever else the machine has. OPTS are more config keys, such as "SEARCH.RECIPE.SEEDS 5".
+# On two CPU cores, whatever else the machine has. OPTS are more config keys, such as "SEARCH.RECIPE.SEEDS 7".
 demo: export CUDA_VISIBLE_DEVICES =
 demo: install
-	$(VENV_PYTHON) search_net.py --config-file configs/Search/digits.yaml --num-gpus 2 --dist-url auto \
+	$(VENV_PYTHON) search_net.py --config-file configs/Search/close_digits.yaml --num-gpus 2 --dist-url auto \
 		OUTPUT_DIR output/demo $(OPTS)
 	$(VENV_PYTHON) tools/visualize_results.py --config-file output/demo/final.yaml \
 		--output output/demo/detections.png

@@ -49,7 +49,7 @@ SMALL = {
 }
 
 # Of a recipe. After two iterations all networks have AP 0, of which a short list takes the baseline's, and
-# the documents show what was found beside it. One seed, or two where the command names more.
+# the documents show what was found beside it.
 OF_A_RECIPE = {"SEARCH.RECIPE.SHORTLIST.CODES": "0", "SEARCH.RECIPE.SEEDS": "1"}
 
 # ResNet50 has this width in all files of weights, and in all networks that are no supernets.
@@ -211,8 +211,6 @@ def reduce_script(arguments, folder):
     keys = dict(SMALL) if command in RUN or MATCHES in arguments else {}
     if is_recipe(cfg):
         keys.update(OF_A_RECIPE)
-        if "SEARCH.RECIPE.SEEDS" in arguments:
-            keys["SEARCH.RECIPE.SEEDS"] = "2"
         recipe = cfg.SEARCH.RECIPE
         supernet = recipe.STAGE_SUPERNET or recipe.DILATION_SUPERNET
         cfg = read_config(find_config("the recipe", supernet, find_config_file(config)))
