@@ -49,9 +49,10 @@ GROUPS = (
 # What takes more than 4 seconds of a core: it begins first, and --quick leaves it out.
 SLOW = """
     analysis/test_erf.py analysis/test_flops.py analysis/test_flops_of_detectors.py
-    analysis/test_paper_convention.py analysis/test_sketch.py
+    analysis/test_latency.py analysis/test_paper_convention.py analysis/test_sketch.py
     checkpoint/test_atomic_checkpoints.py checkpoint/test_convert.py checkpoint/test_inherit.py
-    checkpoint/test_match_features.py checkpoint/test_remap.py checkpoint/test_settings.py
+    checkpoint/test_match_features.py checkpoint/test_remap.py checkpoint/test_seed_network.py
+    checkpoint/test_settings.py
     checkpoint/test_start*.py checkpoint/test_weights_file.py
     commands/test_analyze_command.py commands/test_command_line.py commands/test_export_command.py
     commands/test_remap_command.py commands/test_submit_command.py
@@ -60,17 +61,17 @@ SLOW = """
     engine/test_averaging.py engine/test_best_checkpoint.py engine/test_class_order.py
     engine/test_distributed.py engine/test_faults.py engine/test_hooks.py engine/test_predicting.py
     engine/test_resume.py engine/test_terminal.py engine/test_train_net.py engine/test_zoo_classes.py
-    evaluation/test_dc5_search.py evaluation/test_evaluator.py evaluation/test_masks.py
-    evaluation/test_other_detectors.py evaluation/test_paired_comparison.py
-    evaluation/test_scorer.py
+    evaluation/test_bootstrap.py evaluation/test_dc5_search.py evaluation/test_evaluator.py
+    evaluation/test_masks.py evaluation/test_other_detectors.py
+    evaluation/test_paired_comparison.py evaluation/test_scorer.py
     modeling/test_cr_resnet.py modeling/test_export.py modeling/test_nas_fpn*.py
     modeling/test_res5_roi_heads.py modeling/test_supernet_training.py modeling/test_works_with.py
     procedure/*.py
-    report/test_browser.py report/test_budgets.py report/test_drawing.py report/test_inspection.py
-    report/test_plots.py report/test_report.py
+    report/test_baseline_found.py report/test_browser.py report/test_budgets.py
+    report/test_drawing.py report/test_inspection.py report/test_plots.py report/test_report.py
     search/test_cost.py
     test_configs.py test_end_to_end.py test_lazyconfig.py test_library_warnings.py
-    test_packaging.py test_transfer_configs.py
+    test_on_device.py test_packaging.py test_transfer_configs.py
 """.split()
 SLOW_FILES = {path for pattern in SLOW for path in TESTS.glob(pattern)}
 
@@ -130,10 +131,15 @@ def own_loggers():
         log.propagate = True
 
 
-@pytest.fixture
-def without_report(monkeypatch):
-    """A search over one supernet makes no page, which takes longer than a tiny search."""
-    monkeypatch.setattr("crnas_d2.report.report_search", lambda *_: None)
+@pytest.fixture(scope="module")
+def without_report():
+    """A search over one supernet makes no page, which takes longer than a tiny search.
+
+    From the first test that uses it, all of its file: pages are those of tests/report.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crnas_d2.report.report_search", lambda *_: None)
+        yield
 
 
 @pytest.fixture

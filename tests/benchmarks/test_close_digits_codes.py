@@ -2,8 +2,8 @@
 
 import argparse
 import csv
-import importlib.util
 import re
+import runpy
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,13 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 RUNS = BENCHMARKS / "close_digits_codes.csv"
 SEEDS = [1, 2, 3]
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +33,15 @@ def test_codes_of_eight_blocks_with_the_same_seeds(runs):
     assert all(sorted(of_code) == SEEDS for of_code in seeds.values())
     assert all(sum(map(int, code.split("-"))) == 8 for code in seeds)
     assert len(seeds) == 24
-    assert script("ranking_signal").read_alone(str(RUNS)).keys() == {
+    ranking_signal = runpy.run_path(str(BENCHMARKS / "ranking_signal.py"))
+    assert ranking_signal["read_alone"](str(RUNS)).keys() == {
         tuple(map(int, code.split("-"))) for code in seeds
     }
 
 
 def test_the_recorded_command_would_train_the_same_again(runs, recorded):
     """Else the file describes other networks than those that a supernet has today."""
-    codes_alone = script("codes_alone")
+    codes_alone = runpy.run_path(str(BENCHMARKS / "codes_alone.py"))
     command = re.search(r"codes_alone\.py (.+?)```", recorded, re.DOTALL)[1].replace("\\\n", "")
     words = command.replace('"', "").split()
     args = argparse.Namespace(
@@ -55,7 +49,7 @@ def test_the_recorded_command_would_train_the_same_again(runs, recorded):
         opts=words[words.index("--opts") + 1 :],
         operation_codes=None,
     )
-    assert {run["config"] for run in runs} == {codes_alone.digest(args)}
+    assert {run["config"] for run in runs} == {codes_alone["digest"](args)}
 
 
 def test_the_recorded_table_is_that_of_the_file(runs, recorded):

@@ -1,12 +1,10 @@
 """search_net.py on a trained supernet of toy size."""
 
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,42 +12,22 @@ import torch
 import yaml
 from hanging import HANGS_S
 from killing import die_at
+from supernet_searches import in_two_processes, result_of, search
 from tiny_search import load, write_search_config
-from warm_python import warm_python
 
 from crnas_d2 import report
-from crnas_d2.analysis import analyze_detector
-from crnas_d2.architecture import Architecture
-from crnas_d2.commands import search as search_command
-from crnas_d2.config import configs_dir, read_config, set_architecture
+from crnas_d2.config import configs_dir, read_config
 from crnas_d2.data.digits import DigitsRecipe, generate
 from crnas_d2.evaluation.evaluator import ArchitectureEvaluator
-from crnas_d2.procedure.search_extent import get_space
 from crnas_d2.procedure.supernet_search import run_search
 from crnas_d2.search import Ledger
-from crnas_d2.search.cost import plain_detector
 from crnas_d2.search.ledger_file import LedgerError
-from crnas_d2.search.ranking import AllFailedError
 
-from detectron2.data import MetadataCatalog
-from detectron2.engine import default_argument_parser
-
-SEARCH_NET = Path(__file__).resolve().parents[2] / "search_net.py"
 KILLED_AT = (3, 9, 12)  # writes of a start: before the first trial, and between trials
 BUDGET = ["SEARCH.BUDGETS", "[5, 6]"]  # 4 + 7 of the 24 stage codes
 OPTIONS = {"stage": BUDGET, "dilation": []}
-HALVES = [
-    *("SEARCH.BUDGETS", "[7]", "SEARCH.TOLERANCE", 0.3, "SEARCH.IMAGES_PER_BATCH", 1),
-    *("SEARCH.HALVING.ENABLED", True, "SEARCH.HALVING.FACTOR", 2, "SEARCH.HALVING.MIN_IMAGES", 2),
-]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def without_report():
-    """Its pages are those of tests/report."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "report_search", lambda *_: None)
-        yield
+pytestmark = pytest.mark.usefixtures("without_report")
 
 
 @pytest.fixture(scope="module", params=["stage", "dilation"])
@@ -68,25 +46,6 @@ def whole(config, step):
     folder = config.parent / "whole"
     search(config, folder, *OPTIONS[step])
     return folder
-
-
-def search(config, folder, *opts):
-    opts = ["OUTPUT_DIR", folder, *opts]
-    args = default_argument_parser().parse_args(["--config-file", *map(str, [config, *opts])])
-    args.eval_only = True
-    return search_command.search_supernet(args)
-
-
-def in_two_processes(config, folder, *opts):
-    """What search_net.py prints."""
-    command = [SEARCH_NET, "--config-file", config, "--num-gpus", "2", "--dist-url", "auto"]
-    run = warm_python().run([*command, "OUTPUT_DIR", folder, *opts], cwd=config.parent)
-    assert run.returncode == 0, run.stderr[-4000:]
-    return run.stdout
-
-
-def result_of(folder):
-    return json.loads((folder / "result.json").read_text())
 
 
 def test_result(whole, step, config):
@@ -216,16 +175,6 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(whole, step, config):
     assert len(other) <= evaluated <= len(other) + len(KILLED_AT)
 
 
-def test_where_all_fail_the_reasons_are_told(step, config, monkeypatch):
-    if step == "stage":
-        score = ArchitectureEvaluator.score
-        monkeypatch.setattr(
-            ArchitectureEvaluator, "score", lambda self, code, *_: score(self, code, "too odd")
-        )
-        with pytest.raises(AllFailedError, match=r"failed for all 4: 1-1-1-2, .*: too odd \(4\)$"):
-            search(config, config.parent / "all_failed", "SEARCH.BUDGETS", "[5]")
-
-
 def test_two_processes_find_the_same_digits(whole, step, config):
     folder = config.parent / "two"
     printed = in_two_processes(config, folder, *OPTIONS[step])
@@ -286,9 +235,8 @@ def test_what_does_not_change_an_ap_may_change(whole, step, config, monkeypatch)
 
 
 @pytest.mark.parametrize("strategy", ["random", "evolutionary"])
-def test_other_strategies(step, config, strategy, tmp_path):
-    if step == "stage":
-        pytest.skip("the stage search evaluates every eligible code")
+@pytest.mark.parametrize("step", ["dilation"], indirect=True, scope="module")
+def test_other_strategies(config, strategy, tmp_path):
     folder = config.parent / strategy
     root = generate(str(tmp_path / "digits"), DigitsRecipe(num_scenes=(3, 2), num_crops=(1, 1)))
     entries = [
@@ -333,39 +281,6 @@ def test_the_final_detector_has_what_the_search_was_told(whole, step, config):
     assert final.DATASETS.TRAIN == (source,) and final.DATASETS.TEST == ()
 
 
-def trials_of(folder):
-    trials = Ledger.read(folder / "ledger.sqlite").trials
-    return {code: (t.status, t.images, dict(t.metrics)) for code, t in trials.items()}
-
-
-@pytest.fixture(scope="module")
-def halved(step, config):
-    """Of the 23 stage codes of 5 to 9 blocks, on 2, 4 and 7 images."""
-    if step != "stage":
-        pytest.skip("the greedy search evaluates prefixes")
-    search(config, config.parent / "halved", *HALVES)
-    return config.parent / "halved"
-
-
-def test_halving(halved, config):
-    """Who stays to the end has the AP of a search without halving; that one goes on from it."""
-    found = trials_of(halved)
-    assert sorted(images for _, images, _ in found.values()) == 11 * [2] + 6 * [4] + 6 * [7]
-    assert {(images == 7, status) for status, images, _ in found.values()} == {
-        *((True, "done"), (False, "dropped"))
-    }
-    counts = {"done": 6, "failed": 0, "dropped": 17}
-    assert result_of(halved)["counts"] == counts and len(result_of(halved)["dropped"]) == 17
-    folder = config.parent / "not_halved"
-    search(config, folder, *HALVES, "SEARCH.HALVING.ENABLED", False)
-    expected = trials_of(folder)
-    for code, trial in found.items():
-        assert trial == expected[code] or trial[0] == "dropped"
-    shutil.copytree(halved, config.parent / "on")
-    search(config, config.parent / "on", *HALVES, "SEARCH.HALVING.ENABLED", False)
-    assert trials_of(config.parent / "on") == expected
-
-
 def test_another_metric_goes_on_with_the_ledger(whole, step, config, monkeypatch):
     """What was evaluated is ranked by it; the greedy search may have others to evaluate."""
     folder = config.parent / "corrected"
@@ -385,69 +300,6 @@ def test_another_metric_goes_on_with_the_ledger(whole, step, config, monkeypatch
         assert ranking["ranking"][0][1] == max(score for _, score in ranking["ranking"])
 
 
-def test_ids_that_are_texts(halved, config):
-    """On the same parts, with a text in place of each number, halving has the same digits."""
-    cfg = load(config)
-    root, entries = cfg.DATASETS.COCO_JSON[0][2], []
-    for part, name in (("archtrain", cfg.DATASETS.TRAIN[0]), ("archval", cfg.DATASETS.TEST[0])):
-        coco = json.loads(Path(MetadataCatalog.get(name).json_file).read_text())
-        for entry in (*coco["images"], *coco["annotations"]):
-            key = "image_id" if "image_id" in entry else "id"
-            entry[key] = f"image {entry[key]:03}"
-        path = config.parent / f"texts_{part}.json"
-        path.write_text(json.dumps(coco))
-        entries.append([f"texts_{part}", str(path), root])
-    folder = config.parent / "texts"
-    data = ("DATASETS.COCO_JSON", entries, "DATASETS.TRAIN", ("texts_archtrain",))
-    search(config, folder, *HALVES, *data, "DATASETS.TEST", ("texts_archval",))
-    assert trials_of(folder) == trials_of(halved)
-
-
-def test_halving_of_two_processes(halved, config):
-    folder = config.parent / "halved_by_two"
-    in_two_processes(config, folder, *HALVES)
-    assert trials_of(folder) == trials_of(halved)
-
-
-def test_halving_that_was_stopped_goes_on(halved, config, monkeypatch):
-    folder = config.parent / "stopped_halving"
-    detect = ArchitectureEvaluator.detect
-    calls = []
-
-    def stop_at_the_fifth(self, codes, batches):
-        calls.append((batches, codes))
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return detect(self, codes, batches)
-
-    monkeypatch.setattr(ArchitectureEvaluator, "detect", stop_at_the_fifth)
-    options = [*HALVES, "SEARCH.GROUP_SIZE", 7]
-    with pytest.raises(KeyboardInterrupt):
-        search(config, folder, *options)
-    before = calls[:4]
-    search(config, folder, *options)
-    done = [(batches, code) for batches, codes in before + calls[5:] for code in codes]
-    assert len(set(done)) == len(done)
-    assert trials_of(folder) == trials_of(halved)
-    assert (folder / "result.json").read_bytes() == (halved / "result.json").read_bytes()
-
-
-def test_what_cannot_be_halved(step, config):
-    halving = ["SEARCH.HALVING.ENABLED", True]
-    wrong = [*OPTIONS["stage"]] if step == "stage" else []
-    with pytest.raises(ValueError, match="a stage search of one budget"):
-        search(config, config.parent / "wrong", *halving, *wrong)
-    if step == "stage":
-        for key, value, expected in (
-            ("FACTOR", 1, "expected at least 2"),
-            ("MIN_IMAGES", 0, "expected at least 1"),
-            ("MIN_IMAGES", 8, "expected at most 3, as archval has 7 images"),
-        ):
-            message = f"SEARCH.HALVING.{key} is {value}; {expected}"
-            with pytest.raises(ValueError, match=message):
-                search(config, config.parent / "wrong", *HALVES, f"SEARCH.HALVING.{key}", value)
-
-
 def test_files_of_the_user_are_left_alone(step, config, whole, tmp_path):
     for name in ("architecture.yaml", "final.yaml", "result.json", "config.yaml"):
         path = tmp_path / name.split(".")[0] / name
@@ -464,52 +316,6 @@ def test_files_of_the_user_are_left_alone(step, config, whole, tmp_path):
     os.remove(again / "ledger.sqlite")  # to start over
     search(config, again, *OPTIONS[step])
     assert (again / "result.json").read_bytes() == (whole / "result.json").read_bytes()
-
-
-def test_no_stage_code_fits(step, config):
-    if step != "stage":
-        pytest.skip("an operation code costs nothing")
-    with pytest.raises(ValueError, match="budget 12: no stage code .* nearest costs are 9"):
-        search(config, config.parent / "unfit", "SEARCH.BUDGETS", "[12]")
-    search(config, config.parent / "unfit", "SEARCH.BUDGETS", "[9]", "SEARCH.SEED", 1)
-
-
-def test_budget_in_multiply_adds(step, config):
-    """Stage codes of equal cost in blocks have equal multiply-adds in the ResNet series."""
-    if step != "stage":
-        pytest.skip("an operation code costs nothing")
-    folder = config.parent / "gmacs"
-    options = ["SEARCH.COST", "gmacs", "SEARCH.BUDGETS", "[]", "SEARCH.TOLERANCE", 0.001]
-    search(config, folder, *options)
-    codes = [code for code, _ in next(iter(result_of(folder)["rankings"].values()))["ranking"]]
-    assert {sum(map(int, code.split("-"))) for code in codes} == {5} and len(codes) == 4
-
-
-def test_parameters_as_an_upper_limit(step, config):
-    """All codes that have at most as many as the baseline, by the direct count of each."""
-    if step != "stage":
-        pytest.skip("an operation code costs nothing")
-    folder = config.parent / "parameters"
-    options = ["SEARCH.COST", "parameters", "SEARCH.BUDGET_IS", "at_most", "SEARCH.BUDGETS", "[]"]
-    search(config, folder, *options)
-    cfg = plain_detector(read_config(str(folder / "config.yaml")))
-    counted = {}
-    for code in get_space(read_config(str(config))):
-        set_architecture(cfg, Architecture(code))
-        counted["-".join(map(str, code))] = analyze_detector(cfg).parameters / 1e6
-    most = counted["1-1-2-1"]
-    expected = {code: number for code, number in counted.items() if number <= most}
-    assert 1 < len(expected) < len(counted)
-    result = result_of(folder)
-    assert result["limits"] == {
-        "unit": "M parameters",
-        "at_most": True,
-        "tolerance": 0.0,
-        "costs": expected,
-    }
-    [(budget, ranking)] = result["rankings"].items()
-    assert budget == str(most)
-    assert {code for code, _ in ranking["ranking"]} == expected.keys()
 
 
 def test_faults_are_told_before_any_work(step, config, tmp_path):
