@@ -147,7 +147,7 @@ def _checked(
 
 
 def cost_range(
-    budget: float, tolerance: float | Fraction = 0, at_most: bool = False
+    budget: float, tolerance: float | Fraction, at_most: bool
 ) -> tuple[Fraction | float, Fraction]:
     """Get the least and the most that a stage code may cost within a budget.
 
