@@ -79,10 +79,7 @@ class PathSpace:
             rng = Random(f"{seed}/{index}/{cycle}")
             return sorted(choices, key=lambda _: rng.random())[place]
 
-        return tuple(
-            choose(index, choices) if len(choices) > 1 else choices[0]
-            for index, choices in enumerate(self.choices)
-        )
+        return tuple(choose(index, choices) for index, choices in enumerate(self.choices))
 
     def __contains__(self, path: object) -> bool:
         return (

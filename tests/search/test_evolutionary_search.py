@@ -52,6 +52,15 @@ def test_a_space_with_few_paths(evaluations, population):
         assert ranking.best == max(SMALL, key=noise(0))
 
 
+def test_the_hyper_parameters_are_those_of_the_paper():
+    """Guo et al., section 4: a population of 50, the best 10 as parents, mutation with 0.1."""
+    default, stated = Evaluator(noise(0)), Evaluator(noise(0))
+    evolutionary_search(RESNET50, default, 200, seed=0)
+    paper = {"population": 50, "parents": 10, "mutation_probability": 0.1}
+    evolutionary_search(RESNET50, stated, 200, seed=0, **paper)
+    assert default.calls == stated.calls
+
+
 def test_the_first_population_is_that_of_random_search():
     evaluate, other = Evaluator(noise(0)), Evaluator(noise(0))
     evolutionary_search(RESNET50, evaluate, 100, seed=4)
