@@ -10,7 +10,7 @@ import pytest
 from hanging import HANGS_S
 
 import crnas_d2
-from crnas_d2.search.ranking import check_count, rank
+from crnas_d2.search.ranking import check_count, find_leader, format_codes, is_complete, rank
 
 CODES = [(2, 1), (1, 2), (1, 1), (2, 2)]
 
@@ -29,6 +29,24 @@ def test_equal_scores_are_named_and_the_smaller_code_is_first():
     assert ranking.ties == ((1, 2), (2, 1), (2, 2))
     assert rank(CODES, [1.0, 2.0, 1.0, 1.0]).ties == ()  # a tie below the best
     assert rank(CODES, [None, 2.0, None, None]).ties == ()
+    assert rank(CODES, [3.0, 3.0, 1.0, 2.0]).ties == ((1, 2), (2, 1))
+
+
+def test_the_leader_has_the_best_score_and_of_equal_ones_the_smaller_code():
+    assert find_leader({(2, 1): 30.0, (1, 2): 31.0, (1, 1): 29.0}) == (1, 2)
+    assert find_leader({(2, 1): 30.0, (1, 2): 30.0, (1, 1): 29.0}) == (1, 2)
+
+
+def test_scores_are_complete_if_none_is_missing():
+    assert is_complete([]) and is_complete([0.0, 1.0])
+    assert not is_complete([0.0, None])
+
+
+@pytest.mark.parametrize(
+    "number, text", [(0, ""), (1, "0"), (3, "0, 1, 2"), (4, "0, 1, 2, and 1 more")]
+)
+def test_three_codes_are_shown_and_how_many_more_there_are(number, text):
+    assert format_codes([(i,) for i in range(number)], shown=3) == text
 
 
 def test_scores_are_not_rounded():

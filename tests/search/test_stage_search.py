@@ -109,6 +109,13 @@ def test_budget_as_an_upper_limit(tolerance, least):
         assert result[budget].scored == brute_force(codes, noise(5))[1]
 
 
+def test_by_default_a_budget_is_met_exactly():
+    """A budget below 1 too, as in multiply-adds of a thin network."""
+    eligible = [code for code in product(*T) if sum(code) == 8]
+    assert eligible_codes(RESNET, [8]) == {8: eligible}
+    assert eligible_codes(RESNET, [0.5], cost=lambda code: sum(code) / 16) == {0.5: eligible}
+
+
 def test_no_code_costs_so_little():
     with pytest.raises(ValueError, match="no stage code costs at most that.* costs are 6$"):
         eligible_codes(RESNET, [5], at_most=True)
