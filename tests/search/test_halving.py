@@ -37,9 +37,9 @@ def test_rungs(batches, first, factor, sizes):
 
 
 def test_the_best_are_kept():
-    assert keep_best([(1,), (2,), (3,), (4,), (5,)], [1.0, 5.0, None, 5.0, 2.0], 2) == [
-        *((2,), (4,), (5,))
-    ]
+    """In the order of the codes, not of the scores."""
+    codes, scores = [(1,), (2,), (3,), (4,), (5,)], [1.0, 2.0, None, 5.0, 5.0]
+    assert keep_best(codes, scores, 2) == [(2,), (4,), (5,)]
     assert keep_best([(1,), (2,)], [None, None], 2) == []
 
 
