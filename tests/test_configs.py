@@ -120,7 +120,9 @@ def test_classifier_has_the_backbone_of_the_detector(name):
         folder = "Supernet" if "supernet" in network else "COCO-Detection"
     network = network.removeprefix("classifier_")
     candidates = [
+        f"{folder}/{network}.yaml",
         f"{folder}/{network}_FPN.yaml",
+        f"{folder}/retinanet_{network}.yaml",
         f"{folder}/faster_rcnn_{network}_FPN.yaml",
         f"{folder}/faster_rcnn_{network}_FPN_1x.yaml",
     ]
