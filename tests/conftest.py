@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
@@ -26,14 +25,8 @@ for path in REAL_DATASETS.glob("*"):
 
 from built_package import installed, sdist, source, wheel  # noqa: F401
 
-from crnas_d2.engine.terminal import LOGGERS
-from crnas_d2.lock import folder_lock
-
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.logger import setup_logger
-
-# Two threads that share their cores with other programs wait for each other most of the time.
-torch.set_num_threads(1)
+# Torch, Detectron2 and this package are imported where a test needs them: the process that hands the
+# tests out to others needs none of them, and would keep those waiting for seconds.
 
 
 # Tests that one process runs, in their order, as they share what is made once for all of them: the pages
@@ -46,32 +39,36 @@ GROUPS = (
     r"tests/test_(end_to_end|packaging)\.py::",
 )
 
-# What takes more than 4 seconds of a core: it begins first, and --quick leaves it out.
+# What takes more than 2.5 seconds of a core: it begins first, and --quick leaves it out.
 SLOW = """
     analysis/test_erf.py analysis/test_flops.py analysis/test_flops_of_detectors.py
     analysis/test_latency.py analysis/test_paper_convention.py analysis/test_sketch.py
     checkpoint/test_atomic_checkpoints.py checkpoint/test_convert.py checkpoint/test_inherit.py
-    checkpoint/test_match_features.py checkpoint/test_remap.py checkpoint/test_seed_network.py
-    checkpoint/test_settings.py
-    checkpoint/test_start*.py checkpoint/test_weights_file.py
-    commands/test_analyze_command.py commands/test_command_line.py commands/test_export_command.py
-    commands/test_remap_command.py commands/test_submit_command.py
-    data/test_digits.py data/test_*_check*.py
+    checkpoint/test_match_features.py checkpoint/test_remap.py checkpoint/test_save.py
+    checkpoint/test_seed_network.py checkpoint/test_settings.py checkpoint/test_start*.py
+    checkpoint/test_supernet_weights.py checkpoint/test_weights_file.py
+    checkpoint/test_zoo_detections.py
+    commands/test_analyze_command.py commands/test_command_line.py commands/test_convert_command.py
+    commands/test_export_command.py commands/test_remap_command.py commands/test_submit_command.py
+    data/test_*_check*.py data/test_digits.py data/test_near_copies.py
     docs/test_commands.py docs/test_taken*.py
     engine/test_averaging.py engine/test_best_checkpoint.py engine/test_class_order.py
-    engine/test_distributed.py engine/test_faults.py engine/test_hooks.py engine/test_predicting.py
-    engine/test_resume.py engine/test_terminal.py engine/test_train_net.py engine/test_zoo_classes.py
+    engine/test_distributed.py engine/test_evaluators.py engine/test_faults.py engine/test_hooks.py
+    engine/test_predicting.py engine/test_resume.py engine/test_terminal.py engine/test_train_net.py
+    engine/test_zoo*.py
     evaluation/test_bootstrap.py evaluation/test_dc5_search.py evaluation/test_evaluator.py
-    evaluation/test_masks.py evaluation/test_other_detectors.py
-    evaluation/test_paired_comparison.py evaluation/test_scorer.py
-    modeling/test_cr_resnet.py modeling/test_export.py modeling/test_nas_fpn*.py
-    modeling/test_res5_roi_heads.py modeling/test_supernet_training.py modeling/test_works_with.py
+    evaluation/test_masks.py evaluation/test_other_detectors.py evaluation/test_paired_comparison.py
+    evaluation/test_scorer.py
+    modeling/test_activation_checkpoint.py modeling/test_builders.py modeling/test_cr*.py
+    modeling/test_dc5.py modeling/test_export.py modeling/test_nas_fpn*.py
+    modeling/test_res5_roi_heads.py modeling/test_supernet*.py modeling/test_works_with.py
     procedure/*.py
     report/test_baseline_found.py report/test_browser.py report/test_budgets.py
     report/test_drawing.py report/test_inspection.py report/test_plots.py report/test_report.py
-    search/test_cost.py
-    test_configs.py test_end_to_end.py test_lazyconfig.py test_library_warnings.py
-    test_on_device.py test_packaging.py test_transfer_configs.py
+    search/test_cost.py search/test_latencies.py search/test_operation_search.py
+    search/test_stage_search.py
+    test_configs.py test_end_to_end.py test_lazyconfig.py test_library_warnings.py test_on_device.py
+    test_packaging.py test_transfer_configs.py
 """.split()
 SLOW_FILES = {path for pattern in SLOW for path in TESTS.glob(pattern)}
 
@@ -107,6 +104,12 @@ def pytest_collection_finish():
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores, as some tests wait for processes that they have started."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Where several processes run the tests, each takes one group after the other."""
     from xdist.scheduler import LoadScopeScheduling
@@ -118,9 +121,21 @@ def pytest_xdist_make_scheduler(config, log):
     return GroupScheduling(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Two that share their cores with other programs wait for each other most of the time."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def own_loggers():
     """A job sets the loggers up for its whole process, on the streams and files of that moment."""
+    from crnas_d2.engine.terminal import LOGGERS
+
+    from detectron2.utils.logger import setup_logger
+
     yield
     setup_logger.cache_clear()
     logging.captureWarnings(False)
@@ -163,6 +178,8 @@ def hold():
 
 
 def _hold(folder, child, tell):
+    from crnas_d2.lock import folder_lock
+
     with folder_lock(folder):
         if not child or not os.fork():
             tell.send(os.getpid())
@@ -188,6 +205,10 @@ def catalogs_of_module():
 def restored_catalogs():
     """Both catalogs are as before, and so is each entry that was there: the mere look at a dataset
     makes one without attributes, which a registration later fills."""
+    import crnas_d2  # noqa: F401  # which registers its own
+
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     datasets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
     attributes = {name: dict(vars(entry)) for name, entry in metadata.items()}
     yield
