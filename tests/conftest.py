@@ -104,12 +104,6 @@ def pytest_collection_finish():
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    """One more than there are cores, as some tests wait for processes that they have started."""
-    return (os.cpu_count() or 1) + 1
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Where several processes run the tests, each takes one group after the other."""
     from xdist.scheduler import LoadScopeScheduling

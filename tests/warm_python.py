@@ -144,10 +144,14 @@ def environment_of_tests():
     }
 
 
+# Before a test changes its own, which the imports of all later ones would have
+ENVIRONMENT = environment_of_tests()
+
+
 @functools.cache
 def warm_python():
     """The one that tests share."""
-    python = WarmPython(environment_of_tests())
+    python = WarmPython(ENVIRONMENT)
     atexit.register(python.close)
     return python
 
