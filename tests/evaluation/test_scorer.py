@@ -259,15 +259,17 @@ def test_without_detections_the_metrics_are_those_of_a_false_one(register, fast)
     assert_same(Scorer("cells", fast=fast)(nothing), boxes)
 
 
-def test_a_slow_scorer_is_told_before_it_begins(register, caplog, monkeypatch):
+@pytest.mark.parametrize("masks, seconds", [(False, 20), (True, 40)])
+def test_a_slow_scorer_is_told_before_it_begins(masks, seconds, register, caplog, monkeypatch):
     monkeypatch.setattr(scorer_module, "hotcoco", None)
-    coco, _ = draw_scene(0)
+    coco, _ = draw_scene(0, with_masks=masks)
     image = coco["images"][0]
     coco["images"] += [image | {"id": 10**6 + number} for number in range(1000)]
     register(coco)
-    Scorer("cells")
+    Scorer("cells", masks=masks)
     (message,) = [r.message for r in caplog.records if r.name == scorer_module.__name__]
-    assert message.startswith("pycocotools scores the architectures on cells, about 20 s for each ")
+    told = f"pycocotools scores the architectures on cells, about {seconds} s for each "
+    assert message.startswith(told)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
