@@ -4,7 +4,7 @@
 codes_alone.py --config-file configs/Digits/faster_rcnn_R_18_FPN.yaml --output output/alone \\
     --search output/stage_search --count 12
 ranking_signal.py --alone output/alone/runs.csv --search output/stage_search output/recalibrated
-ranking_signal.py --alone benchmarks/close_digits_codes.csv --search output/recalibrate_1
+ranking_signal.py --alone benchmarks/close_digits_codes.csv --search output/recalibrated_1
 
 close_digits_codes.csv has 24 of the 35 codes of configs/Digits/stage_supernet_R_18_close.yaml, trained with
 three seeds each (docs/results.md).

@@ -1,11 +1,13 @@
 """What differs on a GPU: each test runs on the CPU, and where there is a GPU on that too, against the CPU."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from engine.runs import TRAIN_NET, train
+from engine.runs import TRAIN_NET, TWO_PROCESSES, train
 from thin_detector import write_detector
 from tiny_coco import write_tiny_coco
 from tiny_search import build, load, some_paths, write_search_config
@@ -41,9 +43,7 @@ def device(request):
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
     """The config of a thin detector with random weights."""
-    folder = tmp_path_factory.mktemp("detector")
-    torch.manual_seed(0)
-    return write_detector(folder, BASE)
+    return write_detector(tmp_path_factory.mktemp("detector"), BASE)
 
 
 @pytest.fixture
@@ -68,6 +68,13 @@ def scores_of_last_test(output):
     found = json.loads((output / "inference" / "coco_instances_results.json").read_text())
     assert len(found) > 20
     return sorted(detection["score"] for detection in found)
+
+
+def assert_the_file_tests_alike(output, config, *options):
+    """One process that tests model_final.pth gets the scores with which the training ended."""
+    scores = scores_of_last_test(output)
+    train(config, "--eval-only", *options, "MODEL.WEIGHTS", output / "model_final.pth")
+    np.testing.assert_allclose(scores_of_last_test(output), scores, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -100,33 +107,30 @@ def test_a_search_in_half_precision(tmp_path):
     assert scores[0] != scores[1] == pytest.approx(scores[0], abs=5.0)
 
 
-@pytest.mark.parametrize("amp", [False, pytest.param(True, marks=gpus(1))])
-def test_the_file_of_a_training_tests_as_it_did(training, device, amp):
-    """In half precision too, which only a GPU has."""
-    if amp and device == "cpu":
-        pytest.skip("Detectron2 has half precision on GPUs only")
+@pytest.mark.parametrize(
+    "device, amp",
+    [("cpu", False), *(pytest.param("cuda", amp, marks=gpus(1)) for amp in (False, True))],
+)
+def test_the_file_of_a_training_tests_as_it_did(training, device, amp, tmp_path):
+    """In half precision too, which Detectron2 has on GPUs only."""
     options = [*training, "MODEL.DEVICE", device, "SOLVER.AMP.ENABLED", amp]
     train(*options)
-    output = training[training.index("OUTPUT_DIR") + 1]
-    scores = scores_of_last_test(output)
-    weights = ["MODEL.WEIGHTS", output / "model_final.pth"]
-    train(options[0], "--eval-only", *options[1:], *weights)
-    np.testing.assert_allclose(scores_of_last_test(output), scores, atol=1e-3)
+    assert_the_file_tests_alike(tmp_path / "output", *options)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpus(2))])
-def test_two_processes_keep_one_network(training, device):
+def test_two_processes_keep_one_network(training, device, tmp_path):
     """By NCCL and with SyncBN on two GPUs, by gloo elsewhere."""
-    config, *options = training
     norms = ["MODEL.RESNETS.NORM", "SyncBN", "MODEL.FPN.NORM", "SyncBN"]
-    command = [TRAIN_NET, "--config-file", config, "--num-gpus", 2, "--dist-url", "auto"]
-    run = warm_python().run([*command, *options, "MODEL.DEVICE", device, *norms])
+    config, *options = [*training, "MODEL.DEVICE", device, *norms]
+    command = [TRAIN_NET, "--config-file", config, *TWO_PROCESSES, *options]
+    if device == "cpu":
+        run = warm_python().run(command)
+    else:  # a warm process sees no GPU
+        command = [sys.executable, *map(str, command)]
+        run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-4000:]
-    output = training[training.index("OUTPUT_DIR") + 1]
-    scores = scores_of_last_test(output)
-    weights = ["MODEL.WEIGHTS", output / "model_final.pth"]
-    train(config, "--eval-only", *options, "MODEL.DEVICE", device, *norms, *weights)
-    np.testing.assert_allclose(scores_of_last_test(output), scores, atol=1e-3)
+    assert_the_file_tests_alike(tmp_path / "output", config, *options)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

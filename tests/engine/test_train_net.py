@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hanging import HANGS_S
-from runs import last_metrics
+from runs import TWO_PROCESSES, last_metrics
 from warm_python import warm_python
 
 from crnas_d2.commands import train as train_command
@@ -143,7 +143,7 @@ def test_expected_results_are_checked(tiny_config):
 def test_two_processes_by_detectron2_and_by_torchrun(tiny_config, tmp_path):
     options = ["SOLVER.MAX_ITER", "2"]
     launchers = {
-        "launch": ([sys.executable], ["--num-gpus", "2", "--dist-url", "auto"]),
+        "launch": ([sys.executable], TWO_PROCESSES),
         "torchrun": (
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
             [],

@@ -3,13 +3,12 @@
 import json
 import math
 import shutil
-from pathlib import Path
 from random import Random
 
 import pytest
 from scipy.stats import kendalltau
+from supernet_searches import in_two_processes
 from tiny_search import write_recipe
-from warm_python import warm_python
 
 from crnas_d2.architecture import format_code
 from crnas_d2.config import get_architecture, read_config
@@ -23,7 +22,6 @@ from crnas_d2.search.result import read_architecture, read_ranking
 from crnas_d2.search.shortlist_result import ShortlistResult
 from crnas_d2.search.training_ledger import TrainingLedger
 
-SEARCH_NET = Path(__file__).resolve().parents[2] / "search_net.py"
 LIST = "SEARCH.RECIPE.SHORTLIST"
 # 7 stage codes cost 6, of which 1-2-2-1 is the baseline
 STAGES = [
@@ -421,15 +419,12 @@ def test_archtrain_in_the_short_list_is_apart_from_the_test_set(recipe, tmp_path
 def test_two_processes(searched, recipe, tmp_path):
     """They train each candidate together."""
     folder = tmp_path / "two"
-    opts = [*STAGES, f"{LIST}.CODES", "1", "OUTPUT_DIR", folder]
-    command = [SEARCH_NET, "--config-file", recipe, "--num-gpus", "2", "--dist-url", "auto"]
-    done = warm_python().run([*command, *opts])
-    assert done.returncode == 0, done.stderr
+    printed = in_two_processes(recipe, folder, *STAGES, f"{LIST}.CODES", "1")
     rows = rows_of(folder)
     assert [(r.iterations, r.images, r.status) for r in rows] == [(LAST, 2 * LAST, "done")] * 3
     identity = json.loads((trainings(folder)[0] / "step.json").read_text())["identity"]
     assert identity["work"]["processes"] == "2"
-    found = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("found  ")]
+    found = [line.split()[-1] for line in printed.splitlines() if line.startswith("found  ")]
     assert found[0] == format_code(result_of(folder).winner)
 
 
