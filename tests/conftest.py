@@ -162,6 +162,7 @@ def hold():
             told, tell = context.Pipe(duplex=False)
             process = context.Process(target=_hold, args=(str(folder), child, tell))
             process.start()
+            tell.close()
             stack.callback(process.kill)
             last = told.recv()
             if child:

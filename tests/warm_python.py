@@ -83,8 +83,10 @@ class WarmPython:
             return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
 
     def close(self):
-        self._requests.close()
+        """Does not wait for the other end to be closed: a fork of this process that lives on has it too."""
+        self._server.kill()
         self._server.wait()
+        self._requests.close()
 
 
 def _text_file():
