@@ -146,9 +146,9 @@ def test_detectron2_is_pinned_by_its_hash():
 
 
 def test_ci_runs_the_test_command_of_the_readme(tmp_path):
-    make = tmp_path / "make"
-    make.write_text('#!/bin/sh\necho "$PWD" "$@"\nexit 3\n')
-    make.chmod(0o755)
+    for name in ("make", "chromium"):  # without which it would install the latter
+        (tmp_path / name).write_text('#!/bin/sh\necho "$PWD" "$@"\nexit 3\n')
+        (tmp_path / name).chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     ci = subprocess.run(
         ["bash", str(ROOT / ".ci" / "run")],
