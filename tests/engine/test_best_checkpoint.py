@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 
 import pytest
 import torch
@@ -34,7 +35,9 @@ def run(tiny_config, monkeypatch):
         monkeypatch.setattr(CRTrainer, "test", test)
         train(tiny_config, *["--resume"] * resume, *BEST, *options)
 
-    return run
+    at_sigterm = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, at_sigterm)  # which a killed training has not restored
 
 
 def best(output):
