@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from hanging import HANGS_S
 from portalocker import LockException
 
 from crnas_d2.data import cache
@@ -101,10 +102,10 @@ def test_one_of_many_processes_makes_it(tmp_path):
     ]
     for process in processes:
         process.start()
-    found = {results.get(timeout=60) for _ in processes}
+    found = {results.get(timeout=HANGS_S) for _ in processes}
     for process in processes:
         process.join()
-    assert found == {made.get(timeout=60)} and made.empty()
+    assert found == {made.get(timeout=HANGS_S)} and made.empty()
 
 
 def test_the_state_of_a_file_changes_with_it(tmp_path):

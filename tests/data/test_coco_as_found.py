@@ -11,6 +11,7 @@ import time
 
 import pytest
 from coco_edits import append, box, by_id, mask, score_truth, set_in, trained_boxes
+from hanging import HANGS_S
 
 from crnas_d2.data import coco_json, setup_datasets
 from crnas_d2.data.coco_json import SCORED_KEYS, JsonRules, check_coco_json, register_coco_json
@@ -316,11 +317,11 @@ def test_one_process_reads_for_all(write_coco):
     processes = [context.Process(target=check) for _ in range(3)]
     for process in processes:
         process.start()
-    found = [results.get(timeout=60) for _ in processes]
+    found = [results.get(timeout=HANGS_S) for _ in processes]
     for process in processes:
         process.join()
     assert found[0] == found[1] == found[2] and len(found[0][1]) == 2
-    assert reads.get(timeout=60) == files[0] and reads.empty()
+    assert reads.get(timeout=HANGS_S) == files[0] and reads.empty()
 
 
 def test_names_out_of_the_root_may_be_allowed(write_coco, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from hanging import HANGS_S
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -240,7 +241,7 @@ def test_processes_at_once_generate_once(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(HANGS_S)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     generate(str(tmp_path / "alone"), TINY)
     assert contents(Path(target)) == contents(tmp_path / "alone")

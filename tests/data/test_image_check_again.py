@@ -2,7 +2,6 @@
 
 import io
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -10,6 +9,8 @@ import threading
 import time
 
 import pytest
+from clean_forks import clean_forks
+from hanging import HANGS_S
 from listed_images import errors, good, save_jpeg
 
 from crnas_d2.data import image_check, many_files
@@ -77,12 +78,11 @@ def _check(cfg, seconds, looking):
 
 @pytest.fixture
 def processes(cfg, tmp_path):
-    spawn = multiprocessing.get_context("spawn")
     cfg.DATASETS.COCO_JSON = [
         ["cells", str(tmp_path / "cells.json"), str(tmp_path / "images")],
     ]
-    looking = spawn.Queue()
-    return lambda seconds: spawn.Process(target=_check, args=(cfg, seconds, looking)), looking
+    looking = clean_forks.Queue()
+    return lambda seconds: clean_forks.Process(target=_check, args=(cfg, seconds, looking)), looking
 
 
 def test_one_process_looks_and_the_others_wait(dataset, cfg, processes, opened):
@@ -90,10 +90,10 @@ def test_one_process_looks_and_the_others_wait(dataset, cfg, processes, opened):
     make, looking = processes
     process = make(0.3)
     process.start()
-    assert looking.get(timeout=120) == "1.png"
+    assert looking.get(timeout=HANGS_S) == "1.png"
     check_images(cfg)
     assert opened == []
-    process.join(120)
+    process.join(HANGS_S)
     assert process.exitcode == 0
 
 
@@ -103,7 +103,7 @@ def test_a_look_that_was_killed_goes_on(dataset, cfg, processes, opened):
     process = make(0.3)
     process.start()
     for _ in range(4):  # three of them were seen
-        looking.get(timeout=120)
+        looking.get(timeout=HANGS_S)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     check_images(cfg)

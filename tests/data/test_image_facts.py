@@ -1,11 +1,12 @@
 import logging
-import multiprocessing
 import os
 import signal
 import sqlite3
 import time
 
 import pytest
+from clean_forks import clean_forks
+from hanging import HANGS_S
 
 from crnas_d2.data.image_facts import FileState, ImageFacts, ImageStore
 
@@ -98,16 +99,15 @@ def _add_until_killed(folder, files, added):
             added.set()
         store._db.execute("BEGIN IMMEDIATE")
         store._db.execute("DELETE FROM facts")
-        time.sleep(60)
+        time.sleep(HANGS_S)
 
 
 def test_what_a_killed_process_had_added_is_kept_and_its_lock_is_free(tmp_path):
     files = make_files(tmp_path)
-    spawn = multiprocessing.get_context("spawn")
-    added = spawn.Event()
-    process = spawn.Process(target=_add_until_killed, args=(str(tmp_path), files, added))
+    added = clean_forks.Event()
+    process = clean_forks.Process(target=_add_until_killed, args=(str(tmp_path), files, added))
     process.start()
-    assert added.wait(60)
+    assert added.wait(HANGS_S)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     with ImageStore(str(tmp_path)) as store, store.lock():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hanging import HANGS_S
 from plain_draw import plain_draw
 
 from crnas_d2.config import default_config
@@ -164,7 +165,7 @@ def test_of_many_processes_one_writes(cells, tmp_path, monkeypatch):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(HANGS_S)
     assert [process.exitcode for process in processes] == [0] * 6
     written = log.read_text().split()
     assert len(written) == 2 and set(written) == set(write_splits("cells_train", 4, 0))

@@ -1,14 +1,11 @@
 """What each rank of a job tells of a fault, where each has a stderr of its own, as under Slurm."""
 
-import multiprocessing
 import socket
 
 import pytest
+from clean_forks import clean_forks
 from failing_ranks import start_rank
 from hanging import HANGS_S
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["crnas_d2.engine.launch"])
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +29,7 @@ def run(tmp_path, environment):
 
     def start(how):
         ranks = [
-            processes.Process(target=start_rank, args=(tmp_path, how, rank, environment))
+            clean_forks.Process(target=start_rank, args=(tmp_path, how, rank, environment))
             for rank in range(2)
         ]
         for rank in ranks:

@@ -1,7 +1,6 @@
 """search_net.py on a trained supernet of toy size."""
 
 import hashlib
-import multiprocessing
 import os
 import shutil
 import signal
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from clean_forks import clean_forks
 from hanging import HANGS_S
 from killing import die_at
 from supernet_searches import in_two_processes, result_of, search
@@ -159,11 +159,10 @@ def test_killed_at_any_write_it_ends_with_the_same_bytes(whole, step, config):
     """And evaluates nothing that was finished."""
     folder, log = config.parent / "killed", config.parent / "evaluated.txt"
     options = [*OPTIONS[step], "SEARCH.GROUP_SIZE", 2]
-    # Which has imported everything. A fork of this process would wait for the threads of its scoring.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_search_net"])
     for write in (*KILLED_AT, 0):
-        child = context.Process(target=search_and_die, args=(config, folder, options, log, write))
+        child = clean_forks.Process(
+            target=search_and_die, args=(config, folder, options, log, write)
+        )
         child.start()
         child.join(HANGS_S)
         assert child.exitcode == (-signal.SIGKILL if write else 0)

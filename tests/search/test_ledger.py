@@ -9,6 +9,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from hanging import HANGS_S
 from made_ledgers import CODES, LARGE, RESAMPLED, SETTINGS, done, fill
 
 from crnas_d2.architecture import format_code, parse_code
@@ -29,7 +30,7 @@ def in_a_process(function, *args):
     """Run a function in a forked process, which has to end by itself without an error."""
     process = FORK.Process(target=function, args=args)
     process.start()
-    process.join(60)
+    process.join(HANGS_S)
     assert process.exitcode == 0
 
 
@@ -192,7 +193,7 @@ def test_reading_while_a_writer_writes(path):
             ledger.record(done(code, float(sum(code))))
             assert len(Ledger.read(path).trials) == len(ledger.trials)
     stop.set()
-    reader.join(60)
+    reader.join(HANGS_S)
     assert reader.exitcode == 0
 
 
@@ -255,7 +256,7 @@ def test_killed_in_the_middle_of_a_transaction(path, reads_first):
         content = f.read()
     process = FORK.Process(target=killed_in_a_transaction, args=(path,))
     process.start()
-    process.join(60)
+    process.join(HANGS_S)
     assert process.exitcode == -signal.SIGKILL
     assert os.path.getsize(path) > 10 * len(content) and os.path.exists(f"{path}-journal")
     if reads_first:
@@ -312,7 +313,7 @@ def test_killed_at_any_act_it_ends_as_if_it_had_not_been(tmp_path):
     for kill_at in moments:
         process = FORK.Process(target=search, args=(torn, kill_at))
         process.start()
-        process.join(60)
+        process.join(HANGS_S)
         assert process.exitcode == -signal.SIGKILL
         if kill_at % 2:  # the other half is left to the next writer
             trials = Ledger.read(f"{torn}/ledger.sqlite").trials

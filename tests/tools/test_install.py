@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hanging import HANGS_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "install.py"
@@ -19,7 +20,7 @@ STEPS = ["venv", "requirements.txt", "requirements-detectron2.txt", "editable", 
 # A child process that installs into the checkout argv[1] with Commands(stop_at=argv[2], ...).
 CHILD = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(ROOT / "tests"), str(Path(__file__).parent)]}
 from test_install import Commands, installer
 from pathlib import Path
 installer.find_detectron2 = lambda: None
@@ -219,7 +220,7 @@ def test_concurrent_install_waits_and_then_finds_all_done(checkout):
         plan = installer.make_plan(checkout)
         installer.build(environment, plan, Commands(checkout))
         built = environment.state_file.read_bytes()
-    assert waiting.wait(20) == 0
+    assert waiting.wait(HANGS_S) == 0
     assert waiting.stdout.read() == ""
     assert environment.state_file.read_bytes() == built
 
@@ -232,7 +233,7 @@ def test_pip_of_a_killed_installer_is_waited_for(checkout):
     assert "waiting for the installation" in waiting.stdout.readline()
     assert leftovers(checkout)
     os.kill(int((checkout / ".venv" / "pip.pid").read_text()), signal.SIGKILL)
-    assert waiting.wait(20) == 0
+    assert waiting.wait(HANGS_S) == 0
     assert not leftovers(checkout)
 
 
