@@ -1,11 +1,11 @@
 import logging
+import multiprocessing
 import os
 import signal
 import sqlite3
 import time
 
 import pytest
-from clean_forks import clean_forks
 from hanging import HANGS_S
 
 from crnas_d2.data.image_facts import FileState, ImageFacts, ImageStore
@@ -104,8 +104,9 @@ def _add_until_killed(folder, files, added):
 
 def test_what_a_killed_process_had_added_is_kept_and_its_lock_is_free(tmp_path):
     files = make_files(tmp_path)
-    added = clean_forks.Event()
-    process = clean_forks.Process(target=_add_until_killed, args=(str(tmp_path), files, added))
+    fork = multiprocessing.get_context("fork")
+    added = fork.Event()
+    process = fork.Process(target=_add_until_killed, args=(str(tmp_path), files, added))
     process.start()
     assert added.wait(HANGS_S)
     os.kill(process.pid, signal.SIGKILL)
