@@ -7,7 +7,7 @@ EXTRAS = {
     "export": ["onnx>=1.15", "onnxruntime>=1.16"],
     "fast": ["hotcoco>=1.3,<2"],  # scores the architectures of a search
     "predict": ["opencv-python-headless>=4.5.4.60"],  # in place of which any other OpenCV will do
-    "slurm": ["submitit>=1.5"],
+    "slurm": ["submitit>=1.5", "cloudpickle>=2.2"],
 }
 
 # The lower bounds are in requirements-lowest.txt too, with which the package was tested.
@@ -72,6 +72,7 @@ setup(
             "onnxruntime>=1.16",
             "playwright>=1.40",
             "submitit>=1.5",
+            "cloudpickle>=2.2",
         ],
     },
 )

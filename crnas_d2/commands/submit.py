@@ -31,6 +31,7 @@ from . import train
 from .command_line import command, command_parser, parse_run, run_parser
 
 try:
+    import cloudpickle
     import submitit
 except ModuleNotFoundError:
     submitit = None  # type: ignore[assignment]  # main() asks for it
@@ -196,6 +197,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, task = parse_args(argv)
     if submitit is None:
         raise RuntimeError('there is no submitit, which this needs: pip install "crnas_d2[slurm]"')
+    # A task only waits for its program, so it does without this package and torch, their memory and time
+    cloudpickle.register_pickle_by_value(sys.modules[Task.__module__])
     executor = submitit.AutoExecutor(
         folder=args.folder,
         cluster=args.cluster,

@@ -185,6 +185,12 @@ def test_a_failed_script_fails_the_job(tmp_path):
     job.wait()
     status, message = job.result()
     assert status == "error" and "returned non-zero exit status 7" in message
+    # Whose tasks have done without torch
+    load = "import pickle, sys; pickle.load(sys.stdin.buffer); print(sorted(sys.modules))"
+    with (tmp_path / "jobs" / f"{job.controller}_submitted.pkl").open("rb") as task:
+        imported = subprocess.check_output([sys.executable, "-c", load], stdin=task, text=True)
+    assert "'submitit'" in imported
+    assert "'torch'" not in imported and "'crnas_d2'" not in imported
 
 
 @pytest.fixture
