@@ -74,10 +74,10 @@ class WarmPython:
         tell.close()
         return Process(told)
 
-    def run(self, arguments, cwd=None, environment=None):
+    def run(self, arguments, cwd=None, environment=None, prelude=""):
         """Run ``python ARGUMENTS`` to its end. Returns a ``subprocess.CompletedProcess`` of texts."""
         with open(os.devnull) as nothing, _text_file() as out, _text_file() as err:
-            process = self.start(arguments, nothing, out, err, cwd, environment)
+            process = self.start(arguments, nothing, out, err, cwd, environment, prelude=prelude)
             code = process.wait()
             out.seek(0), err.seek(0)
             return subprocess.CompletedProcess(arguments, code, out.read(), err.read())

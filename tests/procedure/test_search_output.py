@@ -1,20 +1,19 @@
-"""What search_net.py shows of a whole procedure, in a pipe and on a terminal."""
+"""What search_net.py shows of a whole procedure, in files and on a terminal."""
 
 import contextlib
 import os
 import pty
 import re
 import shutil
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
-from hanging import HANGS_S
 from tiny_search import STEPS, write_recipe
+from warm_python import environment_of_tests, warm_python
 
 import search_net
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+PRELUDE = Path(__file__).resolve().parents[1] / "without_pages.py"
 
 
 @pytest.fixture(scope="module")
@@ -23,28 +22,21 @@ def recipe(tmp_path_factory):
 
 
 def command(recipe, folder):
-    return [sys.executable, search_net.__file__, "--config-file", recipe, "OUTPUT_DIR", folder]
+    return [search_net.__file__, "--config-file", recipe, "OUTPUT_DIR", folder]
 
 
 @pytest.fixture(scope="module")
-def piped(recipe):
-    """Folder of a procedure, and what it printed into a pipe."""
-    folder = recipe.parent / "piped"
-    run = subprocess.run(
-        list(map(str, command(recipe, folder))),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=ENVIRONMENT,
-        cwd=recipe.parent,
-        text=True,
-        timeout=HANGS_S,
-    )
-    assert run.returncode == 0, run.stdout
-    return folder, run.stdout
+def in_files(recipe):
+    """Folder of a procedure, and what it printed into files."""
+    folder = recipe.parent / "files"
+    run = warm_python().run(command(recipe, folder), cwd=recipe.parent, prelude=PRELUDE)
+    printed = run.stdout + run.stderr
+    assert run.returncode == 0, printed
+    return folder, printed
 
 
-def test_a_pipe_gets_few_plain_lines(piped):
-    _, text = piped
+def test_files_get_few_plain_lines(in_files):
+    _, text = in_files
     # At most one line in half a minute is of the progress; how many, the machine decides.
     lines = [line for line in text.splitlines() if "] step " not in line]
     assert len(lines) <= 90, text
@@ -59,8 +51,8 @@ def test_a_pipe_gets_few_plain_lines(piped):
     assert "found " in text and "baseline " in text
 
 
-def test_each_log_has_all_of_its_step_once(piped):
-    folder, _ = piped
+def test_each_log_has_all_of_its_step_once(in_files):
+    folder, _ = in_files
     for step in STEPS:
         log = (folder / step / "log.txt").read_text()
         assert "\x1b" not in log
@@ -78,13 +70,12 @@ def test_each_log_has_all_of_its_step_once(piped):
 def run_on_a_terminal(arguments, cwd):
     """Returns the exit code, and what the terminal received."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        list(map(str, arguments)),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**ENVIRONMENT, "COLUMNS": "140"},
+    process = warm_python().start(
+        arguments,
+        *(theirs, theirs, theirs),
         cwd=cwd,
+        environment={**environment_of_tests(), "COLUMNS": "140"},
+        prelude=PRELUDE,
     )
     os.close(theirs)
     received = b""
@@ -95,10 +86,10 @@ def run_on_a_terminal(arguments, cwd):
     return process.wait(), received.decode()
 
 
-def test_a_terminal_has_one_live_line(piped, recipe):
+def test_a_terminal_has_one_live_line(in_files, recipe):
     """Of the step, and of the whole."""
     folder = recipe.parent / "terminal"
-    shutil.copytree(piped[0], folder)
+    shutil.copytree(in_files[0], folder)
     open_steps = ["operation_search", "baseline", "final"]
     for step in open_steps:
         shutil.rmtree(folder / step)
