@@ -55,7 +55,8 @@ SLOW = """
     engine/test_averaging.py engine/test_best_checkpoint.py engine/test_class_order.py
     engine/test_distributed.py engine/test_evaluators.py engine/test_faults.py engine/test_hooks.py
     engine/test_predicting.py engine/test_resume.py engine/test_shared_faults.py
-    engine/test_terminal.py engine/test_train_net.py engine/test_zoo*.py
+    engine/test_terminal.py engine/test_train_net.py engine/test_unreadable_images.py
+    engine/test_zoo*.py
     evaluation/test_bootstrap.py evaluation/test_dc5_search.py evaluation/test_evaluator.py
     evaluation/test_masks.py evaluation/test_other_detectors.py evaluation/test_paired_comparison.py
     evaluation/test_scorer.py
