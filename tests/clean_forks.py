@@ -5,14 +5,8 @@ A fork of a process that has scored detections would wait for the threads of the
 
 import multiprocessing
 
+from warm_python import IMPORTED
+
 clean_forks = multiprocessing.get_context("forkserver")
 # Modules of the package alone: Python 3.11 does not look for them where this process does.
-clean_forks.set_forkserver_preload(
-    [
-        "crnas_d2.commands",
-        "crnas_d2.data",
-        "crnas_d2.engine",
-        "crnas_d2.procedure",
-        "crnas_d2.report",
-    ]
-)
+clean_forks.set_forkserver_preload(IMPORTED)

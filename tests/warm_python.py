@@ -7,6 +7,7 @@ of processes that Detectron2's launcher spawns, starts real ones instead.
 import atexit
 import functools
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -20,6 +21,9 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+IMPORTED = [
+    f"crnas_d2.{name}" for name in ("analysis", "commands", "engine", "procedure", "report")
+]
 
 
 class WarmPython:
@@ -74,10 +78,10 @@ class WarmPython:
         tell.close()
         return Process(told)
 
-    def run(self, arguments, cwd=None, environment=None, prelude=""):
+    def run(self, arguments, cwd=None, environment=None):
         """Run ``python ARGUMENTS`` to its end. Returns a ``subprocess.CompletedProcess`` of texts."""
         with open(os.devnull) as nothing, _text_file() as out, _text_file() as err:
-            process = self.start(arguments, nothing, out, err, cwd, environment, prelude=prelude)
+            process = self.start(arguments, nothing, out, err, cwd, environment)
             code = process.wait()
             out.seek(0), err.seek(0)
             return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
@@ -159,12 +163,8 @@ def warm_python():
 
 
 def serve(requests):
-    import crnas_d2.analysis
-    import crnas_d2.commands
-    import crnas_d2.engine
-    import crnas_d2.procedure
-    import crnas_d2.report  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     gc.freeze()
     while True:
         message, files, *_ = socket.recv_fds(requests, 1 << 20, 4)

@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, task = parse_args(argv)
     if submitit is None:
         raise RuntimeError('there is no submitit, which this needs: pip install "crnas_d2[slurm]"')
-    # A task only waits for its program, so it does without this package and torch, their memory and time
+    # A task only waits for its program, and so needs neither this package nor torch
     cloudpickle.register_pickle_by_value(sys.modules[Task.__module__])
     executor = submitit.AutoExecutor(
         folder=args.folder,

@@ -1,19 +1,23 @@
-"""What search_net.py shows of a whole procedure, in files and on a terminal."""
+"""What search_net.py shows of a whole procedure, in a pipe and on a terminal."""
 
 import contextlib
 import os
 import pty
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from hanging import HANGS_S
 from tiny_search import STEPS, write_recipe
 from warm_python import environment_of_tests, warm_python
 
 import search_net
 
-PRELUDE = Path(__file__).resolve().parents[1] / "without_pages.py"
+# With it, the page is made at the end alone
+REDUCED = Path(__file__).resolve().parents[1] / "docs" / "reduced.py"
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +30,24 @@ def command(recipe, folder):
 
 
 @pytest.fixture(scope="module")
-def in_files(recipe):
-    """Folder of a procedure, and what it printed into files."""
-    folder = recipe.parent / "files"
-    run = warm_python().run(command(recipe, folder), cwd=recipe.parent, prelude=PRELUDE)
-    printed = run.stdout + run.stderr
-    assert run.returncode == 0, printed
-    return folder, printed
+def piped(recipe):
+    """Folder of a procedure, and what it printed into a pipe."""
+    folder = recipe.parent / "piped"
+    run = subprocess.run(
+        list(map(str, [sys.executable, *command(recipe, folder)])),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment_of_tests(),
+        cwd=recipe.parent,
+        text=True,
+        timeout=HANGS_S,
+    )
+    assert run.returncode == 0, run.stdout
+    return folder, run.stdout
 
 
-def test_files_get_few_plain_lines(in_files):
-    _, text = in_files
+def test_a_pipe_gets_few_plain_lines(piped):
+    _, text = piped
     # At most one line in half a minute is of the progress; how many, the machine decides.
     lines = [line for line in text.splitlines() if "] step " not in line]
     assert len(lines) <= 90, text
@@ -51,8 +62,8 @@ def test_files_get_few_plain_lines(in_files):
     assert "found " in text and "baseline " in text
 
 
-def test_each_log_has_all_of_its_step_once(in_files):
-    folder, _ = in_files
+def test_each_log_has_all_of_its_step_once(piped):
+    folder, _ = piped
     for step in STEPS:
         log = (folder / step / "log.txt").read_text()
         assert "\x1b" not in log
@@ -75,7 +86,7 @@ def run_on_a_terminal(arguments, cwd):
         *(theirs, theirs, theirs),
         cwd=cwd,
         environment={**environment_of_tests(), "COLUMNS": "140"},
-        prelude=PRELUDE,
+        prelude=REDUCED,
     )
     os.close(theirs)
     received = b""
@@ -86,10 +97,10 @@ def run_on_a_terminal(arguments, cwd):
     return process.wait(), received.decode()
 
 
-def test_a_terminal_has_one_live_line(in_files, recipe):
+def test_a_terminal_has_one_live_line(piped, recipe):
     """Of the step, and of the whole."""
     folder = recipe.parent / "terminal"
-    shutil.copytree(in_files[0], folder)
+    shutil.copytree(piped[0], folder)
     open_steps = ["operation_search", "baseline", "final"]
     for step in open_steps:
         shutil.rmtree(folder / step)
